@@ -1,0 +1,1 @@
+"""The `oodguard` command: the one place that knows the terminal."""

@@ -1,0 +1,49 @@
+"""Progress on the terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+
+class TerminalReporter:
+    """Draws `Reporter` calls as one bar a stage.
+
+    ```python
+    with TerminalReporter() as report:
+        train(options, out, report=report)
+    ```
+    """
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description:32}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> TerminalReporter:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def note(self, text: str) -> None:
+        """Print a line above the bars."""
+        self.console.print(text, highlight=False)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Move the bar of a stage; text in parentheses changes without starting a new bar."""
+        key = stage.split(" (")[0]
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task(stage, total=total)
+        self._bars.update(self._tasks[key], description=stage, completed=done, total=total)

@@ -1,0 +1,294 @@
+"""The bundle: its manifest, how it is verified, and `Manifest.judge`, which turns the graph's numbers into a verdict.
+
+No torch here: the server and the clients use this file as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from oodguard.training.calibration import DEFAULT_ACCEPT, Fusion, QuantileCurve
+from oodguard.training.contract import Family, ScoreName, file_sha256
+from oodguard.training.errors import FormatError, QualityError
+from oodguard.training.preprocess import Preprocessing
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+GRAPH_FILE = "model.onnx"
+INPUT_NAME = "images"
+PROBABILITIES_NAME = "probabilities"
+SCORES_NAME = "scores"
+
+Floats = npt.NDArray[np.float32]
+
+
+class Frozen(BaseModel):
+    """Base of every manifest record: immutable, and a misspelt field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Outputs(Frozen):
+    """What the graph returns for B images: `probabilities [B, C]` and `scores [B, S]`, float32."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    probabilities: Floats
+    scores: Floats
+
+
+class TensorSpec(Frozen):
+    """One tensor of the graph; a string in `shape` is a dynamic axis."""
+
+    name: str
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[int | str, ...]
+
+
+class FileRef(Frozen):
+    """A file of the bundle, by its path inside the bundle."""
+
+    path: str
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _stays_inside(self) -> FileRef:
+        path = PurePosixPath(self.path)
+        if path.is_absolute() or ".." in path.parts or "\\" in self.path:
+            raise ValueError(f"{self.path} leaves the bundle")
+        return self
+
+
+class ScoreEntry(Frozen):
+    """One column of `scores`, with its calibration on held-out ID images."""
+
+    name: ScoreName
+    family: Family
+    title: str
+    meaning: str
+    curve: QuantileCurve
+
+
+class Provenance(Frozen):
+    """Where the graph comes from: enough to train it again."""
+
+    oodguard: str
+    created: str
+    seed: int
+    backbone: str
+    weights_source: str
+    weights_sha256: str
+    data_fingerprint: str
+    train_images: int
+    calibration_images: int
+    versions: dict[str, str]
+    options: dict[str, str | int | float | bool | None]
+    metrics: dict[str, float]
+
+
+class Parity(Frozen):
+    """What the export gate measured: PyTorch against ONNX Runtime on the golden images."""
+
+    images: int = Field(ge=1)
+    tolerance: float = Field(gt=0)
+    max_probability_error: float
+    max_score_error: dict[ScoreName, float]
+    labels_identical: bool
+    verdicts_identical: bool
+
+
+class Golden(Frozen):
+    """A real image and the answer the bundle must give for it."""
+
+    path: str
+    label: str
+    is_ood: bool
+    probabilities: tuple[float, ...]
+    scores: tuple[float, ...]
+
+
+class ClassProbability(Frozen):
+    """One class and its probability."""
+
+    label: str
+    class_index: int
+    probability: float
+
+
+class ScoreVerdict(Frozen):
+    """One score against its calibrated threshold. `percentile`: share of ID images that score lower, 0 to 100."""
+
+    value: float
+    threshold: float
+    percentile: float
+    is_ood: bool
+
+
+class Verdict(Frozen):
+    """The answer for one image. `is_ood` is `ood_score > threshold`; higher scores are more OOD everywhere."""
+
+    label: str
+    class_index: int
+    probability: float
+    top_k: tuple[ClassProbability, ...]
+    is_ood: bool
+    ood_score: float
+    threshold: float
+    percentile: float
+    scores: dict[ScoreName, ScoreVerdict]
+
+
+class Manifest(Frozen):
+    """Everything about a bundle that is not in the graph."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    graph: str = GRAPH_FILE
+    input: TensorSpec
+    outputs: tuple[TensorSpec, TensorSpec]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] = Field(min_length=2)
+    scores: tuple[ScoreEntry, ...] = Field(min_length=1)
+    fusion: Fusion
+    default_accept: float = Field(DEFAULT_ACCEPT, gt=0, lt=1)
+    provenance: Provenance
+    parity: Parity
+    golden: tuple[Golden, ...] = Field(min_length=1)
+    files: tuple[FileRef, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("class names repeat")
+        names = tuple(entry.name for entry in self.scores)
+        if len(set(names)) != len(names):
+            raise ValueError("score names repeat")
+        if self.default_accept > self.max_accept:
+            raise ValueError(f"default_accept {self.default_accept} is above what the calibration can promise")
+        for golden in self.golden:
+            if len(golden.probabilities) != len(self.classes) or len(golden.scores) != len(names):
+                raise ValueError(f"the expected output of {golden.path} does not fit the classes and scores")
+        listed = {ref.path for ref in self.files}
+        missing = ({self.graph} | {golden.path for golden in self.golden}) - listed
+        if missing:
+            raise ValueError(f"{', '.join(sorted(missing))} is not in the list of files")
+        return self
+
+    @property
+    def max_accept(self) -> float:
+        """The highest target acceptance the calibration can promise."""
+        return self.fusion.curve.max_accept
+
+    @property
+    def score_names(self) -> tuple[ScoreName, ...]:
+        """The columns of `scores`, in order."""
+        return tuple(entry.name for entry in self.scores)
+
+    def fused(self, scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """The fused score `[B]` of graph scores `[B, S]` (see `Fusion`)."""
+        return self.fusion.score({e.name: e.curve for e in self.scores}, self.columns(scores))
+
+    def columns(self, scores: npt.ArrayLike) -> dict[str, npt.NDArray[np.float64]]:
+        """Graph scores `[B, S]` as one `[B]` array a name."""
+        table = np.asarray(scores, dtype=np.float64)
+        return {name: table[:, i] for i, name in enumerate(self.score_names)}
+
+    def judge(self, outputs: Outputs, *, accept: float | None = None, top_k: int = 5) -> list[Verdict]:
+        """One verdict an image.
+
+        ```python
+        verdicts = manifest.judge(outputs, accept=0.99)
+        ```
+
+        accept: the share of ID images that must not be flagged; each threshold is read off its quantile curve.
+        Raises `ValueError` for an `accept` the calibration cannot promise or a `top_k` below 1, and `QualityError`
+        when the graph returned the wrong shape or a number that is not finite.
+        """
+        accept = self.default_accept if accept is None else accept
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1; got {top_k}")
+        probabilities, scores = outputs.probabilities, outputs.scores
+        batch = len(probabilities)
+        if probabilities.shape != (batch, len(self.classes)) or scores.shape != (batch, len(self.scores)):
+            raise QualityError(
+                f"the graph returned probabilities {probabilities.shape} and scores {scores.shape} "
+                f"for {len(self.classes)} classes and {len(self.scores)} scores"
+            )
+        if not (np.isfinite(probabilities).all() and np.isfinite(scores).all()):
+            raise QualityError("the graph returned a number that is not finite")
+        fused_threshold = self.fusion.curve.threshold(accept)
+        fused = self.fused(scores)
+        fused_percentile = self.fusion.curve.percentile(fused)
+        thresholds = {e.name: e.curve.threshold(accept) for e in self.scores}
+        percentiles = {e.name: e.curve.percentile(scores[:, i]) for i, e in enumerate(self.scores)}
+        ranked = np.argsort(-probabilities, axis=1, kind="stable")[:, : min(top_k, len(self.classes))]
+        verdicts = []
+        for row in range(batch):
+            top = tuple(
+                ClassProbability(label=self.classes[c], class_index=int(c), probability=float(probabilities[row, c]))
+                for c in ranked[row]
+            )
+            verdicts.append(
+                Verdict(
+                    label=top[0].label,
+                    class_index=top[0].class_index,
+                    probability=top[0].probability,
+                    top_k=top,
+                    is_ood=bool(fused[row] > fused_threshold),
+                    ood_score=float(fused[row]),
+                    threshold=fused_threshold,
+                    percentile=float(fused_percentile[row]),
+                    scores={
+                        name: ScoreVerdict(
+                            value=float(scores[row, i]),
+                            threshold=thresholds[name],
+                            percentile=float(percentiles[name][row]),
+                            is_ood=bool(scores[row, i] > thresholds[name]),
+                        )
+                        for i, name in enumerate(self.score_names)
+                    },
+                )
+            )
+        return verdicts
+
+
+def load_manifest(bundle: Path) -> Manifest:
+    """Read a bundle's manifest and verify every file it lists: existence, size and SHA-256.
+
+    Raises `FormatError`, in one sentence, for anything that does not fit.
+    """
+    path = bundle / MANIFEST_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FormatError(f"{bundle} is not a bundle: it has no {MANIFEST_FILE}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path} cannot be read ({error})") from None
+    try:
+        raw = json.loads(text)
+    except ValueError:
+        raise FormatError(f"{path} is not valid JSON") from None
+    found = raw.get("schema_version") if isinstance(raw, dict) else None
+    if found != SCHEMA_VERSION:
+        raise FormatError(f"{bundle} has schema version {found}; this oodguard reads version {SCHEMA_VERSION}")
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "manifest"
+        raise FormatError(f"{path} does not fit its schema: {where}: {first['msg']}") from None
+    for ref in manifest.files:
+        file = bundle / ref.path
+        if not file.is_file():
+            raise FormatError(f"{bundle} is incomplete: {ref.path} is missing")
+        if file.stat().st_size != ref.bytes or file_sha256(file) != ref.sha256:
+            raise FormatError(f"{ref.path} in {bundle} was changed after export: its SHA-256 does not match")
+    return manifest

@@ -1,0 +1,94 @@
+"""The fused network: shared backbone, all heads with their linear parts folded, every score, in one graph.
+
+Everything linear that follows the feature is one matrix product: the first layers of M members, of the anchored head
+and of ICE, and the principal coordinates of feature density, `[D, M*H + H + d_ice + d_density]`. Folded at export:
+
+* standardisation (x - centre)/scale, into weights and biases;
+* the anchors' part of the anchored head, (W_c - W_r) c_k + b, into K constant rows (AMP);
+* ICE's triangular solve, into W = L^-1: h = -||W z - W m_i||^2;
+* Mahalanobis' whitening of the class means.
+
+Scores are computed by `GuardHeads.score`, the same function training evaluates with.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from oodguard.training.backbone import Normalised
+from oodguard.training.run import Run
+from oodguard.training.scores import squared_distances
+
+
+class FusedGuard(nn.Module):
+    """uint8 `images [B, H, W, 3]` to `probabilities [B, C]` and `scores [B, S]`."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.network = Normalised(nn.Sequential(run.trunk, run.tail), run.record.preprocessing)
+        self.heads = FusedHeads(run)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass: backbone once, heads side by side."""
+        return self.heads(self.network(images).flatten(1))
+
+
+class FusedHeads(nn.Module):
+    """Features `[B, D]` to `probabilities [B, C]` and `scores [B, S]`."""
+
+    @torch.no_grad()
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        heads = run.heads
+        self.score = heads.score
+        shapes = heads.shapes
+        self.members, self.hidden = shapes.members, shapes.hidden
+        self.anchors = shapes.anchors
+        w1, b1, w2, b2 = heads.ensemble.stacked()
+        anchored = heads.anchored
+        white = torch.linalg.inv(heads.ice.factor().double()).float()
+        projection = heads.ice.projection @ white.T
+        wide = torch.cat([w1.permute(1, 0, 2).flatten(1), anchored.weight_residual, projection], dim=1)
+        bias = torch.cat([b1.flatten(), torch.zeros(shapes.hidden), torch.zeros(projection.shape[1])])
+        # Standardisation: (x - c)/s W + b = x (W/s) + (b - c W/s).
+        wide = wide / heads.scale
+        bias = bias - heads.centre @ wide
+        density = heads.density
+        self.register_buffer("wide", wide.clone())
+        self.register_buffer("bias", bias.clone())
+        self.register_buffer("principal", density.projection.clone())
+        self.register_buffer("principal_offset", -(density.mean @ density.projection))
+        # ||u - mu||^2 = 1 - 2 u.mu + ||mu||^2 for a unit vector u.
+        self.register_buffer("mean", density.mean.clone())
+        self.register_buffer("mean_norm", density.mean.square().sum())
+        self.register_buffer("w2", w2.clone())
+        self.register_buffer("b2", b2.clone())
+        constant = anchored.anchors @ (anchored.weight_anchor - anchored.weight_residual) + anchored.bias1
+        self.register_buffer("anchor_rows", constant.unsqueeze(0).clone())
+        self.register_buffer("anchored_w2", anchored.weight2.clone())
+        self.register_buffer("anchored_b2", anchored.bias2.clone())
+        self.register_buffer("ice_centres", heads.ice.centres @ white.T)
+        for name in ("bank", "bank_residual", "whitening", "class_means", "residual_precision"):
+            self.register_buffer(name, getattr(density, name).clone())
+        self.sizes = [shapes.members * shapes.hidden, shapes.hidden, projection.shape[1]]
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """All heads on one feature."""
+        first = features @ self.wide + self.bias
+        members, residual_part, z = first.split(self.sizes, dim=1)
+        hidden = functional.relu(members).view(-1, self.members, self.hidden).transpose(0, 1)
+        logits = torch.baddbmm(self.b2, hidden, self.w2)
+        shared = functional.relu(residual_part.unsqueeze(1) + self.anchor_rows)
+        anchored = shared @ self.anchored_w2 + self.anchored_b2
+        unit = functional.normalize(features)
+        q = unit @ self.principal + self.principal_offset
+        total = 1.0 - 2.0 * (unit @ self.mean) + self.mean_norm
+        residual = (total - q.square().sum(-1)).clamp_min(0.0)
+        to_bank = squared_distances(q, self.bank) + residual.unsqueeze(1) + self.bank_residual
+        to_means = squared_distances(q @ self.whitening, self.class_means)
+        to_means = to_means + (residual * self.residual_precision).unsqueeze(1)
+        heights = -squared_distances(z, self.ice_centres)
+        logits, scores = self.score(logits, anchored, heights, to_bank, to_means)
+        return logits.softmax(-1).mean(0), scores

@@ -1,0 +1,1 @@
+"""Small real objects for tests: manifests with made-up but consistent numbers."""

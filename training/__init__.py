@@ -1,0 +1,4 @@
+"""From labelled photos to a trained, calibrated guard.
+
+The files other stages may import, all free of torch: `contract`, `preprocess`, `calibration`.
+"""

@@ -1,0 +1,170 @@
+"""From ID scores to thresholds: quantile curves, the fused score, and the verdict's arithmetic. NumPy only.
+
+Everything here is fitted on held-out in-distribution (ID) images alone, and all of it can be moved at serving time
+without touching the graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Scores = npt.NDArray[np.float64]
+
+MAX_LEVELS = 1024
+DEFAULT_ACCEPT = 0.95
+MIN_CALIBRATION = 20
+TAIL_LEVEL = 0.9
+
+NEAR_WEIGHTS: Mapping[str, float] = {"amp": 1 / 3, "energy": 1 / 3, "ensemble_entropy": 1 / 3, "knn": 0.25}
+FAR_WEIGHTS: Mapping[str, float] = {"mahalanobis": 4.0}
+FAR_FROM = 3.5
+
+
+class QuantileCurve(BaseModel):
+    """Order statistics of one score on `samples` held-out ID images.
+
+    `values[i]` is the score that a new ID image stays at or below with probability at least `levels[i]`, where level
+    `r / (n + 1)` belongs to the r-th smallest of n scores (split conformal prediction). Up to 1,024 of them are kept,
+    all of the upper tail among them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int = Field(ge=1)
+    levels: tuple[float, ...]
+    values: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _monotone(self) -> QuantileCurve:
+        if not self.levels or len(self.levels) != len(self.values):
+            raise ValueError("levels and values must have the same length, at least 1")
+        if not all(map(math.isfinite, self.values)):
+            raise ValueError("values must be finite")
+        if any(b <= a for a, b in zip(self.levels, self.levels[1:], strict=False)):
+            raise ValueError("levels must increase")
+        if any(b < a for a, b in zip(self.values, self.values[1:], strict=False)):
+            raise ValueError("values must not decrease")
+        return self
+
+    @classmethod
+    def fit(cls, scores: npt.ArrayLike) -> QuantileCurve:
+        """The curve of one score's values on held-out ID images, `[n]`."""
+        ordered = np.sort(np.asarray(scores, dtype=np.float64).ravel())
+        n = len(ordered)
+        ranks = np.arange(1, n + 1)
+        if n > MAX_LEVELS:
+            tail = min(n, MAX_LEVELS // 2)
+            body = np.linspace(1, n - tail, MAX_LEVELS - tail).round().astype(int)
+            ranks = np.unique(np.concatenate([body, ranks[-tail:]]))
+        return cls(
+            samples=n,
+            levels=tuple((ranks / (n + 1)).tolist()),
+            values=tuple(ordered[ranks - 1].tolist()),
+        )
+
+    @property
+    def max_accept(self) -> float:
+        """The highest acceptance this many calibration images can promise: n / (n + 1)."""
+        return self.levels[-1]
+
+    def threshold(self, accept: float) -> float:
+        """The score above which an image is flagged, so that a fraction `accept` of ID images is not.
+
+        The smallest kept order statistic whose level reaches `accept`: the conformal choice, never interpolated.
+        Raises `ValueError` when `accept` is not in (0, `max_accept`].
+        """
+        if not 0.0 < accept <= self.max_accept:
+            raise ValueError(
+                f"accept must be above 0 and at most {self.max_accept:.4f} "
+                f"(calibrated on {self.samples} images); got {accept:g}"
+            )
+        return self.values[int(np.searchsorted(self.levels, accept - 1e-12, side="left"))]
+
+    def percentile(self, values: npt.ArrayLike) -> Scores:
+        """Share of ID images, in percent, that score below `values`; 0 to 100, same shape."""
+        levels = np.concatenate([[0.0], self.levels, [1.0]])
+        # side="left": the number of kept order statistics strictly below the value.
+        below = np.searchsorted(self.values, np.asarray(values, dtype=np.float64), side="left")
+        below = np.where(np.asarray(values) > self.values[-1], len(self.values) + 1, below)
+        return np.asarray(100.0 * levels[below], dtype=np.float64)
+
+    def surprise(self, values: npt.ArrayLike) -> Scores:
+        """How unusual a value is on ID data: `-log P(ID score >= value)`, in nats; same shape.
+
+        By the empirical curve up to its 90 % point t; above it by an exponential tail whose mean excess over t is
+        fitted there (peaks over threshold), so that it goes on growing beyond the largest calibration score, where
+        every percentile says 100. On ID data it is exponential with mean 1, whatever the score's own units.
+        """
+        x = np.asarray(values, dtype=np.float64)
+        levels, curve = np.asarray(self.levels), np.asarray(self.values)
+        start = int(np.searchsorted(levels, TAIL_LEVEL, side="left"))
+        start = min(start, len(curve) - 1)
+        body = -np.log1p(-np.interp(x, curve, levels, left=0.0))
+        knee, base = curve[start], -np.log1p(-levels[start])
+        excess = curve[start + 1 :] - knee
+        spread = max(float(curve[-1] - curve[0]), 1e-9)
+        scale = max(float(excess.mean()) if len(excess) else 0.0, 1e-3 * spread)
+        return np.asarray(np.where(x <= knee, np.minimum(body, base), base + (x - knee) / scale), dtype=np.float64)
+
+
+class Fusion(BaseModel):
+    """The fused score: one number from all calibrated scores (higher = more OOD).
+
+    With u_s the surprise of score s on ID data (`QuantileCurve.surprise`, in nats),
+
+        F = sum_s near_s * u_s + sum_s far_s * max(u_s - far_from, 0)
+
+    Why this form. Near OOD (unseen classes of the same kind) is found by the heads: confidence and disagreement
+    separate it, feature density is close to chance. Far OOD is the reverse: density separates it almost perfectly
+    while heads are often sure of junk. A plain sum would drown the near signal in the density scores' noise; a
+    maximum would pay for every detector's false alarms. So the three steadiest confidence scores are averaged, the
+    nearest-neighbour distance, informative at both ends, joins with a small weight, and Mahalanobis counts only where
+    it leaves the ID range (`far_from` nats: the 97th ID percentile is at 3.5), where it then wins.
+
+    No OOD data is needed: the weights are constants, the surprises and the curve of F come from held-out ID images.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    near: dict[str, float]
+    far: dict[str, float]
+    far_from: float = Field(ge=0)
+    curve: QuantileCurve
+
+    @classmethod
+    def fit(
+        cls,
+        curves: Mapping[str, QuantileCurve],
+        scores: Mapping[str, Scores],
+        *,
+        near: Mapping[str, float] = NEAR_WEIGHTS,
+        far: Mapping[str, float] = FAR_WEIGHTS,
+        far_from: float = FAR_FROM,
+    ) -> Fusion:
+        """Calibrate the fused score itself on the held-out ID `scores`, `{name: [n]}`."""
+        fused = fuse(curves, scores, near=near, far=far, far_from=far_from)
+        return cls(near=dict(near), far=dict(far), far_from=far_from, curve=QuantileCurve.fit(fused))
+
+    def score(self, curves: Mapping[str, QuantileCurve], scores: Mapping[str, Scores]) -> Scores:
+        """F `[B]` of scores `{name: [B]}`."""
+        return fuse(curves, scores, near=self.near, far=self.far, far_from=self.far_from)
+
+
+def fuse(
+    curves: Mapping[str, QuantileCurve],
+    scores: Mapping[str, Scores],
+    *,
+    near: Mapping[str, float],
+    far: Mapping[str, float],
+    far_from: float,
+) -> Scores:
+    """The formula of `Fusion`, `[B]`."""
+    surprise = {name: curves[name].surprise(scores[name]) for name in {*near, *far}}
+    total = sum(weight * surprise[name] for name, weight in sorted(near.items()))
+    total = total + sum(weight * np.maximum(surprise[name] - far_from, 0.0) for name, weight in sorted(far.items()))
+    return np.asarray(total, dtype=np.float64)

@@ -1,0 +1,51 @@
+"""What can go wrong in any stage, in a user's words.
+
+OodguardError                     one sentence for the user; `exit_code` for the shell
+|- InputError          (exit 2)   what the user gave cannot be used: a folder, an option, a file
+|  |- ImageError                  one image cannot be used; carries a stable `code`
+|  `- FormatError                 a run or a bundle of another version, or damaged
+|- EnvironmentProblem  (exit 3)   the machine is in the way: no space, no weights, no server
+`- QualityError        (exit 4)   a result exists and must not be used: parity failed, training diverged
+"""
+
+from __future__ import annotations
+
+
+class OodguardError(Exception):
+    """Base of every error a user can meet; its text is one clear sentence."""
+
+    exit_code = 1
+
+
+class InputError(OodguardError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class ImageError(InputError):
+    """One image cannot be used.
+
+    `code` is stable and machine-readable: `unsupported_type`, `too_many_bytes`, `too_many_pixels`,
+    `cannot_decode` or `empty`.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class FormatError(InputError):
+    """A run folder or a bundle is damaged or was written by an incompatible version."""
+
+
+class EnvironmentProblem(OodguardError):
+    """The machine is in the way: no space left, weights missing, a server that does not answer."""
+
+    exit_code = 3
+
+
+class QualityError(OodguardError):
+    """A result was computed but must not be used."""
+
+    exit_code = 4

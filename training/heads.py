@@ -1,0 +1,196 @@
+"""All heads of a guard over one feature, and their training."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from oodguard.training import scores
+from oodguard.training.anchoring import AnchoredHead, anchored_loss
+from oodguard.training.contract import SCORES, HeadShapes, ScoreName
+from oodguard.training.density import Density
+from oodguard.training.errors import QualityError
+from oodguard.training.ice import IceHead, ice_loss, mixed_outliers
+from oodguard.training.ldr import Ensemble, ldr_loss
+from oodguard.training.options import TrainOptions
+
+ICE_WIDTH = 64
+DENSITY_WIDTH = 128
+ACTIVE = 2
+
+
+class GuardHeads(nn.Module):
+    """Features `[B, D]` to the ensemble's logits `[M, B, C]` and every score `[B, S]`, in the order of `SCORES`.
+
+    Features are standardised (centred per coordinate, one scale) before the trained heads; feature density works on
+    the raw features.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, shapes: HeadShapes) -> None:
+        super().__init__()
+        self.shapes = shapes
+        width, classes = shapes.width, shapes.classes
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(()))
+        self.ensemble = Ensemble(members=shapes.members, width=width, hidden=shapes.hidden, classes=classes)
+        self.anchored = AnchoredHead(width=width, hidden=shapes.hidden, classes=classes, anchors=shapes.anchors)
+        self.ice = IceHead(width=width, ice_width=shapes.ice_width, classes=classes)
+        self.density = Density(width=width, density_width=shapes.density_width, classes=classes, bank=shapes.bank)
+
+    def standardise(self, features: Tensor) -> Tensor:
+        """`(x - centre) / scale`."""
+        return (features - self.centre) / self.scale
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Ensemble logits `[M, B, C]` and scores `[B, S]`."""
+        x = self.standardise(features)
+        to_bank, to_means = self.density(features)
+        return self.score(self.ensemble(x), self.anchored(x), self.ice(x), to_bank, to_means)
+
+    def score(
+        self, logits: Tensor, anchored: Tensor, heights: Tensor, to_bank: Tensor, to_means: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and all scores from the heads' raw outputs; the exported graph ends in this very function."""
+        computed = {
+            ScoreName.PDS: scores.pds(logits),
+            ScoreName.AMP: scores.amp(anchored),
+            ScoreName.ENERGY: scores.average_energy(logits),
+            ScoreName.ENSEMBLE_ENTROPY: scores.ensemble_entropy(logits),
+            ScoreName.ONE_MINUS_BMA: scores.one_minus_bma(logits),
+            ScoreName.ICE: scores.ice(heights),
+            ScoreName.KNN: scores.knn(to_bank, self.shapes.neighbours),
+            ScoreName.MAHALANOBIS: scores.mahalanobis(to_means),
+        }
+        return logits, torch.stack([computed[spec.name] for spec in SCORES], dim=-1)
+
+
+def head_shapes(options: TrainOptions, *, width: int, classes: int, images: int) -> HeadShapes:
+    """The sizes of a guard's heads for `images` training images."""
+    return HeadShapes(
+        classes=classes,
+        width=width,
+        hidden=options.hidden,
+        members=options.members,
+        anchors=options.anchors,
+        ice_width=min(ICE_WIDTH, width),
+        density_width=min(DENSITY_WIDTH, width),
+        bank=min(options.bank_size, images),
+        neighbours=min(options.neighbours, images),
+    )
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """Progress of head training."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    seconds: float
+
+
+def fit_heads(
+    features: Tensor,
+    targets: Tensor,
+    options: TrainOptions,
+    *,
+    classes: int,
+    outliers: Tensor | None = None,
+    progress: Callable[[EpochReport], None] | None = None,
+) -> GuardHeads:
+    """Train every head over cached features of all views, `[V, N, D]`; view 0 is the plain one.
+
+    One pass over the images an epoch, each in a random view. Outlier features `[O, D]`, where given, are pushed away
+    by the ICE head. Deterministic for a seed. Raises `QualityError` when the loss stops being finite.
+    """
+    torch.manual_seed(options.seed)
+    views, count, width = features.shape
+    heads = GuardHeads(head_shapes(options, width=width, classes=classes, images=count))
+    plain = features[0]
+    heads.centre.copy_(plain.mean(0))
+    heads.scale.copy_((plain - heads.centre).square().mean().sqrt().clamp_min(1e-6))
+    heads.density.fit(plain, targets)
+    x = heads.standardise(features)
+    extra = None if outliers is None else heads.standardise(outliers)
+    heads.ice.initialise(x[0], targets)
+    heads.anchored.anchors.copy_(x[0][torch.randperm(count)[torch.arange(options.anchors) % count]])
+    optimiser = _optimiser(heads, options)
+    batch = min(options.batch_size, count)
+    steps = max(count // batch, 1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.epochs * steps)
+    step = 0
+    with single_thread():
+        for epoch in range(options.epochs):
+            started, total = time.perf_counter(), 0.0
+            order = torch.randperm(count)
+            for start in range(0, steps * batch, batch):
+                rows = order[start : start + batch]
+                view = torch.randint(views, (2, len(rows)))
+                loss = _step_loss(heads, x[view[0], rows], x[view[1], rows], targets[rows], extra, options, step)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                step += 1
+                total += loss.item()
+                if not math.isfinite(total):
+                    raise QualityError(f"head training diverged at step {step}: the loss is not finite; lower --lr")
+            if progress:
+                progress(EpochReport(epoch + 1, options.epochs, total / steps, time.perf_counter() - started))
+    return heads.eval()
+
+
+def _step_loss(
+    heads: GuardHeads,
+    x: Tensor,
+    other_view: Tensor,
+    targets: Tensor,
+    outliers: Tensor | None,
+    options: TrainOptions,
+    step: int,
+) -> Tensor:
+    active = torch.randperm(options.members)[:ACTIVE].tolist()
+    loss = ldr_loss(
+        heads.ensemble(x, active),
+        targets,
+        disagreement=options.disagreement,
+        label_smoothing=options.label_smoothing,
+    )
+    loss = loss + anchored_loss(
+        heads.anchored, x, other_view, targets, step=step, label_smoothing=options.label_smoothing
+    )
+    outside = mixed_outliers(x, targets)
+    if outliers is not None:
+        outside = torch.cat([outside, outliers[torch.randint(len(outliers), (max(len(x) // 2, 1),))]])
+    return loss + ice_loss(heads.ice(x), targets, heads.ice(outside))
+
+
+def _optimiser(heads: GuardHeads, options: TrainOptions) -> torch.optim.Optimizer:
+    ensemble, anchored = heads.ensemble, heads.anchored
+    decayed = [*ensemble.weight1, *ensemble.weight2, anchored.weight_anchor, anchored.weight_residual, anchored.weight2]
+    chosen = {id(parameter) for parameter in decayed}
+    free = [parameter for parameter in heads.parameters() if id(parameter) not in chosen]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": options.weight_decay}, {"params": free, "weight_decay": 0.0}],
+        lr=options.lr,
+    )
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One CPU thread: the products here are too small to share, and spinning threads cost more than they give."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

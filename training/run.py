@@ -1,0 +1,111 @@
+"""The run folder: `run.json` (the record) and `weights.safetensors`. Nothing pickled."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from oodguard.training.backbone import Normalised, create, split
+from oodguard.training.contract import RECORD_FILE, WEIGHTS_FILE, RunRecord, load_record
+from oodguard.training.errors import EnvironmentProblem, FormatError, InputError
+from oodguard.training.heads import GuardHeads
+
+PACKAGES = ("torch", "timm", "numpy", "pillow", "onnx", "onnxruntime", "scikit-learn", "safetensors")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained guard in memory: its record and its network."""
+
+    record: RunRecord
+    trunk: nn.Module
+    tail: nn.Module
+    heads: GuardHeads
+
+    @torch.no_grad()
+    def predict(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Probabilities `[B, C]` and scores `[B, S]` of uint8 images `[B, H, W, 3]`, by plain PyTorch."""
+        trunk = Normalised(self.trunk, self.record.preprocessing).eval()
+        logits, scores = self.heads(self.tail(trunk(torch.from_numpy(images))).flatten(1))
+        return logits.softmax(-1).mean(0).numpy(), scores.numpy()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of every package that can change a number."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_weights(folder: Path, *, trunk: nn.Module, tail: nn.Module, heads: GuardHeads) -> None:
+    """Write all three parts as one safetensors file."""
+    state = {
+        f"{part}.{name}": value.detach().cpu().contiguous().clone()
+        for part, module in (("trunk", trunk), ("tail", tail), ("heads", heads))
+        for name, value in module.state_dict().items()
+    }
+    safetensors.torch.save_file(state, folder / WEIGHTS_FILE)
+
+
+def begin(out: Path) -> Path:
+    """A scratch folder beside `out`; `finish` renames it, so nothing half-written ever looks finished.
+
+    Raises `InputError` when `out` holds something that is not a run, `EnvironmentProblem` when it cannot be written.
+    """
+    if out.exists() and not (out / RECORD_FILE).is_file() and (out.is_file() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not a run folder; choose another --out")
+    scratch = out.with_name(out.name + ".partial")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+    except OSError as error:
+        raise EnvironmentProblem(f"{scratch} cannot be written ({error.strerror})") from None
+    return scratch
+
+
+def finish(scratch: Path, out: Path) -> None:
+    """Put a finished folder in its place, replacing an older one."""
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(scratch, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_run(folder: Path) -> Run:
+    """Rebuild a trained guard from its folder. Raises `FormatError` in one sentence when something does not fit."""
+    record = load_record(folder)
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise FormatError(f"{folder} is incomplete: it has no {WEIGHTS_FILE}")
+    try:
+        state = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise FormatError(f"{path} is damaged ({error})") from None
+    size = record.preprocessing.crop if record.options.get("image_size") else None
+    model = create(record.backbone.name, image_size=size)
+    trunk, tail, _ = split(model, tune=record.backbone.cut is not None)
+    heads = GuardHeads(record.heads)
+    try:
+        for part, module in (("trunk", trunk), ("tail", tail), ("heads", heads)):
+            prefix = f"{part}."
+            module.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+    except RuntimeError as error:
+        raise FormatError(f"{path} does not fit its record ({str(error).splitlines()[0]})") from None
+    return Run(record=record, trunk=trunk.eval(), tail=tail.eval(), heads=heads.eval())

@@ -1,0 +1,32 @@
+"""Let timm import where torchvision's compiled operators cannot load.
+
+torchvision's wheel on PyPI is a CUDA build. Beside a CPU torch its operators fail to load, and its import then stops
+at the missing schema of `nms`. timm needs torchvision's transforms only, so declaring the two schemas is enough.
+Import this module before timm.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import torch
+
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+
+
+def _declare() -> torch.library.Library | None:
+    if "cu" in importlib.metadata.version("torch") or torch.version.cuda is not None:
+        return None
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in _SCHEMAS:
+        name = schema.split("(")[0]
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(schema)
+    return library
+
+
+# The schemas live as long as this object does.
+_LIBRARY = _declare()
