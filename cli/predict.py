@@ -1,2 +1,98 @@
-"""stub"""
-def predict() -> None: ...
+"""`oodguard predict`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from oodguard.clients.http import Client, ServerProblem
+from oodguard.server.contract import Prediction
+from oodguard.training.errors import InputError
+from oodguard.training.preprocess import IMAGE_SUFFIXES
+
+SOME_FAILED = 1
+FOUND_OOD = 10
+
+
+def predict(
+    images: Annotated[list[Path], Parameter(help="Image files and folders of images.")],
+    /,
+    *,
+    url: Annotated[str, Parameter(help="Address of the server.")] = "http://localhost:8000",
+    accept: Annotated[float | None, Parameter(help="Target acceptance of ID images for this call.")] = None,
+    json_lines: Annotated[bool, Parameter(name="--json", help="One JSON object a line.", negative="")] = False,
+    csv_rows: Annotated[bool, Parameter(name="--csv", help="Comma-separated values.", negative="")] = False,
+    fail_on_ood: Annotated[bool, Parameter(help="Exit with 10 if any image is OOD.", negative="")] = False,
+) -> int:
+    """Ask a server about image files and folders.
+
+    Exit code: 0 all answered, 1 some images failed, 2 bad input, 3 no server, 10 with --fail-on-ood.
+
+    Example: oodguard predict photo.jpg some/folder --url http://localhost:8000
+    """
+    paths = _files(images)
+    rows: list[tuple[Path, Prediction]] = []
+    failures: list[tuple[Path, str]] = []
+    with Client(url) as client:
+        for chunk, answer in client.predict_many(paths, accept=accept):
+            if isinstance(answer, ServerProblem):
+                problem = answer.problem
+                if problem.code == "bad_parameter":
+                    raise InputError(problem.detail)
+                details = {e.index: e.detail for e in problem.errors}
+                failures += [(path, details.get(i, problem.detail)) for i, path in enumerate(chunk)]
+                continue
+            rows += [(chunk[p.index], p) for p in answer.predictions]
+            failures += [(chunk[e.index], e.detail) for e in answer.errors if e.index is not None]
+    if json_lines:
+        for path, prediction in rows:
+            print(json.dumps({"path": str(path), **prediction.model_dump(mode="json", exclude={"index", "file"})}))
+    elif csv_rows:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(["path", "label", "probability", "is_ood", "ood_score", "threshold"])
+        for path, p in rows:
+            writer.writerow([path, p.label, p.probability, p.is_ood, p.ood_score, p.threshold])
+    elif rows:
+        _table(rows)
+    errors = Console(stderr=True, soft_wrap=True)
+    for path, why in failures:
+        errors.print(f"[red]{path}[/]: {why}", highlight=False)
+    if failures:
+        return SOME_FAILED
+    return FOUND_OOD if fail_on_ood and any(p.is_ood for _, p in rows) else 0
+
+
+def _table(rows: list[tuple[Path, Prediction]]) -> None:
+    table = Table()
+    for column, right in (("image", 0), ("label", 0), ("probability", 1), ("verdict", 0), ("score", 1), ("limit", 1)):
+        table.add_column(column, justify="right" if right else "left")
+    for path, p in rows:
+        verdict = "[bold red]OUT[/]" if p.is_ood else "[green]in[/]"
+        table.add_row(
+            str(path), p.label, f"{p.probability:.3f}", verdict, f"{p.ood_score:.2f}", f"{p.threshold:.2f}"
+        )
+    Console().print(table)
+
+
+def _files(images: list[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in images:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if not inside:
+                raise InputError(f"{path} has no images ({', '.join(IMAGE_SUFFIXES)})")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise InputError(f"{path} does not exist")
+    if not found:
+        raise InputError("give at least one image file or folder")
+    return found

@@ -201,6 +201,15 @@ class Manifest(Frozen):
         table = np.asarray(scores, dtype=np.float64)
         return {name: table[:, i] for i, name in enumerate(self.score_names)}
 
+    def score_errors(self, expected: npt.ArrayLike, found: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Relative errors `[B, S]` of scores: |found - expected| / max(|expected|, the score's range on ID data).
+
+        The range keeps a score that happens to be near 0 from being compared to nothing.
+        """
+        a, b = np.asarray(expected, dtype=np.float64), np.asarray(found, dtype=np.float64)
+        ranges = np.array([entry.curve.values[-1] - entry.curve.values[0] for entry in self.scores])
+        return np.asarray(np.abs(a - b) / np.maximum(np.maximum(np.abs(a), ranges), 1e-12))
+
     def judge(self, outputs: Outputs, *, accept: float | None = None, top_k: int = 5) -> list[Verdict]:
         """One verdict an image.
 

@@ -19,6 +19,7 @@ from oodguard.training.preprocess import Preprocessing
 RUN_FORMAT = 1
 RECORD_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
+GOLDEN_FOLDER = "golden"
 
 
 class Frozen(BaseModel):

@@ -20,6 +20,7 @@ from oodguard.training import run as runs
 from oodguard.training.backbone import Backbone, load_backbone
 from oodguard.training.calibration import DEFAULT_ACCEPT, MIN_CALIBRATION, Fusion, QuantileCurve, Scores
 from oodguard.training.contract import (
+    GOLDEN_FOLDER,
     RECORD_FILE,
     SCORES,
     WEIGHTS_FILE,
@@ -38,6 +39,8 @@ from oodguard.training.options import TrainOptions
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.split import Indices, near_duplicate_groups, split_off
 from oodguard.training.tail import tail_features, tune_tail
+
+GOLDEN_IMAGES = 8
 
 Labels = npt.NDArray[np.int64]
 
@@ -147,6 +150,7 @@ def _train(options: TrainOptions, scratch: Path, report: Reporter, started: floa
         }
         metrics |= leak_metrics(backbone, extractor, division, options, frozen, classes)
     metrics["train_seconds"] = time.perf_counter() - started
+    _keep_golden(division.calibration, scratch)
     runs.write_weights(scratch, trunk=backbone.trunk, tail=backbone.tail, heads=heads)
     record = RunRecord(
         oodguard=importlib.metadata.version("oodguard"),
@@ -182,6 +186,14 @@ def _train(options: TrainOptions, scratch: Path, report: Reporter, started: floa
     )
     (scratch / RECORD_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
     return record
+
+
+def _keep_golden(photos: Sequence[Photo], scratch: Path) -> None:
+    """Copy a few calibration images, spread over the classes: export proves its graph on them."""
+    folder = scratch / GOLDEN_FOLDER
+    folder.mkdir()
+    for index, place in enumerate(np.linspace(0, len(photos) - 1, GOLDEN_IMAGES).round().astype(int)):
+        shutil.copyfile(photos[place].path, folder / f"{index:02d}{photos[place].path.suffix.lower()}")
 
 
 def chosen_photos(options: TrainOptions) -> tuple[Photos, frozenset[str]]:

@@ -1,0 +1,50 @@
+"""Writing the fused network as one ONNX file, and running an ONNX file for the parity gate."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from torch import nn
+
+from oodguard.export.contract import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Outputs
+from oodguard.training.features import export_onnx
+from oodguard.training.preprocess import Preprocessing
+
+
+def to_onnx(network: nn.Module, preprocessing: Preprocessing, *, metadata: Mapping[str, str]) -> bytes:
+    """One self-contained ONNX file: input `images` uint8 `[batch, H, W, 3]`, two outputs, dynamic batch, metadata."""
+    buffer = io.BytesIO()
+    export_onnx(network, preprocessing, buffer, output_names=(PROBABILITIES_NAME, SCORES_NAME))
+    model = onnx.load_from_string(buffer.getvalue())
+    # The exporter leaves traces of this machine's paths in its node documentation.
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        del value.metadata_props[:]
+    for initializer in model.graph.initializer:
+        del initializer.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def session(graph: bytes, *, threads: int = 0) -> ort.InferenceSession:
+    """An ONNX Runtime session on the CPU, with the settings every comparison uses."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def run_graph(running: ort.InferenceSession, images: npt.NDArray[np.uint8]) -> Outputs:
+    """The graph's answers for uint8 images `[B, H, W, 3]`."""
+    probabilities, scores = running.run([PROBABILITIES_NAME, SCORES_NAME], {INPUT_NAME: images})
+    return Outputs(probabilities=np.asarray(probabilities), scores=np.asarray(scores))

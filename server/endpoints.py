@@ -1,0 +1,151 @@
+"""What each route does with HTTP; the logic is in `service`."""
+
+from __future__ import annotations
+
+import math
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from oodguard.server.contract import PredictResponse, Problem
+from oodguard.server.docs_page import PAGE
+from oodguard.server.errors import RequestError, problem, summary_of
+from oodguard.server.intake import read_payloads
+from oodguard.server.service import GuardService
+
+PROBLEM_JSON = "application/problem+json"
+
+
+def service_of(request: Request) -> GuardService:
+    """The service of the application a request came to."""
+    service: GuardService = request.app.state.service
+    return service
+
+
+def problem_response(found: Problem) -> Response:
+    """A problem document as a response."""
+    body = found.model_dump(exclude_none=True)
+    if not body["errors"]:
+        del body["errors"]
+    return JSONResponse(body, status_code=found.status, media_type=PROBLEM_JSON)
+
+
+async def predict(request: Request) -> Response:
+    """Classify images and say for each whether it is in or out of distribution."""
+    service = service_of(request)
+    accept = _number(request, "accept")
+    top_k = _number(request, "top_k")
+    if top_k is not None and (top_k != int(top_k) or top_k < 1):
+        raise RequestError("bad_parameter", f"top_k must be a whole number of at least 1; got {top_k:g}")
+    unknown = sorted(set(request.query_params) - {"accept", "top_k"})
+    if unknown:
+        raise RequestError("bad_parameter", f"unknown parameter {unknown[0]!r}; there are accept and top_k")
+    payloads = await read_payloads(request, service.settings)
+    answer = await service.predict(payloads, accept=accept, top_k=None if top_k is None else int(top_k))
+    if not answer.predictions:
+        return problem_response(summary_of(answer.errors))
+    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+
+
+def _number(request: Request, name: str) -> float | None:
+    values = request.query_params.getlist(name)
+    if not values:
+        return None
+    try:
+        value = float(values[0])
+    except ValueError:
+        value = math.nan
+    if len(values) > 1 or not math.isfinite(value):
+        raise RequestError("bad_parameter", f"{name} must be one number; got {', '.join(values)!r}")
+    return value
+
+
+async def live() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "live"}
+
+
+async def ready(request: Request) -> Response:
+    """200 once the golden images were answered as the manifest says; 503 otherwise."""
+    service = service_of(request)
+    if service.not_ready is not None:
+        return problem_response(problem("not_ready", service.not_ready))
+    return JSONResponse(
+        {"status": "ready", "model": {"name": service.manifest.name, "version": service.manifest.version}}
+    )
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics."""
+    return Response(service_of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def docs() -> HTMLResponse:
+    """The API, readable without internet."""
+    return HTMLResponse(PAGE)
+
+
+async def root() -> RedirectResponse:
+    """The documentation."""
+    return RedirectResponse("/docs")
+
+
+PREDICT_RESPONSES: dict[int | str, dict[str, object]] = {
+    200: {"model": PredictResponse, "description": "Verdicts in request order; `errors` lists images that failed."},
+    **{
+        status: {"model": Problem, "description": text, "content": {PROBLEM_JSON: {}}}
+        for status, text in (
+            (400, "No image, or a body that cannot be read"),
+            (413, "Body, image or number of images too large"),
+            (415, "Unsupported content or image type"),
+            (422, "Image cannot be decoded, or a parameter is out of range"),
+            (500, "Inference failed"),
+            (503, "Not ready"),
+            (504, "Inference timed out"),
+        )
+    },
+}
+PREDICT_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            },
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["images"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "images": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "description": "base64 or a base64 data: URI"},
+                        }
+                    },
+                }
+            },
+        },
+    },
+    "parameters": [
+        {
+            "name": "accept",
+            "in": "query",
+            "description": "Target acceptance of in-distribution images for this request, e.g. 0.99.",
+            "schema": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        },
+        {
+            "name": "top_k",
+            "in": "query",
+            "description": "Classes to list.",
+            "schema": {"type": "integer", "minimum": 1},
+        },
+    ],
+}

@@ -1,0 +1,1 @@
+"""Engines: what runs the graph. The service knows the `Engine` protocol only."""

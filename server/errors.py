@@ -1,0 +1,91 @@
+"""What can go wrong while serving, and the one table that says how it looks over HTTP.
+
+OodguardError
+|- ImageError (training)     one image cannot be used
+|- RequestError              the request cannot be used; carries a stable `code`
+`- EngineError               the engine failed
+   |- EngineTimeout          it did not answer in time
+   `- EngineUnavailable      it is closed or not ready
+"""
+
+from __future__ import annotations
+
+from oodguard.server.contract import Problem
+from oodguard.training.errors import ImageError, OodguardError
+
+
+class RequestError(OodguardError):
+    """The request itself cannot be used."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class EngineError(OodguardError):
+    """The engine failed on a batch."""
+
+    code = "engine_failed"
+
+
+class EngineTimeout(EngineError):
+    """The engine did not answer within the time allowed."""
+
+    code = "engine_timeout"
+
+
+class EngineUnavailable(EngineError):
+    """The engine is closed, dead or not ready."""
+
+    code = "not_ready"
+
+
+PROBLEMS: dict[str, tuple[int, str]] = {
+    "empty": (422, "Empty image"),
+    "unsupported_type": (415, "Unsupported image type"),
+    "too_many_bytes": (413, "Image too large"),
+    "too_many_pixels": (413, "Image too large"),
+    "cannot_decode": (422, "Image cannot be decoded"),
+    "bad_base64": (422, "Not base64"),
+    "all_failed": (422, "No image could be used"),
+    "no_images": (400, "No image in the request"),
+    "bad_body": (400, "Malformed request body"),
+    "unsupported_body": (415, "Unsupported content type"),
+    "body_too_large": (413, "Request body too large"),
+    "too_many_files": (413, "Too many images"),
+    "bad_parameter": (422, "Parameter out of range"),
+    "not_found": (404, "Not found"),
+    "method_not_allowed": (405, "Method not allowed"),
+    "engine_failed": (500, "Inference failed"),
+    "engine_timeout": (504, "Inference timed out"),
+    "not_ready": (503, "Not ready"),
+    "internal": (500, "Internal error"),
+}
+
+
+def problem(code: str, detail: str, *, index: int | None = None, file: str | None = None) -> Problem:
+    """The problem document of an error code."""
+    status, title = PROBLEMS[code]
+    return Problem(title=title, status=status, code=code, detail=detail, index=index, file=file)
+
+
+def problem_of(error: OodguardError) -> Problem:
+    """The problem document of a domain error. Anything unexpected is an internal error without details."""
+    if isinstance(error, ImageError | RequestError | EngineError):
+        return problem(error.code, str(error))
+    return problem("internal", "the server failed on this request; its log says more")
+
+
+def summary_of(failures: tuple[Problem, ...]) -> Problem:
+    """The problem document of a request in which no image could be used."""
+    if len(failures) == 1:
+        return failures[0]
+    status, title = PROBLEMS["all_failed"]
+    codes = {failure.status for failure in failures}
+    return Problem(
+        title=title,
+        status=codes.pop() if len(codes) == 1 else status,
+        code="all_failed",
+        detail=f"none of the {len(failures)} images could be used; errors says why",
+        errors=failures,
+    )
