@@ -1,2 +1,45 @@
-"""stub"""
-def evaluate() -> None: ...
+"""`oodguard evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.markdown import Markdown
+
+from oodguard.cli.progress import TerminalReporter
+
+
+def evaluate(
+    run: Annotated[Path, Parameter(help="Run folder written by train.")],
+    *,
+    ood: Annotated[list[str] | None, Parameter(help="An OOD set as name=folder; may be repeated.")] = None,
+    accept: Annotated[float, Parameter(help="Target acceptance of ID images.")] = 0.95,
+    leave_out: Annotated[
+        int, Parameter(help="Also train without this many random classes and report them as near-OOD.")
+    ] = 0,
+    draws: Annotated[int, Parameter(help="How often --leave-out draws classes and trains.")] = 3,
+) -> None:
+    """Evaluate a run on its test split and on OOD folders.
+
+    Prints and saves (evaluation.json, evaluation.md in the run folder), for every OOD set and score: AUROC, FPR95 in
+    both meanings, AUPR, and the share flagged at the calibrated threshold; accuracy of the ensemble and of each
+    member; the realised acceptance.
+
+    Example: oodguard evaluate runs/photos --ood clothes=data/clothes --leave-out 8
+    """
+    from oodguard.training.errors import InputError
+    from oodguard.training.evaluate import evaluate as run_evaluation
+    from oodguard.training.evaluate import parse_sets
+    from oodguard.training.report import to_markdown
+
+    if leave_out < 0 or draws < 1:
+        raise InputError("--leave-out must not be negative and --draws must be at least 1")
+    sets = parse_sets(ood or [])
+    with TerminalReporter() as report:
+        found = run_evaluation(run, ood=sets, accept=accept, leave_out=leave_out, draws=draws, report=report)
+    console = Console(width=max(Console().width, 110))
+    console.print(Markdown(to_markdown(found)))
+    console.print(f"saved: {run / 'evaluation.json'} and {run / 'evaluation.md'}")

@@ -75,9 +75,7 @@ def _table(rows: list[tuple[Path, Prediction]]) -> None:
         table.add_column(column, justify="right" if right else "left")
     for path, p in rows:
         verdict = "[bold red]OUT[/]" if p.is_ood else "[green]in[/]"
-        table.add_row(
-            str(path), p.label, f"{p.probability:.3f}", verdict, f"{p.ood_score:.2f}", f"{p.threshold:.2f}"
-        )
+        table.add_row(str(path), p.label, f"{p.probability:.3f}", verdict, f"{p.ood_score:.2f}", f"{p.threshold:.2f}")
     Console().print(table)
 
 

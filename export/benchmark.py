@@ -33,7 +33,7 @@ class PlainClassifier(nn.Module):
         self.network = fused.network
         self.head = nn.Linear(run.record.backbone.width, len(run.record.classes))
 
-    def forward(self, images):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    def forward(self, images):  # type: ignore[no-untyped-def]  # noqa: ANN001
         """Probabilities `[B, C]` and, to keep the two outputs of the fused graph, the logits."""
         logits = self.head(self.network(images).flatten(1))
         return logits.softmax(-1), logits

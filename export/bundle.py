@@ -149,9 +149,7 @@ def _write(run: Run, run_folder: Path, scratch: Path, *, name: str, version: str
     manifest = draft.model_copy(
         update={
             "parity": parity,
-            "golden": tuple(
-                g.model_copy(update={"is_ood": v.is_ood}) for g, v in zip(golden, verdicts, strict=True)
-            ),
+            "golden": tuple(g.model_copy(update={"is_ood": v.is_ood}) for g, v in zip(golden, verdicts, strict=True)),
         }
     )
     (scratch / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")

@@ -32,11 +32,30 @@ class FusedGuard(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """One pass: backbone once, heads side by side."""
-        return self.heads(self.network(images).flatten(1))
+        probabilities, scores = self.heads(self.network(images).flatten(1))
+        return probabilities, scores
 
 
 class FusedHeads(nn.Module):
     """Features `[B, D]` to `probabilities [B, C]` and `scores [B, S]`."""
+
+    wide: Tensor
+    bias: Tensor
+    principal: Tensor
+    principal_offset: Tensor
+    mean: Tensor
+    mean_norm: Tensor
+    w2: Tensor
+    b2: Tensor
+    anchor_rows: Tensor
+    anchored_w2: Tensor
+    anchored_b2: Tensor
+    ice_centres: Tensor
+    bank: Tensor
+    bank_residual: Tensor
+    whitening: Tensor
+    class_means: Tensor
+    residual_precision: Tensor
 
     @torch.no_grad()
     def __init__(self, run: Run) -> None:
@@ -77,7 +96,7 @@ class FusedHeads(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """All heads on one feature."""
         first = features @ self.wide + self.bias
-        members, residual_part, z = first.split(self.sizes, dim=1)
+        members, residual_part, z = torch.split(first, self.sizes, dim=1)
         hidden = functional.relu(members).view(-1, self.members, self.hidden).transpose(0, 1)
         logits = torch.baddbmm(self.b2, hidden, self.w2)
         shared = functional.relu(residual_part.unsqueeze(1) + self.anchor_rows)

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from oodguard.export.contract import load_manifest
 from oodguard.server import endpoints
+from oodguard.server.contract import Problem
 from oodguard.server.engines.base import Engine
 from oodguard.server.engines.ort import OrtEngine
 from oodguard.server.errors import problem, problem_of
@@ -75,7 +76,7 @@ def _add_routes(app: FastAPI) -> None:
         "/health/ready",
         endpoints.ready,
         tags=["health"],
-        responses={503: {"model": endpoints.Problem, "description": "Not ready, and why"}},
+        responses={503: {"model": Problem, "description": "Not ready, and why"}},
     )
     app.add_api_route("/metrics", endpoints.metrics, tags=["operations"])
     app.add_api_route("/docs", endpoints.docs, include_in_schema=False)

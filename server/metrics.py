@@ -12,7 +12,10 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 
 class Metrics:
-    """One server's metrics, in a registry of their own. Labels come from the manifest and the code, never from input."""
+    """One server's metrics, in a registry of their own.
+
+    Labels come from the manifest and the code, never from input.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self.registry = CollectorRegistry()
@@ -33,7 +36,10 @@ class Metrics:
             registry=self.registry,
         )
         self.predictions = Counter(
-            "oodguard_predictions", "Images answered, by label and verdict.", ["label", "is_ood"], registry=self.registry
+            "oodguard_predictions",
+            "Images answered, by label and verdict.",
+            ["label", "is_ood"],
+            registry=self.registry,
         )
         self.rejected = Counter(
             "oodguard_rejected_images", "Images or requests refused, by reason.", ["code"], registry=self.registry

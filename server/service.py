@@ -80,9 +80,7 @@ class GuardService:
                 self.metrics.engine_errors.inc()
                 raise EngineError(str(error)) from None
             for (index, _), verdict in zip(good, verdicts, strict=True):
-                predictions.append(
-                    Prediction(index=index, file=payloads[index].file, **{k: v for k, v in verdict})
-                )
+                predictions.append(Prediction(index=index, file=payloads[index].file, **dict(verdict)))
                 self.metrics.predictions.labels(verdict.label, str(verdict.is_ood).lower()).inc()
             judge_seconds = time.monotonic() - judge_started
         timing = Timing(
@@ -130,9 +128,7 @@ class GuardService:
                 parts.append(await asyncio.wait_for(self.engine.infer(batch), self.settings.inference_timeout))
             except TimeoutError:
                 self.metrics.engine_errors.inc()
-                raise EngineTimeout(
-                    f"inference took longer than {self.settings.inference_timeout:g} s"
-                ) from None
+                raise EngineTimeout(f"inference took longer than {self.settings.inference_timeout:g} s") from None
             except EngineUnavailable as error:
                 self.mark_not_ready(str(error))
                 raise
@@ -161,8 +157,7 @@ class GuardService:
             self.mark_not_ready(f"the verdict on {wrong[0]} is not the one in the manifest")
         elif float(errors.max()) > tolerance:
             self.mark_not_ready(
-                f"scores of the golden images differ from the manifest's by {errors.max():.1e} "
-                f"(allowed {tolerance:g})"
+                f"scores of the golden images differ from the manifest's by {errors.max():.1e} (allowed {tolerance:g})"
             )
         else:
             self._not_ready = None

@@ -9,12 +9,12 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors.torch
+import timm
 import torch
 from torch import Tensor, fx, nn
 
 import oodguard.training.torchvision_schemas  # noqa: F401  (before timm)
-import safetensors.torch
-import timm
 from oodguard.training.errors import EnvironmentProblem, InputError
 from oodguard.training.preprocess import Preprocessing
 
@@ -56,11 +56,16 @@ def load_backbone(name: str, *, weights: str = "auto", image_size: int | None = 
         source=source,
         weights_sha256=digest.hexdigest(),
         cut=cut,
-        width=int(model.num_features if not hasattr(model, "head_hidden_size") else model.head_hidden_size),
+        width=_width(model),
         preprocessing=preprocessing_of(model, image_size),
         trunk=trunk,
         tail=tail,
     )
+
+
+def _width(model: nn.Module) -> int:
+    """Features after pooling; some models widen them in a layer before the classifier."""
+    return int(getattr(model, "head_hidden_size", None) or model.num_features)  # type: ignore[arg-type]
 
 
 def create(name: str, *, image_size: int | None = None) -> nn.Module:
@@ -74,18 +79,18 @@ def create(name: str, *, image_size: int | None = None) -> nn.Module:
         model = timm.create_model(name, pretrained=False, num_classes=0, **sized)
     except TypeError:  # convolutional models take any size and no such argument
         model = timm.create_model(name, pretrained=False, num_classes=0)
-    return model.eval()
+    built: nn.Module = model.eval()
+    return built
 
 
 def preprocessing_of(model: nn.Module, image_size: int | None = None) -> Preprocessing:
     """The preprocessing a timm model was trained with, at another size where one is asked for."""
     config = timm.data.resolve_model_data_config(model)
     crop = image_size or config["input_size"][-1]
-    interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
     return Preprocessing(
         resize=round(crop / config["crop_pct"]),
         crop=crop,
-        interpolation=interpolation,
+        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
@@ -196,7 +201,8 @@ def _cut_after(model: nn.Module, cut: str) -> tuple[nn.Module, nn.Module]:
     if len(crossing) != 1:
         raise ValueError(f"{len(crossing)} values cross the cut after {cut}")
     (value,) = crossing
-    trunk, copies = fx.Graph(), {}
+    trunk = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     for node in before:
         copies[node] = trunk.node_copy(node, lambda n: copies[n])
     trunk.output(copies[value])
@@ -224,6 +230,9 @@ def _belongs(node: fx.Node, path: str) -> bool:
 class Normalised(nn.Module):
     """uint8 pixels `[B, H, W, 3]` to a network's input: scaled, normalised, channels first; then the network."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.network = network
@@ -235,4 +244,5 @@ class Normalised(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """`[B, H, W, 3]` uint8 to whatever the network returns."""
         pixels = images.permute(0, 3, 1, 2).float()
-        return self.network(pixels * self.scale + self.shift)
+        found: Tensor = self.network(pixels * self.scale + self.shift)
+        return found

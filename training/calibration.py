@@ -165,6 +165,6 @@ def fuse(
 ) -> Scores:
     """The formula of `Fusion`, `[B]`."""
     surprise = {name: curves[name].surprise(scores[name]) for name in {*near, *far}}
-    total = sum(weight * surprise[name] for name, weight in sorted(near.items()))
-    total = total + sum(weight * np.maximum(surprise[name] - far_from, 0.0) for name, weight in sorted(far.items()))
-    return np.asarray(total, dtype=np.float64)
+    terms = [weight * surprise[name] for name, weight in sorted(near.items())]
+    terms += [weight * np.maximum(surprise[name] - far_from, 0.0) for name, weight in sorted(far.items())]
+    return np.asarray(np.sum(terms, axis=0), dtype=np.float64)

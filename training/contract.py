@@ -16,7 +16,6 @@ from oodguard.training.calibration import Fusion, QuantileCurve
 from oodguard.training.errors import FormatError
 from oodguard.training.preprocess import Preprocessing
 
-RUN_FORMAT = 1
 RECORD_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
 GOLDEN_FOLDER = "golden"
@@ -151,7 +150,7 @@ class HeadShapes(Frozen):
 class RunRecord(Frozen):
     """Everything about a run that is not a weight: `run.json`."""
 
-    format: Literal[1] = RUN_FORMAT
+    format: Literal[1] = 1
     oodguard: str
     created: str
     seed: int
@@ -163,7 +162,7 @@ class RunRecord(Frozen):
     backbone: BackboneRecord
     heads: HeadShapes
     splits: Splits
-    curves: dict[ScoreName, QuantileCurve]
+    curves: dict[str, QuantileCurve] = Field(description="by score name")
     fusion: Fusion
     metrics: dict[str, float]
     weights_sha256: str

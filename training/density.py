@@ -62,9 +62,7 @@ class Density(nn.Module):
         covariance = within.T @ within / len(q)
         covariance += SHRINKAGE * covariance.diagonal().mean() * torch.eye(width)
         identity = torch.eye(width)
-        self.whitening.copy_(
-            torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), identity, upper=False).T
-        )
+        self.whitening.copy_(torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), identity, upper=False).T)
         self.class_means.copy_(means @ self.whitening)
         spare = max(features.shape[1] - width, 1)
         self.residual_precision.copy_(spare / residual.mean().clamp_min(1e-6))
@@ -88,7 +86,7 @@ def _balanced(targets: Tensor, size: int) -> Tensor:
     if len(targets) <= size:
         return torch.arange(len(targets))
     turn = torch.zeros_like(targets)
-    for label in targets.unique():
+    for label in range(int(targets.max()) + 1):
         members = targets == label
         turn[members] = torch.arange(int(members.sum()))
     return torch.argsort(turn, stable=True)[:size].sort().values

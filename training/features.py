@@ -166,7 +166,7 @@ class Extractor:
             ):
                 with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as stream:
                     write(stream)
-                os.replace(stream.name, self._folder / f"{name}{suffix}")
+                Path(stream.name).replace(self._folder / f"{name}{suffix}")
         except OSError as error:
             raise EnvironmentProblem(f"features cannot be cached in {self.cache} ({error.strerror})") from None
 
@@ -188,7 +188,7 @@ def trunk_runner(
 
         def on_gpu(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
             with torch.inference_mode():
-                return network(torch.from_numpy(images).cuda()).float().cpu().numpy()
+                return np.asarray(network(torch.from_numpy(images).cuda()).float().cpu(), dtype=np.float32)
 
         return on_gpu
     graph = io.BytesIO()

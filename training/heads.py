@@ -137,7 +137,7 @@ def fit_heads(
                 view = torch.randint(views, (2, len(rows)))
                 loss = _step_loss(heads, x[view[0], rows], x[view[1], rows], targets[rows], extra, options, step)
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 schedule.step()
                 step += 1

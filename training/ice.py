@@ -66,14 +66,21 @@ class IceHead(nn.Module):
 
 
 def heights(z: Tensor, centres: Tensor, factor: Tensor) -> Tensor:
-    """Eq. 0.11: `h [B, C]` of `z [B, d]`, `centres [C, d]` and L `[d, d]`. z = m_i gives 0; L = I gives -||z - m_i||^2."""
+    """Eq. 0.11: `h [B, C]` of `z [B, d]`, `centres [C, d]` and L `[d, d]`.
+
+    z = m_i gives 0; L = I gives -||z - m_i||^2.
+    """
     white_z = torch.linalg.solve_triangular(factor, z.T, upper=False).T
     white_m = torch.linalg.solve_triangular(factor, centres.T, upper=False).T
-    return -(white_z.unsqueeze(1) - white_m.unsqueeze(0)).square().sum(-1)
+    found: Tensor = -(white_z.unsqueeze(1) - white_m.unsqueeze(0)).square().sum(-1)
+    return found
 
 
 def log_complement(h: Tensor) -> Tensor:
-    """`-log(1 - exp(h))` for h <= 0 without overflow: finite at h = 0, where it is clamped. At h = -log 2 it is log 2."""
+    """`-log(1 - exp(h))` for h <= 0 without overflow: finite at h = 0, where it is clamped.
+
+    At h = -log 2 it is log 2.
+    """
     h = h.clamp_max(MAX_HEIGHT)
     near = -torch.log(-torch.expm1(h.clamp_min(-1.0)))
     far = -torch.log1p(-torch.exp(h.clamp_max(-0.5)))

@@ -79,14 +79,10 @@ def a2d(member: Tensor, reference: Tensor) -> Tensor:
 def ldr_loss(logits: Tensor, targets: Tensor, *, disagreement: float, label_smoothing: float = 0.0) -> Tensor:
     """Eq. 6 for active logits `[I, B, C]`: a scalar. `disagreement` is lambda."""
     active = logits.shape[0]
-    main = functional.cross_entropy(
-        logits.flatten(0, 1), targets.repeat(active), label_smoothing=label_smoothing
-    )
+    main = functional.cross_entropy(logits.flatten(0, 1), targets.repeat(active), label_smoothing=label_smoothing)
     if disagreement == 0 or active < 2:
         return main
     probabilities = logits.softmax(-1)
     first, second = torch.triu_indices(active, active, offset=1).unbind()
-    pairs = a2d(
-        probabilities[first].flatten(0, 1), probabilities[second].flatten(0, 1)
-    ).view(len(first), -1)
+    pairs = a2d(probabilities[first].flatten(0, 1), probabilities[second].flatten(0, 1)).view(len(first), -1)
     return main + disagreement * (alpha(logits, targets) * pairs.mean(0)).mean()

@@ -26,7 +26,6 @@ from oodguard.training.contract import (
     WEIGHTS_FILE,
     BackboneRecord,
     RunRecord,
-    ScoreName,
     Splits,
     file_sha256,
 )
@@ -62,7 +61,7 @@ class Answers:
 
     probabilities: npt.NDArray[np.float32]
     votes: Labels
-    scores: dict[ScoreName, Scores]
+    scores: dict[str, Scores]
 
 
 def train(options: TrainOptions, out: Path, *, report: Reporter | None = None) -> RunRecord:
@@ -97,9 +96,7 @@ def _train(options: TrainOptions, scratch: Path, report: Reporter, started: floa
     backbone = load_backbone(
         options.backbone, weights=options.weights, image_size=options.image_size, tune=options.tune
     )
-    extractor = Extractor(
-        backbone, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads
-    )
+    extractor = Extractor(backbone, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads)
     division, frozen = divide(photos, extractor, options, report)
     classes = photos.classes
     targets = torch.from_numpy(label_numbers(division.train, classes))
@@ -143,9 +140,7 @@ def _train(options: TrainOptions, scratch: Path, report: Reporter, started: floa
         fused = fusion.score(curves, tested.scores)
         metrics |= {
             "test_accuracy": _accuracy(tested, division.test, classes),
-            "test_calibration_error": calibration_error(
-                tested.probabilities, label_numbers(division.test, classes)
-            ),
+            "test_calibration_error": calibration_error(tested.probabilities, label_numbers(division.test, classes)),
             "test_acceptance": float(np.mean(fused <= fusion.curve.threshold(DEFAULT_ACCEPT))),
         }
         metrics |= leak_metrics(backbone, extractor, division, options, frozen, classes)
@@ -221,12 +216,10 @@ def divide(
     pool = extractor.readable(
         photos.pool, lambda done, total: report.progress("features of training images", done, total)
     )
-    test = extractor.readable(
-        photos.test, lambda done, total: report.progress("features of test images", done, total)
-    )
+    test = extractor.readable(photos.test, lambda done, total: report.progress("features of test images", done, total))
     if extractor.unreadable:
         report.note(f"skipped {len(extractor.unreadable)} images that cannot be read (named in the run record)")
-    require_enough(Counter(photo.label for photo in pool) + Counter({c: 0 for c in photos.classes}))
+    require_enough(Counter(photo.label for photo in pool) + Counter(dict.fromkeys(photos.classes, 0)))
     frozen = tail_features(extractor.backbone.tail, extractor.extract(pool)[0]).numpy()
     labels = label_numbers(pool, photos.classes)
     groups = near_duplicate_groups(frozen, labels)
@@ -234,9 +227,7 @@ def divide(
     if not test:
         learn, held = split_off(labels, groups, fraction=options.test_fraction, seed=options.seed)
         test = tuple(pool[i] for i in held)
-    rest, held = split_off(
-        labels[learn], groups[learn], fraction=options.calibration_fraction, seed=options.seed
-    )
+    rest, held = split_off(labels[learn], groups[learn], fraction=options.calibration_fraction, seed=options.seed)
     if len(held) < MIN_CALIBRATION:
         raise InputError(
             f"only {len(held)} images can be set aside to calibrate thresholds and at least {MIN_CALIBRATION} are "
@@ -273,7 +264,7 @@ def head_answers(heads: GuardHeads, features: Tensor) -> Answers:
     return Answers(
         probabilities=logits.softmax(-1).mean(0).numpy(),
         votes=logits.argmax(-1).numpy(),
-        scores={spec.name: columns[:, i] for i, spec in enumerate(SCORES)},
+        scores={spec.name.value: columns[:, i] for i, spec in enumerate(SCORES)},
     )
 
 
@@ -310,9 +301,7 @@ def leak_metrics(
     for name, (bank, held) in splits.items():
         for k in (1, 5):
             threshold = QuantileCurve.fit(_kth_distance(pool[held], pool[bank], k)).threshold(DEFAULT_ACCEPT)
-            found[f"knn{k}_acceptance_{name}_split"] = float(
-                np.mean(_kth_distance(test, pool[bank], k) <= threshold)
-            )
+            found[f"knn{k}_acceptance_{name}_split"] = float(np.mean(_kth_distance(test, pool[bank], k) <= threshold))
     return found
 
 

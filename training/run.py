@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 from dataclasses import dataclass
@@ -83,8 +82,8 @@ def finish(scratch: Path, out: Path) -> None:
     old = out.with_name(out.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
-        os.replace(out, old)
-    os.replace(scratch, out)
+        out.replace(old)
+    scratch.replace(out)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -87,6 +87,8 @@ def split_off(
     if len(missing):
         back = held[np.isin(labels[held], missing)]
         # A class that went over whole: its larger half returns to the training side.
-        keep = np.concatenate([back[labels[back] == label][: -(-int((labels[back] == label).sum()) // 2)] for label in missing])
+        keep = np.concatenate(
+            [back[labels[back] == label][: -(-int((labels[back] == label).sum()) // 2)] for label in missing]
+        )
         rest, held = np.union1d(rest, keep), np.setdiff1d(held, keep)
     return np.sort(rest), np.sort(held)

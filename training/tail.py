@@ -67,7 +67,8 @@ def tune_tail(
     torch.manual_seed(options.seed)
     where = device()
     views, count = activations.shape[:2]
-    tail.to(where, memory_format=torch.channels_last).eval()
+    tail.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tail.eval()
     head = nn.Linear(width, classes).to(where)
     matrices = [p for p in tail.parameters() if p.ndim > 1]
     vectors = [p for p in tail.parameters() if p.ndim <= 1]
@@ -98,7 +99,7 @@ def tune_tail(
                 head(features), targets[rows].to(where), label_smoothing=options.label_smoothing
             )
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             total += loss.item()

@@ -20,11 +20,11 @@ _SCHEMAS = (
 def _declare() -> torch.library.Library | None:
     if "cu" in importlib.metadata.version("torch") or torch.version.cuda is not None:
         return None
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
         name = schema.split("(")[0]
         if not hasattr(torch.ops.torchvision, name):
-            library.define(schema)
+            library.define(schema)  # type: ignore[no-untyped-call]
     return library
 
 

@@ -35,7 +35,9 @@ class OrtEngine:
         providers = ["CPUExecutionProvider"]
         if device == "cuda" or (device == "auto" and "CUDAExecutionProvider" in available):
             if "CUDAExecutionProvider" not in available:
-                raise EnvironmentProblem("this onnxruntime has no CUDA; install oodguard[serve-gpu] or use --device cpu")
+                raise EnvironmentProblem(
+                    "this onnxruntime has no CUDA; install oodguard[serve-gpu] or use --device cpu"
+                )
             providers.insert(0, "CUDAExecutionProvider")
         options = ort.SessionOptions()
         options.log_severity_level = SILENT

@@ -1,0 +1,41 @@
+# make serve   set up, build the embedded guard, serve it
+# make test    set up, lint, types, tests
+# make check   lint and types alone
+PYTHON ?= python3.11
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXAMPLE := .oodguard-cache/example
+BUNDLE := $(EXAMPLE)/bundles/digits
+
+.PHONY: setup check test serve bundle clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "oodguard needs Python 3.11; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/pytest -n 2
+
+bundle: $(BUNDLE)/manifest.json
+
+$(BUNDLE)/manifest.json: $(STAMP)
+	$(BIN)/oodguard train --data digits --image-size 96 --views 1 --tune-epochs 3 --epochs 15 --out $(EXAMPLE)/runs/digits
+	$(BIN)/oodguard export $(EXAMPLE)/runs/digits --out $(BUNDLE)
+	$(BIN)/oodguard samples --out $(EXAMPLE)/samples
+
+serve: $(BUNDLE)/manifest.json
+	$(BIN)/oodguard serve $(BUNDLE) --port $(PORT)
+
+clean:
+	rm -rf $(VENV) .oodguard-cache build dist *.egg-info
