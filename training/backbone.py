@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
-import timm
 import torch
 from torch import Tensor, fx, nn
 
-import oodguard.training.torchvision_schemas  # noqa: F401  (before timm)
 from oodguard.training.errors import EnvironmentProblem, InputError
 from oodguard.training.preprocess import Preprocessing
+from oodguard.training.timm_loader import timm
 
 PACKAGED = "efficientnet_lite0"
 

@@ -2,7 +2,7 @@
 
 torchvision's wheel on PyPI is a CUDA build. Beside a CPU torch its operators fail to load, and its import then stops
 at the missing schema of `nms`. timm needs torchvision's transforms only, so declaring the two schemas is enough.
-Import this module before timm.
+Import timm from here: `from oodguard.training.timm_loader import timm`.
 """
 
 from __future__ import annotations
@@ -30,3 +30,7 @@ def _declare() -> torch.library.Library | None:
 
 # The schemas live as long as this object does.
 _LIBRARY = _declare()
+
+import timm  # noqa: E402  (after the schemas)
+
+__all__ = ["timm"]

@@ -1,0 +1,92 @@
+"""Shared fixtures: a small photo set with real structure, one guard trained on it, and its bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oodguard.export.bundle import export_bundle
+from oodguard.training.options import TrainOptions
+from oodguard.training.pipeline import train
+
+COLOURS = {"amber": (230, 150, 20), "jade": (30, 160, 90), "plum": (110, 40, 120)}
+
+
+def draw(colour: tuple[int, int, int], seed: int, side: int = 72) -> Image.Image:
+    """A blurred disc of a colour on a noisy ground: one class, many images."""
+    rng = np.random.default_rng(seed)
+    ground = rng.normal(200, 12, (side, side, 3))
+    y, x = np.mgrid[:side, :side]
+    cy, cx = rng.uniform(0.35, 0.65, 2) * side
+    radius = rng.uniform(0.2, 0.38) * side
+    inside = ((y - cy) ** 2 + (x - cx) ** 2 < radius**2)[..., None]
+    painted = np.where(inside, np.array(colour) + rng.normal(0, 14, (side, side, 3)), ground)
+    return Image.fromarray(np.clip(painted, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes in train/ (60 each) and test/ (15 each), as JPEG files."""
+    root = tmp_path_factory.mktemp("photos")
+    seed = 0
+    for split, count in (("train", 60), ("test", 15)):
+        for label, colour in COLOURS.items():
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                seed += 1
+                draw(colour, seed).save(folder / f"{index:03d}.jpg", quality=90)
+    return root
+
+
+@pytest.fixture(scope="session")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve images of nothing the guard was trained on: coloured noise and stripes."""
+    folder = tmp_path_factory.mktemp("strangers") / "noise"
+    folder.mkdir()
+    rng = np.random.default_rng(7)
+    for index in range(12):
+        noise = rng.integers(0, 256, (72, 72, 3), dtype=np.uint8)
+        noise[:: 2 + index % 3] = 255 * (index % 2)
+        Image.fromarray(noise).save(folder / f"{index}.png")
+    return folder.parent
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feature cache for the session."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def options(photos: Path, cache: Path) -> TrainOptions:
+    """Options that train in seconds."""
+    return TrainOptions(
+        data=photos,
+        cache=cache,
+        image_size=64,
+        views=1,
+        tune_epochs=2,
+        epochs=6,
+        hidden=16,
+        calibration_fraction=0.33,
+    )
+
+
+@pytest.fixture(scope="session")
+def run(options: TrainOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run folder."""
+    out = tmp_path_factory.mktemp("runs") / "discs"
+    train(options, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported bundle."""
+    out = tmp_path_factory.mktemp("bundles") / "discs"
+    export_bundle(run, out, version="7")
+    return out

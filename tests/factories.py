@@ -1,1 +1,0 @@
-"""Small real objects for tests: manifests with made-up but consistent numbers."""
