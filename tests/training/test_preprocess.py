@@ -119,6 +119,13 @@ def test_a_bomb_is_refused_by_its_header() -> None:
 
 def test_random_bytes_behind_every_signature_never_escape() -> None:
     rng = np.random.default_rng(0)
-    for signature in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"BM", b"II*\x00", b"RIFF\x00\x00\x00\x00WEBP"):
+    for signature in (
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff\xe0",
+        b"GIF89a",
+        b"BM",
+        b"II*\x00",
+        b"RIFF\x00\x00\x00\x00WEBP",
+    ):
         for _ in range(20):
             assert code_of(signature + rng.bytes(300)) in {"unsupported_type", "cannot_decode", "too_many_pixels"}

@@ -1,0 +1,137 @@
+"""Readiness, engine failures, metrics, and what the server must not import."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from oodguard.export.contract import MANIFEST_FILE
+from oodguard.server.app import create_app
+from oodguard.server.engines.fake import FakeEngine
+from oodguard.server.settings import ServeSettings
+from oodguard.training.errors import FormatError
+
+
+def post(client: TestClient, *images: bytes) -> Any:
+    return client.post("/predict", files=[("image", ("x", image)) for image in images])
+
+
+def sample(client: TestClient, name: str) -> float:
+    for line in client.get("/metrics").text.splitlines():
+        if line.startswith(name + " "):
+            return float(line.split()[-1])
+    raise AssertionError(f"{name} is not exported")
+
+
+def test_ready_after_the_golden_images_agreed(client: TestClient) -> None:
+    assert client.get("/health/live").json() == {"status": "live"}
+    answer = client.get("/health/ready")
+    assert answer.status_code == 200
+    assert answer.json()["model"] == {"name": "discs", "version": "7"}
+    assert sample(client, "oodguard_ready") == 1.0
+
+
+@pytest.mark.parametrize("field", ["label", "is_ood", "scores"])
+def test_not_ready_when_a_golden_expectation_is_not_met(bundle: Path, tmp_path: Path, start: Any, field: str) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    raw = json.loads((folder / MANIFEST_FILE).read_text())
+    golden = raw["golden"][0]
+    if field == "label":
+        golden["label"] = next(c for c in raw["classes"] if c != golden["label"])
+    elif field == "is_ood":
+        golden["is_ood"] = not golden["is_ood"]
+    else:
+        golden["scores"][0] += 1.0
+    (folder / MANIFEST_FILE).write_text(json.dumps(raw))
+    client = start(folder=folder)
+    answer = client.get("/health/ready")
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+    assert client.get("/health/live").status_code == 200
+    assert sample(client, "oodguard_ready") == 0.0
+
+
+def test_a_failed_batch_is_one_clear_500_and_the_next_request_works(start: Any, fake: FakeEngine, picture: Any) -> None:
+    client = start(engine=fake)
+    fake.fail_next = True
+    answer = post(client, picture())
+    assert (answer.status_code, answer.json()["code"]) == (500, "engine_failed")
+    assert "Traceback" not in answer.text
+    assert post(client, picture()).status_code == 200
+    assert sample(client, "oodguard_engine_errors_total") == 1.0
+
+
+def test_a_slow_engine_is_a_504_not_a_hang(start: Any, fake: FakeEngine, picture: Any) -> None:
+    client = start(engine=fake, inference_timeout=0.05)
+    fake.delay = 5.0
+    answer = post(client, picture())
+    assert (answer.status_code, answer.json()["code"]) == (504, "engine_timeout")
+
+
+def test_a_dead_engine_turns_readiness_red(start: Any, fake: FakeEngine, picture: Any) -> None:
+    client = start(engine=fake)
+    fake._closed = True
+    assert post(client, picture()).status_code == 503
+    assert client.get("/health/ready").status_code == 503
+
+
+def test_an_unexpected_exception_shows_no_internals(start: Any, fake: FakeEngine, picture: Any) -> None:
+    client = start(engine=fake)
+
+    async def broken(images: Any) -> Any:
+        raise RuntimeError("secret internals")
+
+    fake.infer = broken  # type: ignore[method-assign]
+    answer = post(client, picture())
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert "secret" not in answer.text
+
+
+def test_large_requests_run_in_chunks_and_keep_their_order(start: Any, fake: FakeEngine, picture: Any) -> None:
+    client = start(engine=fake, max_batch=4)
+    fake.seen.clear()
+    colours = ["black", "white"] * 5
+    answer = post(client, *[picture(c) for c in colours])
+    assert fake.seen == [4, 4, 2]
+    labels = [p["label"] for p in answer.json()["predictions"]]
+    assert labels == ["amber", "plum"] * 5
+
+
+def test_metrics_count_what_happened(start: Any, fake: FakeEngine, picture: Any) -> None:
+    client = start(engine=fake)
+    before = sample(client, 'oodguard_predictions_total{is_ood="false",label="plum"}')
+    assert before == 0.0
+    post(client, picture("white"), picture("white"), b"junk")
+    post(client, b"junk")
+    text = client.get("/metrics").text
+    total = sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("oodguard_predictions_total{"))
+    assert total == 2
+    assert sample(client, 'oodguard_rejected_images_total{code="unsupported_type"}') == 2.0
+    assert sample(client, 'oodguard_requests_total{route="/predict",status="200"}') == 1.0
+    assert sample(client, 'oodguard_requests_total{route="/predict",status="415"}') == 1.0
+
+
+def test_a_graph_that_does_not_fit_its_manifest_is_refused(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    raw = json.loads((folder / MANIFEST_FILE).read_text())
+    raw["input"]["shape"][1] = raw["input"]["shape"][2] = 99
+    (folder / MANIFEST_FILE).write_text(json.dumps(raw))
+    with pytest.raises(FormatError, match="does not fit its manifest: images"):
+        create_app(ServeSettings(bundle=folder))
+
+
+def test_the_server_imports_no_training_library() -> None:
+    code = (
+        "import sys, oodguard.server.app, oodguard.cli.serve, oodguard.clients\n"
+        "print([m for m in ('torch', 'timm', 'sklearn', 'scipy', 'onnx') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
