@@ -1,0 +1,5 @@
+"""`python -m oodguard.cli`."""
+
+from oodguard.cli.main import main
+
+main()

@@ -1,0 +1,256 @@
+"""The command line as a person meets it: one sentence, a fitting exit code, never a traceback."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from oodguard.cli.main import run as command
+from oodguard.training import pipeline
+from oodguard.training import run as runs
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = command([str(a) for a in arguments])
+    out = capsys.readouterr()
+    assert "Traceback" not in out.err
+    return code, " ".join(out.out.split()), " ".join(out.err.split())
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "export", "serve", "predict", "samples"])
+def test_help_teaches_with_an_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code, out, _ = call(capsys, name, "--help")
+    assert code == 0
+    assert f"Example: oodguard {name}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "--out", "x"], "--data"),
+        (["train", "--data", "absent", "--out", "x"], "absent does not exist"),
+        (["train", "--data", "a", "--out", "x", "--members", "1"], "--members"),
+        (["train", "--data", "a", "--out", "x", "--memebrs", "3"], "--members"),
+        (["evaluate", "absent"], "not a finished run"),
+        (["export", "absent", "--out", "x"], "not a finished run"),
+        (["serve", "absent"], "not a bundle"),
+        (["predict", "absent.jpg"], "absent.jpg does not exist"),
+        (["predict"], "images"),
+        (["fly"], "fly"),
+        (["train", "--config", "absent.toml"], "absent.toml is not a file"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_code_two(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(capsys, *arguments)
+    assert code == 2
+    assert err.startswith("error:")
+    assert sentence.lower() in err.lower()
+    assert not (tmp_path / "x").exists()
+
+
+def test_config_file_environment_and_flag_in_that_order(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[Any] = []
+
+    def remember(options: Any, out: Path, **_: object) -> Any:
+        seen.append((options.seed, options.members, options.epochs, out))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "train", remember)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "oodguard.toml").write_text('[train]\ndata = "d"\nout = "o"\nseed = 1\nmembers = 7\nepochs = 3\n')
+    monkeypatch.setenv("OODGUARD_TRAIN_MEMBERS", "8")
+    monkeypatch.setenv("OODGUARD_TRAIN_EPOCHS", "4")
+    code, _, err = call(capsys, "train", "--epochs", "5")
+    assert (code, seen) == (130, [(1, 8, 5, Path("o"))])
+    assert "interrupted" in err
+    (tmp_path / "oodguard.toml").write_text("[train]\nmembrs = 7\n")
+    assert call(capsys, "train", "--data", "d", "--out", "o")[0] == 2
+
+
+def small(photos: Path, cache: Path) -> list[object]:
+    return [
+        "train", "--data", photos, "--cache", cache, "--image-size", 64, "--views", 0, "--no-tune", "--epochs", 1,
+        "--hidden", 8, "--calibration-fraction", 0.33,
+    ]  # fmt: skip
+
+
+def test_train_evaluate_export_with_unreadable_images(
+    capsys: pytest.CaptureFixture[str], photos: Path, strangers: Path, tmp_path: Path, cache: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    (data / "train" / "jade" / "broken.jpg").write_bytes(b"junk")
+    (data / "train" / "jade" / "empty.png").write_bytes(b"")
+    code, _, err = call(capsys, *small(data, cache), "--out", tmp_path / "r", "--on-unreadable", "refuse")
+    assert code == 2
+    assert "2 of 182 images cannot be read" in err
+    assert not list(tmp_path.glob("r*"))
+    code, out, _ = call(capsys, *small(data, cache), "--out", tmp_path / "r")
+    assert code == 0, out
+    assert "unreadable, skipped: 2" in out
+    code, out, _ = call(capsys, "evaluate", tmp_path / "r", "--ood", f"noise={strangers}")
+    assert code == 0, out
+    assert "noise (12 images)" in out
+    saved = json.loads((tmp_path / "r" / "evaluation.json").read_text())
+    assert saved["ood"]["noise"]["scores"]["fused"]["auroc"] > 0.95
+    code, out, _ = call(capsys, "export", tmp_path / "r", "--out", tmp_path / "b", "--name", "mine")
+    assert code == 0, out
+    assert "mine version 1" in out
+    for arguments, word in (
+        (["--ood", "noise"], "name=folder"),
+        (["--ood", f"a={strangers}", "--ood", f"a={strangers}"], "twice"),
+        (["--ood", "a=absent"], "not a folder"),
+        (["--accept", "0.9999"], "at most"),
+    ):
+        code, _, err = call(capsys, "evaluate", tmp_path / "r", *arguments)
+        assert code == 2
+        assert word in err
+    (data / "train" / "jade" / "empty.png").unlink()
+    code, _, err = call(capsys, "evaluate", tmp_path / "r")
+    assert code == 2
+    assert "have changed" in err
+
+
+def test_a_full_disk_and_an_interruption_leave_nothing_behind(
+    capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(runs, "write_weights", full)
+    code, _, err = call(capsys, *small(photos, cache), "--out", tmp_path / "r")
+    assert code == 3
+    assert "No space left" in err
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "write_weights", interrupt)
+    assert call(capsys, *small(photos, cache), "--out", tmp_path / "r")[0] == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_another_version_are_refused(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**record, "format": 9}))
+    code, _, err = call(capsys, "export", copy, "--out", tmp_path / "b")
+    assert code == 2
+    assert "another version" in err
+    (copy / "run.json").write_text(json.dumps(record))
+    (copy / "weights.safetensors").write_bytes(b"junk")
+    code, _, err = call(capsys, "export", copy, "--out", tmp_path / "b")
+    assert code == 2
+    assert "weights.safetensors" in err
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Path) -> Iterator[str]:
+    """A real `oodguard serve` process on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "oodguard.cli", "serve", str(bundle), "--port", str(port), "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if httpx.get(f"{url}/health/ready").status_code == 200:
+                break
+        except httpx.TransportError:
+            assert process.poll() is None, process.stdout and process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    yield url
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, output
+    assert "curl -F image=@" in output
+    assert "Traceback" not in output
+
+
+def test_predict_prints_a_table_json_and_csv(
+    capsys: pytest.CaptureFixture[str], server: str, photos: Path, strangers: Path
+) -> None:
+    image = photos / "test" / "amber" / "000.jpg"
+    code, out, _ = call(capsys, "predict", image, strangers, "--url", server)
+    assert code == 0
+    assert out.count("OUT") == 12
+    code, out, _ = call(capsys, "predict", image, "--url", server, "--json", "--accept", "0.9")
+    assert json.loads(out)["label"] == "amber"
+    code, out, _ = call(capsys, "predict", image, "--url", server, "--csv")
+    assert out.startswith("path,label,probability")
+    assert call(capsys, "predict", strangers, "--url", server, "--fail-on-ood")[0] == 10
+    assert call(capsys, "predict", image, "--url", server, "--fail-on-ood")[0] == 0
+
+
+def test_predict_names_what_failed_and_shows_the_rest(
+    capsys: pytest.CaptureFixture[str], server: str, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"junk")
+    code, out, err = call(capsys, "predict", photos / "test" / "amber" / "001.jpg", tmp_path, "--url", server)
+    assert code == 1
+    assert "amber" in out
+    assert "bad.jpg: not an image of a supported type" in err
+    code, _, err = call(capsys, "predict", tmp_path / "bad.jpg", "--url", server)
+    assert code == 1
+    assert "supported type" in err
+    (tmp_path / "bad.jpg").unlink()
+    assert call(capsys, "predict", tmp_path, "--url", server)[0] == 2
+    code, _, err = call(capsys, "predict", photos / "test" / "amber" / "001.jpg", "--url", "http://127.0.0.1:9")
+    assert code == 3
+    assert "cannot be reached" in err
+
+
+def test_serve_on_a_taken_port_is_one_sentence(capsys: pytest.CaptureFixture[str], server: str, bundle: Path) -> None:
+    code, _, err = call(capsys, "serve", bundle, "--port", server.rsplit(":", 1)[1])
+    assert code == 3
+    assert "cannot listen" in err
+
+
+def test_serve_refuses_a_changed_bundle_in_one_line(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle, copy)
+    graph = copy / "model.onnx"
+    graph.write_bytes(graph.read_bytes() + b"x")
+    code, _, err = call(capsys, "serve", copy, "--port", "0")
+    assert code == 2
+    assert "SHA-256" in err
+
+
+def test_samples_writes_one_of_each(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = call(capsys, "samples", "--out", tmp_path / "s", "--cache", tmp_path / "c")
+    assert code == 0
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["in_distribution.png", "out_of_distribution.jpg"]
+    assert np.prod([len(list((tmp_path / "c" / "digits" / s).rglob("*.png"))) for s in ("train", "test")]) == 1347 * 450

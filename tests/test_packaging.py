@@ -1,0 +1,61 @@
+"""The wheel holds every module, and nothing a flat import would find."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("training", "export", "server", "clients", "cli")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out, tree = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("tree")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        source = ROOT / name
+        if source.is_file() and not name.startswith(".typing"):
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_bytes(source.read_bytes())
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(tree)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
+    return next(out.glob("*.whl"))
+
+
+def test_every_module_is_in_the_wheel(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            assert f"oodguard/{path.relative_to(ROOT).as_posix()}" in names
+    assert not any(name.split("/")[0] in (*FOLDERS, "tests", "load_tests") for name in names)
+    assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_the_serving_extra_brings_no_training_library() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for name in ("serve", "serve-gpu", "client", "cli"):
+        for requirement in extras[name]:
+            assert not requirement.startswith(("torch", "timm", "scikit-learn", "scipy", "oodguard[train"))
+
+
+def test_every_direct_dependency_is_pinned() -> None:
+    pins = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    for extra in ("train", "serve", "client", "cli"):
+        wanted += project["optional-dependencies"][extra]
+    for requirement in wanted:
+        name = requirement.split(">")[0].split("=")[0].split("[")[0].lower()
+        assert name == "oodguard" or name in pins, name
