@@ -36,6 +36,7 @@ def build(config: Path | None = None) -> App:
         default_parameter=Parameter(negative_iterable=()),
         print_error=False,
         exit_on_error=False,
+        suppress_keyboard_interrupt=False,
     )
     # Import paths, so that `oodguard predict` never waits for torch and a serving machine needs none.
     for name in ("train", "evaluate", "export", "serve", "predict", "samples"):

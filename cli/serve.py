@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import socket
 from typing import Annotated
 
@@ -43,6 +45,9 @@ def serve(settings: Annotated[ServeSettings, Parameter(name="*")]) -> None:
         ]
         Console(soft_wrap=True).print("\n".join(lines), highlight=False)
         config = uvicorn.Config(app, log_level=settings.log_level, access_log=False, timeout_graceful_shutdown=10)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn drains, then raises the signal again for the handler it found: a drained server has not failed.
+            signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()
@@ -52,9 +57,11 @@ def _listen(host: str, port: int) -> socket.socket:
     """Take the port first: a taken one is one sentence, not a traceback after the model was loaded."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
+        with contextlib.ExitStack() as undo:
+            listening = undo.enter_context(socket.socket(family))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            undo.pop_all()
     except OSError as error:
         raise EnvironmentProblem(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
     return listening

@@ -42,9 +42,7 @@ class FusedHeads(nn.Module):
     wide: Tensor
     bias: Tensor
     principal: Tensor
-    principal_offset: Tensor
     mean: Tensor
-    mean_norm: Tensor
     w2: Tensor
     b2: Tensor
     anchor_rows: Tensor
@@ -78,10 +76,7 @@ class FusedHeads(nn.Module):
         self.register_buffer("wide", wide.clone())
         self.register_buffer("bias", bias.clone())
         self.register_buffer("principal", density.projection.clone())
-        self.register_buffer("principal_offset", -(density.mean @ density.projection))
-        # ||u - mu||^2 = 1 - 2 u.mu + ||mu||^2 for a unit vector u.
         self.register_buffer("mean", density.mean.clone())
-        self.register_buffer("mean_norm", density.mean.square().sum())
         self.register_buffer("w2", w2.clone())
         self.register_buffer("b2", b2.clone())
         constant = anchored.anchors @ (anchored.weight_anchor - anchored.weight_residual) + anchored.bias1
@@ -101,10 +96,10 @@ class FusedHeads(nn.Module):
         logits = torch.baddbmm(self.b2, hidden, self.w2)
         shared = functional.relu(residual_part.unsqueeze(1) + self.anchor_rows)
         anchored = shared @ self.anchored_w2 + self.anchored_b2
-        unit = functional.normalize(features)
-        q = unit @ self.principal + self.principal_offset
-        total = 1.0 - 2.0 * (unit @ self.mean) + self.mean_norm
-        residual = (total - q.square().sum(-1)).clamp_min(0.0)
+        centred = functional.normalize(features) - self.mean
+        q = centred @ self.principal
+        # Not 1 - 2 u.mu + ||mu||^2, which saves a subtraction and loses the residual to rounding.
+        residual = (centred.square().sum(-1) - q.square().sum(-1)).clamp_min(0.0)
         to_bank = squared_distances(q, self.bank) + residual.unsqueeze(1) + self.bank_residual
         to_means = squared_distances(q @ self.whitening, self.class_means)
         to_means = to_means + (residual * self.residual_precision).unsqueeze(1)

@@ -69,9 +69,9 @@ def options(photos: Path, cache: Path) -> TrainOptions:
         cache=cache,
         image_size=64,
         views=1,
-        tune_epochs=2,
-        epochs=6,
-        hidden=16,
+        tune_epochs=3,
+        epochs=20,
+        hidden=32,
         calibration_fraction=0.33,
     )
 

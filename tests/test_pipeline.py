@@ -81,7 +81,7 @@ def test_head_training_is_deterministic_and_learns(options: TrainOptions) -> Non
     torch.manual_seed(0)
     targets = torch.arange(120) % 3
     features = (torch.randn(2, 120, 32) + 3 * torch.eye(3, 32)[targets]).relu()
-    small = options.model_copy(update={"epochs": 8})
+    small = options.model_copy(update={"epochs": 60, "lr": 0.005})
     a = fit_heads(features, targets, small, classes=3)
     b = fit_heads(features, targets, small, classes=3)
     logits, scores = a(features[0])

@@ -21,6 +21,9 @@ from torch.nn import functional
 from oodguard.training.scores import squared_distances
 
 SHRINKAGE = 0.1
+# The least share of the variance that is taken to lie outside the principal coordinates: with few training images
+# they fit all of it, and a residual of rounding errors would be divided by next to nothing.
+MIN_RESIDUAL_SHARE = 0.02
 
 
 class Density(nn.Module):
@@ -65,7 +68,8 @@ class Density(nn.Module):
         self.whitening.copy_(torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), identity, upper=False).T)
         self.class_means.copy_(means @ self.whitening)
         spare = max(features.shape[1] - width, 1)
-        self.residual_precision.copy_(spare / residual.mean().clamp_min(1e-6))
+        floor = MIN_RESIDUAL_SHARE * centred.square().sum(-1).mean()
+        self.residual_precision.copy_(spare / torch.maximum(residual.mean(), floor).clamp_min(1e-6))
 
     def coordinates(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """`q [B, d]` and `r^2 [B]` of features `[B, D]`."""

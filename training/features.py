@@ -12,6 +12,7 @@ import io
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -113,6 +114,8 @@ class Extractor:
         jobs = [job for job in missing.values() if job[0].sha256 not in self.unreadable]
         if not jobs:
             return
+        if self._run is None:
+            self._run = trunk_runner(self.backbone.trunk, self.backbone.preprocessing, threads=self.threads)
         finished = 0
         workers = self.threads or os.cpu_count() or 1
         with ThreadPoolExecutor(workers) as pool:
@@ -151,8 +154,7 @@ class Extractor:
         return augmented_pixels(image, self.backbone.preprocessing, identity=photo.sha256, view=view)
 
     def _infer(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        if self._run is None:
-            self._run = trunk_runner(self.backbone.trunk, self.backbone.preprocessing, threads=self.threads)
+        assert self._run is not None
         return self._run(pixels)
 
     def _write(self, keys: list[str], rows: Activations) -> None:
@@ -213,8 +215,6 @@ def export_onnx(
     output_names: Sequence[str] = ("features",),
 ) -> None:
     """Write a network that takes uint8 images as one ONNX file with a dynamic batch axis."""
-    import warnings
-
     side = preprocessing.crop
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():

@@ -82,7 +82,7 @@ def head_shapes(options: TrainOptions, *, width: int, classes: int, images: int)
         members=options.members,
         anchors=options.anchors,
         ice_width=min(ICE_WIDTH, width),
-        density_width=min(DENSITY_WIDTH, width),
+        density_width=max(1, min(DENSITY_WIDTH, width, images // 4)),
         bank=min(options.bank_size, images),
         neighbours=min(options.neighbours, images),
     )

@@ -22,6 +22,10 @@ Pixels = npt.NDArray[np.uint8]
 SUPPORTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
+# Our own limit decides, before anything is decoded. Both are set once: neither may be touched from decoding threads.
+Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -70,27 +74,20 @@ def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image
             "too_many_bytes", f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted"
         )
     try:
-        with warnings.catch_warnings():
-            # Pillow's own bomb warning and its warnings about odd metadata: our limit is the one that decides.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=SUPPORTED_FORMATS) as image:
-                width, height = image.size
-                if width * height > limits.max_pixels:
-                    raise ImageError(
-                        "too_many_pixels",
-                        f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} are accepted",
-                    )
-                image.load()
-                return _as_rgb(ImageOps.exif_transpose(image))
+        with Image.open(io.BytesIO(data), formats=SUPPORTED_FORMATS) as image:
+            width, height = image.size
+            if width * height > limits.max_pixels:
+                raise ImageError(
+                    "too_many_pixels",
+                    f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} are accepted",
+                )
+            image.load()
+            return _as_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError(
             "unsupported_type", f"not an image of a supported type ({', '.join(SUPPORTED_FORMATS)})"
-        ) from None
-    except Image.DecompressionBombError:
-        raise ImageError(
-            "too_many_pixels", f"the image has too many pixels; at most {limits.max_pixels:,} are accepted"
         ) from None
     except MemoryError:
         raise ImageError("too_many_pixels", "the image needs more memory than there is") from None

@@ -250,7 +250,7 @@ def test_serve_refuses_a_changed_bundle_in_one_line(
 
 
 def test_samples_writes_one_of_each(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, out, _ = call(capsys, "samples", "--out", tmp_path / "s", "--cache", tmp_path / "c")
+    code, _, _ = call(capsys, "samples", "--out", tmp_path / "s", "--cache", tmp_path / "c")
     assert code == 0
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["in_distribution.png", "out_of_distribution.jpg"]
     assert np.prod([len(list((tmp_path / "c" / "digits" / s).rglob("*.png"))) for s in ("train", "test")]) == 1347 * 450
