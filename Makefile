@@ -35,7 +35,8 @@ $(BUNDLE)/manifest.json: $(STAMP)
 	$(BIN)/oodguard samples --out $(EXAMPLE)/samples
 
 serve: $(BUNDLE)/manifest.json
-	$(BIN)/oodguard serve $(BUNDLE) --port $(PORT)
+	$(BIN)/oodguard serve $(BUNDLE) --port $(PORT) \
+	  --samples $(EXAMPLE)/samples/in_distribution.png --samples $(EXAMPLE)/samples/out_of_distribution.jpg
 
 clean:
 	rm -rf $(VENV) .oodguard-cache build dist *.egg-info

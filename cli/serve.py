@@ -34,8 +34,7 @@ def serve(settings: Annotated[ServeSettings, Parameter(name="*")]) -> None:
         port = listening.getsockname()[1]
         url = f"http://{'localhost' if settings.host in ('127.0.0.1', '0.0.0.0') else settings.host}:{port}"
         manifest, engine = app.state.service.manifest, app.state.service.engine
-        samples = sorted((settings.bundle.parent.parent / "samples").glob("*.*"))
-        images = samples or [settings.bundle / manifest.golden[0].path]
+        images = settings.samples or (settings.bundle / manifest.golden[0].path,)
         lines = [
             f"[bold]{manifest.name}[/] version {manifest.version}: {len(manifest.classes)} classes, "
             f"{len(manifest.scores)} scores, {engine.name} on {engine.device}",

@@ -31,6 +31,9 @@ class ServeSettings(BaseModel):
     max_image_bytes: int = Field(DEFAULT_LIMITS.max_bytes, ge=1, description="Largest encoded image, in bytes.")
     max_pixels: int = Field(DEFAULT_LIMITS.max_pixels, ge=1, description="Largest image, in pixels.")
     inference_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds an inference may take.")
+    samples: tuple[Path, ...] = Field(
+        (), description="Images for the curl lines printed at start; default: a golden image of the bundle."
+    )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "warning", description="How much is logged."
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +68,14 @@ class QuantileCurve(BaseModel):
             values=tuple(ordered[ranks - 1].tolist()),
         )
 
+    @cached_property
+    def _levels(self) -> Scores:
+        return np.asarray(self.levels, dtype=np.float64)
+
+    @cached_property
+    def _values(self) -> Scores:
+        return np.asarray(self.values, dtype=np.float64)
+
     @property
     def max_accept(self) -> float:
         """The highest acceptance this many calibration images can promise: n / (n + 1)."""
@@ -83,14 +92,15 @@ class QuantileCurve(BaseModel):
                 f"accept must be above 0 and at most {self.max_accept:.4f} "
                 f"(calibrated on {self.samples} images); got {accept:g}"
             )
-        return self.values[int(np.searchsorted(self.levels, accept - 1e-12, side="left"))]
+        return self.values[int(np.searchsorted(self._levels, accept - 1e-12, side="left"))]
 
     def percentile(self, values: npt.ArrayLike) -> Scores:
         """Share of ID images, in percent, that score below `values`; 0 to 100, same shape."""
-        levels = np.concatenate([[0.0], self.levels, [1.0]])
+        x = np.asarray(values, dtype=np.float64)
+        levels = np.concatenate([[0.0], self._levels, [1.0]])
         # side="left": the number of kept order statistics strictly below the value.
-        below = np.searchsorted(self.values, np.asarray(values, dtype=np.float64), side="left")
-        below = np.where(np.asarray(values) > self.values[-1], len(self.values) + 1, below)
+        below = np.searchsorted(self._values, x, side="left")
+        below = np.where(x > self.values[-1], len(self.values) + 1, below)
         return np.asarray(100.0 * levels[below], dtype=np.float64)
 
     def surprise(self, values: npt.ArrayLike) -> Scores:
@@ -101,7 +111,7 @@ class QuantileCurve(BaseModel):
         every percentile says 100. On ID data it is exponential with mean 1, whatever the score's own units.
         """
         x = np.asarray(values, dtype=np.float64)
-        levels, curve = np.asarray(self.levels), np.asarray(self.values)
+        levels, curve = self._levels, self._values
         start = int(np.searchsorted(levels, TAIL_LEVEL, side="left"))
         start = min(start, len(curve) - 1)
         body = -np.log1p(-np.interp(x, curve, levels, left=0.0))
