@@ -20,7 +20,7 @@ def train(
     """Train a guarded classifier on labelled photos.
 
     The photos are split so that near-duplicates stay together; one part is never trained on and calibrates the
-    thresholds. Features are cached, so a second run with other head options takes seconds.
+    thresholds. Features are cached by content, so a second run extracts nothing again.
 
     Example: oodguard train --data photos --out runs/photos
     """
