@@ -6,6 +6,8 @@ No torch here: the server and the clients use this file as it is.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -24,6 +26,7 @@ GRAPH_FILE = "model.onnx"
 INPUT_NAME = "images"
 PROBABILITIES_NAME = "probabilities"
 SCORES_NAME = "scores"
+THRESHOLDS_KEPT = 256
 
 Floats = npt.NDArray[np.float32]
 
@@ -131,6 +134,26 @@ class ScoreVerdict(Frozen):
     is_ood: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured on a batch of B images, before any threshold; lists, because they are read row by row."""
+
+    probabilities: list[list[float]]
+    ranked: list[list[int]]
+    scores: list[list[float]]
+    percentiles: list[list[float]]
+    fused: list[float]
+    fused_percentiles: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Every threshold at one target acceptance; `scores` in graph order."""
+
+    fused: float
+    scores: tuple[tuple[ScoreName, float], ...]
+
+
 class Verdict(Frozen):
     """The answer for one image. `is_ood` is `ood_score > threshold`; higher scores are more OOD everywhere."""
 
@@ -221,9 +244,14 @@ class Manifest(Frozen):
         Raises `ValueError` for an `accept` the calibration cannot promise or a `top_k` below 1, and `QualityError`
         when the graph returned the wrong shape or a number that is not finite.
         """
-        accept = self.default_accept if accept is None else accept
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1; got {top_k}")
+        measured = self.measure(outputs)
+        return [self.verdict(measured, row, accept=accept, top_k=top_k) for row in range(len(measured.fused))]
+
+    def measure(self, outputs: Outputs) -> Measured:
+        """The part of a verdict that no threshold moves, for a whole batch.
+
+        Raises `QualityError` when the graph returned the wrong shape or a number that is not finite.
+        """
         probabilities, scores = outputs.probabilities, outputs.scores
         batch = len(probabilities)
         if probabilities.shape != (batch, len(self.classes)) or scores.shape != (batch, len(self.scores)):
@@ -233,40 +261,61 @@ class Manifest(Frozen):
             )
         if not (np.isfinite(probabilities).all() and np.isfinite(scores).all()):
             raise QualityError("the graph returned a number that is not finite")
-        fused_threshold = self.fusion.curve.threshold(accept)
         fused = self.fused(scores)
-        fused_percentile = self.fusion.curve.percentile(fused)
-        thresholds = {e.name: e.curve.threshold(accept) for e in self.scores}
-        percentiles = {e.name: e.curve.percentile(scores[:, i]) for i, e in enumerate(self.scores)}
-        ranked = np.argsort(-probabilities, axis=1, kind="stable")[:, : min(top_k, len(self.classes))]
-        verdicts = []
-        for row in range(batch):
-            top = tuple(
-                ClassProbability(label=self.classes[c], class_index=int(c), probability=float(probabilities[row, c]))
-                for c in ranked[row]
+        return Measured(
+            probabilities=probabilities.tolist(),
+            ranked=np.argsort(-probabilities, axis=1, kind="stable").tolist(),
+            scores=scores.tolist(),
+            percentiles=np.stack(
+                [e.curve.percentile(scores[:, i]) for i, e in enumerate(self.scores)], axis=1
+            ).tolist(),
+            fused=fused.tolist(),
+            fused_percentiles=self.fusion.curve.percentile(fused).tolist(),
+        )
+
+    def thresholds(self, accept: float) -> Thresholds:
+        """Every threshold at a target acceptance. Raises `ValueError` for one the calibration cannot promise."""
+        found = self._thresholds.get(accept)
+        if found is None:
+            found = Thresholds(
+                fused=self.fusion.curve.threshold(accept),
+                scores=tuple((e.name, e.curve.threshold(accept)) for e in self.scores),
             )
-            verdicts.append(
-                Verdict(
-                    label=top[0].label,
-                    class_index=top[0].class_index,
-                    probability=top[0].probability,
-                    top_k=top,
-                    is_ood=bool(fused[row] > fused_threshold),
-                    ood_score=float(fused[row]),
-                    threshold=fused_threshold,
-                    percentile=float(fused_percentile[row]),
-                    scores={
-                        name: ScoreVerdict(
-                            value=float(scores[row, i]),
-                            threshold=thresholds[name],
-                            percentile=float(percentiles[name][row]),
-                            is_ood=bool(scores[row, i] > thresholds[name]),
-                        )
-                        for i, name in enumerate(self.score_names)
-                    },
+            if len(self._thresholds) < THRESHOLDS_KEPT:
+                self._thresholds[accept] = found
+        return found
+
+    @cached_property
+    def _thresholds(self) -> dict[float, Thresholds]:
+        return {}
+
+    def verdict(self, measured: Measured, row: int, *, accept: float | None = None, top_k: int = 5) -> Verdict:
+        """The verdict for one image of a measured batch. Raises `ValueError` as `judge` does."""
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1; got {top_k}")
+        thresholds = self.thresholds(self.default_accept if accept is None else accept)
+        probabilities = measured.probabilities[row]
+        top = tuple(
+            ClassProbability(label=self.classes[c], class_index=c, probability=probabilities[c])
+            for c in measured.ranked[row][:top_k]
+        )
+        fused = measured.fused[row]
+        return Verdict(
+            label=top[0].label,
+            class_index=top[0].class_index,
+            probability=top[0].probability,
+            top_k=top,
+            is_ood=fused > thresholds.fused,
+            ood_score=fused,
+            threshold=thresholds.fused,
+            percentile=measured.fused_percentiles[row],
+            scores={
+                name: ScoreVerdict(value=value, threshold=limit, percentile=percentile, is_ood=value > limit)
+                for (name, limit), value, percentile in zip(
+                    thresholds.scores, measured.scores[row], measured.percentiles[row], strict=True
                 )
-            )
-        return verdicts
+            },
+        )
 
 
 def load_manifest(bundle: Path) -> Manifest:

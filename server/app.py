@@ -1,68 +1,80 @@
-"""The application: routes, error handling and lifetime around one `GuardService`."""
+"""The applications: the public one, and the private one with metrics and administration, around one service."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from oodguard.export.contract import load_manifest
-from oodguard.server import endpoints
+from oodguard.server import endpoints, v2
 from oodguard.server.contract import Problem
 from oodguard.server.engines.base import Engine
-from oodguard.server.engines.ort import OrtEngine
 from oodguard.server.errors import problem, problem_of
+from oodguard.server.frame import MODEL_ROUTE, Frame
 from oodguard.server.metrics import Metrics
+from oodguard.server.problems import PROBLEM_JSON, error_response, problem_response
 from oodguard.server.service import GuardService
 from oodguard.server.settings import ServeSettings
+from oodguard.server.watch import watch
 from oodguard.training.errors import OodguardError
 
-log = logging.getLogger("oodguard.server")
+HEALTH = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+PUBLIC = ("/predict", "/docs", "/openapi.json", "/", "/v2", MODEL_ROUTE, *HEALTH)
+PRIVATE = ("/metrics", "/admin/reload", "/health/live", "/health/ready")
 
 
-def create_app(settings: ServeSettings, *, engine: Engine | None = None) -> FastAPI:
-    """The application that serves a bundle.
+@dataclass(frozen=True)
+class Gateway:
+    """Two ASGI applications on one service; the lifetime of `public` is the service's."""
+
+    service: GuardService
+    public: Frame
+    private: Frame
+
+
+def create_gateway(settings: ServeSettings, *, engine: Engine | None = None) -> Gateway:
+    """The applications that serve a bundle.
 
     ```python
-    app = create_app(ServeSettings(bundle=Path("bundles/photos")))
+    gateway = create_gateway(ServeSettings(bundle=Path("bundles/photos")))
     ```
 
     Verifies the bundle before anything else: raises `FormatError`, in one line, when a hash or the schema does not
-    fit. Another `engine` than the embedded ONNX Runtime may be given.
+    fit. Another `engine` than the one the settings name may be given.
     """
-    manifest = load_manifest(settings.bundle)
-    metrics = Metrics(manifest)
-    running = engine or OrtEngine(settings.bundle, manifest, device=settings.device, threads=settings.threads)
-    service = GuardService(settings.bundle, manifest, running, settings, metrics)
+    service = GuardService(settings, Metrics(), engine=engine)
+    return Gateway(
+        service,
+        public=Frame(_public(service), service, routes=PUBLIC, open_routes=HEALTH),
+        private=Frame(_private(service), service, routes=PRIVATE, open_routes=(*HEALTH, "/metrics")),
+    )
 
+
+def _public(service: GuardService) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await service.check()
-        if service.not_ready:
-            log.error("not ready: %s", service.not_ready)
+        await service.start()
+        watcher = asyncio.create_task(watch(service)) if service.settings.watch else None
         yield
+        if watcher is not None:
+            watcher.cancel()
+            await asyncio.wait((watcher,))
         await service.close()
 
-    app = FastAPI(
+    manifest = service.model.manifest
+    app = _application(
+        service,
         title="oodguard",
         description=f"Guarded classifier {manifest.name}: a label and an out-of-distribution verdict for each image.",
         version=manifest.version,
         lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
     )
-    app.state.service = service
-    _add_routes(app)
-    _add_errors(app)
-    _count_requests(app, metrics)
-    return app
-
-
-def _add_routes(app: FastAPI) -> None:
     app.add_api_route(
         "/predict",
         endpoints.predict,
@@ -71,48 +83,58 @@ def _add_routes(app: FastAPI) -> None:
         openapi_extra=endpoints.PREDICT_BODY,
         tags=["predict"],
     )
-    app.add_api_route("/health/live", endpoints.live, tags=["health"])
-    app.add_api_route(
-        "/health/ready",
-        endpoints.ready,
-        tags=["health"],
-        responses={503: {"model": Problem, "description": "Not ready, and why"}},
-    )
-    app.add_api_route("/metrics", endpoints.metrics, tags=["operations"])
+    _add_health(app)
+    v2.add_routes(app)
     app.add_api_route("/docs", endpoints.docs, include_in_schema=False)
     app.add_api_route("/", endpoints.root, include_in_schema=False)
+    return app
 
 
-def _add_errors(app: FastAPI) -> None:
+def _private(service: GuardService) -> FastAPI:
+    app = _application(service, title="oodguard administration", openapi_url=None)
+    _add_health(app)
+    app.add_api_route("/metrics", endpoints.metrics)
+    app.add_api_route("/admin/reload", endpoints.reload, methods=["POST"])
+    return app
+
+
+def _application(service: GuardService, **options: Any) -> FastAPI:
+    app = FastAPI(docs_url=None, redoc_url=None, **options)
+    app.state.service = service
+
     @app.exception_handler(OodguardError)
     async def domain(request: Request, error: OodguardError) -> Response:
-        found = problem_of(error)
-        endpoints.service_of(request).metrics.rejected.labels(found.code).inc()
-        return endpoints.problem_response(found)
+        response = error_response(error, path=request.url.path)
+        service.metrics.rejected[problem_of(error).code].inc()
+        return response
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_body")
-        response = endpoints.problem_response(problem(code, f"{request.method} {request.url.path}: {error.detail}"))
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+        found = problem(code, f"{request.method} {request.url.path[:200]}: {error.detail}")
+        response = problem_response(found, path=request.url.path)
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
-        log.exception("unexpected error on %s", request.url.path, exc_info=error)
-        return endpoints.problem_response(problem("internal", "the server failed on this request; its log says more"))
+        # Raised again after this answer, and logged by the frame.
+        return error_response(error, path=request.url.path)
+
+    return app
 
 
-def _count_requests(app: FastAPI, metrics: Metrics) -> None:
-    routes = {"/predict", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json", "/"}
-
-    @app.middleware("http")
-    async def count(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        status = 500
-        try:
-            response = await answer(request)
-            status = response.status_code
-            return response
-        finally:
-            route = request.url.path if request.url.path in routes else "other"
-            metrics.requests.labels(route, str(status)).inc()
+def _add_health(app: FastAPI) -> None:
+    problems = {"model": Problem, "content": {PROBLEM_JSON: {}}}
+    app.add_api_route(
+        "/health/live",
+        endpoints.live,
+        tags=["health"],
+        responses={503: {**problems, "description": "An inference hangs: restart the process"}},
+    )
+    app.add_api_route(
+        "/health/ready",
+        endpoints.ready,
+        tags=["health"],
+        responses={503: {**problems, "description": "Not ready, and why"}},
+    )

@@ -47,9 +47,11 @@ class Problem(Frozen):
 
 
 class Timing(Frozen):
-    """Milliseconds spent on this request, by stage."""
+    """Milliseconds spent on this request, by stage; over many images, the slowest image's."""
 
+    read: float
     decode: float
+    queue: float
     inference: float
     judge: float
     total: float

@@ -3,15 +3,18 @@
 OodguardError
 |- ImageError (training)     one image cannot be used
 |- RequestError              the request cannot be used; carries a stable `code`
-`- EngineError               the engine failed
-   |- EngineTimeout          it did not answer in time
-   `- EngineUnavailable      it is closed or not ready
+|- Overloaded                there is no room for the request now
+|- DeadlineMissed            the request's time is over
+|- ClientGone                nobody is left to answer
+|- ReloadRefused             a new bundle was not taken; the old one serves on
+`- EngineError               the engine failed on a batch
+   `- EngineUnavailable      it is closed, dead or not ready
 """
 
 from __future__ import annotations
 
 from oodguard.server.contract import Problem
-from oodguard.training.errors import ImageError, OodguardError
+from oodguard.training.errors import OodguardError
 
 
 class RequestError(OodguardError):
@@ -22,16 +25,38 @@ class RequestError(OodguardError):
         self.code = code
 
 
+class Overloaded(OodguardError):
+    """There is no room for the request now; `retry_after` is in whole seconds."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineMissed(OodguardError):
+    """The request was not answered within its time."""
+
+    code = "deadline_missed"
+
+
+class ClientGone(OodguardError):
+    """The client closed its connection; there is nobody to answer."""
+
+    code = "client_gone"
+
+
+class ReloadRefused(OodguardError):
+    """A new bundle was not taken; the old one serves on."""
+
+    code = "reload_refused"
+
+
 class EngineError(OodguardError):
     """The engine failed on a batch."""
 
     code = "engine_failed"
-
-
-class EngineTimeout(EngineError):
-    """The engine did not answer within the time allowed."""
-
-    code = "engine_timeout"
 
 
 class EngineUnavailable(EngineError):
@@ -54,10 +79,17 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "body_too_large": (413, "Request body too large"),
     "too_many_files": (413, "Too many images"),
     "bad_parameter": (422, "Parameter out of range"),
+    "unauthorized": (401, "API key needed"),
+    "body_timeout": (408, "Request body too slow"),
+    "overloaded": (429, "Too many requests"),
+    "bad_request": (400, "Malformed request"),
+    "header_too_large": (431, "Request head too large"),
+    "reload_refused": (422, "Bundle refused"),
+    "client_gone": (499, "Client closed the connection"),
     "not_found": (404, "Not found"),
     "method_not_allowed": (405, "Method not allowed"),
     "engine_failed": (500, "Inference failed"),
-    "engine_timeout": (504, "Inference timed out"),
+    "deadline_missed": (504, "Deadline missed"),
     "not_ready": (503, "Not ready"),
     "internal": (500, "Internal error"),
 }
@@ -69,10 +101,11 @@ def problem(code: str, detail: str, *, index: int | None = None, file: str | Non
     return Problem(title=title, status=status, code=code, detail=detail, index=index, file=file)
 
 
-def problem_of(error: OodguardError) -> Problem:
+def problem_of(error: Exception) -> Problem:
     """The problem document of a domain error. Anything unexpected is an internal error without details."""
-    if isinstance(error, ImageError | RequestError | EngineError):
-        return problem(error.code, str(error))
+    code = getattr(error, "code", None) if isinstance(error, OodguardError) else None
+    if code in PROBLEMS:
+        return problem(code, str(error))
     return problem("internal", "the server failed on this request; its log says more")
 
 

@@ -1,109 +1,115 @@
-"""From an HTTP request to image payloads: multipart, a raw image body, or JSON with base64 strings."""
+"""From an HTTP request to image payloads, within limits that hold while the body arrives.
+
+A body is multipart, a raw image, or JSON with base64 strings.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
+from collections.abc import Callable
 
 from pydantic import ValidationError
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message, Receive
+from starlette.requests import Request
 
+from oodguard.server.admission import Reservation
 from oodguard.server.contract import PredictRequest
-from oodguard.server.errors import RequestError
-from oodguard.server.service import Payload
+from oodguard.server.errors import ClientGone, RequestError
+from oodguard.server.multipart import FileCollector
+from oodguard.server.service import GuardService, Payload
 from oodguard.server.settings import ServeSettings
 from oodguard.training.errors import ImageError
 
 RAW_TYPES = ("application/octet-stream",)
 DATA_URI = re.compile(r"^data:[\w.+/-]*(;[\w.+=-]+)*;base64,", re.IGNORECASE)
+# A larger JSON body is parsed in a worker thread: it would hold up everybody else's answers.
+JSON_ON_LOOP = 256 * 1024
 
 
-async def read_payloads(request: Request, settings: ServeSettings) -> list[Payload]:
-    """The images of a request, in order.
+async def read_payloads(request: Request, service: GuardService, reservation: Reservation) -> list[Payload]:
+    """The images of a request, in order; they and their bytes are held by `reservation`.
 
-    Raises `RequestError` for a body that cannot be used at all; a single bad base64 string is that image's error.
+    Raises `RequestError` for a body that cannot be used at all, `Overloaded` when there is no room for it and
+    `ClientGone` when it never ends; a single bad base64 string is that image's error.
     """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    limited = Request(request.scope, _limited(request.receive, settings.max_body_bytes))
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > settings.max_body_bytes:
-        raise _too_large(settings.max_body_bytes)
-    try:
-        if kind == "multipart/form-data":
-            payloads = await _multipart(limited, settings)
-        elif kind == "application/json":
-            payloads = _json(await limited.body())
-        elif kind.startswith("image/") or kind in RAW_TYPES:
-            body = await limited.body()
-            payloads = [Payload(body)] if body else []
+    settings = service.settings
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.split(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        collector = FileCollector(content_type, settings)
+        await _stream(request, settings, reservation, collector.feed)
+        payloads = [Payload(bytes(part.data), part.name, part.error) for part in collector.finish()]
+    elif kind == "application/json":
+        body = await read_body(request, settings, reservation)
+        if len(body) > JSON_ON_LOOP:
+            payloads = await asyncio.get_running_loop().run_in_executor(service.workers, _json, body)
         else:
-            raise RequestError(
-                "unsupported_body",
-                f"content type {kind or 'missing'!r} is not supported; send multipart/form-data, image/*, "
-                "application/octet-stream or application/json",
-            )
-    except ClientDisconnect:
-        raise RequestError("bad_body", "the client went away before the body was complete") from None
+            payloads = _json(body)
+    elif kind.startswith("image/") or kind in RAW_TYPES:
+        body = await read_body(request, settings, reservation)
+        payloads = [Payload(body)] if body else []
+    else:
+        raise RequestError(
+            "unsupported_body",
+            f"content type {kind[:80] or 'missing'!r} is not supported; send multipart/form-data, image/*, "
+            "application/octet-stream or application/json",
+        )
     if not payloads:
         raise RequestError("no_images", "the request holds no image; send at least one file")
     if len(payloads) > settings.max_files:
-        raise _too_many(settings.max_files)
+        raise RequestError("too_many_files", f"the request holds more than {settings.max_files} images")
+    reservation.grow(images=len(payloads))
     return payloads
+
+
+async def read_body(request: Request, settings: ServeSettings, reservation: Reservation) -> bytes:
+    """The whole body. Raises as `read_payloads` does."""
+    chunks: list[bytes] = []
+    await _stream(request, settings, reservation, chunks.append)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _stream(
+    request: Request, settings: ServeSettings, reservation: Reservation, take: Callable[[bytes], None]
+) -> None:
+    """Hand the body over as it arrives; stop reading once it is too large or too slow."""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > settings.max_body_bytes:
+        raise _too_large(settings.max_body_bytes)
+    seen = 0
+    more = True
+    try:
+        async with asyncio.timeout(settings.body_timeout):
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone("the client went away before the body was complete")
+                chunk = message.get("body", b"")
+                more = message.get("more_body", False)
+                seen += len(chunk)
+                if seen > settings.max_body_bytes:
+                    raise _too_large(settings.max_body_bytes)
+                reservation.grow(body_bytes=len(chunk))
+                take(chunk)
+    except TimeoutError:
+        raise RequestError(
+            "body_timeout", f"the request body did not arrive within {settings.body_timeout:g} s"
+        ) from None
 
 
 def _too_large(limit: int) -> RequestError:
     return RequestError("body_too_large", f"the request body is larger than {limit:,} bytes")
 
 
-def _too_many(limit: int) -> RequestError:
-    return RequestError("too_many_files", f"the request holds more than {limit} images")
-
-
-def _limited(receive: Receive, limit: int) -> Receive:
-    """Count the body as it streams in, and stop reading once it is too large."""
-    seen = 0
-
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > limit:
-            raise _too_large(limit)
-        return message
-
-    return counted
-
-
-async def _multipart(request: Request, settings: ServeSettings) -> list[Payload]:
-    try:
-        form = await request.form(
-            max_files=settings.max_files, max_fields=settings.max_files, max_part_size=settings.max_image_bytes
-        )
-    except (MultiPartException, HTTPException) as error:
-        detail = str(getattr(error, "message", None) or getattr(error, "detail", None) or error)
-        if detail.startswith("Too many files"):
-            raise _too_many(settings.max_files) from None
-        raise RequestError("bad_body", f"the multipart body cannot be read ({detail})") from None
-    async with request.form():
-        return [
-            Payload(await value.read(), file=value.filename or None)
-            for _, value in form.multi_items()
-            if isinstance(value, UploadFile)
-        ]
-
-
 def _json(body: bytes) -> list[Payload]:
     try:
         images = PredictRequest.model_validate_json(body).images
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "body"
-        raise RequestError("bad_body", f"the JSON body does not fit: {where}: {first['msg']}") from None
+        raise RequestError("bad_body", f"the JSON body does not fit: {where[:80]}: {first['msg'][:200]}") from None
     return [_decoded(text) for text in images]
 
 

@@ -1,27 +1,32 @@
-"""The logic behind `/predict`, free of HTTP: decode, infer, judge; one bad image never costs its batch-mates."""
+"""The logic behind every route, free of HTTP: decode, batch, judge; one bad image never costs its batch-mates."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
+import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-
-from oodguard.export.contract import Manifest, Outputs
+from oodguard.export.contract import Verdict
+from oodguard.server.admission import Admission
+from oodguard.server.batcher import Answer, Watch
 from oodguard.server.contract import ModelRef, Prediction, PredictResponse, Problem, Timing
 from oodguard.server.engines.base import Engine
-from oodguard.server.errors import EngineError, EngineTimeout, EngineUnavailable, RequestError, problem
+from oodguard.server.errors import DeadlineMissed, EngineUnavailable, ReloadRefused, RequestError, problem
+from oodguard.server.keys import KeyRing
+from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
+from oodguard.server.model import ServedModel
 from oodguard.server.settings import ServeSettings
-from oodguard.training.errors import ImageError, QualityError
+from oodguard.training.errors import ImageError, OodguardError
 from oodguard.training.preprocess import Pixels, load_pixels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Payload:
     """One image as it arrived: its bytes, or why there are none, and the name it was sent under."""
 
@@ -30,150 +35,255 @@ class Payload:
     error: ImageError | None = None
 
 
+Outcome = tuple[Answer | ImageError, float]
+
+
 class GuardService:
-    """Answers requests with one bundle and one engine.
+    """Answers requests with the current model; replaces the model while serving.
 
     ```python
-    answer = await service.predict([Payload(data)], accept=0.99)
+    answer = await service.predict([Payload(data)], deadline=time.monotonic() + 10, accept=0.99)
     ```
     """
 
-    def __init__(
-        self, bundle: Path, manifest: Manifest, engine: Engine, settings: ServeSettings, metrics: Metrics
-    ) -> None:
-        self.manifest = manifest
-        self.engine = engine
+    def __init__(self, settings: ServeSettings, metrics: Metrics, *, engine: Engine | None = None) -> None:
         self.settings = settings
         self.metrics = metrics
-        self._bundle = bundle
-        self._decoders = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
-        self._not_ready: str | None = "the golden images have not been checked yet"
+        self.admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
+        self.keys = KeyRing.load(file=settings.key_file, hashes=settings.key_hashes)
+        self.draining = False
+        self.workers = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
+        self._limits = settings.limits
+        self._defect: str | None = "the golden images have not been checked yet"
+        self._stalled: str | None = None
+        self._reloading = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self.model = ServedModel.load(settings, self._watch(), engine=engine)
+        self.accept(settings.accept, self.model)
+        metrics.model(self.model.manifest)
+        metrics.queue_limit.set(settings.max_queue)
+        metrics.queue_images.set_function(lambda: self.admission.images)
+        metrics.ready.set_function(lambda: float(self.not_ready is None))
+
+    def _watch(self) -> Watch:
+        return Watch(
+            batch=self.metrics.batch_images.observe,
+            expired=self.metrics.expired.inc,
+            engine_error=self.metrics.engine_errors.inc,
+            unavailable=self._fail,
+            stalled=self._stall,
+            recovered=self._recover,
+        )
+
+    async def start(self) -> None:
+        """Check the golden images; ready only if they are answered as the manifest says."""
+        self._defect = await self.model.defect()
+        if self._defect:
+            log.error("not ready: %s", self._defect)
+
+    # Answering
 
     async def predict(
-        self, payloads: Sequence[Payload], *, accept: float | None = None, top_k: int | None = None
+        self,
+        payloads: Sequence[Payload],
+        *,
+        deadline: float,
+        accept: float | None = None,
+        top_k: int | None = None,
+        read: float = 0.0,
     ) -> PredictResponse:
         """Verdicts for the images that can be used, problems for the others, both by index.
 
-        Raises `RequestError` for an `accept` the calibration cannot promise, `EngineError` when inference fails.
+        `deadline` is a time of `time.monotonic`; `read` the seconds the request took to arrive. Raises `RequestError`
+        for an `accept` the calibration cannot promise, `DeadlineMissed`, and `EngineError` when inference fails.
         """
         started = time.monotonic()
-        accept = self._accept(accept)
-        decoded = await asyncio.gather(*(self._decode(payload) for payload in payloads))
-        decode_done = time.monotonic()
-        errors: list[Problem] = []
-        good: list[tuple[int, Pixels]] = []
-        for index, (payload, result) in enumerate(zip(payloads, decoded, strict=True)):
-            if isinstance(result, ImageError):
-                self.metrics.rejected.labels(result.code).inc()
-                errors.append(problem(result.code, str(result), index=index, file=payload.file))
-            else:
-                good.append((index, result))
-        predictions: list[Prediction] = []
-        infer_seconds = judge_seconds = 0.0
-        if good:
-            outputs = await self._infer(np.stack([pixels for _, pixels in good]))
-            infer_seconds = time.monotonic() - decode_done
-            judge_started = time.monotonic()
-            try:
-                verdicts = self.manifest.judge(outputs, accept=accept, top_k=top_k or self.settings.top_k)
-            except QualityError as error:
-                self.metrics.engine_errors.inc()
-                raise EngineError(str(error)) from None
-            for (index, _), verdict in zip(good, verdicts, strict=True):
-                predictions.append(Prediction(index=index, file=payloads[index].file, **dict(verdict)))
-                self.metrics.predictions.labels(verdict.label, str(verdict.is_ood).lower()).inc()
-            judge_seconds = time.monotonic() - judge_started
-        timing = Timing(
-            decode=1e3 * (decode_done - started),
-            inference=1e3 * infer_seconds,
-            judge=1e3 * judge_seconds,
-            total=1e3 * (time.monotonic() - started),
-        )
-        for stage, value in (("decode", timing.decode), ("inference", timing.inference), ("judge", timing.judge)):
-            self.metrics.stage_seconds.labels(stage).observe(value / 1e3)
+        with self.model.lease() as model:
+            accept = self.accept(accept, model)
+            outcomes = await self._all([self._image(model, payload, deadline) for payload in payloads], deadline)
+            judging = time.monotonic()
+            decode = queued = ran = 0.0
+            predictions: list[Prediction] = []
+            errors: list[Problem] = []
+            for index, (payload, (outcome, seconds)) in enumerate(zip(payloads, outcomes, strict=True)):
+                decode = max(decode, seconds)
+                if isinstance(outcome, ImageError):
+                    self.metrics.rejected[outcome.code].inc()
+                    errors.append(problem(outcome.code, str(outcome), index=index, file=payload.file))
+                    continue
+                queued, ran = max(queued, outcome.queued), max(ran, outcome.ran)
+                verdict = model.manifest.verdict(
+                    outcome.measured, outcome.row, accept=accept, top_k=top_k or self.settings.top_k
+                )
+                predictions.append(Prediction(index=index, file=payload.file, **dict(verdict)))
+                self.count(verdict)
+        ended = time.monotonic()
+        self.admission.answered(len(payloads))
+        for stage, value in zip(self.metrics.stage.values(), (read, decode, queued, ran, ended - judging), strict=True):
+            stage.observe(value)
         return PredictResponse(
-            model=ModelRef(name=self.manifest.name, version=self.manifest.version),
+            model=ModelRef(name=model.manifest.name, version=model.manifest.version),
             accept=accept,
             predictions=tuple(predictions),
             errors=tuple(errors),
-            timing_ms=timing,
+            timing_ms=Timing(
+                read=_ms(read),
+                decode=_ms(decode),
+                queue=_ms(queued),
+                inference=_ms(ran),
+                judge=_ms(ended - judging),
+                total=_ms(read + ended - started),
+            ),
         )
 
-    def _accept(self, asked: float | None) -> float:
-        accept = asked if asked is not None else self.settings.accept or self.manifest.default_accept
+    async def measure(
+        self, model: ServedModel, images: Sequence[Payload | Pixels], *, deadline: float
+    ) -> list[Answer | ImageError]:
+        """Answers of a leased model for encoded images or for pixels, in order; no threshold is applied."""
+        work = [self._image(model, image, deadline) for image in images]
+        outcomes = [outcome for outcome, _ in await self._all(work, deadline)]
+        self.admission.answered(len(images))
+        return outcomes
+
+    async def _all(self, work: list[Coroutine[None, None, Outcome]], deadline: float) -> list[Outcome]:
+        """Run to the end, or to the first failure or the deadline; what is unfinished then is withdrawn."""
         try:
-            self.manifest.fusion.curve.threshold(accept)
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                if len(work) == 1:
+                    return [await work[0]]
+                tasks = [asyncio.ensure_future(one) for one in work]
+                try:
+                    return await asyncio.gather(*tasks)
+                finally:
+                    for task in tasks:
+                        task.cancel()
+        except TimeoutError:
+            raise DeadlineMissed("the request was not answered within its time") from None
+
+    async def _image(self, model: ServedModel, image: Payload | Pixels, deadline: float) -> Outcome:
+        """One image's answer or its own error, and the seconds its decoding took."""
+        started = time.monotonic()
+        if isinstance(image, Payload):
+            if image.error is not None:
+                return image.error, 0.0
+            try:
+                pixels = await asyncio.get_running_loop().run_in_executor(
+                    self.workers, load_pixels, image.data, model.manifest.preprocessing, self._limits
+                )
+            except ImageError as error:
+                return error, time.monotonic() - started
+        else:
+            pixels = image
+        seconds = time.monotonic() - started
+        return await model.batcher.submit(pixels, deadline=deadline), seconds
+
+    def accept(self, asked: float | None, model: ServedModel) -> float:
+        """The target acceptance to judge by. Raises `RequestError` for one the model's calibration cannot promise."""
+        accept = asked if asked is not None else self.settings.accept or model.manifest.default_accept
+        try:
+            model.manifest.thresholds(accept)
         except ValueError as error:
             raise RequestError("bad_parameter", str(error)) from None
         return accept
 
-    async def _decode(self, payload: Payload) -> Pixels | ImageError:
-        if payload.error is not None:
-            return payload.error
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(
-                self._decoders, load_pixels, payload.data, self.manifest.preprocessing, self.settings.limits
-            )
-        except ImageError as error:
-            return error
+    def count(self, verdict: Verdict) -> None:
+        """Count one answered image."""
+        counter = self.metrics.predictions.get((verdict.label, verdict.is_ood))
+        if counter is not None:  # the model may have been replaced since
+            counter.inc()
 
-    async def _infer(self, images: np.ndarray) -> Outputs:
-        size = self.settings.max_batch
-        parts = []
-        for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            self.metrics.batch_images.observe(len(batch))
-            try:
-                parts.append(await asyncio.wait_for(self.engine.infer(batch), self.settings.inference_timeout))
-            except TimeoutError:
-                self.metrics.engine_errors.inc()
-                raise EngineTimeout(f"inference took longer than {self.settings.inference_timeout:g} s") from None
-            except EngineUnavailable as error:
-                self.mark_not_ready(str(error))
-                raise
-            except EngineError:
-                self.metrics.engine_errors.inc()
-                raise
-        return Outputs(
-            probabilities=np.concatenate([part.probabilities for part in parts]),
-            scores=np.concatenate([part.scores for part in parts]),
-        )
+    # Health
 
-    async def check(self) -> None:
-        """Answer the golden images and compare with the manifest; ready only if they agree."""
-        golden = self.manifest.golden
-        try:
-            images = [load_pixels((self._bundle / g.path).read_bytes(), self.manifest.preprocessing) for g in golden]
-            outputs = await self._infer(np.stack(images))
-            verdicts = self.manifest.judge(outputs)
-        except (ImageError, QualityError, EngineError, OSError) as error:
-            self.mark_not_ready(f"the golden images could not be answered ({error})")
-            return
-        errors = self.manifest.score_errors([g.scores for g in golden], outputs.scores)
-        tolerance = self.manifest.parity.tolerance
-        wrong = [g.path for g, v in zip(golden, verdicts, strict=True) if (g.label, g.is_ood) != (v.label, v.is_ood)]
-        if wrong:
-            self.mark_not_ready(f"the verdict on {wrong[0]} is not the one in the manifest")
-        elif float(errors.max()) > tolerance:
-            self.mark_not_ready(
-                f"scores of the golden images differ from the manifest's by {errors.max():.1e} (allowed {tolerance:g})"
-            )
-        else:
-            self._not_ready = None
-            self.metrics.ready.set(1)
-
-    def mark_not_ready(self, reason: str) -> None:
-        """Turn readiness red."""
-        self._not_ready = reason
-        self.metrics.ready.set(0)
+    @property
+    def defect(self) -> str | None:
+        """Why no request can be answered; None when they can."""
+        return self._defect or self._stalled
 
     @property
     def not_ready(self) -> str | None:
-        """Why the service is not ready; None when it is."""
-        return self._not_ready
+        """Why no new traffic should be sent here; None when it may be."""
+        return self.defect or ("shutting down" if self.draining else None)
+
+    @property
+    def dead(self) -> str | None:
+        """Why the process should be restarted; None when it need not be."""
+        seconds = self.model.batcher.oldest_run
+        return f"an inference has been running for {seconds:.0f} s" if seconds > self.settings.dead_after else None
+
+    def require_able(self) -> None:
+        """Raise `EngineUnavailable` when no request can be answered."""
+        if self.defect:
+            raise EngineUnavailable(self.defect)
+
+    def _fail(self, reason: str) -> None:
+        self._defect = reason
+        log.error("not ready: %s", reason)
+
+    def _stall(self, seconds: float) -> None:
+        self._stalled = f"an inference has been running for more than {seconds:g} s"
+        log.error("not ready: %s", self._stalled)
+
+    def _recover(self) -> None:
+        self._stalled = None
+        log.warning("ready again: the slow inference has ended")
+
+    # Replacing the model
+
+    async def reload(self) -> ServedModel:
+        """Load the bundle folder again beside the running model, verify and warm it, then swap.
+
+        Raises `ReloadRefused` when the new bundle cannot serve; the old one goes on. Requests that started on the old
+        model end on it.
+        """
+        async with self._reloading:
+            try:
+                # The batcher belongs to the loop, the loading does not.
+                new = await ServedModel.load_beside(self.settings, self._watch())
+                self.accept(self.settings.accept, new)
+                defect = await new.defect()
+                if defect:
+                    await new.engine.close()
+                    raise ReloadRefused(defect)
+            except OodguardError as error:
+                self.metrics.reloads["refused"].inc()
+                log.error("bundle refused, the old one serves on: %s", error)
+                raise ReloadRefused(str(error)) from None
+            old, self.model = self.model, new
+            self._defect = self._stalled = None
+            self.metrics.model(new.manifest)
+            self.metrics.reloads["swapped"].inc()
+            log.warning("now serving %s version %s", new.manifest.name, new.manifest.version)
+            task = asyncio.create_task(self._retire(old))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+            return new
+
+    def reload_keys(self) -> None:
+        """Read the key file again. Raises `ReloadRefused`; the old keys stay valid then."""
+        try:
+            self.keys = KeyRing.load(file=self.settings.key_file, hashes=self.settings.key_hashes)
+        except OodguardError as error:
+            log.error("key file refused, the old keys stay valid: %s", error)
+            raise ReloadRefused(str(error)) from None
+
+    async def _retire(self, old: ServedModel) -> None:
+        await old.retire(self.settings.max_request_timeout)
+        del old
+        gc.collect()
+        _give_memory_back()
 
     async def close(self) -> None:
         """Stop the decoders and the engine."""
-        self._decoders.shutdown(wait=False, cancel_futures=True)
-        await self.engine.close()
+        self.workers.shutdown(wait=False, cancel_futures=True)
+        await asyncio.gather(*self._retiring)
+        await self.model.engine.close()
+
+
+def _ms(seconds: float) -> float:
+    return round(1e3 * seconds, 3)
+
+
+def _give_memory_back() -> None:
+    """Ask glibc to return freed pages: it would otherwise keep most of the replaced model's memory."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,44 +1,163 @@
-"""Every serving option, once: flags, environment variables and config-file keys of `oodguard serve` come from here."""
+"""Every serving setting, once: the flags, environment variables and file keys of `oodguard serve` come from here."""
 
 from __future__ import annotations
 
+import ipaddress
+import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from oodguard.training.preprocess import DEFAULT_LIMITS, ImageLimits
 
+ENV_PREFIX = "OODGUARD_SERVE_"
 
-class ServeSettings(BaseModel):
-    """What `oodguard serve` takes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class ServeSettings(BaseSettings):
+    """What `oodguard serve` takes.
 
+    ```python
+    settings = ServeSettings(bundle=Path("bundles/photos"), port=0)
+    ```
+
+    Arguments win over the environment (`OODGUARD_SERVE_PORT=9000`). A name that does not exist and two settings that
+    contradict each other are errors (`ValidationError`).
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX)
+
+    # What is served, and how.
     bundle: Path = Field(description="Bundle folder written by export.")
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    engine: Literal["onnxruntime", "openvino"] | None = Field(
+        None,
+        description="What runs the graph; default: the tuning record's, or onnxruntime. openvino needs its extra.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the graph runs; auto: CUDA if present.")
-    threads: int = Field(0, ge=0, le=256, description="ONNX Runtime threads an inference; 0: all cores.")
+    tuning: Path | None = Field(
+        None,
+        description="Record of `oodguard tune`; default: tuning.json in the bundle, if it fits this machine.",
+    )
+    sessions: int | None = Field(
+        None, ge=1, le=64, description="Inferences run at once; default: the tuning record's, or one for each core."
+    )
+    threads: int | None = Field(
+        None, ge=1, le=256, description="Threads of one inference; default: the tuning record's, or 1."
+    )
+    max_batch: int | None = Field(
+        None, ge=1, le=1024, description="Most images in one inference; default: the tuning record's, or 4."
+    )
+    max_delay: float = Field(
+        0.002, ge=0, le=1, description="Seconds a batch waits to fill while another runs; never when all is idle."
+    )
     decode_workers: int = Field(2, ge=1, le=64, description="Threads that decode images.")
-    max_batch: int = Field(16, ge=1, le=1024, description="Most images in one inference; larger requests are split.")
     accept: float | None = Field(
         None, gt=0, lt=1, description="Target acceptance of ID images; default: the bundle's (0.95)."
     )
     top_k: int = Field(5, ge=1, le=1000, description="Classes listed in an answer, unless the request says.")
+    samples: tuple[Path, ...] = Field(
+        (), description="Images for the curl lines printed at start; default: a golden image of the bundle."
+    )
+    watch: bool = Field(True, description="Reload when the bundle folder or the key file is replaced.")
+
+    # Where it listens.
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    admin_host: str = Field("127.0.0.1", description="Address of the private port: /metrics, /admin, /health.")
+    admin_port: int = Field(8001, ge=0, le=65535, description="The private port; 0 picks a free one.")
+    tls_cert: Path | None = Field(None, description="PEM certificate chain; turns on TLS, with --tls-key.")
+    tls_key: Path | None = Field(None, description="PEM private key.")
+    tls_ca: Path | None = Field(None, description="PEM authorities; clients must then show a certificate of theirs.")
+
+    # Who may call.
+    auth: Literal["keys", "none"] | None = Field(
+        None, description="keys: callers need an API key; none: anyone may call. May be left out on a loopback host."
+    )
+    key_file: Path | None = Field(None, description="File with one name:sha256 a line (see `oodguard key`).")
+    key_hashes: str | None = Field(None, description="Keys as name:sha256, separated by commas, instead of a file.")
+
+    # How much it takes on.
+    max_queue: int = Field(128, ge=1, le=1_000_000, description="Images admitted and not yet answered; then 429.")
+    max_queue_bytes: int = Field(256 * 1024 * 1024, ge=1, description="Bytes of request bodies held at once; then 429.")
+    request_timeout: float = Field(10.0, gt=0, le=3600, description="Seconds a request may take; then 504.")
+    max_request_timeout: float = Field(
+        60.0, gt=0, le=3600, description="Largest timeout a caller may ask for with X-Request-Timeout-Ms, in seconds."
+    )
+    max_connections: int = Field(1024, ge=1, le=1_000_000, description="Open connections; more are refused with 429.")
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1, description="Largest request body, in bytes.")
     max_files: int = Field(64, ge=1, le=10_000, description="Most images in one request.")
     max_image_bytes: int = Field(DEFAULT_LIMITS.max_bytes, ge=1, description="Largest encoded image, in bytes.")
     max_pixels: int = Field(DEFAULT_LIMITS.max_pixels, ge=1, description="Largest image, in pixels.")
-    inference_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds an inference may take.")
-    samples: tuple[Path, ...] = Field(
-        (), description="Images for the curl lines printed at start; default: a golden image of the bundle."
+    max_header_bytes: int = Field(32 * 1024, ge=1024, description="Largest request head, in bytes.")
+    header_timeout: float = Field(5.0, gt=0, le=300, description="Seconds a request head may take to arrive.")
+    body_timeout: float = Field(15.0, gt=0, le=3600, description="Seconds a request body may take to arrive; then 408.")
+    keep_alive: int = Field(30, ge=1, le=3600, description="Seconds an idle connection is kept open.")
+
+    # When something is wrong, and at the end.
+    stall_after: float = Field(
+        0.9, gt=0, le=3600, description="Seconds one inference may take before readiness turns red."
     )
+    dead_after: float = Field(
+        30.0, gt=0, le=86400, description="Seconds one inference may take before liveness turns red."
+    )
+    drain_delay: float = Field(
+        2.0, ge=0, le=600, description="Seconds of service after SIGTERM with readiness red, before the port closes."
+    )
+    drain_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds the admitted requests then have to finish.")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        "warning", description="How much is logged."
+        "info", description="How much is logged; requests are logged at info."
     )
+    log_format: Literal["json", "text"] = Field("json", description="One JSON object a line, or plain text.")
+
+    @field_validator("tls_cert", "tls_key", "tls_ca", "key_file", "tuning")
+    @classmethod
+    def _is_file(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError(f"{path} is not a file")
+        return path
+
+    @model_validator(mode="after")
+    def _agree(self) -> ServeSettings:
+        unknown = sorted(
+            name
+            for name in os.environ
+            if name.startswith(ENV_PREFIX) and name[len(ENV_PREFIX) :].lower() not in type(self).model_fields
+        )
+        contradictions = {
+            f"{unknown[0] if unknown else ''} in the environment is not a setting": bool(unknown),
+            "tls_cert and tls_key go together": (self.tls_cert is None) != (self.tls_key is None),
+            "tls_ca needs tls_cert and tls_key": self.tls_ca is not None and self.tls_cert is None,
+            "port and admin_port are the same": self.port == self.admin_port != 0,
+            "max_files is larger than max_queue: such a request could never be admitted": self.max_files
+            > self.max_queue,
+            "max_body_bytes is larger than max_queue_bytes: such a request could never be admitted": self.max_body_bytes
+            > self.max_queue_bytes,
+            "request_timeout is larger than max_request_timeout": self.request_timeout > self.max_request_timeout,
+            "stall_after is larger than dead_after": self.stall_after > self.dead_after,
+            "key_file and key_hashes are two sources of keys; use one": bool(self.key_file and self.key_hashes),
+            "auth=keys needs key_file or key_hashes": self.auth == "keys" and not (self.key_file or self.key_hashes),
+            "auth=none and API keys contradict each other": self.auth == "none"
+            and bool(self.key_file or self.key_hashes),
+            f"{self.host} is reachable from other machines: give API keys (key_file), or say auth=none": self.auth
+            is None
+            and not (self.key_file or self.key_hashes)
+            and not _is_loopback(self.host),
+            "engine openvino runs on the CPU only": self.engine == "openvino" and self.device == "cuda",
+        }
+        for sentence, wrong in contradictions.items():
+            if wrong:
+                raise ValueError(sentence)
+        return self
 
     @property
     def limits(self) -> ImageLimits:
         """What one image may cost."""
         return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -11,7 +11,7 @@ import torch
 from starlette.testclient import TestClient
 
 from oodguard.export.contract import Outputs, load_manifest
-from oodguard.server.app import create_app
+from oodguard.server.app import create_gateway
 from oodguard.server.settings import ServeSettings
 from oodguard.training import preprocess
 from oodguard.training.contract import load_record
@@ -46,7 +46,7 @@ def test_pytorch_and_the_service_agree_on_every_test_image(run: Path, bundle: Pa
     pixels = np.stack([preprocess.load_pixels(p.read_bytes(), manifest.preprocessing) for p in paths])
     probabilities, scores = loaded.predict(pixels)
     verdicts = manifest.judge(Outputs(probabilities=probabilities, scores=scores))
-    with TestClient(create_app(ServeSettings(bundle=bundle, threads=1))) as client:
+    with TestClient(create_gateway(ServeSettings(bundle=bundle, watch=False)).public) as client:
         files = [("image", (p.name, p.read_bytes())) for p in paths]
         served = client.post("/predict", files=files).json()["predictions"]
     for verdict, answer in zip(verdicts, served, strict=True):

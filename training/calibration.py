@@ -76,6 +76,20 @@ class QuantileCurve(BaseModel):
     def _values(self) -> Scores:
         return np.asarray(self.values, dtype=np.float64)
 
+    @cached_property
+    def _percents(self) -> Scores:
+        return 100.0 * np.concatenate([[0.0], self._levels[:-1], [1.0]])
+
+    @cached_property
+    def _tail(self) -> tuple[float, float, float]:
+        """Knee t, surprise at t, and mean excess above t: the constants of `surprise`."""
+        levels, curve = self._levels, self._values
+        start = min(int(np.searchsorted(levels, TAIL_LEVEL, side="left")), len(curve) - 1)
+        excess = curve[start + 1 :] - curve[start]
+        spread = max(float(curve[-1] - curve[0]), 1e-9)
+        scale = max(float(excess.mean()) if len(excess) else 0.0, 1e-3 * spread)
+        return float(curve[start]), float(-np.log1p(-levels[start])), scale
+
     @property
     def max_accept(self) -> float:
         """The highest acceptance this many calibration images can promise: n / (n + 1)."""
@@ -96,12 +110,8 @@ class QuantileCurve(BaseModel):
 
     def percentile(self, values: npt.ArrayLike) -> Scores:
         """Share of ID images, in percent, that score below `values`; 0 to 100, same shape."""
-        x = np.asarray(values, dtype=np.float64)
-        levels = np.concatenate([[0.0], self._levels, [1.0]])
-        # side="left": the number of kept order statistics strictly below the value.
-        below = np.searchsorted(self._values, x, side="left")
-        below = np.where(x > self.values[-1], len(self.values) + 1, below)
-        return np.asarray(100.0 * levels[below], dtype=np.float64)
+        # side="left": the number of kept order statistics strictly below the value; above all of them, 100.
+        return self._percents[np.searchsorted(self._values, np.asarray(values, dtype=np.float64), side="left")]
 
     def surprise(self, values: npt.ArrayLike) -> Scores:
         """How unusual a value is on ID data: `-log P(ID score >= value)`, in nats; same shape.
@@ -111,14 +121,8 @@ class QuantileCurve(BaseModel):
         every percentile says 100. On ID data it is exponential with mean 1, whatever the score's own units.
         """
         x = np.asarray(values, dtype=np.float64)
-        levels, curve = self._levels, self._values
-        start = int(np.searchsorted(levels, TAIL_LEVEL, side="left"))
-        start = min(start, len(curve) - 1)
-        body = -np.log1p(-np.interp(x, curve, levels, left=0.0))
-        knee, base = curve[start], -np.log1p(-levels[start])
-        excess = curve[start + 1 :] - knee
-        spread = max(float(curve[-1] - curve[0]), 1e-9)
-        scale = max(float(excess.mean()) if len(excess) else 0.0, 1e-3 * spread)
+        knee, base, scale = self._tail
+        body = -np.log1p(-np.interp(x, self._values, self._levels, left=0.0))
         return np.asarray(np.where(x <= knee, np.minimum(body, base), base + (x - knee) / scale), dtype=np.float64)
 
 

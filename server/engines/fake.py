@@ -1,29 +1,39 @@
-"""A real engine without a graph, for tests: it answers from the pixels, and can fail or hang on request."""
+"""A real engine without a graph, for tests: it answers from the pixels, and can fail, hang or die on request."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import numpy as np
 
 from oodguard.export.contract import Manifest, Outputs
 from oodguard.server.engines.base import Batch
 from oodguard.server.errors import EngineError, EngineUnavailable
+from oodguard.training.preprocess import load_pixels
 
 
 class FakeEngine:
     """Class = brightness of the image in C steps; every score grows with the image's contrast.
 
-    `fail_next` makes the next batch fail, `delay` makes every batch wait, `seen` lists the batch sizes.
+    The bundle's golden images are answered as its manifest says, so that a server takes it for the real thing.
+
+    `fail_next` makes the next batch fail, `delay` makes every batch wait, `gate` (when set to an event) makes every
+    batch wait for it, `seen` lists the batch sizes.
     """
 
     name = "fake"
     device = "cpu"
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, bundle: Path, manifest: Manifest, *, slots: int = 1) -> None:
         self._manifest = manifest
+        self._golden = {
+            load_pixels((bundle / g.path).read_bytes(), manifest.preprocessing).tobytes(): g for g in manifest.golden
+        }
+        self.slots = slots
         self.fail_next = False
         self.delay = 0.0
+        self.gate: asyncio.Event | None = None
         self.seen: list[int] = []
         self._closed = False
 
@@ -34,6 +44,8 @@ class FakeEngine:
         self.seen.append(len(images))
         if self.delay:
             await asyncio.sleep(self.delay)
+        if self.gate is not None:
+            await self.gate.wait()
         if self.fail_next:
             self.fail_next = False
             raise EngineError("the engine was told to fail")
@@ -43,6 +55,10 @@ class FakeEngine:
         probabilities = np.full((len(images), classes), 0.1 / max(classes - 1, 1), dtype=np.float32)
         probabilities[np.arange(len(images)), chosen] = 0.9
         scores = np.repeat(pixels.std(1)[:, None], count, axis=1).astype(np.float32)
+        for row, image in enumerate(images):
+            golden = self._golden.get(image.tobytes())
+            if golden is not None:
+                probabilities[row], scores[row] = golden.probabilities, golden.scores
         return Outputs(probabilities=probabilities, scores=scores)
 
     async def close(self) -> None:

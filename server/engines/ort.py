@@ -18,8 +18,12 @@ from oodguard.training.errors import EnvironmentProblem, FormatError
 SILENT = 3
 
 
+# On a GPU two inferences at once are enough to hide the copies.
+GPU_SLOTS = 2
+
+
 class OrtEngine:
-    """One ONNX Runtime session; inferences run one after the other in a thread of their own."""
+    """One ONNX Runtime session, its weights shared by `sessions` threads that each run one inference at a time."""
 
     name = "onnxruntime"
 
@@ -29,7 +33,8 @@ class OrtEngine:
         manifest: Manifest,
         *,
         device: Literal["auto", "cpu", "cuda"] = "auto",
-        threads: int = 0,
+        sessions: int = 1,
+        threads: int = 1,
     ) -> None:
         available = ort.get_available_providers()
         providers = ["CPUExecutionProvider"]
@@ -42,6 +47,8 @@ class OrtEngine:
         options = ort.SessionOptions()
         options.log_severity_level = SILENT
         options.intra_op_num_threads = threads
+        # Waiting threads would otherwise burn the cores that decoding needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = ort.InferenceSession(str(bundle / manifest.graph), options, providers=providers)
         except Exception as error:  # ONNX Runtime raises types of its own for every kind of bad graph
@@ -52,14 +59,15 @@ class OrtEngine:
         if device == "cuda" and self.device != "cuda":
             raise EnvironmentProblem("CUDA could not be initialised; use --device cpu")
         _require_tensors(self._session, manifest, bundle)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self.slots = min(sessions, GPU_SLOTS) if self.device == "cuda" else sessions
+        self._workers = ThreadPoolExecutor(self.slots, thread_name_prefix="inference")
         self._closed = False
 
     async def infer(self, images: Batch) -> Outputs:
         """Answers for one batch."""
         if self._closed:
             raise EngineUnavailable("the engine is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._run, images)
+        return await asyncio.get_running_loop().run_in_executor(self._workers, self._run, images)
 
     def _run(self, images: Batch) -> Outputs:
         try:
@@ -69,9 +77,10 @@ class OrtEngine:
         return Outputs(probabilities=np.asarray(found[0]), scores=np.asarray(found[1]))
 
     async def close(self) -> None:
-        """Release the session's thread."""
+        """Release the threads and the session's memory."""
         self._closed = True
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        del self._session
 
 
 def _require_tensors(session: ort.InferenceSession, manifest: Manifest, bundle: Path) -> None:

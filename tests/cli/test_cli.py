@@ -31,7 +31,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     return code, " ".join(out.out.split()), " ".join(out.err.split())
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "export", "serve", "predict", "samples"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "export", "tune", "serve", "key", "predict", "samples"])
 def test_help_teaches_with_an_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
     code, out, _ = call(capsys, name, "--help")
     assert code == 0
@@ -175,7 +175,7 @@ def server(bundle: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "oodguard.cli", "serve", str(bundle), "--port", str(port), "--threads", "1"],
+        [sys.executable, "-m", "oodguard.cli", "serve", str(bundle), "--port", str(port), "--admin-port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -232,7 +232,7 @@ def test_predict_names_what_failed_and_shows_the_rest(
 
 
 def test_serve_on_a_taken_port_is_one_sentence(capsys: pytest.CaptureFixture[str], server: str, bundle: Path) -> None:
-    code, _, err = call(capsys, "serve", bundle, "--port", server.rsplit(":", 1)[1])
+    code, _, err = call(capsys, "serve", bundle, "--port", server.rsplit(":", 1)[1], "--admin-port", "0")
     assert code == 3
     assert "cannot listen" in err
 

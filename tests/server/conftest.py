@@ -10,21 +10,38 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from oodguard.export.contract import load_manifest
-from oodguard.server.app import create_app
+from oodguard.server.app import create_gateway
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.settings import ServeSettings
 
-Start = Callable[..., TestClient]
+
+class Client(TestClient):
+    """The public application; `private` is the private one, for reading metrics."""
+
+    def __init__(self, settings: ServeSettings, engine: Any = None) -> None:
+        gateway = create_gateway(settings, engine=engine)
+        super().__init__(gateway.public, raise_server_exceptions=False)
+        self.service = gateway.service
+        self.private = TestClient(gateway.private, raise_server_exceptions=False)
+
+    def sample(self, name: str) -> float:
+        """The value of one exported series."""
+        for line in self.private.get("/metrics").text.splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[-1])
+        raise AssertionError(f"{name} is not exported")
+
+
+Start = Callable[..., Client]
 
 
 @pytest.fixture
 def start(bundle: Path) -> Iterator[Start]:
     """Start an application on the bundle; keyword arguments are settings."""
-    opened: list[TestClient] = []
+    opened: list[Client] = []
 
-    def begin(*, engine: Any = None, folder: Path = bundle, **settings: Any) -> TestClient:
-        app = create_app(ServeSettings(bundle=folder, threads=1, **settings), engine=engine)
-        client = TestClient(app, raise_server_exceptions=False)
+    def begin(*, engine: Any = None, folder: Path = bundle, **settings: Any) -> Client:
+        client = Client(ServeSettings(bundle=folder, watch=False, **settings), engine)
         client.__enter__()
         opened.append(client)
         return client
@@ -35,14 +52,14 @@ def start(bundle: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
-def client(start: Start) -> TestClient:
+def client(start: Start) -> Client:
     """The real thing: ONNX Runtime on the exported graph."""
     return start()
 
 
 @pytest.fixture
 def fake(bundle: Path) -> FakeEngine:
-    return FakeEngine(load_manifest(bundle))
+    return FakeEngine(bundle, load_manifest(bundle))
 
 
 @pytest.fixture

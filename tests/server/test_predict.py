@@ -37,7 +37,7 @@ def test_the_answer_is_the_manifests_verdict(client: TestClient, bundle: Path, g
             "pds", "amp", "energy", "ensemble_entropy", "one_minus_bma", "ice", "knn", "mahalanobis",
         ]  # fmt: skip
         assert prediction.is_ood is (prediction.ood_score > prediction.threshold)
-    assert set(answer.json()["timing_ms"]) == {"decode", "inference", "judge", "total"}
+    assert set(answer.json()["timing_ms"]) == {"read", "decode", "queue", "inference", "judge", "total"}
 
 
 def test_three_body_types_give_the_same_answer(client: TestClient, golden: list[bytes]) -> None:
@@ -211,6 +211,6 @@ def test_the_openapi_document_names_bodies_answers_and_problems(client: TestClie
     assert set(operation["requestBody"]["content"]) == {
         "multipart/form-data", "image/*", "application/octet-stream", "application/json",
     }  # fmt: skip
-    assert {"200", "400", "413", "415", "422", "500", "503", "504"} <= set(operation["responses"])
+    assert {"200", "400", "401", "413", "415", "422", "429", "500", "503", "504"} <= set(operation["responses"])
     assert json.dumps(document).count('"$ref"') > 3
     assert "http" not in client.get("/docs").text.split("<body>")[0]

@@ -10,32 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
 from oodguard.export.contract import MANIFEST_FILE
-from oodguard.server.app import create_app
+from oodguard.server.app import create_gateway
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.settings import ServeSettings
 from oodguard.training.errors import FormatError
 
 
-def post(client: TestClient, *images: bytes) -> Any:
+def post(client: Any, *images: bytes) -> Any:
     return client.post("/predict", files=[("image", ("x", image)) for image in images])
 
 
-def sample(client: TestClient, name: str) -> float:
-    for line in client.get("/metrics").text.splitlines():
-        if line.startswith(name + " "):
-            return float(line.split()[-1])
-    raise AssertionError(f"{name} is not exported")
-
-
-def test_ready_after_the_golden_images_agreed(client: TestClient) -> None:
+def test_ready_after_the_golden_images_agreed(client: Any) -> None:
     assert client.get("/health/live").json() == {"status": "live"}
     answer = client.get("/health/ready")
     assert answer.status_code == 200
     assert answer.json()["model"] == {"name": "discs", "version": "7"}
-    assert sample(client, "oodguard_ready") == 1.0
+    assert client.sample("oodguard_ready") == 1.0
 
 
 @pytest.mark.parametrize("field", ["label", "is_ood", "scores"])
@@ -55,7 +47,7 @@ def test_not_ready_when_a_golden_expectation_is_not_met(bundle: Path, tmp_path: 
     answer = client.get("/health/ready")
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
     assert client.get("/health/live").status_code == 200
-    assert sample(client, "oodguard_ready") == 0.0
+    assert client.sample("oodguard_ready") == 0.0
 
 
 def test_a_failed_batch_is_one_clear_500_and_the_next_request_works(start: Any, fake: FakeEngine, picture: Any) -> None:
@@ -65,14 +57,14 @@ def test_a_failed_batch_is_one_clear_500_and_the_next_request_works(start: Any, 
     assert (answer.status_code, answer.json()["code"]) == (500, "engine_failed")
     assert "Traceback" not in answer.text
     assert post(client, picture()).status_code == 200
-    assert sample(client, "oodguard_engine_errors_total") == 1.0
+    assert client.sample("oodguard_engine_errors_total") == 1.0
 
 
 def test_a_slow_engine_is_a_504_not_a_hang(start: Any, fake: FakeEngine, picture: Any) -> None:
-    client = start(engine=fake, inference_timeout=0.05)
-    fake.delay = 5.0
+    client = start(engine=fake, request_timeout=0.05)
+    fake.delay = 1.0
     answer = post(client, picture())
-    assert (answer.status_code, answer.json()["code"]) == (504, "engine_timeout")
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline_missed")
 
 
 def test_a_dead_engine_turns_readiness_red(start: Any, fake: FakeEngine, picture: Any) -> None:
@@ -90,7 +82,7 @@ def test_an_unexpected_exception_shows_no_internals(start: Any, fake: FakeEngine
 
     fake.infer = broken  # type: ignore[method-assign]
     answer = post(client, picture())
-    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert (answer.status_code, answer.json()["code"]) == (500, "engine_failed")
     assert "secret" not in answer.text
 
 
@@ -99,23 +91,25 @@ def test_large_requests_run_in_chunks_and_keep_their_order(start: Any, fake: Fak
     fake.seen.clear()
     colours = ["black", "white"] * 5
     answer = post(client, *[picture(c) for c in colours])
-    assert fake.seen == [4, 4, 2]
+    # The first image meets an idle engine and does not wait; the others form batches.
+    assert sum(fake.seen) == 10
+    assert max(fake.seen) == 4
     labels = [p["label"] for p in answer.json()["predictions"]]
     assert labels == ["amber", "plum"] * 5
 
 
 def test_metrics_count_what_happened(start: Any, fake: FakeEngine, picture: Any) -> None:
     client = start(engine=fake)
-    before = sample(client, 'oodguard_predictions_total{is_ood="false",label="plum"}')
+    before = client.sample('oodguard_predictions_total{is_ood="false",label="plum"}')
     assert before == 0.0
     post(client, picture("white"), picture("white"), b"junk")
     post(client, b"junk")
-    text = client.get("/metrics").text
+    text = client.private.get("/metrics").text
     total = sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("oodguard_predictions_total{"))
     assert total == 2
-    assert sample(client, 'oodguard_rejected_images_total{code="unsupported_type"}') == 2.0
-    assert sample(client, 'oodguard_requests_total{route="/predict",status="200"}') == 1.0
-    assert sample(client, 'oodguard_requests_total{route="/predict",status="415"}') == 1.0
+    assert client.sample('oodguard_rejected_total{code="unsupported_type"}') == 2.0
+    assert client.sample('oodguard_requests_total{route="/predict",status="200"}') == 1.0
+    assert client.sample('oodguard_requests_total{route="/predict",status="415"}') == 1.0
 
 
 def test_a_graph_that_does_not_fit_its_manifest_is_refused(bundle: Path, tmp_path: Path) -> None:
@@ -125,7 +119,7 @@ def test_a_graph_that_does_not_fit_its_manifest_is_refused(bundle: Path, tmp_pat
     raw["input"]["shape"][1] = raw["input"]["shape"][2] = 99
     (folder / MANIFEST_FILE).write_text(json.dumps(raw))
     with pytest.raises(FormatError, match="does not fit its manifest: images"):
-        create_app(ServeSettings(bundle=folder))
+        create_gateway(ServeSettings(bundle=folder))
 
 
 def test_the_server_imports_no_training_library() -> None:

@@ -1,0 +1,67 @@
+"""`oodguard tune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+
+def tune(
+    bundle: Annotated[Path, Parameter(help="Bundle folder written by export.")],
+    *,
+    out: Annotated[Path | None, Parameter(help="Record to write; default: tuning.json in the bundle.")] = None,
+    seconds: Annotated[float, Parameter(help="Time to spend measuring.")] = 30.0,
+    engine: Annotated[
+        Literal["onnxruntime", "openvino"] | None, Parameter(help="Try this engine only; default: all installed.")
+    ] = None,
+) -> None:
+    """Find how to run a bundle's graph on this machine: engine, inferences at once, threads, batch size.
+
+    Measures each way on the bundle's own images and records the fastest; `oodguard serve` takes it from there, as long
+    as graph and machine are the same. Run it on the machine that will serve, with nothing else running.
+
+    Example: oodguard tune bundles/photos
+    """
+    from oodguard.server.search import installed_engines, search
+    from oodguard.server.tuning import TUNING_FILE, cores
+    from oodguard.training.errors import EnvironmentProblem, InputError
+
+    if not 0 < seconds <= 3600:
+        raise InputError("--seconds must be above 0 and at most 3600")
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("measuring", total=None)
+        record = search(
+            bundle,
+            engines=(engine,) if engine else installed_engines(),
+            seconds=seconds,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    table = Table(title=f"images a second on {cores()} cores", title_justify="left")
+    for name in ("engine", "sessions", "threads"):
+        table.add_column(name)
+    batches = sorted({trial.max_batch for trial in record.trials})
+    for batch in batches:
+        table.add_column(f"batch {batch}", justify="right")
+    table.add_column("one image alone, ms", justify="right")
+    splits = dict.fromkeys((t.engine, t.sessions, t.threads) for t in record.trials)
+    for split in splits:
+        row = [t for t in record.trials if (t.engine, t.sessions, t.threads) == split]
+        cells = {t.max_batch: f"{t.images_per_second:.0f}" for t in row}
+        table.add_row(*map(str, split), *(cells.get(batch, "") for batch in batches), f"{row[0].single_ms:.1f}")
+    console = Console()
+    console.print(table)
+    best = record.best
+    console.print(
+        f"best: {best.engine}, {best.sessions} sessions of {best.threads} threads, batches of up to {best.max_batch}"
+    )
+    path = out or bundle / TUNING_FILE
+    try:
+        path.write_text(record.model_dump_json(indent=1), encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentProblem(f"{path} cannot be written ({error.strerror}); choose --out") from None
+    console.print(f"recorded in {path}; oodguard serve {bundle} uses it")

@@ -1,0 +1,224 @@
+"""The batching engine: images of many requests in, batches out, every answer back to the image that asked.
+
+No polling: a batch starts when an image arrives at an idle engine, when a batch is full, when the oldest image has
+waited `max_delay`, or when a running batch ends; whichever is first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from oodguard.export.contract import Manifest, Measured
+from oodguard.server.engines.base import Batch, Engine
+from oodguard.server.errors import DeadlineMissed, EngineError, EngineUnavailable
+from oodguard.training.errors import QualityError
+from oodguard.training.preprocess import Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One image's row of a measured batch, and the seconds it waited and ran."""
+
+    measured: Measured
+    row: int
+    queued: float
+    ran: float
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One image in the queue. Its future is its own: nobody else's failure or departure touches it."""
+
+    pixels: Pixels
+    deadline: float
+    future: asyncio.Future[Answer]
+    arrived: float = field(default_factory=time.monotonic)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the client has gone."""
+        return self.future.done()
+
+    def fail(self, error: Exception) -> None:
+        """Fail the image, unless it was answered or abandoned before."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the batcher tells its owner. `batch` and `engine_error` count; `stalled` and `recovered` mark health."""
+
+    batch: Callable[[int], None]
+    expired: Callable[[], None]
+    engine_error: Callable[[], None]
+    unavailable: Callable[[str], None]
+    stalled: Callable[[float], None]
+    recovered: Callable[[], None]
+
+
+class Batcher:
+    """Forms batches for one engine.
+
+    ```python
+    answer = await batcher.submit(pixels, deadline=time.monotonic() + 10)
+    verdict = manifest.verdict(answer.measured, answer.row)
+    ```
+
+    An idle engine gets an image at once. While some of its slots run and one is free, a batch that is not full waits
+    up to `max_delay` seconds for company. Images whose client has gone or whose deadline has passed are dropped
+    when a batch is formed, never computed.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        manifest: Manifest,
+        *,
+        max_batch: int,
+        max_delay: float,
+        stall_after: float,
+        watch: Watch,
+    ) -> None:
+        self._engine = engine
+        self._manifest = manifest
+        self._max_batch = max_batch
+        self._max_delay = max_delay
+        self._stall_after = stall_after
+        self._watch = watch
+        self._queue: deque[Item] = deque()
+        self._running: dict[asyncio.Task[None], float] = {}
+        self._stalled: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        side = manifest.preprocessing.crop
+        # One buffer for each slot, reused: a batch is copied into it and never reallocated.
+        self._buffers: list[Batch] = [np.empty((max_batch, side, side, 3), dtype=np.uint8) for _ in range(engine.slots)]
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Images in the queue."""
+        return len(self._queue)
+
+    @property
+    def oldest_run(self) -> float:
+        """Seconds the longest running batch has been running; 0 when none is."""
+        return time.monotonic() - min(self._running.values()) if self._running else 0.0
+
+    def submit(self, pixels: Pixels, *, deadline: float) -> asyncio.Future[Answer]:
+        """Queue one image; `deadline` is a time of `time.monotonic`. Cancel the future to withdraw it.
+
+        The future fails with `DeadlineMissed`, `EngineError` or `EngineUnavailable`.
+        """
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        item = Item(pixels, deadline, future)
+        if self._closed:
+            item.fail(EngineUnavailable("the model is being replaced"))
+            return future
+        self._idle.clear()
+        self._queue.append(item)
+        self._dispatch()
+        return future
+
+    def _dispatch(self) -> None:
+        """Start every batch that may start now."""
+        while self._queue and self._buffers:
+            wait = 0.0
+            if self._running and len(self._queue) < self._max_batch:
+                wait = self._queue[0].arrived + self._max_delay - time.monotonic()
+            if wait > 0:
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(wait, self._ripe)
+                return
+            items = self._take()
+            if items:
+                self._start(items)
+        if not (self._queue or self._running):
+            self._idle.set()
+
+    def _ripe(self) -> None:
+        self._timer = None
+        self._dispatch()
+
+    def _take(self) -> list[Item]:
+        items: list[Item] = []
+        now = time.monotonic()
+        while self._queue and len(items) < self._max_batch:
+            item = self._queue.popleft()
+            if item.abandoned:
+                continue
+            if item.deadline <= now:
+                self._watch.expired()
+                item.fail(DeadlineMissed("the deadline passed while the image was waiting"))
+            else:
+                items.append(item)
+        return items
+
+    def _start(self, items: list[Item]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        buffer = self._buffers.pop()
+        task = asyncio.get_running_loop().create_task(self._run(items, buffer))
+        self._running[task] = time.monotonic()
+        alarm = asyncio.get_running_loop().call_later(self._stall_after, self._alarm, task)
+
+        def ended(done: asyncio.Task[None]) -> None:
+            alarm.cancel()
+            del self._running[done]
+            self._buffers.append(buffer)
+            if done in self._stalled:
+                self._stalled.discard(done)
+                if not self._stalled:
+                    self._watch.recovered()
+            self._dispatch()
+
+        task.add_done_callback(ended)
+
+    def _alarm(self, task: asyncio.Task[None]) -> None:
+        self._stalled.add(task)
+        self._watch.stalled(self._stall_after)
+
+    async def _run(self, items: list[Item], buffer: Batch) -> None:
+        started = time.monotonic()
+        self._watch.batch(len(items))
+        batch = buffer[: len(items)]
+        error: Exception
+        try:
+            np.stack([item.pixels for item in items], out=batch)
+            measured = self._manifest.measure(await self._engine.infer(batch))
+        except EngineUnavailable as unavailable:
+            self._watch.unavailable(str(unavailable))
+            error = unavailable
+        except (EngineError, QualityError) as failed:
+            self._watch.engine_error()
+            error = failed if isinstance(failed, EngineError) else EngineError(str(failed))
+        except Exception as unexpected:  # a failed batch must reach every waiter, whatever it was
+            self._watch.engine_error()
+            error = EngineError(f"inference failed ({type(unexpected).__name__})")
+        else:
+            ran = time.monotonic() - started
+            for row, item in enumerate(items):
+                if not item.future.done():
+                    item.future.set_result(Answer(measured, row, started - item.arrived, ran))
+            return
+        for item in items:
+            item.fail(error)
+
+    async def drained(self) -> None:
+        """Wait until nothing is queued and nothing runs."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Answer what is queued, refuse what comes, then close the engine."""
+        self._closed = True
+        await self.drained()
+        await self._engine.close()

@@ -1,0 +1,80 @@
+"""What every inference route does around its own work: readiness, deadline, admission, and a client that may go."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fastapi import Request
+
+from oodguard.server.admission import Reservation
+from oodguard.server.errors import ClientGone, RequestError
+from oodguard.server.service import GuardService
+
+TIMEOUT_HEADER = "x-request-timeout-ms"
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One admitted request; times are of `time.monotonic`."""
+
+    reservation: Reservation
+    started: float
+    deadline: float
+
+
+@contextmanager
+def admitted(request: Request, service: GuardService) -> Iterator[Call]:
+    """Admit a request, or refuse it before its body is read.
+
+    Raises `EngineUnavailable` when nothing can be answered, `Overloaded` when there is no room, `RequestError` for a
+    timeout header that is not a positive number.
+    """
+    service.require_able()
+    started = time.monotonic()
+    deadline = started + _timeout(request, service)
+    with service.admission.enter() as reservation:
+        yield Call(reservation, started, deadline)
+
+
+async def while_connected(request: Request, work: Coroutine[None, None, Result]) -> Result:
+    """The result of `work`, which is cancelled when the client closes its connection (`ClientGone`).
+
+    To be called once the body has been read.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone("the client went away")
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _timeout(request: Request, service: GuardService) -> float:
+    """Seconds the request may take: what the caller asks for, at most the server's limit."""
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return service.settings.request_timeout
+    try:
+        seconds = float(text) / 1e3
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise RequestError("bad_parameter", "X-Request-Timeout-Ms must be a positive number of milliseconds")
+    return min(seconds, service.settings.max_request_timeout)

@@ -1,0 +1,112 @@
+"""What surrounds every request: its id, who may call, security headers, counting, one log line."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Collection
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from oodguard.server.errors import RequestError, problem_of
+from oodguard.server.logs import log_request
+from oodguard.server.logs import server as log
+from oodguard.server.problems import error_response
+from oodguard.server.service import GuardService
+from oodguard.training.errors import OodguardError
+
+REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=-]{1,128}$")
+MODEL_ROUTE = "/v2/models/*"
+SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+        b"img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    ),
+]
+STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
+
+
+class Frame:
+    """ASGI middleware around the application; plain ASGI, because it runs on every request.
+
+    `open_routes` need no key; `routes` are the names that requests are counted under, anything else is "other".
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        service: GuardService,
+        *,
+        routes: Collection[str],
+        open_routes: Collection[str],
+    ) -> None:
+        self._app = app
+        self._service = service
+        self._routes = frozenset(routes)
+        self._open = frozenset(open_routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        request_id = given if REQUEST_ID.match(given) else uuid.uuid4().hex.encode()
+        status = 499
+        begun = False
+
+        async def framed(message: Message) -> None:
+            nonlocal status, begun
+            if message["type"] == "http.response.start":
+                begun = True
+                status = message["status"]
+                extra = [(b"x-request-id", request_id), *SECURITY_HEADERS]
+                if scope["scheme"] == "https":
+                    extra.append(STRICT_TRANSPORT)
+                if self._service.draining or status == 408:
+                    extra.append((b"connection", b"close"))
+                message["headers"] = [*message["headers"], *extra]
+            await send(message)
+
+        route = self._route(scope["path"])
+        key: str | None = None
+        try:
+            keys = self._service.keys
+            if keys is not None and route not in self._open:
+                key = keys.who(_text(headers.get(b"authorization")), _text(headers.get(b"x-api-key")))
+                if key is None:
+                    raise RequestError("unauthorized", "send a valid key as Authorization: Bearer KEY or X-API-Key")
+            await self._app(scope, receive, framed)
+        except Exception as error:  # the last line: whatever happens, the caller gets a problem document
+            if not isinstance(error, OodguardError):
+                log.exception("unexpected error", extra={"request_id": request_id.decode(), "route": route})
+            if not begun:
+                self._service.metrics.rejected[problem_of(error).code].inc()
+                await error_response(error, path=scope["path"])(scope, receive, framed)
+        finally:
+            self._service.metrics.requests.labels(route, str(status)).inc()
+            log_request(
+                request_id=request_id.decode(),
+                method=scope["method"],
+                route=route,
+                status=status,
+                seconds=time.monotonic() - started,
+                key=key,
+            )
+
+    def _route(self, path: str) -> str:
+        if path in self._routes:
+            return path
+        return MODEL_ROUTE if path.startswith("/v2/models/") and MODEL_ROUTE in self._routes else "other"
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")

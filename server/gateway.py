@@ -1,0 +1,119 @@
+"""The server process: two ports, signals, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from types import FrameType
+
+import uvicorn
+
+from oodguard.server.app import Gateway
+from oodguard.server.logs import server as log
+from oodguard.server.protocol import protocol_for
+from oodguard.training.errors import EnvironmentProblem
+
+EXIT_KILLED = 128
+
+
+class PublicServer(uvicorn.Server):
+    """Serves until the first SIGTERM or SIGINT, then turns readiness red, serves on for `drain_delay`, and drains.
+
+    A second signal ends the process at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        service = self._gateway.service
+        if service.draining:
+            os._exit(EXIT_KILLED + sig)
+        service.draining = True
+        log.warning(
+            "%s: readiness is red, the port closes in %g s", signal.Signals(sig).name, service.settings.drain_delay
+        )
+        asyncio.get_running_loop().call_later(service.settings.drain_delay, self._close)
+
+    def _close(self) -> None:
+        self.should_exit = True
+
+
+class PrivateServer(uvicorn.Server):
+    """Serves metrics and administration for as long as the public server lives."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the public server."""
+        yield
+
+
+def run(gateway: Gateway, public: socket.socket, private: socket.socket) -> int:
+    """Serve on two bound sockets until a signal; the exit code, 0 after an orderly end."""
+    settings = gateway.service.settings
+    config = uvicorn.Config(
+        gateway.public,
+        http=protocol_for(settings),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive,
+        timeout_graceful_shutdown=int(settings.drain_timeout) or 1,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+        ssl_ca_certs=str(settings.tls_ca) if settings.tls_ca else None,
+        ssl_cert_reqs=2 if settings.tls_ca else 0,
+    )
+    server = PublicServer(config, gateway)
+    private_server = PrivateServer(
+        uvicorn.Config(
+            gateway.private,
+            http=protocol_for(settings),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+    async def both() -> None:
+        task = asyncio.create_task(private_server.serve(sockets=[private]))
+        try:
+            await server.serve(sockets=[public])
+        finally:
+            private_server.should_exit = True
+            await task
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(both())
+        if gateway.service.dead or gateway.service.defect:
+            # A thread that hangs inside the engine would keep the interpreter from ending.
+            logging.shutdown()
+            os._exit(1)
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port before the model is loaded: a taken one is one sentence (`EnvironmentProblem`)."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with contextlib.ExitStack() as undo:
+            listening = undo.enter_context(socket.socket(family))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            undo.pop_all()
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+    return listening

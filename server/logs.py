@@ -1,0 +1,41 @@
+"""Logging: one JSON object a line, or plain text; never a request's content, query or key."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+from pythonjsonlogger.json import JsonFormatter
+
+access = logging.getLogger("oodguard.access")
+server = logging.getLogger("oodguard.server")
+
+JSON_FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+def configure(*, level: str, style: Literal["json", "text"]) -> None:
+    """Send every logger of this process to standard error in one form."""
+    handler = logging.StreamHandler()
+    if style == "json":
+        names = {"asctime": "time", "levelname": "level", "name": "logger"}
+        handler.setFormatter(JsonFormatter(JSON_FIELDS, rename_fields=names, datefmt="%Y-%m-%dT%H:%M:%S%z"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name in ("uvicorn", "uvicorn.error", "watchfiles"):
+        # Their info lines are about sockets and files, which we report ourselves.
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def log_request(*, request_id: str, method: str, route: str, status: int, seconds: float, key: str | None) -> None:
+    """One line for one finished request. `route` is a known route or "other", never the path as typed."""
+    if access.isEnabledFor(logging.INFO):
+        access.info(
+            "%s %s %d",
+            method,
+            route,
+            status,
+            extra={"request_id": request_id, "status": status, "ms": round(1e3 * seconds, 2), "key": key},
+        )

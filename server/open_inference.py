@@ -1,0 +1,253 @@
+"""The Open Inference Protocol, version 2: JSON and the binary tensor extension, to and from arrays. No HTTP here."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from oodguard.export.contract import Manifest
+from oodguard.server.errors import RequestError
+from oodguard.training.errors import ImageError
+from oodguard.training.preprocess import Pixels
+
+ENCODED = "image"
+PIXELS = "pixels"
+Array = npt.NDArray[Any]
+Image = bytes | ImageError | Pixels
+
+
+class Message(BaseModel):
+    """Base of the protocol's messages: a field nobody declared is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tensor(Message):
+    """One input tensor."""
+
+    name: str
+    shape: tuple[int, ...] = Field(max_length=8)
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class Requested(Message):
+    """One output the caller asks for."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferRequest(Message):
+    """The JSON part of an inference request."""
+
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+    inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=8)
+    outputs: tuple[Requested, ...] | None = None
+
+
+def parse(body: bytes, header_length: str | None, manifest: Manifest) -> tuple[InferRequest, list[Image]]:
+    """A request body as its message and its images: encoded bytes or uint8 pixels, in order.
+
+    `header_length` is the header `Inference-Header-Content-Length`: how much of the body is JSON, when tensors
+    follow in binary. Raises `RequestError`; a string that is not base64 is that image's error.
+    """
+    text, binary = body, b""
+    if header_length is not None:
+        if not header_length.isdigit() or int(header_length) > len(body):
+            raise RequestError("bad_body", "Inference-Header-Content-Length does not fit the body")
+        text, binary = body[: int(header_length)], body[int(header_length) :]
+    try:
+        message = InferRequest.model_validate(pydantic_core.from_json(text))
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "body"
+        raise RequestError("bad_body", f"{where[:80]}: {first['msg'][:200]}") from None
+    except ValueError as error:
+        raise RequestError("bad_body", f"the body is not JSON ({str(error)[:200]})") from None
+    tensor, raw = _only_input(message, binary)
+    if tensor.name == ENCODED:
+        return message, _encoded(tensor, raw)
+    return message, _pixels(tensor, raw, manifest)
+
+
+def _only_input(message: InferRequest, binary: bytes) -> tuple[Tensor, bytes | None]:
+    if len(message.inputs) != 1 or message.inputs[0].name not in (ENCODED, PIXELS):
+        raise RequestError("bad_body", f"send exactly one input: {ENCODED!r} (BYTES) or {PIXELS!r} (UINT8)")
+    tensor = message.inputs[0]
+    size = tensor.parameters.get("binary_data_size")
+    if size is None:
+        if tensor.data is None or binary:
+            raise RequestError("bad_body", f"input {tensor.name}: give either data or binary_data_size")
+        return tensor, None
+    if not isinstance(size, int) or isinstance(size, bool) or size != len(binary) or tensor.data is not None:
+        raise RequestError("bad_body", f"input {tensor.name}: binary_data_size does not fit the body")
+    return tensor, binary
+
+
+def _count(tensor: Tensor) -> int:
+    if any(size < 0 for size in tensor.shape) or not tensor.shape:
+        raise RequestError("bad_body", f"input {tensor.name}: the shape is not valid")
+    return math.prod(tensor.shape)
+
+
+def _encoded(tensor: Tensor, raw: bytes | None) -> list[Image]:
+    if tensor.datatype != "BYTES":
+        raise RequestError("bad_body", f"input {ENCODED}: the datatype is BYTES")
+    count = _count(tensor)
+    if raw is None:
+        found: list[Image] = [_base64(text) for text in tensor.data or []]
+    else:
+        found = []
+        place = 0
+        while place < len(raw):
+            if place + 4 > len(raw):
+                raise RequestError("bad_body", f"input {ENCODED}: the binary data ends within a length")
+            (size,) = struct.unpack_from("<I", raw, place)
+            place += 4 + size
+            if place > len(raw):
+                raise RequestError("bad_body", f"input {ENCODED}: the binary data ends within an image")
+            found.append(raw[place - size : place])
+    if len(found) != count:
+        raise RequestError("bad_body", f"input {ENCODED}: the shape names {count} images and {len(found)} came")
+    return found
+
+
+def _base64(text: Any) -> bytes | ImageError:
+    try:
+        return base64.b64decode(text, validate=True) if isinstance(text, str) else _not_base64()
+    except (binascii.Error, ValueError):
+        return _not_base64()
+
+
+def _not_base64() -> ImageError:
+    return ImageError("bad_base64", "JSON data of a BYTES image is base64")
+
+
+def _pixels(tensor: Tensor, raw: bytes | None, manifest: Manifest) -> list[Image]:
+    side = manifest.preprocessing.crop
+    if tensor.datatype != "UINT8":
+        raise RequestError("bad_body", f"input {PIXELS}: the datatype is UINT8")
+    if len(tensor.shape) != 4 or tensor.shape[1:] != (side, side, 3):
+        raise RequestError("bad_body", f"input {PIXELS}: the shape is [N, {side}, {side}, 3]; got {list(tensor.shape)}")
+    count = _count(tensor)
+    if raw is None:
+        try:
+            numbers = np.asarray(tensor.data, dtype=np.int64).ravel()
+        except (ValueError, TypeError, OverflowError):
+            raise RequestError("bad_body", f"input {PIXELS}: the data are not whole numbers") from None
+        if numbers.size and (numbers.min() < 0 or numbers.max() > 255):
+            raise RequestError("bad_body", f"input {PIXELS}: the data are not in 0..255")
+        values = numbers.astype(np.uint8)
+    else:
+        values = np.frombuffer(raw, dtype=np.uint8)
+    if values.size != count:
+        raise RequestError("bad_body", f"input {PIXELS}: the shape names {count} numbers and {values.size} came")
+    return list(values.reshape(tensor.shape))
+
+
+def encode(message: InferRequest, manifest: Manifest, arrays: dict[str, Array]) -> tuple[bytes, int | None]:
+    """A response body, and the length of its JSON part where tensors follow in binary."""
+    binary_all = message.parameters.get("binary_data_output") is True
+    asked = message.outputs or tuple(Requested(name=name) for name in arrays if name != "error")
+    tensors, parts = [], []
+    for output in asked:
+        values = arrays[output.name]
+        entry: dict[str, Any] = {
+            "name": output.name,
+            "datatype": _datatype(values),
+            "shape": list(values.shape),
+        }
+        if output.parameters.get("binary_data", binary_all):
+            part = _to_bytes(values)
+            entry["parameters"] = {"binary_data_size": len(part)}
+            parts.append(part)
+        else:
+            entry["data"] = _to_json(values)
+        tensors.append(entry)
+    head: dict[str, Any] = {"model_name": manifest.name, "model_version": manifest.version}
+    if message.id is not None:
+        head["id"] = message.id
+    text = json.dumps({**head, "outputs": tensors}, separators=(",", ":"), allow_nan=False).encode()
+    return b"".join([text, *parts]), len(text) if parts else None
+
+
+def _datatype(values: Array) -> str:
+    return {"f": "FP32", "b": "BOOL", "O": "BYTES"}[values.dtype.kind]
+
+
+def _to_bytes(values: Array) -> bytes:
+    if values.dtype.kind == "O":
+        return b"".join(struct.pack("<I", len(item)) + item for item in values.ravel())
+    return values.tobytes()
+
+
+def _to_json(values: Array) -> list[Any]:
+    if values.dtype.kind == "O":
+        return [item.decode() for item in values.ravel()]
+    # The row of an image that failed holds no number, which JSON can only write as null.
+    return [None if isinstance(v, float) and not math.isfinite(v) else v for v in values.ravel().tolist()]
+
+
+def metadata(manifest: Manifest) -> dict[str, Any]:
+    """The model metadata of the protocol."""
+    side, classes, scores = manifest.preprocessing.crop, len(manifest.classes), len(manifest.scores)
+    return {
+        "name": manifest.name,
+        "versions": [manifest.version],
+        "platform": "oodguard",
+        "inputs": [
+            {"name": ENCODED, "datatype": "BYTES", "shape": [-1]},
+            {"name": PIXELS, "datatype": "UINT8", "shape": [-1, side, side, 3]},
+        ],
+        "outputs": [
+            {"name": "label", "datatype": "BYTES", "shape": [-1]},
+            {"name": "is_ood", "datatype": "BOOL", "shape": [-1]},
+            {"name": "ood_score", "datatype": "FP32", "shape": [-1]},
+            {"name": "threshold", "datatype": "FP32", "shape": [-1]},
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, classes]},
+            {"name": "scores", "datatype": "FP32", "shape": [-1, scores]},
+            {"name": "error", "datatype": "BYTES", "shape": [-1]},
+        ],
+    }
+
+
+def check_outputs(message: InferRequest, manifest: Manifest) -> bool:
+    """Whether the caller asks for `error`. Raises `RequestError` for an output that does not exist or repeats."""
+    names = [output.name for output in message.outputs or ()]
+    known = [output["name"] for output in metadata(manifest)["outputs"]]
+    for name in names:
+        if name not in known or names.count(name) > 1:
+            raise RequestError(
+                "bad_body", f"output {name[:80]!r} does not exist or repeats; there are {', '.join(known)}"
+            )
+    if any("classification" in output.parameters for output in message.outputs or ()):
+        raise RequestError("bad_body", "the classification extension is not supported; ask for label")
+    return "error" in names
+
+
+def accept_of(message: InferRequest) -> float | None:
+    """The request parameter `accept`."""
+    accept = message.parameters.get("accept")
+    if accept is not None and (isinstance(accept, bool) or not isinstance(accept, int | float)):
+        raise RequestError("bad_parameter", "the parameter accept is a number")
+    return accept
+
+
+def texts(items: Sequence[str]) -> Array:
+    """Strings as a BYTES array."""
+    found = np.empty(len(items), dtype=object)
+    found[:] = [item.encode() for item in items]
+    return found

@@ -1,0 +1,105 @@
+"""How the engine is run on this machine: the plan, the record `oodguard tune` writes, and which of the two applies."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from oodguard.export.contract import Manifest
+from oodguard.server.settings import ServeSettings
+from oodguard.training.errors import FormatError
+
+TUNING_FILE = "tuning.json"
+DEFAULT_BATCH = 4
+
+EngineName = Literal["onnxruntime", "openvino"]
+
+
+class Plan(BaseModel):
+    """How the engine is run: which one, how many inferences at once, threads of each, most images in each."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: EngineName = "onnxruntime"
+    sessions: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    max_batch: int = Field(ge=1)
+
+
+class Trial(Plan):
+    """A plan and what it measured: images a second with all slots busy, and milliseconds for one image alone."""
+
+    images_per_second: float
+    single_ms: float
+
+
+class TuningRecord(BaseModel):
+    """What `oodguard tune` found; valid for one graph on one kind of machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    graph_sha256: str
+    machine: str
+    best: Plan
+    trials: tuple[Trial, ...]
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> str:
+    """What a record is valid for: the processor and the cores this process may use."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"{model}, {cores()} cores"
+
+
+def graph_sha256(manifest: Manifest) -> str:
+    """The hash of the bundle's graph, from its manifest."""
+    return next(ref.sha256 for ref in manifest.files if ref.path == manifest.graph)
+
+
+def read_record(path: Path) -> TuningRecord:
+    """Read a record. Raises `FormatError`."""
+    try:
+        return TuningRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise FormatError(f"{path} is not a tuning record ({str(error).splitlines()[0]})") from None
+
+
+def plan_for(settings: ServeSettings, manifest: Manifest) -> Plan:
+    """The plan to serve with: what the settings say, else the record's where it fits, else the defaults.
+
+    A record named in the settings must fit (`FormatError`); the one in the bundle is ignored where it does not, as
+    a bundle travels and its record does not.
+    """
+    best = Plan(engine=settings.engine or "onnxruntime", sessions=cores(), threads=1, max_batch=DEFAULT_BATCH)
+    named = settings.tuning
+    path = named or settings.bundle / TUNING_FILE
+    if path.is_file():
+        record = read_record(path)
+        fits = record.graph_sha256 == graph_sha256(manifest) and record.machine == machine()
+        if named and not fits:
+            raise FormatError(f"{named} was made for another graph or machine; run oodguard tune again")
+        if fits and settings.engine in (None, record.best.engine):
+            best = record.best
+    return best.model_copy(
+        update={
+            name: value
+            for name in ("sessions", "threads", "max_batch")
+            if (value := getattr(settings, name)) is not None
+        }
+    )

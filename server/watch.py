@@ -1,0 +1,51 @@
+"""Reloading when files are replaced: the bundle folder, and the key file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from watchfiles import awatch
+
+from oodguard.export.contract import MANIFEST_FILE
+from oodguard.server.errors import ReloadRefused
+from oodguard.server.service import GuardService
+
+SETTLE_MS = 600
+
+
+async def watch(service: GuardService) -> None:
+    """Reload the model when its manifest changes, and the keys when their file does; runs until cancelled.
+
+    A folder that is replaced as a whole is seen through its parent. A bundle that is refused is tried again at the
+    next change, so a slow copy ends well.
+    """
+    bundle = service.settings.bundle.absolute()
+    keys = service.settings.key_file.absolute() if service.settings.key_file else None
+    served, read = _fingerprint(bundle / MANIFEST_FILE), _fingerprint(keys)
+    while True:
+        folders = [folder for folder in (bundle, bundle.parent, *([keys.parent] if keys else [])) if folder.is_dir()]
+        # One round: the folder that was watched may be gone afterwards, so the watch is set up again.
+        async for _ in awatch(*dict.fromkeys(folders), recursive=False, debounce=SETTLE_MS, step=100):
+            break
+        now = _fingerprint(bundle / MANIFEST_FILE)
+        if now not in (None, served):
+            try:
+                await service.reload()
+                served = now
+            except ReloadRefused:
+                pass
+        now = _fingerprint(keys)
+        if now not in (None, read):
+            try:
+                service.reload_keys()
+                read = now
+            except ReloadRefused:
+                pass
+
+
+def _fingerprint(path: Path | None) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path else None
+    except OSError:
+        return None
