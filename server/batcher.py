@@ -101,7 +101,6 @@ class Batcher:
         self._buffers: list[Batch] = [np.empty((max_batch, side, side, 3), dtype=np.uint8) for _ in range(engine.slots)]
         self._idle = asyncio.Event()
         self._idle.set()
-        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -120,9 +119,6 @@ class Batcher:
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         item = Item(pixels, deadline, future)
-        if self._closed:
-            item.fail(EngineUnavailable("the model is being replaced"))
-            return future
         self._idle.clear()
         self._queue.append(item)
         self._dispatch()
@@ -216,9 +212,3 @@ class Batcher:
     async def drained(self) -> None:
         """Wait until nothing is queued and nothing runs."""
         await self._idle.wait()
-
-    async def close(self) -> None:
-        """Answer what is queued, refuse what comes, then close the engine."""
-        self._closed = True
-        await self.drained()
-        await self._engine.close()

@@ -80,7 +80,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "too_many_files": (413, "Too many images"),
     "bad_parameter": (422, "Parameter out of range"),
     "unauthorized": (401, "API key needed"),
-    "body_timeout": (408, "Request body too slow"),
+    "too_slow": (408, "Request too slow"),
     "overloaded": (429, "Too many requests"),
     "bad_request": (400, "Malformed request"),
     "header_too_large": (431, "Request head too large"),

@@ -95,7 +95,7 @@ async def _stream(
                 take(chunk)
     except TimeoutError:
         raise RequestError(
-            "body_timeout", f"the request body did not arrive within {settings.body_timeout:g} s"
+            "too_slow", f"the request body did not arrive within {settings.body_timeout:g} s"
         ) from None
 
 

@@ -60,13 +60,13 @@ def protocol_for(settings: ServeSettings) -> type[HttpToolsProtocol]:
 
         def on_message_begin(self) -> None:
             self._in_head = True
-            self._head_bytes = 0
             if self._head_timer is None:
                 self._expect_head()
             super().on_message_begin()
 
         def on_headers_complete(self) -> None:
             self._in_head = False
+            self._head_bytes = 0
             self._head_arrived()
             super().on_headers_complete()
 
@@ -81,7 +81,7 @@ def protocol_for(settings: ServeSettings) -> type[HttpToolsProtocol]:
         def _too_slow(self) -> None:
             self._head_timer = None
             if not self.transport.is_closing():
-                self._refuse("body_timeout", f"the request head did not arrive within {settings.header_timeout:g} s")
+                self._refuse("too_slow", f"the request head did not arrive within {settings.header_timeout:g} s")
 
         def send_400_response(self, msg: str) -> None:
             """Answer what is not HTTP with a problem document."""

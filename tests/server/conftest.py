@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -66,6 +74,79 @@ def fake(bundle: Path) -> FakeEngine:
 def golden(bundle: Path) -> list[bytes]:
     """The bundle's golden images, encoded."""
     return [(bundle / g.path).read_bytes() for g in load_manifest(bundle).golden]
+
+
+class Server:
+    """A real `oodguard serve` process on free ports."""
+
+    def __init__(self, bundle: Path, *flags: str) -> None:
+        command = [sys.executable, "-u", "-m", "oodguard.cli", "serve", str(bundle), "--port", "0", "--admin-port", "0"]
+        # A wide console: the addresses must not be wrapped.
+        self.process = subprocess.Popen(
+            [*command, *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"OODGUARD_SERVE_DRAIN_DELAY": "0", **os.environ, "COLUMNS": "300"},
+        )
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=self._read_log)
+        self._reader.start()
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            found = re.search(r"serving on (\S+) .*metrics on (\S+)/metrics", line)
+            if found:
+                self.url, self.private = found.groups()
+                break
+        else:
+            raise AssertionError(f"the server did not start: {self.stop() and self.log}")
+        self.wait_ready()
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        self.log.extend(self.process.stderr)
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.url}/health/ready", verify=False).status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise AssertionError("the server is not ready")
+
+    def sample(self, name: str) -> float:
+        for line in httpx.get(f"{self.private}/metrics").text.splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[-1])
+        raise AssertionError(f"{name} is not exported")
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        code = self.process.wait(60)
+        self._reader.join()
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+        return code
+
+
+@pytest.fixture
+def server(bundle: Path) -> Iterator[Callable[..., Server]]:
+    """Start real server processes; flags are those of `oodguard serve`."""
+    running: list[Server] = []
+
+    def begin(*flags: str, folder: Path = bundle) -> Server:
+        running.append(Server(folder, *flags))
+        return running[-1]
+
+    yield begin
+    for one in running:
+        if one.process.poll() is None:
+            one.stop()
 
 
 def png(colour: str = "red", size: tuple[int, int] = (40, 40), mode: str = "RGB") -> bytes:

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from oodguard.server.settings import ENV_PREFIX, ServeSettings
+
+BUNDLE = Path("bundle")
+
+
+def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENV_PREFIX + "MAX_QUEUE", "77")
+    monkeypatch.setenv(ENV_PREFIX + "TOP_K", "3")
+    settings = ServeSettings(bundle=BUNDLE, top_k=2)
+    assert (settings.max_queue, settings.top_k) == (77, 2)
+
+
+def test_an_unknown_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError, match="prot"):
+        ServeSettings(bundle=BUNDLE, prot=1)  # type: ignore[call-arg]
+    monkeypatch.setenv(ENV_PREFIX + "PROT", "1")
+    with pytest.raises(ValidationError, match="OODGUARD_SERVE_PROT"):
+        ServeSettings(bundle=BUNDLE)
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"tls_cert": Path(__file__)}, "go together"),
+        ({"port": 9000, "admin_port": 9000}, "the same"),
+        ({"max_files": 200, "max_queue": 100}, "max_files"),
+        ({"max_queue_bytes": 1000}, "max_body_bytes"),
+        ({"request_timeout": 100.0}, "max_request_timeout"),
+        ({"stall_after": 50.0}, "stall_after"),
+        ({"host": "0.0.0.0"}, "reachable"),
+        ({"auth": "keys"}, "key_file"),
+        ({"auth": "none", "key_hashes": "a:" + "0" * 64}, "contradict"),
+        ({"engine": "openvino", "device": "cuda"}, "CPU"),
+        ({"key_file": Path("absent")}, "not a file"),
+        ({"port": 70_000}, "less than or equal"),
+    ],
+)
+def test_contradictions_are_refused_in_a_sentence(given: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValidationError, match=word):
+        ServeSettings(bundle=BUNDLE, **given)
+
+
+def test_anyone_may_call_a_public_address_only_by_explicit_choice() -> None:
+    assert ServeSettings(bundle=BUNDLE, host="0.0.0.0", auth="none").auth == "none"
+    assert ServeSettings(bundle=BUNDLE, host="::1").auth is None
