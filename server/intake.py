@@ -94,9 +94,7 @@ async def _stream(
                 reservation.grow(body_bytes=len(chunk))
                 take(chunk)
     except TimeoutError:
-        raise RequestError(
-            "too_slow", f"the request body did not arrive within {settings.body_timeout:g} s"
-        ) from None
+        raise RequestError("too_slow", f"the request body did not arrive within {settings.body_timeout:g} s") from None
 
 
 def _too_large(limit: int) -> RequestError:

@@ -90,6 +90,7 @@ def preprocessing_of(model: nn.Module, image_size: int | None = None) -> Preproc
         resize=round(crop / config["crop_pct"]),
         crop=crop,
         interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
+        reduced_jpeg=True,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )

@@ -145,7 +145,7 @@ class Extractor:
     def _decode(self, job: tuple[Photo, int]) -> Pixels | None:
         photo, view = job
         try:
-            image = open_image(photo.path.read_bytes(), TRAINING_LIMITS)
+            image = open_image(photo.path.read_bytes(), TRAINING_LIMITS, shrink_for=self.backbone.preprocessing)
         except ImageError as error:
             self.unreadable[photo.sha256] = str(error)
             return None

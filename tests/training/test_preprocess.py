@@ -12,7 +12,15 @@ import pytest
 from PIL import Image
 
 from oodguard.training.errors import ImageError
-from oodguard.training.preprocess import ImageLimits, Preprocessing, load_pixels, open_image, to_pixels
+from oodguard.training.preprocess import (
+    REDUCED_MARGIN,
+    REDUCED_TOLERANCE,
+    ImageLimits,
+    Preprocessing,
+    load_pixels,
+    open_image,
+    to_pixels,
+)
 
 PLAIN = Preprocessing(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -129,3 +137,27 @@ def test_random_bytes_behind_every_signature_never_escape() -> None:
     ):
         for _ in range(20):
             assert code_of(signature + rng.bytes(300)) in {"unsupported_type", "cannot_decode", "too_many_pixels"}
+
+
+def photo(width: int, height: int) -> bytes:
+    """A JPEG with both smooth and fine structure."""
+    y, x = np.mgrid[:height, :width]
+    rng = np.random.default_rng(3)
+    waves = np.stack([np.sin(x / 37), np.cos(y / 23), np.sin((x + y) / 5)], axis=-1) * 90 + 128
+    stream = io.BytesIO()
+    noisy = np.clip(waves + rng.normal(0, 12, waves.shape), 0, 255).astype(np.uint8)
+    Image.fromarray(noisy).save(stream, "JPEG", quality=92)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(("size", "reduced"), [((900, 700), True), ((2000, 520), True), ((500, 250), False)])
+def test_a_reduced_jpeg_stays_within_the_stated_tolerance(size: tuple[int, int], reduced: bool) -> None:
+    full = Preprocessing(resize=128, crop=112, mean=(0, 0, 0), std=(1, 1, 1))
+    quick = full.model_copy(update={"reduced_jpeg": True})
+    data = photo(*size)
+    small = open_image(data, shrink_for=quick).size
+    assert (small != size) is reduced
+    assert min(small) >= min(size[0], size[1], REDUCED_MARGIN * full.resize)
+    difference = np.abs(load_pixels(data, quick).astype(int) - load_pixels(data, full).astype(int))
+    assert difference.mean() < REDUCED_TOLERANCE
+    assert bool(difference.any()) is reduced
