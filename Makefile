@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 EXAMPLE := .oodguard-cache/example
 BUNDLE := $(EXAMPLE)/bundles/digits
 
-.PHONY: setup check test serve bundle clean
+.PHONY: setup check test serve bundle docs clean
 
 setup: $(STAMP)
 
@@ -37,6 +37,10 @@ $(BUNDLE)/manifest.json: $(STAMP)
 serve: $(BUNDLE)/manifest.json
 	$(BIN)/oodguard serve $(BUNDLE) --port $(PORT) \
 	  --samples $(EXAMPLE)/samples/in_distribution.png --samples $(EXAMPLE)/samples/out_of_distribution.jpg
+
+# Tables of the README that are made from the code.
+docs: setup
+	$(BIN)/python -m oodguard.server.settings_table README.md
 
 clean:
 	rm -rf $(VENV) .oodguard-cache build dist *.egg-info

@@ -23,7 +23,7 @@ fetch('/openapi.json').then(r=>r.json()).then(doc=>{
   for(const [path,verbs] of Object.entries(doc.paths))for(const [verb,op] of Object.entries(verbs)){
     const s=el('section',null,paths),h=el('h2',null,s);el('span',verb.toUpperCase(),h,'verb');el('code',path,h);
     el('p',op.description||op.summary||'',s);const t=el('table',null,s);
-    for(const p of op.parameters||[]){const r=el('tr',null,t);el('code','?'+p.name,el('td',null,r));el('td',p.description||'',r)}
+    for(const p of op.parameters||[]){const r=el('tr',null,t);el('code',(p.in==='query'?'?':'')+p.name,el('td',null,r));el('td',p.description||'',r)}
     for(const b of Object.keys((op.requestBody||{}).content||{})){const r=el('tr',null,t);el('td','body',r);el('code',b,el('td',null,r))}
     for(const [code,resp] of Object.entries(op.responses||{})){const r=el('tr',null,t);el('td',code,r);el('td',resp.description,r)}
   }});

@@ -98,7 +98,7 @@ def run(gateway: Gateway, public: socket.socket, private: socket.socket) -> int:
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(both())
-        if gateway.service.dead or gateway.service.defect:
+        if gateway.service.broken or gateway.service.not_ready != "shutting down":
             # A thread that hangs inside the engine would keep the interpreter from ending.
             logging.shutdown()
             os._exit(1)

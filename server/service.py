@@ -195,14 +195,9 @@ class GuardService:
     # Health
 
     @property
-    def defect(self) -> str | None:
-        """Why no request can be answered; None when they can."""
-        return self._defect or self._stalled
-
-    @property
     def not_ready(self) -> str | None:
         """Why no new traffic should be sent here; None when it may be."""
-        return self.defect or ("shutting down" if self.draining else None)
+        return self._defect or self._stalled or ("shutting down" if self.draining else None)
 
     @property
     def dead(self) -> str | None:
@@ -210,10 +205,15 @@ class GuardService:
         seconds = self.model.batcher.oldest_run
         return f"an inference has been running for {seconds:.0f} s" if seconds > self.settings.dead_after else None
 
+    @property
+    def broken(self) -> str | None:
+        """Why no request can be answered; None when they can. A slow inference is no reason yet: it may end."""
+        return self._defect or self.dead
+
     def require_able(self) -> None:
         """Raise `EngineUnavailable` when no request can be answered."""
-        if self.defect:
-            raise EngineUnavailable(self.defect)
+        if self.broken:
+            raise EngineUnavailable(self.broken)
 
     def _fail(self, reason: str) -> None:
         self._defect = reason

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from oodguard.server.settings import ENV_PREFIX, ServeSettings
+from oodguard.server.settings_table import settings_table
 
 BUNDLE = Path("bundle")
 
@@ -51,3 +52,8 @@ def test_contradictions_are_refused_in_a_sentence(given: dict[str, Any], word: s
 def test_anyone_may_call_a_public_address_only_by_explicit_choice() -> None:
     assert ServeSettings(bundle=BUNDLE, host="0.0.0.0", auth="none").auth == "none"
     assert ServeSettings(bundle=BUNDLE, host="::1").auth is None
+
+
+def test_the_readme_lists_every_setting_as_it_is() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert settings_table() in readme, "run: make docs"
