@@ -16,11 +16,13 @@ def key(name: Annotated[str, Parameter(help="Who the key is for; appears in the 
 
     Example: oodguard key alice
     """
-    from oodguard.server.keys import digest, new_key, parse_keys
+    from oodguard.server.keys import ENTRY, digest, new_key
+    from oodguard.training.errors import InputError
 
     secret = new_key()
     entry = f"{name}:{digest(secret)}"
-    parse_keys([entry], "the name")
+    if not ENTRY.match(entry):
+        raise InputError("a name is 1 to 64 letters, digits, dots, dashes and underscores")
     console = Console(soft_wrap=True)
     console.print(f"key, for the caller (shown once): [bold]{secret}[/]", highlight=False)
     console.print(f"line for the key file:            {entry}", highlight=False)

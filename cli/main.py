@@ -90,8 +90,11 @@ def _sentence(error: CycloptsError) -> str:
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ValidationError):
         first = cause.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            return message
         option = ".".join(str(part).replace("_", "-") for part in first["loc"])
-        return f"--{option}: {first['msg']}; got {first['input']!r}"
+        return f"--{option}: {message}; got {first['input']!r}"
     return " ".join(str(error).split())
 
 

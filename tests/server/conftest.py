@@ -48,7 +48,8 @@ def start(bundle: Path) -> Iterator[Start]:
     """Start an application on the bundle; keyword arguments are settings."""
     opened: list[Client] = []
 
-    def begin(*, engine: Any = None, folder: Path = bundle, **settings: Any) -> Client:
+    def begin(*, engine: Any = None, settings_engine: Any = None, folder: Path = bundle, **settings: Any) -> Client:
+        settings["engine"] = settings_engine
         client = Client(ServeSettings(bundle=folder, watch=False, **settings), engine)
         client.__enter__()
         opened.append(client)
