@@ -17,6 +17,8 @@ from oodguard.server.errors import ClientGone, RequestError
 from oodguard.server.service import GuardService
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
+# Less than this is no time to answer in, but a way to make a healthy server look broken.
+SHORTEST_MS = 10
 
 Result = TypeVar("Result")
 
@@ -75,6 +77,8 @@ def _timeout(request: Request, service: GuardService) -> float:
         seconds = float(text) / 1e3
     except ValueError:
         seconds = math.nan
-    if not seconds > 0:
-        raise RequestError("bad_parameter", "X-Request-Timeout-Ms must be a positive number of milliseconds")
+    if not 1e3 * seconds >= SHORTEST_MS:
+        raise RequestError(
+            "bad_parameter", f"X-Request-Timeout-Ms must be a number of at least {SHORTEST_MS} (milliseconds)"
+        )
     return min(seconds, service.settings.max_request_timeout)

@@ -9,7 +9,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from oodguard.server.call import admitted, while_connected
+from oodguard.server.call import SHORTEST_MS, admitted, while_connected
 from oodguard.server.contract import PredictResponse, Problem
 from oodguard.server.docs_page import PAGE
 from oodguard.server.errors import RequestError, problem, summary_of
@@ -137,7 +137,10 @@ PREDICT_BODY = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "required": ["image"],
+                    "properties": {
+                        "image": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
+                    },
                 }
             },
             "image/*": {"schema": {"type": "string", "format": "binary"}},
@@ -175,13 +178,13 @@ PREDICT_BODY = {
             "name": "X-Request-Timeout-Ms",
             "in": "header",
             "description": "Milliseconds this request may take; the server bounds it.",
-            "schema": {"type": "number", "exclusiveMinimum": 0},
+            "schema": {"type": "integer", "minimum": SHORTEST_MS},
         },
         {
             "name": "X-Request-Id",
             "in": "header",
-            "description": "Returned with the answer and written to the log; one is made when it is missing.",
-            "schema": {"type": "string", "maxLength": 128},
+            "description": "Returned and written to the log; one is made when it is missing, odd or over 128 characters.",
+            "schema": {"type": "string"},
         },
     ],
 }

@@ -154,8 +154,22 @@ def _arrays(
     }
 
 
+def inlined(schema: Any, definitions: dict[str, Any] | None = None) -> Any:
+    """A JSON schema with its `$defs` put where they are used: inside an OpenAPI document they would point nowhere."""
+    if isinstance(schema, list):
+        return [inlined(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    definitions = definitions or schema.get("$defs", {})
+    if "$ref" in schema:
+        return inlined(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions)
+    return {key: inlined(part, definitions) for key, part in schema.items() if key != "$defs"}
+
+
 def add_routes(app: FastAPI) -> None:
     """Add the protocol's routes."""
+    manifest = app.state.service.model.manifest
+    served = {"name": manifest.name, "version": manifest.version}
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": V2Error} for status in (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
     }
@@ -177,12 +191,13 @@ def add_routes(app: FastAPI) -> None:
         if "{name}" in path:
             names = ["name", "version"] if versioned else ["name"]
             extra["parameters"] = [
-                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "example": served[name]}
+                for name in names
             ]
         if endpoint is infer:
             extra["requestBody"] = {
                 "required": True,
-                "content": {"application/json": {"schema": oip.InferRequest.model_json_schema()}},
+                "content": {"application/json": {"schema": inlined(oip.InferRequest.model_json_schema())}},
             }
         app.add_api_route(
             path,

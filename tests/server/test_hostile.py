@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +44,15 @@ def test_every_file_of_the_corpus_gets_an_answer_or_its_own_error(client: Any, h
     for data in hostile.corpus():
         answer = client.post("/predict", files=[("image", ("x", data))])
         assert answer.status_code in {200, 413, 415, 422}, (data[:40], answer.text[:300])
+
+
+def test_schemathesis_finds_nothing(server: Any, tmp_path: Path) -> None:
+    config = LOAD_TESTS / "schemathesis.toml"
+    command = ["st", "--config-file", str(config), "run", f"{server().url}/openapi.json", "--max-examples", "15"]
+    binary = Path(sys.executable).with_name(command[0])
+    found = subprocess.run([str(binary), *command[1:]], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert found.returncode == 0, found.stdout[-4000:]
+    assert "Tested: 12" in found.stdout
 
 
 def test_the_same_seed_gives_the_same_requests(hostile: ModuleType) -> None:
