@@ -183,7 +183,7 @@ PREDICT_BODY = {
         {
             "name": "X-Request-Id",
             "in": "header",
-            "description": "Returned and written to the log; one is made when it is missing, odd or over 128 characters.",
+            "description": "Returned and written to the log; one is made when it is missing or odd.",
             "schema": {"type": "string"},
         },
     ],
