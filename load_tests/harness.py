@@ -1,0 +1,147 @@
+"""What every script here stands on: images, the bundle, percentiles, the report, and how a script ends."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from oodguard.export.contract import Manifest, load_manifest
+from oodguard.training.errors import InputError, OodguardError
+from oodguard.training.preprocess import IMAGE_SUFFIXES
+
+INTERRUPTED = 130
+BYSTANDER_CORES = 0.1
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` percent of `values` do not exceed; NaN of none.
+
+    ```python
+    percentile([1.0, 2.0, 3.0, 4.0], 50)  # 2.0
+    ```
+    """
+    if not 0 < share <= 100:
+        raise ValueError(f"share must be above 0 and at most 100; got {share}")
+    if not values:
+        return float("nan")
+    return float(np.percentile(values, share, method="inverted_cdf"))
+
+
+def read_images(folder: Path, *, count: int) -> list[bytes]:
+    """`count` images spread evenly over everything below `folder`, or all there are."""
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+    if not paths:
+        raise InputError(f"no images under {folder}; --images takes a folder of images")
+    return [path.read_bytes() for path in paths[:: max(len(paths) // count, 1)][:count]]
+
+
+def read_bundle(folder: Path) -> Manifest:
+    """The verified manifest of a bundle; a sentence if it is none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; export a bundle there with oodguard export")
+    return load_manifest(folder)
+
+
+class Bystanders:
+    """What other programs use of the processor from now on: a machine that is not quiet measures something else."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._others = _others_seconds()
+
+    def report(self) -> dict[str, object]:
+        """The cores they used on average, for the report; a warning is printed if it is more than a little."""
+        used = max(_others_seconds() - self._others, 0.0) / (time.monotonic() - self._began)
+        if used > BYSTANDER_CORES:
+            console.print(
+                f"warning: other programs used {used:.1f} of {cores()} cores meanwhile; repeat on a quiet machine",
+                style="yellow",
+            )
+        return {"bystander_cores": round(used, 2)}
+
+
+def _others_seconds() -> float:
+    times = psutil.cpu_times()
+    busy = sum(times) - times.idle - getattr(times, "iowait", 0.0)
+    me = psutil.Process()
+    own = 0.0
+    for process in (me, *me.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            own += sum(process.cpu_times()[:4])
+    return float(busy - own)
+
+
+def machine() -> dict[str, str | int]:
+    """What the numbers were measured on."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return {
+        "processor": model,
+        "cores": cores(),
+        "python": platform.python_version(),
+        "onnxruntime": importlib.metadata.version("onnxruntime"),
+        "pillow": importlib.metadata.version("pillow"),
+    }
+
+
+def report_table(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, object]]) -> Table:
+    """A table of `rows`: `columns` maps a key of the rows to its heading."""
+    table = Table(title=title, title_justify="left")
+    for heading in columns.values():
+        table.add_column(heading, justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if row.get(key) is None else str(row[key]) for key in columns))
+    return table
+
+
+def write_report(path: Path | None, *, options: Mapping[str, object], rows: Sequence[Mapping[str, object]]) -> None:
+    """Write a benchmark's rows as JSON, with the machine and the options they were measured with."""
+    if path is None:
+        return
+    report = {"machine": machine(), "options": {k: str(v) for k, v in options.items()}, "rows": list(rows)}
+    try:
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror})") from None
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's `main`: an error is a sentence and an exit code, and Ctrl-C and SIGTERM clean up."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    try:
+        main()
+    except OodguardError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; every process was ended", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,166 @@
+"""The in-process limit: how many images a second the same work reaches with no server around it.
+
+The work is decode + resize (`load_pixels`) and the graph, in a tight loop. No single organisation of that loop is best
+on every machine, so several are measured and the best one counts: threads that share one session, processes with a
+session each (both with one ONNX Runtime thread a run), and one loop whose runs use every core; each at several batch
+sizes. Every loop decodes its batch in the thread that then runs the graph.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import onnxruntime as ort
+from harness import cores
+
+from oodguard.export.contract import INPUT_NAME, Manifest, load_manifest
+from oodguard.training.errors import EnvironmentProblem
+from oodguard.training.preprocess import load_pixels
+
+BATCHES = (1, 4, 8)
+GRACE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Organisation:
+    """One way to spread the loop over the cores."""
+
+    processes: int
+    threads: int
+    intra_op: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.processes} x {self.threads} loops, {self.intra_op} thread(s) a run, batch {self.batch}"
+
+
+def organisations(available: int | None = None) -> list[Organisation]:
+    """Every organisation worth measuring on `available` cores (default: all)."""
+    n = available or cores()
+    shapes = {(1, n, 1), (n, 1, 1), (1, 1, n)}
+    return [Organisation(*shape, batch) for shape in sorted(shapes) for batch in BATCHES]
+
+
+class Limit:
+    """The loops of one bundle, loaded once and measured as often as asked; idle in between.
+
+    ```python
+    with Limit(bundle, images) as limit:
+        best = max(organisations(), key=lambda o: limit.measure(o, seconds=2))
+    ```
+    """
+
+    def __init__(self, bundle: Path, images: Sequence[bytes]) -> None:
+        self._bundle = bundle
+        self._images = list(images)
+        # Not fork: a forked ONNX Runtime has lost its threads.
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: dict[tuple[int, int, int], list[_Worker]] = {}
+
+    def __enter__(self) -> Limit:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for workers in self._workers.values():
+            for worker in workers:
+                worker.stop()
+
+    def measure(self, organisation: Organisation, *, seconds: float) -> float:
+        """Images a second over about `seconds`."""
+        shape = (organisation.processes, organisation.threads, organisation.intra_op)
+        if shape not in self._workers:
+            self._workers[shape] = []
+            for _ in range(organisation.processes):
+                self._workers[shape].append(_Worker(self._context, self._bundle, self._images, organisation))
+            for worker in self._workers[shape]:
+                worker.answer()
+        workers = self._workers[shape]
+        for worker in workers:
+            worker.ask(seconds, organisation.batch)
+        return sum(worker.answer(seconds) for worker in workers)
+
+
+class _Worker:
+    """One process of loops, and the pipe to it."""
+
+    def __init__(
+        self,
+        context: multiprocessing.context.SpawnContext,
+        bundle: Path,
+        images: list[bytes],
+        organisation: Organisation,
+    ) -> None:
+        self._pipe, theirs = context.Pipe()
+        arguments = (theirs, bundle, images, organisation.threads, organisation.intra_op)
+        self._process = context.Process(target=_serve_loops, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, seconds: float, batch: int) -> None:
+        self._pipe.send((seconds, batch))
+
+    def answer(self, seconds: float = 0.0) -> float:
+        try:
+            if self._pipe.poll(seconds + GRACE_SECONDS):
+                return float(self._pipe.recv())
+        except EOFError:
+            pass
+        raise EnvironmentProblem("a process of the in-process limit ended or hangs; is there enough memory?")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.join()
+        self._pipe.close()
+
+
+def _serve_loops(pipe: Connection, bundle: Path, images: list[bytes], threads: int, intra_op: int) -> None:
+    manifest = load_manifest(bundle)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = intra_op
+    graph = ort.InferenceSession(str(bundle / manifest.graph), options, providers=["CPUExecutionProvider"])
+    pipe.send(0.0)
+    try:
+        while True:
+            seconds, batch = pipe.recv()
+            pipe.send(_loops(graph, manifest, images, threads=threads, seconds=seconds, batch=batch))
+    except (EOFError, KeyboardInterrupt):
+        return
+
+
+def _loops(
+    graph: ort.InferenceSession, manifest: Manifest, images: list[bytes], *, threads: int, seconds: float, batch: int
+) -> float:
+    rates: list[float] = []
+    begin = threading.Barrier(threads)
+
+    def loop(offset: int) -> None:
+        _batch(graph, manifest, images, first=offset, batch=batch)
+        begin.wait()
+        started = time.perf_counter()
+        done = 0
+        while time.perf_counter() - started < seconds:
+            _batch(graph, manifest, images, first=offset + done, batch=batch)
+            done += batch
+        rates.append(done / (time.perf_counter() - started))
+
+    running = [threading.Thread(target=loop, args=(index * batch,), daemon=True) for index in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return sum(rates)
+
+
+def _batch(graph: ort.InferenceSession, manifest: Manifest, images: list[bytes], *, first: int, batch: int) -> None:
+    chosen = [images[(first + index) % len(images)] for index in range(batch)]
+    graph.run(None, {INPUT_NAME: np.stack([load_pixels(image, manifest.preprocessing) for image in chosen])})
