@@ -112,7 +112,7 @@ def report_table(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[
     """A table of `rows`: `columns` maps a key of the rows to its heading."""
     table = Table(title=title, title_justify="left")
     for heading in columns.values():
-        table.add_column(heading, justify="right", overflow="fold")
+        table.add_column(heading, justify="right", overflow="fold", min_width=min(len(heading), 7))
     for row in rows:
         table.add_row(*("" if row.get(key) is None else str(row[key]) for key in columns))
     return table

@@ -87,7 +87,8 @@ class OpenLoop:
                 task.cancel()
             for connection in list(self._open):
                 connection.abort()
-            await asyncio.sleep(0)
+            while self._open:
+                await asyncio.sleep(0)
         return LoadResult(
             offered=len(due) / seconds,
             seconds=seconds,

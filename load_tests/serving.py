@@ -109,7 +109,9 @@ class Server:
             except (OSError, http.client.HTTPException):
                 pass
             time.sleep(0.2)
-        raise EnvironmentProblem(f"{self.name} did not start in {START_SECONDS:g} s; it answered {answer}")
+        raise EnvironmentProblem(
+            f"{self.name} did not start in {START_SECONDS:g} s; it answered {answer} and wrote: {self.last_words()}"
+        )
 
     def ask(self) -> tuple[int, bytes]:
         """Send the readiness request once: status and body of the answer."""
@@ -143,7 +145,7 @@ class Server:
         """The last lines it wrote, as one."""
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return " / ".join(line.strip() for line in lines[-4:]) or "it wrote nothing"
+        return " / ".join(line.strip() for line in lines[-6:]) or "it wrote nothing"
 
     def stop(self) -> None:
         """End all of its processes; whatever ignores SIGTERM is killed."""

@@ -1,27 +1,37 @@
-"""FastAPI and ONNX Runtime as most people write it, and the same tuned.
+"""FastAPI and ONNX Runtime: a `def` endpoint in the default thread pool, a process a core, one image at a time in each.
 
-plain: one process, a `def` endpoint in the default thread pool, a session with default threads.
-tuned: one process a core, one ONNX Runtime thread a run, uvloop and httptools.
+`--workers 1 --threads 0 --parallel 0` is how it is written before anybody tunes it: one process, the default 40
+threads, ONNX Runtime's default threads. Tried and not better on two cores: one process with two threads, two processes
+with two or with 40 threads each.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import os
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Annotated
 
+import anyio.to_thread
 import uvicorn
 from fastapi import Body, FastAPI
-from graph import BUNDLE_VARIABLE, Answer, Graph
+from graph import Answer, Graph, Settings, parse_settings
 
-THREADS_VARIABLE = "PEER_THREADS"
+TUNED = Settings(workers=len(os.sched_getaffinity(0)), threads=1, parallel=1, batch=1, wait=0.0)
 
 
 def create_app() -> FastAPI:
     """The application; each worker process makes its own."""
-    app = FastAPI()
-    graph = Graph.from_environment(threads=int(os.environ[THREADS_VARIABLE]))
+    settings = Settings.from_environment()
+    graph = Graph.from_environment(threads=settings.threads)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if settings.parallel:
+            anyio.to_thread.current_default_thread_limiter().total_tokens = settings.parallel
+        yield
+
+    app = FastAPI(lifespan=lifespan)
 
     @app.post("/predict")
     def predict(image: Annotated[bytes, Body(media_type="image/jpeg")]) -> Answer:
@@ -33,19 +43,13 @@ def create_app() -> FastAPI:
 
 def main() -> None:
     """Serve."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=0)
-    options = parser.parse_args()
-    os.environ[BUNDLE_VARIABLE] = str(options.bundle)
-    os.environ[THREADS_VARIABLE] = str(options.threads)
+    port, settings = parse_settings(__doc__, default=TUNED)
     uvicorn.run(
         "fastapi_server:create_app",
         factory=True,
-        port=options.port,
-        workers=options.workers,
+        host="127.0.0.1",
+        port=port,
+        workers=settings.workers,
         log_level="warning",
         access_log=False,
     )

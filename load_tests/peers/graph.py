@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from oodguard.export.contract import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME
 from oodguard.training.preprocess import Pixels, load_pixels
 
 BUNDLE_VARIABLE = "PEER_BUNDLE"
+SETTINGS_VARIABLE = "PEER_SETTINGS"
 
 
 class Answer(TypedDict):
@@ -23,6 +27,39 @@ class Answer(TypedDict):
     probability: float
     probabilities: list[float]
     scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a peer is run: processes, ONNX Runtime threads a run (0: its default), runs at a time, batch and its wait."""
+
+    workers: int
+    threads: int
+    parallel: int
+    batch: int
+    wait: float
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        """The settings of the process that started this one."""
+        return cls(**json.loads(os.environ[SETTINGS_VARIABLE]))
+
+
+def parse_settings(description: str | None, *, default: Settings) -> tuple[int, Settings]:
+    """The port and the settings from the command line; worker processes find them in the environment."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("bundle", type=Path, help="bundle folder")
+    parser.add_argument("--port", type=int, required=True, help="port to listen on")
+    parser.add_argument("--workers", type=int, default=default.workers, help="processes that run the graph")
+    parser.add_argument("--threads", type=int, default=default.threads, help="ONNX Runtime threads a run; 0: default")
+    parser.add_argument("--parallel", type=int, default=default.parallel, help="runs at a time in a process; 0: any")
+    parser.add_argument("--batch", type=int, default=default.batch, help="most images in a run")
+    parser.add_argument("--wait", type=float, default=default.wait, help="seconds to wait for a batch to fill")
+    options = vars(parser.parse_args())
+    os.environ[BUNDLE_VARIABLE] = str(options.pop("bundle").resolve())
+    port = options.pop("port")
+    os.environ[SETTINGS_VARIABLE] = json.dumps(options)
+    return port, Settings(**options)
 
 
 class Graph:
