@@ -23,6 +23,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy load_tests/*.py load_tests/peers/*.py
 
 test: check
 	$(BIN)/pytest -n 2
