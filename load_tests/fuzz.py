@@ -70,7 +70,8 @@ def resident(url: str) -> tuple[int, float]:
     """The process that listens on the URL, and its resident memory in MB."""
     port = httpx.URL(url).port
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+        listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+        if listens and connection.pid:
             return connection.pid, psutil.Process(connection.pid).memory_info().rss / 1e6
     raise Failure(f"no process of this machine listens on {url}")
 

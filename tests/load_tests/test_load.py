@@ -4,8 +4,9 @@ import itertools
 import math
 
 import pytest
+from gateway_share import finalists
 from harness import percentile
-from limit import organisations
+from limit import Organisation, organisations
 from load import LoadResult, schedule
 
 
@@ -68,3 +69,9 @@ def test_the_limit_tries_threads_processes_and_parallel_runs() -> None:
     assert shapes == {(4, 1, 1), (1, 4, 1), (1, 1, 4)}
     assert {o.batch for o in organisations(4)} == {1, 4, 8}
     assert len(organisations(1)) == 3
+
+
+def test_every_kind_of_loop_reaches_the_rounds_with_its_best_batch() -> None:
+    threads, processes = Organisation(1, 2, 1, batch=1), Organisation(2, 1, 1, batch=4)
+    rates = {threads: 50.0, Organisation(1, 2, 1, batch=8): 40.0, Organisation(2, 1, 1, batch=1): 9.0, processes: 10.0}
+    assert set(finalists(rates)) == {threads, processes}
