@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import signal
@@ -122,11 +123,20 @@ def write_report(path: Path | None, *, options: Mapping[str, object], rows: Sequ
     """Write a benchmark's rows as JSON, with the machine and the options they were measured with."""
     if path is None:
         return
-    report = {"machine": machine(), "options": {k: str(v) for k, v in options.items()}, "rows": list(rows)}
+    report = {
+        "machine": machine(),
+        "options": {k: str(v) for k, v in options.items()},
+        "rows": [_finite(row) for row in rows],
+    }
     try:
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror})") from None
+
+
+def _finite(row: Mapping[str, object]) -> dict[str, object]:
+    # JSON knows neither NaN (no request was accepted) nor infinity (it never recovered).
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def run_script(main: Callable[[], None]) -> None:
