@@ -51,15 +51,23 @@ async def while_connected(request: Request, work: Coroutine[None, None, Result])
 
     To be called once the body has been read.
     """
-    task = asyncio.ensure_future(work)
+    here = asyncio.current_task()
+    assert here is not None
     gone = asyncio.ensure_future(_disconnected(request))
+
+    def withdraw(_: asyncio.Task[None]) -> None:
+        here.cancel()
+
+    gone.add_done_callback(withdraw)
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone("the client went away")
+        return await work
+    except asyncio.CancelledError:
+        if gone.done():
+            here.uncancel()
+            raise ClientGone("the client went away") from None
+        raise
     finally:
-        task.cancel()
+        gone.remove_done_callback(withdraw)
         gone.cancel()
 
 

@@ -115,7 +115,8 @@ class GuardService:
                 verdict = model.manifest.verdict(
                     outcome.measured, outcome.row, accept=accept, top_k=top_k or self.settings.top_k
                 )
-                predictions.append(Prediction(index=index, file=payload.file, **dict(verdict)))
+                # Built from a verdict that was validated a moment ago.
+                predictions.append(Prediction.model_construct(index=index, file=payload.file, **dict(verdict)))
                 self.count(verdict)
         ended = time.monotonic()
         self.admission.answered(len(payloads))

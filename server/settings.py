@@ -106,7 +106,7 @@ class ServeSettings(BaseSettings):
     )
     drain_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds the admitted requests then have to finish.")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        "info", description="How much is logged; requests are logged at info."
+        "warning", description="How much is logged; info adds a line for each request."
     )
     log_format: Literal["json", "text"] = Field("json", description="One JSON object a line, or plain text.")
 

@@ -187,7 +187,7 @@ def test_a_client_that_leaves_frees_its_place(server: Any, picture: Any) -> None
 
 
 def test_request_ids_headers_and_logs(server: Any, golden: list[bytes]) -> None:
-    running = server()
+    running = server("--log-level", "info")
     url = f"{running.url}/predict?accept=0.9"
     answer = httpx.post(url, content=golden[0], headers=PNG | {"x-request-id": "order-17"})
     assert answer.headers["x-request-id"] == "order-17"
