@@ -30,7 +30,7 @@ from oodguard.export.contract import (
 from oodguard.export.fuse import FusedGuard
 from oodguard.export.graph import run_graph, session, to_onnx, with_metadata
 from oodguard.export.parity import TOLERANCE, compare, compare_decisions, require, require_decisions
-from oodguard.export.reduce import Lower, reduce
+from oodguard.export.reduce import Lower, Material, gather, reduce
 from oodguard.training.calibration import Fusion, QuantileCurve
 from oodguard.training.contract import GOLDEN_FOLDER, SCORES, RunRecord, file_sha256
 from oodguard.training.errors import EnvironmentProblem, FormatError, InputError, QualityError
@@ -85,12 +85,14 @@ def export_bundle(
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
+        # First of all: it is quick, and what it finds missing only the user can mend.
+        material = None if precision == "fp32" else gather(run, run_folder, data=data, ood=ood or {}, report=report)
         writer = _Writer(run, run_folder, scratch, name=name, version=version)
         report.progress("fused graph", 0, 1)
         manifest = writer.exact()
         report.progress("fused graph", 1, 1)
-        if precision != "fp32":
-            manifest = writer.reduced(manifest, precision, data=data, ood=ood or {}, report=report)
+        if precision != "fp32" and material is not None:
+            manifest = writer.reduced(manifest, precision, material, report=report)
         (scratch / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         load_manifest(scratch)
         finish(scratch, out)
@@ -128,12 +130,9 @@ class _Writer:
         require(parity)
         return draft.model_copy(update={"parity": parity})
 
-    def reduced(
-        self, exact: Manifest, precision: Lower, *, data: Path | None, ood: Mapping[str, Path], report: Reporter
-    ) -> Manifest:
+    def reduced(self, exact: Manifest, precision: Lower, material: Material, *, report: Reporter) -> Manifest:
         """A graph of lower precision in place of the float32 one, which must come to the same decisions."""
-        reference = (self.scratch / GRAPH_FILE).read_bytes()
-        made = reduce(self.run, self.run_folder, reference, precision, data=data, ood=ood, report=report)
+        made = reduce(self.run, (self.scratch / GRAPH_FILE).read_bytes(), precision, material, report=report)
         graph = with_metadata(made.graph, self._metadata(precision))
         (self.scratch / GRAPH_FILE).write_bytes(graph)
         answers = run_graph(session(graph), self.images)

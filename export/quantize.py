@@ -8,8 +8,8 @@ Activations are uint8 a tensor, weights int8 a channel, ranges measured on train
 
 **Weights that cannot saturate.** Without VNNI, x86 kernels multiply uint8 by int8 and add neighbouring products in
 16 bits with saturation: 255 * (a + b) overflows where a + b > 128. The usual cure, 7-bit weights, costs accuracy
-everywhere; here each channel's scale is the smallest for which no two neighbours of one sign sum to more than 128, which
-is close to 8 bits.
+everywhere; here each channel's scale is the smallest for which no two neighbours of one sign sum to more than 128,
+which is close to 8 bits.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Literal
 from oodguard.export.contract import Outputs
 from oodguard.export.graph import run_batches, session
 from oodguard.export.half import to_float16
-from oodguard.export.photos import pixel_batches, run_photos, spread
+from oodguard.export.photos import RunPhotos, pixel_batches, run_photos, spread
 from oodguard.export.quantize import to_int8
 from oodguard.training.calibration import Fusion, QuantileCurve
 from oodguard.training.contract import SCORES
@@ -39,25 +39,25 @@ class Reduced:
     strangers: Mapping[str, tuple[Outputs, Outputs]]
 
 
-def reduce(
-    run: Run,
-    run_folder: Path,
-    graph: bytes,
-    precision: Lower,
-    *,
-    data: Path | None,
-    ood: Mapping[str, Path],
-    report: Reporter,
-) -> Reduced:
-    """Convert the run's float32 `graph` and calibrate every threshold again, on the converted graph's own scores.
+@dataclass(frozen=True)
+class Material:
+    """The photos that a lower precision is made and judged with."""
 
-    Raises `InputError` when the run's photos or an OOD folder cannot be used.
-    """
-    record = run.record
+    own: RunPhotos
+    strangers: Mapping[str, tuple[Photo, ...]]
+
+
+def gather(run: Run, run_folder: Path, *, data: Path | None, ood: Mapping[str, Path], report: Reporter) -> Material:
+    """Find the run's photos and the OOD sets. Raises `InputError` when they cannot be used."""
     sets = {name: load_unlabelled(folder) for name, folder in ood.items()}
-    photos = run_photos(run, run_folder, data=data, report=report)
+    return Material(own=run_photos(run, run_folder, data=data, report=report), strangers=sets)
+
+
+def reduce(run: Run, graph: bytes, precision: Lower, material: Material, *, report: Reporter) -> Reduced:
+    """Convert the run's float32 `graph` and calibrate every threshold again, on the converted graph's own scores."""
+    record = run.record
     if precision == "int8":
-        chosen = spread(photos.train, RANGE_IMAGES, seed=record.seed)
+        chosen = spread(material.own.train, RANGE_IMAGES, seed=record.seed)
         small = to_int8(
             graph, pixel_batches(chosen, record.preprocessing, stage="ranges of activations", report=report)
         )
@@ -65,12 +65,11 @@ def reduce(
         small = to_float16(graph)
     running = (session(graph), session(small))
 
-    def both(images: tuple[Photo, ...], stage: str) -> tuple[Outputs, Outputs]:
-        batches = pixel_batches(images, record.preprocessing, stage=stage, report=report)
-        expected, found = run_batches(running, batches)
+    def both(photos: tuple[Photo, ...], stage: str) -> tuple[Outputs, Outputs]:
+        expected, found = run_batches(running, pixel_batches(photos, record.preprocessing, stage=stage, report=report))
         return expected, found
 
-    expected, found = both(photos.calibration, f"{precision} answers on calibration images")
+    expected, found = both(material.own.calibration, f"{precision} answers on calibration images")
     columns = {spec.name.value: found.scores[:, i].astype("float64") for i, spec in enumerate(SCORES)}
     curves = {name: QuantileCurve.fit(values) for name, values in columns.items()}
     return Reduced(
@@ -79,5 +78,5 @@ def reduce(
         fusion=Fusion.fit(curves, columns),
         expected=expected,
         found=found,
-        strangers={name: both(images, f"{precision} answers on {name}") for name, images in sets.items()},
+        strangers={name: both(photos, f"{precision} answers on {name}") for name, photos in material.strangers.items()},
     )

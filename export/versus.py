@@ -20,6 +20,7 @@ from oodguard.export.contract import INPUT_NAME, Manifest, Outputs, load_manifes
 from oodguard.export.graph import run_batches, session
 from oodguard.export.photos import pixel_batches
 from oodguard.training.data import Photo, load_unlabelled
+from oodguard.training.errors import InputError
 from oodguard.training.evaluate import parse_sets
 from oodguard.training.metrics import detection
 from oodguard.training.progress import Silent
@@ -87,6 +88,8 @@ def quality(manifests: dict[Path, Manifest], graphs: dict[Path, bytes], test: Pa
     known = tuple(photo for photo in photos if photo.label in first.classes)
     inside = answers(known)
     outside = {name: answers(load_unlabelled(folder)) for name, folder in ood.items()}
+    if len(inside[0].scores) != len(known):
+        raise InputError(f"some images under {test} cannot be read")
     targets = np.array([first.classes.index(photo.label) for photo in known])
     table = Table(title=f"{len(known)} test images, in percent")
     for column in ("bundle", "MB", "accuracy", "labels as first", "accepted", *(f"FPR95 / AUROC {n}" for n in ood)):
