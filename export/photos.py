@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,8 @@ def run_photos(run: Run, run_folder: Path, *, data: Path | None, report: Reporte
             f"{run_folder} started from other weights than --weights {options.weights} gives now, so its calibration "
             "images cannot be told from its training images"
         )
+    # As the run was trained, and not as a run would be trained today.
+    original = replace(original, preprocessing=record.preprocessing)
     extractor = Extractor(original, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads)
     division, _ = divide(photos, extractor, options, report)
     # Golden images are calibration images: were one among the training images, this would be another division.
