@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -22,13 +23,13 @@ from oodguard.export.half import to_float16
 from oodguard.export.parity import LIMITS, compare_decisions, require_decisions
 from oodguard.export.photos import RunPhotos, pixel_batches, run_photos, spread
 from oodguard.export.quantize import safe_scales, to_int8
-from oodguard.server.app import create_app
+from oodguard.server.app import create_gateway
 from oodguard.server.settings import ServeSettings
 from oodguard.training.calibration import Fusion, QuantileCurve
 from oodguard.training.contract import load_record
 from oodguard.training.data import load_unlabelled
 from oodguard.training.errors import InputError, QualityError
-from oodguard.training.preprocess import Pixels
+from oodguard.training.preprocess import Pixels, load_pixels
 from oodguard.training.progress import Silent
 from oodguard.training.run import load_run
 
@@ -94,9 +95,19 @@ def test_an_int8_bundle_loads_and_judges(small: Path, bundle: Path, photos: Path
     assert all(v.is_ood for v in manifest.judge(unknown))
 
 
-def test_the_server_takes_it_as_any_other(small: Path) -> None:
-    with TestClient(create_app(ServeSettings(bundle=small, threads=1))) as client:
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_server_takes_it_as_any_other(
+    small: Path, photos: Path, engine: Literal["onnxruntime", "openvino"]
+) -> None:
+    """Ready means that the engine's own arithmetic answers the golden images within the manifest's tolerance."""
+    manifest = load_manifest(small)
+    image = photos / "test" / "amber" / "000.jpg"
+    pixels = load_pixels(image.read_bytes(), manifest.preprocessing)[None]
+    (verdict,) = manifest.judge(run_graph(session(graph_of(small)), pixels))
+    with TestClient(create_gateway(ServeSettings(bundle=small, engine=engine, watch=False)).public) as client:
         assert client.get("/health/ready").status_code == 200
+        (answer,) = client.post("/predict", files=[("image", image.read_bytes())]).json()["predictions"]
+    assert (answer["label"], answer["is_ood"]) == (verdict.label, verdict.is_ood)
 
 
 def test_the_backbone_is_int8_and_what_decides_is_float(small: Path) -> None:
