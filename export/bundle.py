@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,40 +21,79 @@ from oodguard.export.contract import (
     Manifest,
     Outputs,
     Parity,
+    Precision,
     Provenance,
     ScoreEntry,
     TensorSpec,
     load_manifest,
 )
 from oodguard.export.fuse import FusedGuard
-from oodguard.export.graph import run_graph, session, to_onnx
-from oodguard.export.parity import TOLERANCE, compare, require
-from oodguard.training.contract import GOLDEN_FOLDER, SCORES, file_sha256
-from oodguard.training.errors import EnvironmentProblem, FormatError, InputError
+from oodguard.export.graph import run_graph, session, to_onnx, with_metadata
+from oodguard.export.parity import TOLERANCE, compare, compare_decisions, require, require_decisions
+from oodguard.export.reduce import Lower, Material, gather, reduce
+from oodguard.training.calibration import Fusion, QuantileCurve
+from oodguard.training.contract import GOLDEN_FOLDER, SCORES, RunRecord, file_sha256
+from oodguard.training.errors import EnvironmentProblem, FormatError, InputError, QualityError
 from oodguard.training.features import TRAINING_LIMITS
-from oodguard.training.preprocess import load_pixels
+from oodguard.training.preprocess import Pixels, load_pixels
+from oodguard.training.progress import Reporter, Silent
 from oodguard.training.run import Run, finish, load_run
 
 
-def export_bundle(run_folder: Path, out: Path, *, name: str | None = None, version: str = "1") -> Manifest:
+@dataclass(frozen=True)
+class Content:
+    """What differs between precisions: the graph in the scratch folder, its thresholds, and its golden answers."""
+
+    precision: Precision
+    curves: Mapping[str, QuantileCurve]
+    fusion: Fusion
+    golden: Sequence[Path]
+    answers: Outputs
+
+
+def export_bundle(
+    run_folder: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    version: str = "1",
+    precision: Precision = "fp32",
+    data: Path | None = None,
+    ood: Mapping[str, Path] | None = None,
+    report: Reporter | None = None,
+) -> Manifest:
     """Export a run as a bundle: one ONNX graph, a manifest, golden images; gated by parity.
 
     ```python
-    manifest = export_bundle(Path("runs/produce"), Path("bundles/produce"))
+    manifest = export_bundle(Path("runs/produce"), Path("bundles/produce"), precision="int8")
     ```
 
-    Raises `QualityError` when the graph does not answer as PyTorch does, `InputError` and `FormatError` for what the
-    user can mend. A bundle appears at `out` complete or not at all.
+    int8 and fp16 need the run's photos, at `data` where they have moved, and set every threshold anew on the converted
+    graph's scores; `ood` are folders whose detection must not suffer.
+
+    Raises `QualityError` when the graph does not answer as it must, `InputError` and `FormatError` for what the user
+    can mend. A bundle appears at `out` complete or not at all.
     """
+    report = report or Silent()
     run = load_run(run_folder)
     name = name or run_folder.resolve().name
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not a bundle; choose another --out")
+    if precision == "fp32" and (ood or data):
+        raise InputError("--data and --ood are for --precision int8 and fp16; fp32 has the run's own thresholds")
     scratch = out.with_name(out.name + ".partial")
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-        manifest = _write(run, run_folder, scratch, name=name, version=version)
+        # First of all: it is quick, and what it finds missing only the user can mend.
+        material = None if precision == "fp32" else gather(run, run_folder, data=data, ood=ood or {}, report=report)
+        writer = _Writer(run, run_folder, scratch, name=name, version=version)
+        report.progress("fused graph", 0, 1)
+        manifest = writer.exact()
+        report.progress("fused graph", 1, 1)
+        if precision != "fp32" and material is not None:
+            manifest = writer.reduced(manifest, precision, material, report=report)
+        (scratch / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         load_manifest(scratch)
         finish(scratch, out)
     except OSError as error:
@@ -62,95 +103,140 @@ def export_bundle(run_folder: Path, out: Path, *, name: str | None = None, versi
     return manifest
 
 
-def _write(run: Run, run_folder: Path, scratch: Path, *, name: str, version: str) -> Manifest:
-    record = run.record
-    golden_files = sorted((run_folder / GOLDEN_FOLDER).glob("*"))
-    if not golden_files:
-        raise FormatError(f"{run_folder} is incomplete: it has no golden images")
-    images = np.stack([load_pixels(p.read_bytes(), record.preprocessing, TRAINING_LIMITS) for p in golden_files])
-    probabilities, scores = run.predict(images)
-    expected = Outputs(probabilities=probabilities, scores=scores)
-    (scratch / GRAPH_FILE).write_bytes(
-        to_onnx(
-            FusedGuard(run).eval(),
-            record.preprocessing,
-            metadata={"oodguard.name": name, "oodguard.version": version, "oodguard.run": record.weights_sha256},
+class _Writer:
+    """Fills a scratch folder with graph and golden images, and describes them."""
+
+    def __init__(self, run: Run, run_folder: Path, scratch: Path, *, name: str, version: str) -> None:
+        self.run, self.run_folder, self.scratch = run, run_folder, scratch
+        self.name, self.version = name, version
+        originals = sorted((run_folder / GOLDEN_FOLDER).glob("*"))
+        if not originals:
+            raise FormatError(f"{run_folder} is incomplete: it has no golden images")
+        (scratch / GOLDEN_FOLDER).mkdir()
+        self.golden = [Path(shutil.copyfile(p, scratch / GOLDEN_FOLDER / p.name)) for p in originals]
+        self.images: Pixels = np.stack(
+            [load_pixels(p.read_bytes(), run.record.preprocessing, TRAINING_LIMITS) for p in self.golden]
         )
-    )
-    (scratch / GOLDEN_FOLDER).mkdir()
-    for path in golden_files:
-        shutil.copyfile(path, scratch / GOLDEN_FOLDER / path.name)
-    side = record.preprocessing.crop
-    files = [scratch / GRAPH_FILE, *sorted((scratch / GOLDEN_FOLDER).iterdir())]
-    golden = tuple(
-        Golden(
-            path=f"{GOLDEN_FOLDER}/{path.name}",
-            label=record.classes[int(probabilities[i].argmax())],
-            # Settled below, once the manifest that judges exists.
-            is_ood=False,
-            probabilities=tuple(probabilities[i].tolist()),
-            scores=tuple(scores[i].tolist()),
-        )
-        for i, path in enumerate(golden_files)
-    )
-    draft = Manifest(
-        name=name,
-        version=version,
-        input=TensorSpec(name=INPUT_NAME, dtype="uint8", shape=("batch", side, side, 3)),
-        outputs=(
-            TensorSpec(name=PROBABILITIES_NAME, dtype="float32", shape=("batch", len(record.classes))),
-            TensorSpec(name=SCORES_NAME, dtype="float32", shape=("batch", len(SCORES))),
-        ),
-        preprocessing=record.preprocessing,
-        classes=record.classes,
-        scores=tuple(
-            ScoreEntry(
-                name=spec.name,
-                family=spec.family,
-                title=spec.title,
-                meaning=spec.meaning,
-                curve=record.curves[spec.name],
-            )
-            for spec in SCORES
-        ),
-        fusion=record.fusion,
-        provenance=Provenance(
-            oodguard=record.oodguard,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            seed=record.seed,
-            backbone=record.backbone.name,
-            weights_source=record.backbone.source,
-            weights_sha256=record.weights_sha256,
-            data_fingerprint=record.data_fingerprint,
-            train_images=record.splits.train,
-            calibration_images=record.splits.calibration,
-            versions=record.versions,
-            options=record.options,
-            metrics=record.metrics,
-        ),
-        parity=Parity(
-            images=len(images),
-            tolerance=TOLERANCE,
-            max_probability_error=0.0,
-            max_score_error={},
-            labels_identical=True,
-            verdicts_identical=True,
-        ),
-        golden=golden,
-        files=tuple(
-            FileRef(path=p.relative_to(scratch).as_posix(), bytes=p.stat().st_size, sha256=file_sha256(p))
-            for p in files
-        ),
-    )
-    found = run_graph(session((scratch / GRAPH_FILE).read_bytes()), images)
-    parity = compare(draft, expected, found)
-    require(parity)
-    verdicts = draft.judge(expected)
-    manifest = draft.model_copy(
-        update={
-            "parity": parity,
-            "golden": tuple(g.model_copy(update={"is_ood": v.is_ood}) for g, v in zip(golden, verdicts, strict=True)),
+
+    def exact(self) -> Manifest:
+        """The float32 graph, which must answer as PyTorch does."""
+        record = self.run.record
+        probabilities, scores = self.run.predict(self.images)
+        expected = Outputs(probabilities=probabilities, scores=scores)
+        graph = to_onnx(FusedGuard(self.run).eval(), record.preprocessing, metadata=self._metadata("fp32"))
+        (self.scratch / GRAPH_FILE).write_bytes(graph)
+        draft = self._manifest(Content("fp32", record.curves, record.fusion, self.golden, expected))
+        parity = compare(draft, expected, run_graph(session(graph), self.images))
+        require(parity)
+        return draft.model_copy(update={"parity": parity})
+
+    def reduced(self, exact: Manifest, precision: Lower, material: Material, *, report: Reporter) -> Manifest:
+        """A graph of lower precision in place of the float32 one, which must come to the same decisions."""
+        made = reduce(self.run, (self.scratch / GRAPH_FILE).read_bytes(), precision, material, report=report)
+        graph = with_metadata(made.graph, self._metadata(precision))
+        (self.scratch / GRAPH_FILE).write_bytes(graph)
+        answers = run_graph(session(graph), self.images)
+        draft = self._manifest(Content(precision, made.curves, made.fusion, self.golden, answers))
+        parity = compare_decisions(exact, draft, made.expected, made.found, made.strangers)
+        require_decisions(parity)
+        # A golden image must be answered alike by every runtime, so those on the edge of a decision cannot serve.
+        plain = draft.judge(run_graph(session(graph, optimised=False), self.images))
+        steady = [
+            i
+            for i, (a, b, c) in enumerate(zip(exact.golden, draft.golden, plain, strict=True))
+            if a.label == b.label == c.label and a.is_ood == b.is_ood == c.is_ood
+        ]
+        if not steady:
+            raise QualityError(f"the {precision} graph changes the answer for every golden image; nothing was exported")
+        for i in set(range(len(self.golden))) - set(steady):
+            self.golden[i].unlink()
+        kept = Outputs(probabilities=answers.probabilities[steady], scores=answers.scores[steady])
+        final = Content(precision, made.curves, made.fusion, [self.golden[i] for i in steady], kept)
+        return self._manifest(final).model_copy(update={"parity": parity})
+
+    def _metadata(self, precision: Precision) -> dict[str, str]:
+        return {
+            "oodguard.name": self.name,
+            "oodguard.version": self.version,
+            "oodguard.run": self.run.record.weights_sha256,
+            "oodguard.precision": precision,
         }
+
+    def _manifest(self, content: Content) -> Manifest:
+        """The manifest of what lies in the scratch folder; its parity is still to be measured."""
+        record, side = self.run.record, self.run.record.preprocessing.crop
+        probabilities, scores = content.answers.probabilities, content.answers.scores
+        golden = tuple(
+            Golden(
+                path=path.relative_to(self.scratch).as_posix(),
+                label=record.classes[int(probabilities[i].argmax())],
+                # Settled below, once the manifest that judges exists.
+                is_ood=False,
+                probabilities=tuple(probabilities[i].tolist()),
+                scores=tuple(scores[i].tolist()),
+            )
+            for i, path in enumerate(content.golden)
+        )
+        draft = Manifest(
+            name=self.name,
+            version=self.version,
+            precision=content.precision,
+            input=TensorSpec(name=INPUT_NAME, dtype="uint8", shape=("batch", side, side, 3)),
+            outputs=(
+                TensorSpec(name=PROBABILITIES_NAME, dtype="float32", shape=("batch", len(record.classes))),
+                TensorSpec(name=SCORES_NAME, dtype="float32", shape=("batch", len(SCORES))),
+            ),
+            preprocessing=record.preprocessing,
+            classes=record.classes,
+            scores=tuple(
+                ScoreEntry(
+                    name=spec.name,
+                    family=spec.family,
+                    title=spec.title,
+                    meaning=spec.meaning,
+                    curve=content.curves[spec.name],
+                )
+                for spec in SCORES
+            ),
+            fusion=content.fusion,
+            provenance=provenance(record),
+            parity=Parity(
+                images=len(golden),
+                tolerance=TOLERANCE,
+                max_probability_error=0.0,
+                max_score_error={},
+                labels_identical=True,
+                verdicts_identical=True,
+            ),
+            golden=golden,
+            files=tuple(
+                FileRef(path=p.relative_to(self.scratch).as_posix(), bytes=p.stat().st_size, sha256=file_sha256(p))
+                for p in (self.scratch / GRAPH_FILE, *content.golden)
+            ),
+        )
+        verdicts = draft.judge(content.answers)
+        return draft.model_copy(
+            update={
+                "golden": tuple(
+                    g.model_copy(update={"is_ood": v.is_ood}) for g, v in zip(golden, verdicts, strict=True)
+                )
+            }
+        )
+
+
+def provenance(record: RunRecord) -> Provenance:
+    """Where a graph of this run comes from."""
+    return Provenance(
+        oodguard=record.oodguard,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=record.seed,
+        backbone=record.backbone.name,
+        weights_source=record.backbone.source,
+        weights_sha256=record.weights_sha256,
+        data_fingerprint=record.data_fingerprint,
+        train_images=record.splits.train,
+        calibration_images=record.splits.calibration,
+        versions=record.versions,
+        options=record.options,
+        metrics=record.metrics,
     )
-    (scratch / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    return manifest

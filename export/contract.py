@@ -29,6 +29,7 @@ SCORES_NAME = "scores"
 THRESHOLDS_KEPT = 256
 
 Floats = npt.NDArray[np.float32]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 class Frozen(BaseModel):
@@ -97,7 +98,12 @@ class Provenance(Frozen):
 
 
 class Parity(Frozen):
-    """What the export gate measured: PyTorch against ONNX Runtime on the golden images."""
+    """What the export gate measured, on `images` real images.
+
+    fp32: PyTorch against ONNX Runtime, number by number. int8 and fp16: the graph's decisions against the fp32 graph's,
+    each by its own thresholds: shares of equal labels and equal flags, and, by OOD set, the fused score's AUROC less
+    the fp32 graph's. `tolerance` is how far a runtime may be from the golden images' expected scores.
+    """
 
     images: int = Field(ge=1)
     tolerance: float = Field(gt=0)
@@ -105,6 +111,10 @@ class Parity(Frozen):
     max_score_error: dict[ScoreName, float]
     labels_identical: bool
     verdicts_identical: bool
+    precision: Precision = "fp32"
+    label_agreement: float = Field(1.0, ge=0, le=1)
+    flag_agreement: float = Field(1.0, ge=0, le=1)
+    auroc_change: dict[str, float] = Field(default_factory=dict)
 
 
 class Golden(Frozen):
@@ -174,6 +184,7 @@ class Manifest(Frozen):
     schema_version: Literal[1] = 1
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    precision: Precision = "fp32"
     graph: str = GRAPH_FILE
     input: TensorSpec
     outputs: tuple[TensorSpec, TensorSpec]

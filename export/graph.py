@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import onnxruntime as ort
 from torch import nn
 
 from oodguard.export.contract import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Outputs
+from oodguard.training.errors import InputError
 from oodguard.training.features import export_onnx
 from oodguard.training.preprocess import Preprocessing
 
@@ -36,11 +37,24 @@ def to_onnx(network: nn.Module, preprocessing: Preprocessing, *, metadata: Mappi
     return bytes(model.SerializeToString())
 
 
-def session(graph: bytes, *, threads: int = 0) -> ort.InferenceSession:
-    """An ONNX Runtime session on the CPU, with the settings every comparison uses."""
+def with_metadata(graph: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The same graph under other metadata."""
+    model = onnx.load_from_string(graph)
+    onnx.helper.set_model_props(model, dict(metadata))
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def session(graph: bytes, *, threads: int = 0, optimised: bool = True) -> ort.InferenceSession:
+    """An ONNX Runtime session on the CPU, with the settings every comparison uses.
+
+    `optimised=False` runs the graph as it is written: an int8 graph is then computed in float between its rounding
+    steps, as a runtime without int8 kernels would.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
@@ -48,3 +62,20 @@ def run_graph(running: ort.InferenceSession, images: npt.NDArray[np.uint8]) -> O
     """The graph's answers for uint8 images `[B, H, W, 3]`."""
     probabilities, scores = running.run([PROBABILITIES_NAME, SCORES_NAME], {INPUT_NAME: images})
     return Outputs(probabilities=np.asarray(probabilities), scores=np.asarray(scores))
+
+
+def run_batches(running: Sequence[ort.InferenceSession], images: Iterable[npt.NDArray[np.uint8]]) -> list[Outputs]:
+    """Each graph's answers for the same batches of uint8 images `[B, H, W, 3]`, one `Outputs` a graph.
+
+    Raises `InputError` when there is no batch.
+    """
+    parts = [[run_graph(one, batch) for one in running] for batch in images]
+    if not parts:
+        raise InputError("none of the images can be read")
+    return [
+        Outputs(
+            probabilities=np.concatenate([row[i].probabilities for row in parts]),
+            scores=np.concatenate([row[i].scores for row in parts]),
+        )
+        for i in range(len(running))
+    ]

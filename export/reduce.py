@@ -1,0 +1,82 @@
+"""A graph of lower precision, with thresholds of its own: what int8 and fp16 share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from oodguard.export.contract import Outputs
+from oodguard.export.graph import run_batches, session
+from oodguard.export.half import to_float16
+from oodguard.export.photos import RunPhotos, pixel_batches, run_photos, spread
+from oodguard.export.quantize import to_int8
+from oodguard.training.calibration import Fusion, QuantileCurve
+from oodguard.training.contract import SCORES
+from oodguard.training.data import Photo, load_unlabelled
+from oodguard.training.progress import Reporter
+from oodguard.training.run import Run
+
+RANGE_IMAGES = 256
+
+Lower = Literal["fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A lower-precision graph, its thresholds, and both graphs' answers.
+
+    `expected` is the float32 graph's answer for the calibration images and `found` this graph's; `strangers` holds the
+    same pair for each OOD set.
+    """
+
+    graph: bytes
+    curves: dict[str, QuantileCurve]
+    fusion: Fusion
+    expected: Outputs
+    found: Outputs
+    strangers: Mapping[str, tuple[Outputs, Outputs]]
+
+
+@dataclass(frozen=True)
+class Material:
+    """The photos that a lower precision is made and judged with."""
+
+    own: RunPhotos
+    strangers: Mapping[str, tuple[Photo, ...]]
+
+
+def gather(run: Run, run_folder: Path, *, data: Path | None, ood: Mapping[str, Path], report: Reporter) -> Material:
+    """Find the run's photos and the OOD sets. Raises `InputError` when they cannot be used."""
+    sets = {name: load_unlabelled(folder) for name, folder in ood.items()}
+    return Material(own=run_photos(run, run_folder, data=data, report=report), strangers=sets)
+
+
+def reduce(run: Run, graph: bytes, precision: Lower, material: Material, *, report: Reporter) -> Reduced:
+    """Convert the run's float32 `graph` and calibrate every threshold again, on the converted graph's own scores."""
+    record = run.record
+    if precision == "int8":
+        chosen = spread(material.own.train, RANGE_IMAGES, seed=record.seed)
+        small = to_int8(
+            graph, pixel_batches(chosen, record.preprocessing, stage="ranges of activations", report=report)
+        )
+    else:
+        small = to_float16(graph)
+    running = (session(graph), session(small))
+
+    def both(photos: tuple[Photo, ...], stage: str) -> tuple[Outputs, Outputs]:
+        expected, found = run_batches(running, pixel_batches(photos, record.preprocessing, stage=stage, report=report))
+        return expected, found
+
+    expected, found = both(material.own.calibration, f"{precision} answers on calibration images")
+    columns = {spec.name.value: found.scores[:, i].astype("float64") for i, spec in enumerate(SCORES)}
+    curves = {name: QuantileCurve.fit(values) for name, values in columns.items()}
+    return Reduced(
+        graph=small,
+        curves=curves,
+        fusion=Fusion.fit(curves, columns),
+        expected=expected,
+        found=found,
+        strangers={name: both(photos, f"{precision} answers on {name}") for name, photos in material.strangers.items()},
+    )
