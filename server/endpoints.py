@@ -20,7 +20,7 @@ from oodguard.server.service import GuardService
 
 def service_of(request: Request) -> GuardService:
     """The service of the application a request came to."""
-    service: GuardService = request.app.state.service
+    service: GuardService = request.scope["app"].state.service
     return service
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from oodguard.server.errors import RequestError, problem_of
 from oodguard.server.logs import log_request
@@ -18,6 +20,7 @@ from oodguard.training.errors import OodguardError
 
 REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=-]{1,128}$")
 MODEL_ROUTE = "/v2/models/*"
+Endpoint = Callable[[Request], Awaitable[Response]]
 SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -36,20 +39,24 @@ class Frame:
     """ASGI middleware around the application; plain ASGI, because it runs on every request.
 
     `open_routes` need no key; `routes` are the names that requests are counted under, anything else is "other".
+    `direct` endpoints are called without the application's own middleware and dependency machinery, which costs more
+    than decoding a small image; the application lists them for its OpenAPI document alone.
     """
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: FastAPI,
         service: GuardService,
         *,
         routes: Collection[str],
         open_routes: Collection[str],
+        direct: Mapping[tuple[str, str], Endpoint] | None = None,
     ) -> None:
         self._app = app
         self._service = service
         self._routes = frozenset(routes)
         self._open = frozenset(open_routes)
+        self._direct = dict(direct or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -84,7 +91,13 @@ class Frame:
                 key = keys.who(_text(headers.get(b"authorization")), _text(headers.get(b"x-api-key")))
                 if key is None:
                     raise RequestError("unauthorized", "send a valid key as Authorization: Bearer KEY or X-API-Key")
-            await self._app(scope, receive, framed)
+            endpoint = self._direct.get((scope["method"], scope["path"]))
+            if endpoint is None:
+                await self._app(scope, receive, framed)
+            else:
+                scope["app"] = self._app
+                response = await endpoint(Request(scope, receive))
+                await response(scope, receive, framed)
         except Exception as error:  # the last line: whatever happens, the caller gets a problem document
             if not isinstance(error, OodguardError):
                 log.exception("unexpected error", extra={"request_id": request_id.decode(), "route": route})
