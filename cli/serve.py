@@ -20,9 +20,11 @@ def serve(settings: Annotated[ServeSettings, Parameter(name="*")]) -> int:
     """
     from oodguard.server import logs
     from oodguard.server.app import create_gateway
-    from oodguard.server.gateway import listen, run
+    from oodguard.server.gateway import listen, run, yield_to_inference
 
     with listen(settings.host, settings.port) as public, listen(settings.admin_host, settings.admin_port) as private:
+        # Before any thread is started: threads inherit it.
+        yield_to_inference()
         gateway = create_gateway(settings)
         scheme = "https" if settings.tls_cert else "http"
         shown = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0") else settings.host

@@ -46,7 +46,7 @@ class ServeSettings(BaseSettings):
         None, ge=1, le=256, description="Threads of one inference; default: the tuning record's, or 1."
     )
     max_batch: int | None = Field(
-        None, ge=1, le=1024, description="Most images in one inference; default: the tuning record's, or 4."
+        None, ge=1, le=1024, description="Most images in one inference; default: the tuning record's, or 8."
     )
     max_delay: float = Field(
         0.002, ge=0, le=1, description="Seconds a batch waits to fill while another runs; never when all is idle."

@@ -14,7 +14,7 @@ from oodguard.server.settings import ServeSettings
 from oodguard.training.errors import FormatError
 
 TUNING_FILE = "tuning.json"
-DEFAULT_BATCH = 4
+DEFAULT_BATCH = 8
 
 EngineName = Literal["onnxruntime", "openvino"]
 

@@ -181,7 +181,7 @@ def fuse(
     far_from: float,
 ) -> Scores:
     """The formula of `Fusion`, `[B]`."""
-    surprise = {name: curves[name].surprise(scores[name]) for name in {*near, *far}}
-    terms = [weight * surprise[name] for name, weight in sorted(near.items())]
-    terms += [weight * np.maximum(surprise[name] - far_from, 0.0) for name, weight in sorted(far.items())]
-    return np.asarray(np.sum(terms, axis=0), dtype=np.float64)
+    terms = [weight * curves[name].surprise(scores[name]) for name, weight in sorted(near.items())]
+    for name, weight in sorted(far.items()):
+        terms.append(weight * np.maximum(curves[name].surprise(scores[name]) - far_from, 0.0))
+    return np.asarray(sum(terms), dtype=np.float64)
