@@ -41,18 +41,18 @@ def tune(
             seconds=seconds,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    table = Table(title=f"images a second on {cores()} cores", title_justify="left")
-    for name in ("engine", "sessions", "threads"):
-        table.add_column(name)
+    table = Table(title=f"images a second on {cores()} cores; engine: sessions x threads", title_justify="left")
+    table.add_column("engine", no_wrap=True)
     batches = sorted({trial.max_batch for trial in record.trials})
     for batch in batches:
         table.add_column(f"batch {batch}", justify="right")
-    table.add_column("one image alone, ms", justify="right")
+    table.add_column("1 image, ms", justify="right")
     splits = dict.fromkeys((t.engine, t.sessions, t.threads) for t in record.trials)
     for split in splits:
         row = [t for t in record.trials if (t.engine, t.sessions, t.threads) == split]
         cells = {t.max_batch: f"{t.images_per_second:.0f}" for t in row}
-        table.add_row(*map(str, split), *(cells.get(batch, "") for batch in batches), f"{row[0].single_ms:.1f}")
+        name, sessions, threads = split
+        table.add_row(f"{name} {sessions} x {threads}", *(cells.get(batch, "") for batch in batches), f"{row[0].single_ms:.1f}")
     console = Console()
     console.print(table)
     best = record.best
