@@ -3,6 +3,7 @@
 # make check   lint and types alone
 PYTHON ?= python3.11
 PORT ?= 8000
+ADMIN_PORT ?= 8001
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -36,7 +37,7 @@ $(BUNDLE)/manifest.json: $(STAMP)
 	$(BIN)/oodguard samples --out $(EXAMPLE)/samples
 
 serve: $(BUNDLE)/manifest.json
-	$(BIN)/oodguard serve $(BUNDLE) --port $(PORT) \
+	$(BIN)/oodguard serve $(BUNDLE) --port $(PORT) --admin-port $(ADMIN_PORT) \
 	  --samples $(EXAMPLE)/samples/in_distribution.png --samples $(EXAMPLE)/samples/out_of_distribution.jpg
 
 # Tables of the README that are made from the code.

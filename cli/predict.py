@@ -26,6 +26,7 @@ def predict(
     /,
     *,
     url: Annotated[str, Parameter(help="Address of the server.")] = "http://localhost:8000",
+    key: Annotated[str | None, Parameter(help="API key; better given as OODGUARD_PREDICT_KEY.")] = None,
     accept: Annotated[float | None, Parameter(help="Target acceptance of ID images for this call.")] = None,
     json_lines: Annotated[bool, Parameter(name="--json", help="One JSON object a line.", negative="")] = False,
     csv_rows: Annotated[bool, Parameter(name="--csv", help="Comma-separated values.", negative="")] = False,
@@ -40,7 +41,7 @@ def predict(
     paths = _files(images)
     rows: list[tuple[Path, Prediction]] = []
     failures: list[tuple[Path, str]] = []
-    with Client(url) as client:
+    with Client(url, key=key) as client:
         for chunk, answer in client.predict_many(paths, accept=accept):
             if isinstance(answer, ServerProblem):
                 problem = answer.problem
@@ -72,7 +73,7 @@ def predict(
 def _table(rows: list[tuple[Path, Prediction]]) -> None:
     table = Table()
     for column, right in (("image", 0), ("label", 0), ("probability", 1), ("verdict", 0), ("score", 1), ("limit", 1)):
-        table.add_column(column, justify="right" if right else "left")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
     for path, p in rows:
         verdict = "[bold red]OUT[/]" if p.is_ood else "[green]in[/]"
         table.add_row(str(path), p.label, f"{p.probability:.3f}", verdict, f"{p.ood_score:.2f}", f"{p.threshold:.2f}")

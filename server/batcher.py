@@ -72,7 +72,7 @@ class Batcher:
     ```
 
     An idle engine gets an image at once. While some of its slots run and one is free, a batch that is not full waits
-    up to `max_delay` seconds for company. Images whose client has gone or whose deadline has passed are dropped
+    up to `max_delay` seconds for company. A batch takes its slot's share of a longer queue. Images whose client has gone or whose deadline has passed are dropped
     when a batch is formed, never computed.
     """
 
@@ -99,6 +99,7 @@ class Batcher:
         side = manifest.preprocessing.crop
         # One buffer for each slot, reused: a batch is copied into it and never reallocated.
         self._buffers: list[Batch] = [np.empty((max_batch, side, side, 3), dtype=np.uint8) for _ in range(engine.slots)]
+        self._slots = engine.slots
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -145,9 +146,12 @@ class Batcher:
         self._dispatch()
 
     def _take(self) -> list[Item]:
+        """The next batch: its slot's share of what waits, so that the slot that ends next does not find nothing."""
         items: list[Item] = []
         now = time.monotonic()
-        while self._queue and len(items) < self._max_batch:
+        waiting = len(self._queue)
+        size = self._max_batch if waiting <= self._max_batch // 2 else min(self._max_batch, -(-waiting // self._slots))
+        while self._queue and len(items) < size:
             item = self._queue.popleft()
             if item.abandoned:
                 continue

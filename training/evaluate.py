@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,8 @@ def _test_answers(
         original = load_backbone(
             options.backbone, weights=options.weights, image_size=options.image_size, tune=options.tune
         )
+        # As the run was trained, and not as a run would be trained today.
+        original = replace(original, preprocessing=run.record.preprocessing)
         frozen = Extractor(original, cache=options.cache, threads=options.threads)
         kept = photos.without(frozenset(photos.classes) - frozenset(run.record.classes))
         test = divide(kept, frozen, options, report)[0].test

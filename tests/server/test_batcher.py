@@ -102,10 +102,8 @@ def test_a_second_slot_waits_max_delay_for_company(play: Any) -> None:
         assert engine.seen == [1]
         await asyncio.sleep(0.15)
         assert engine.seen == [1, 2]
-        full = [batcher.submit(image(0), deadline=far()) for _ in range(4)]
         engine.gate.set()
-        await asyncio.gather(first, *others, *full)
-        assert engine.seen == [1, 2, 4]
+        await asyncio.gather(first, *others)
 
     play(scenario, slots=2, max_delay=0.08)
 
@@ -113,14 +111,30 @@ def test_a_second_slot_waits_max_delay_for_company(play: Any) -> None:
 def test_a_full_batch_does_not_wait(play: Any) -> None:
     async def scenario(batcher: Batcher, engine: FakeEngine, log: Log, image: Any) -> None:
         engine.gate = asyncio.Event()
-        futures = [batcher.submit(image(0), deadline=far()) for _ in range(5)]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert engine.seen == [1, 4]
+        futures = [batcher.submit(image(0), deadline=far()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert engine.seen == [1]
+        futures += [batcher.submit(image(0), deadline=far()) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        assert engine.seen == [1, 2]
         engine.gate.set()
         await asyncio.gather(*futures)
+        assert sum(engine.seen) == 5
 
     play(scenario, slots=2, max_delay=5.0)
+
+
+def test_a_batch_takes_its_slots_share_of_what_waits(play: Any) -> None:
+    async def scenario(batcher: Batcher, engine: FakeEngine, log: Log, image: Any) -> None:
+        engine.delay = 0.05
+        futures = [batcher.submit(image(0), deadline=far()) for _ in range(7)]
+        await asyncio.gather(*futures)
+        assert engine.seen[:3] == [1, 1, 3]
+        engine.seen.clear()
+        await asyncio.gather(*(batcher.submit(image(0), deadline=far()) for _ in range(40)))
+        assert max(engine.seen) == 4
+
+    play(scenario, slots=2)
 
 
 def test_the_departed_and_the_late_are_never_computed(play: Any) -> None:

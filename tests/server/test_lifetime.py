@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from oodguard.export.bundle import export_bundle
@@ -93,6 +94,22 @@ def test_models_are_replaced_under_load_without_a_failed_request(
     assert load.versions[-1] == "8"
     assert running.sample('oodguard_reloads_total{result="swapped"}') == 2.0
     assert 'version="8"' in httpx.get(f"{running.private}/metrics").text
+
+
+def test_memory_returns_to_one_model(server: Any, own: Path) -> None:
+    running = server("--no-watch", folder=own)
+    process = psutil.Process(running.process.pid)
+
+    def reload(times: int) -> None:
+        for _ in range(times):
+            assert httpx.post(f"{running.private}/admin/reload", timeout=30).status_code == 200
+
+    reload(3)
+    before = process.memory_info().rss
+    reload(8)
+    time.sleep(0.5)
+    # Eight models that stayed would be several hundred MB.
+    assert process.memory_info().rss - before < 60e6
 
 
 def flip_hash(folder: Path) -> None:
