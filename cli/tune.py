@@ -52,7 +52,8 @@ def tune(
         row = [t for t in record.trials if (t.engine, t.sessions, t.threads) == split]
         cells = {t.max_batch: f"{t.images_per_second:.0f}" for t in row}
         name, sessions, threads = split
-        table.add_row(f"{name} {sessions} x {threads}", *(cells.get(batch, "") for batch in batches), f"{row[0].single_ms:.1f}")
+        measured = (cells.get(batch, "") for batch in batches)
+        table.add_row(f"{name} {sessions} x {threads}", *measured, f"{row[0].single_ms:.1f}")
     console = Console()
     console.print(table)
     best = record.best

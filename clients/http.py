@@ -48,9 +48,7 @@ class Client:
     ```
     """
 
-    def __init__(
-        self, url: str = "http://localhost:8000", *, key: str | None = None, timeout: float = TIMEOUT
-    ) -> None:
+    def __init__(self, url: str = "http://localhost:8000", *, key: str | None = None, timeout: float = TIMEOUT) -> None:
         self._url = url.rstrip("/")
         self._http = httpx.Client(timeout=timeout, headers={"x-api-key": key} if key else None)
 

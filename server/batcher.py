@@ -72,8 +72,8 @@ class Batcher:
     ```
 
     An idle engine gets an image at once. While some of its slots run and one is free, a batch that is not full waits
-    up to `max_delay` seconds for company. A batch takes its slot's share of a longer queue. Images whose client has gone or whose deadline has passed are dropped
-    when a batch is formed, never computed.
+    up to `max_delay` seconds for company, and takes its slot's share of a longer queue. Images whose client has gone or
+    whose deadline has passed are dropped when a batch is formed, never computed.
     """
 
     def __init__(
