@@ -146,8 +146,7 @@ def server(bundle: Path) -> Iterator[Callable[..., Server]]:
 
     yield begin
     for one in running:
-        if one.process.poll() is None:
-            one.stop()
+        one.stop()
 
 
 def png(colour: str = "red", size: tuple[int, int] = (40, 40), mode: str = "RGB") -> bytes:
