@@ -10,8 +10,10 @@ import signal
 import socket
 from collections.abc import Iterator
 from types import FrameType
+from typing import cast
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from oodguard.server.app import Gateway
 from oodguard.server.logs import server as log
@@ -45,6 +47,22 @@ class PublicServer(uvicorn.Server):
     def _close(self) -> None:
         self.should_exit = True
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port and end the connections in order, also those the kernel holds but nobody has accepted."""
+        loop = asyncio.get_running_loop()
+        # Closing the socket would reset them, requests and all.
+        late = [
+            loop.create_task(loop.connect_accepted_socket(self._protocol, waiting, ssl=self.config.ssl))
+            for listening in sockets or []
+            for waiting in _accepted(listening)
+        ]
+        await super().shutdown(sockets)
+        await asyncio.gather(*late, return_exceptions=True)
+
+    def _protocol(self) -> asyncio.Protocol:
+        kind = cast(type[HttpToolsProtocol], self.config.http_protocol_class)
+        return kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
 
 class PrivateServer(uvicorn.Server):
     """Serves metrics and administration for as long as the public server lives."""
@@ -53,6 +71,12 @@ class PrivateServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the public server."""
         yield
+
+
+def _accepted(listening: socket.socket) -> Iterator[socket.socket]:
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            yield listening.accept()[0]
 
 
 def yield_to_inference() -> None:

@@ -14,6 +14,9 @@ from oodguard.server.errors import problem
 from oodguard.server.problems import PROBLEM_JSON
 from oodguard.server.settings import ServeSettings
 
+# What a client had sent before it could know that the port closes arrives within this.
+LAST_WORDS = 0.25
+
 
 def protocol_for(settings: ServeSettings) -> type[HttpToolsProtocol]:
     """The protocol class with the limits of `settings`."""
@@ -69,6 +72,14 @@ def protocol_for(settings: ServeSettings) -> type[HttpToolsProtocol]:
             self._head_bytes = 0
             self._head_arrived()
             super().on_headers_complete()
+
+        def shutdown(self) -> None:
+            """End the connection: after its answer, or, when it has nothing to answer, once nothing more arrives."""
+            if self.cycle is None or self.cycle.response_complete:
+                # Closing now would reset a connection whose request is on its way or not read yet.
+                self.loop.call_later(LAST_WORDS, super().shutdown)
+            else:
+                super().shutdown()
 
         def _expect_head(self) -> None:
             self._head_timer = self.loop.call_later(settings.header_timeout, self._too_slow)

@@ -156,7 +156,7 @@ def test_a_bad_bundle_is_refused_and_the_old_one_serves_on(server: Any, own: Pat
 
 def test_sigterm_turns_readiness_red_serves_on_drains_and_exits_0(server: Any, golden: list[bytes]) -> None:
     running = server("--drain-delay", "3")
-    with Load(running.url, golden[0], clients=2) as load:
+    with Load(running.url, golden[0], clients=8) as load:
         time.sleep(0.2)
         running.process.send_signal(signal.SIGTERM)
         wait_for(lambda: httpx.get(f"{running.url}/health/ready").status_code == 503, 2.5)
