@@ -146,11 +146,13 @@ class Batcher:
         self._dispatch()
 
     def _take(self) -> list[Item]:
-        """The next batch: its slot's share of what waits, so that the slot that ends next does not find nothing."""
+        """The next batch: its slot's share of what waits.
+
+        More would make the last images wait for the first ones while the slot that ends next finds nothing.
+        """
         items: list[Item] = []
         now = time.monotonic()
-        waiting = len(self._queue)
-        size = self._max_batch if waiting <= self._max_batch // 2 else min(self._max_batch, -(-waiting // self._slots))
+        size = min(self._max_batch, -(-len(self._queue) // self._slots))
         while self._queue and len(items) < size:
             item = self._queue.popleft()
             if item.abandoned:

@@ -27,6 +27,8 @@ def configure(*, level: str, style: Literal["json", "text"]) -> None:
     for name in ("uvicorn", "uvicorn.error", "watchfiles"):
         # Their info lines are about sockets and files, which we report ourselves.
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    # A line about every malformed body would let callers fill the log.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 def log_request(*, request_id: str, method: str, route: str, status: int, seconds: float, key: str | None) -> None:
