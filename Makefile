@@ -43,6 +43,7 @@ serve: $(BUNDLE)/manifest.json
 # Tables of the README that are made from the code.
 docs: setup
 	$(BIN)/python -m oodguard.server.settings_table README.md
+	$(BIN)/python -m oodguard.server.metrics_table docs/METRICS.md
 
 clean:
 	rm -rf $(VENV) .oodguard-cache build dist *.egg-info

@@ -20,6 +20,7 @@ from oodguard.training.errors import OodguardError
 
 REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=-]{1,128}$")
 MODEL_ROUTE = "/v2/models/*"
+INFERENCE = ("/predict", MODEL_ROUTE)
 Endpoint = Callable[[Request], Awaitable[Response]]
 SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
     (b"x-content-type-options", b"nosniff"),
@@ -57,6 +58,7 @@ class Frame:
         self._routes = frozenset(routes)
         self._open = frozenset(open_routes)
         self._direct = dict(direct or {})
+        service.metrics.routes(route for route in routes if route in INFERENCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -105,7 +107,7 @@ class Frame:
                 self._service.metrics.rejected[problem_of(error).code].inc()
                 await error_response(error, path=scope["path"])(scope, receive, framed)
         finally:
-            self._service.metrics.requests.labels(route, str(status)).inc()
+            self._service.metrics.request(route, status)
             log_request(
                 request_id=request_id.decode(),
                 method=scope["method"],

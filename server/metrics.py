@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
-from oodguard.export.contract import Manifest
+from oodguard.export.contract import Manifest, Verdict
+from oodguard.server.drift import Drift
 from oodguard.server.errors import PROBLEMS
+from oodguard.server.settings import ServeSettings
 
 STAGES = ("read", "decode", "queue", "inference", "judge")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+STATUSES = (200, *sorted({status for status, _ in PROBLEMS.values()}))
+LIMITS = (
+    "max_queue",
+    "max_queue_bytes",
+    "max_connections",
+    "max_body_bytes",
+    "max_files",
+    "max_image_bytes",
+    "max_pixels",
+    "request_timeout",
+)
 
 
 class Metrics:
@@ -43,16 +58,43 @@ class Metrics:
         self.ready = Gauge("oodguard_ready", "1 when the server is ready.", registry=registry)
         self.queue_images = Gauge("oodguard_queue_images", "Images admitted and not yet answered.", registry=registry)
         self.queue_limit = Gauge("oodguard_queue_limit_images", "Images that may be inside.", registry=registry)
+        self._limits = Gauge("oodguard_limit", "Limits of the settings, by name.", ["setting"], registry=registry)
         self._model = Info("oodguard_model", "The model being served.", registry=registry)
+        self._drift = Drift()
+        registry.register(self._drift)
         # Every series exists from the start, so that a rate over it is never missing; looking a series up by its
         # labels on every request would cost more than counting.
         self.stage = {stage: self._stage.labels(stage) for stage in STAGES}
         self.rejected = {code: self._rejected.labels(code) for code in PROBLEMS}
         self.reloads = {result: self._reloads.labels(result) for result in ("swapped", "refused")}
         self.predictions: dict[tuple[str, bool], Counter] = {}
+        self._by_route: dict[tuple[str, int], Counter] = {}
 
-    def model(self, manifest: Manifest) -> None:
-        """Name the model being served; series of classes it does not have are dropped."""
+    def settings(self, settings: ServeSettings) -> None:
+        """Show the limits."""
+        self.queue_limit.set(settings.max_queue)
+        for name in LIMITS:
+            self._limits.labels(name).set(getattr(settings, name))
+
+    def routes(self, names: Iterable[str]) -> None:
+        """Start the series of inference routes at 0."""
+        for name in names:
+            for status in STATUSES:
+                self._by_route[name, status] = self.requests.labels(name, str(status))
+
+    def request(self, route: str, status: int) -> None:
+        """Count one request; `route` is one of the program's, never what a caller typed."""
+        (self._by_route.get((route, status)) or self.requests.labels(route, str(status))).inc()
+
+    def answer(self, verdict: Verdict) -> None:
+        """Count one answered image."""
+        counter = self.predictions.get((verdict.label, verdict.is_ood))
+        if counter is not None:  # the model may have been replaced since
+            counter.inc()
+        self._drift.count(verdict)
+
+    def model(self, manifest: Manifest, accept: float) -> None:
+        """Name the model being served, judged by default at `accept`; series of what it does not have are dropped."""
         for label, verdict in self.predictions:
             if label not in manifest.classes:
                 self._predictions.remove(label, str(verdict).lower())
@@ -62,6 +104,7 @@ class Metrics:
             for verdict in (True, False)
         }
         self._model.info({"name": manifest.name, "version": manifest.version})
+        self._drift.model(manifest, accept)
 
     def render(self) -> bytes:
         """The text exposition."""

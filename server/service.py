@@ -11,7 +11,6 @@ from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from oodguard.export.contract import Verdict
 from oodguard.server.admission import Admission
 from oodguard.server.batcher import Answer, Watch
 from oodguard.server.contract import ModelRef, Prediction, PredictResponse, Problem, Timing
@@ -59,9 +58,8 @@ class GuardService:
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self.model = ServedModel.load(settings, self._watch(), engine=engine)
-        self.accept(settings.accept, self.model)
-        metrics.model(self.model.manifest)
-        metrics.queue_limit.set(settings.max_queue)
+        metrics.model(self.model.manifest, self.accept(None, self.model))
+        metrics.settings(settings)
         metrics.queue_images.set_function(lambda: self.admission.images)
         metrics.ready.set_function(lambda: float(self.not_ready is None))
 
@@ -117,7 +115,7 @@ class GuardService:
                 )
                 # Built from a verdict that was validated a moment ago.
                 predictions.append(Prediction.model_construct(index=index, file=payload.file, **dict(verdict)))
-                self.count(verdict)
+                self.metrics.answer(verdict)
         ended = time.monotonic()
         self.admission.answered(len(payloads))
         for stage, value in zip(self.metrics.stage.values(), (read, decode, queued, ran, ended - judging), strict=True):
@@ -188,12 +186,6 @@ class GuardService:
             raise RequestError("bad_parameter", str(error)) from None
         return accept
 
-    def count(self, verdict: Verdict) -> None:
-        """Count one answered image."""
-        counter = self.metrics.predictions.get((verdict.label, verdict.is_ood))
-        if counter is not None:  # the model may have been replaced since
-            counter.inc()
-
     # Health
 
     @property
@@ -241,7 +233,7 @@ class GuardService:
             try:
                 # The batcher belongs to the loop, the loading does not.
                 new = await ServedModel.load_beside(self.settings, self._watch())
-                self.accept(self.settings.accept, new)
+                accept = self.accept(None, new)
                 defect = await new.defect()
                 if defect:
                     await new.engine.close()
@@ -252,7 +244,7 @@ class GuardService:
                 raise ReloadRefused(str(error)) from None
             old, self.model = self.model, new
             self._defect = self._stalled = None
-            self.metrics.model(new.manifest)
+            self.metrics.model(new.manifest, accept)
             self.metrics.reloads["swapped"].inc()
             log.warning("now serving %s version %s", new.manifest.name, new.manifest.version)
             task = asyncio.create_task(self._retire(old))

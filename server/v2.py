@@ -142,7 +142,7 @@ def _arrays(
         fused[row], threshold[row] = verdict.ood_score, verdict.threshold
         probabilities[row] = answer.measured.probabilities[answer.row]
         scores[row] = answer.measured.scores[answer.row]
-        service.count(verdict)
+        service.metrics.answer(verdict)
     return {
         "label": oip.texts(labels),
         "is_ood": is_ood,
