@@ -10,9 +10,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
-from oodguard.clients.http import Client, ServerProblem
+from oodguard.clients.http import Client
 from oodguard.server.contract import Prediction
 from oodguard.training.errors import InputError
 from oodguard.training.preprocess import IMAGE_SUFFIXES
@@ -41,17 +42,17 @@ def predict(
     paths = _files(images)
     rows: list[tuple[Path, Prediction]] = []
     failures: list[tuple[Path, str]] = []
-    with Client(url, key=key) as client:
-        for chunk, answer in client.predict_many(paths, accept=accept):
-            if isinstance(answer, ServerProblem):
-                problem = answer.problem
-                if problem.code == "bad_parameter":
-                    raise InputError(problem.detail)
-                details = {e.index: e.detail for e in problem.errors}
-                failures += [(path, details.get(i, problem.detail)) for i, path in enumerate(chunk)]
-                continue
-            rows += [(chunk[p.index], p) for p in answer.predictions]
-            failures += [(chunk[e.index], e.detail) for e in answer.errors if e.index is not None]
+    shown = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with Client(url, key=key) as client, shown:
+        task = shown.add_task("images", total=len(paths))
+        for path, result in zip(paths, client.stream(paths, accept=accept), strict=True):
+            shown.advance(task)
+            if result.prediction is not None:
+                rows.append((path, result.prediction))
+            elif result.problem is not None:
+                if result.problem.code == "bad_parameter":
+                    raise InputError(result.problem.detail)
+                failures.append((path, result.problem.detail))
     if json_lines:
         for path, prediction in rows:
             print(json.dumps({"path": str(path), **prediction.model_dump(mode="json", exclude={"index", "file"})}))

@@ -1,5 +1,9 @@
-"""Python client for the HTTP service: `Client(url).predict([path, ...])`."""
+"""Python clients: `Client(url).predict([path, ...])`, and `AsyncClient` for asyncio."""
 
+from oodguard.clients.aio import AsyncClient
+from oodguard.clients.calls import Retries
+from oodguard.clients.errors import ClientError, ServerProblem, ServerUnreachable
 from oodguard.clients.http import Client
+from oodguard.clients.results import Result
 
-__all__ = ["Client"]
+__all__ = ["AsyncClient", "Client", "ClientError", "Result", "Retries", "ServerProblem", "ServerUnreachable"]

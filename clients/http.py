@@ -1,55 +1,47 @@
-"""The HTTP client: `Client(url).predict([...])`, typed answers, clear exceptions.
-
-ClientError
-|- ServerUnreachable   nothing answers at the address, or not in time
-`- ServerProblem       the server answered with a problem document; `.problem` holds it
-"""
+"""The HTTP client: `Client(url).predict([...])`, typed answers, clear exceptions (`clients.errors`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 import httpx
-from pydantic import ValidationError
 
-from oodguard.server.contract import PredictResponse, Problem
-from oodguard.training.errors import EnvironmentProblem, InputError, OodguardError
-
-TIMEOUT = 60.0
-FILES_PER_REQUEST = 16
-
-
-class ClientError(OodguardError):
-    """Base of the client's errors."""
-
-
-class ServerUnreachable(ClientError, EnvironmentProblem):
-    """Nothing answers at the address, or not in time."""
-
-
-class ServerProblem(ClientError):
-    """The server refused the request or failed on it."""
-
-    def __init__(self, problem: Problem) -> None:
-        where = f"{problem.file}: " if problem.file else ""
-        super().__init__(f"{where}{problem.title} ({problem.status}): {problem.detail}")
-        self.problem = problem
+from oodguard.clients.calls import TIMEOUT, Reply, Retries, Send, Wait, predict
+from oodguard.clients.errors import ServerProblem
+from oodguard.clients.images import ImageLike
+from oodguard.clients.results import CONCURRENCY, Result, problem_of
+from oodguard.server.contract import PredictResponse
+from oodguard.training.errors import InputError
 
 
 class Client:
-    """Talks to one server; use it as a context manager, so that connections are closed.
+    """Talks to one server over kept-open connections; use it as a context manager. Threads may share it.
 
     ```python
     with Client("http://localhost:8000") as client:
         for prediction in client.predict([Path("photo.jpg")]).predictions:
             print(prediction.label, prediction.is_ood)
     ```
+
+    `timeout` bounds a call in seconds, all attempts together. A full, restarting or absent server is asked again as
+    `retries` says.
     """
 
-    def __init__(self, url: str = "http://localhost:8000", *, key: str | None = None, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        url: str = "http://localhost:8000",
+        *,
+        key: str | None = None,
+        timeout: float = TIMEOUT,
+        retries: Retries | None = None,
+    ) -> None:
         self._url = url.rstrip("/")
+        self._timeout = timeout
+        self._retries = retries or Retries()
         self._http = httpx.Client(timeout=timeout, headers={"x-api-key": key} if key else None)
 
     def __enter__(self) -> Client:
@@ -65,44 +57,80 @@ class Client:
         self._http.close()
 
     def predict(
-        self, images: Sequence[Path | bytes], *, accept: float | None = None, top_k: int | None = None
+        self,
+        images: Sequence[ImageLike],
+        *,
+        accept: float | None = None,
+        top_k: int | None = None,
+        timeout: float | None = None,
     ) -> PredictResponse:
-        """Verdicts for images given as paths or bytes, in one request.
+        """Verdicts for images given as paths, bytes, PIL images or uint8 arrays, in one request.
 
         Raises `ServerProblem` when the request as a whole was refused, `ServerUnreachable` when nothing answered,
-        `InputError` when a file cannot be read. An image that failed among others is in the answer's `errors`.
+        `InputError` when an image cannot be sent. An image that failed among others is in the answer's `errors`.
         """
-        parameters = {k: v for k, v in (("accept", accept), ("top_k", top_k)) if v is not None}
-        files = [("image", _part(image, index)) for index, image in enumerate(images)]
-        try:
-            response = self._http.post(f"{self._url}/predict", files=files, params=parameters)
-        except httpx.TimeoutException:
-            raise ServerUnreachable(f"{self._url} did not answer in time") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ServerUnreachable(f"{self._url} cannot be reached ({error})") from None
-        try:
-            if response.is_success:
-                return PredictResponse.model_validate_json(response.content)
-            raise ServerProblem(Problem.model_validate_json(response.content))
-        except ValidationError:
-            raise ServerUnreachable(f"{self._url} is not an oodguard server ({response.status_code})") from None
-
-    def predict_many(
-        self, paths: Sequence[Path], *, accept: float | None = None, top_k: int | None = None
-    ) -> Iterator[tuple[Sequence[Path], PredictResponse | ServerProblem]]:
-        """Verdicts for any number of files, a few a request: pairs of paths and their answer or refusal."""
-        for start in range(0, len(paths), FILES_PER_REQUEST):
-            chunk = paths[start : start + FILES_PER_REQUEST]
+        steps = predict(
+            self._url,
+            images,
+            accept=accept,
+            top_k=top_k,
+            timeout=self._timeout if timeout is None else timeout,
+            retries=self._retries,
+        )
+        reply: Reply = None
+        while True:
             try:
-                yield chunk, self.predict(chunk, accept=accept, top_k=top_k)
-            except ServerProblem as problem:
-                yield chunk, problem
+                step = steps.send(reply)
+            except StopIteration as ended:
+                answer: PredictResponse = ended.value
+                return answer
+            if isinstance(step, Wait):
+                time.sleep(step.seconds)
+                reply = None
+            else:
+                reply = self._send(step)
 
+    def _send(self, step: Send) -> Reply:
+        try:
+            return self._http.post(
+                f"{self._url}/predict",
+                files=step.files,
+                params=step.params,
+                headers=step.headers,
+                timeout=step.timeout,
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return error
 
-def _part(image: Path | bytes, index: int) -> tuple[str, bytes, str]:
-    if isinstance(image, bytes):
-        return f"{index}", image, "application/octet-stream"
-    try:
-        return image.name, image.read_bytes(), "application/octet-stream"
-    except OSError as error:
-        raise InputError(f"{image} cannot be read ({error.strerror})") from None
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        accept: float | None = None,
+        top_k: int | None = None,
+        concurrency: int = CONCURRENCY,
+    ) -> Iterator[Result]:
+        """Verdicts for any number of images, in their order, one request each and `concurrency` of them under way.
+
+        The server forms the batches. An image that fails is a result with a problem; a server that cannot be reached
+        ends the stream with `ServerUnreachable`. No more than `concurrency` images are held at a time.
+        """
+        under_way: deque[Future[Result]] = deque()
+
+        def ask(image: ImageLike) -> Result:
+            try:
+                return Result(image, self.predict([image], accept=accept, top_k=top_k).predictions[0])
+            except (ServerProblem, InputError) as error:
+                return Result(image, None, problem_of(error))
+
+        with ThreadPoolExecutor(concurrency, thread_name_prefix="oodguard-client") as threads:
+            try:
+                for image in images:
+                    if len(under_way) == concurrency:
+                        yield under_way.popleft().result()
+                    under_way.append(threads.submit(ask, image))
+                while under_way:
+                    yield under_way.popleft().result()
+            finally:
+                for future in under_way:
+                    future.cancel()

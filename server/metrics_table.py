@@ -17,7 +17,7 @@ def metrics_table() -> str:
     metrics = Metrics()
     # The library keeps label names to itself, but a table without them says little.
     labels = {
-        wrapper.describe()[0].name: wrapper._labelnames
+        next(iter(wrapper.describe())).name: wrapper._labelnames
         for wrapper in vars(metrics).values()
         if isinstance(wrapper, MetricWrapperBase)
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -18,8 +19,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from oodguard.cli.main import run as command
+from oodguard.clients import AsyncClient, Client, Result
 from oodguard.training import pipeline
 from oodguard.training import run as runs
 
@@ -254,3 +257,26 @@ def test_samples_writes_one_of_each(capsys: pytest.CaptureFixture[str], tmp_path
     assert code == 0
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["in_distribution.png", "out_of_distribution.jpg"]
     assert np.prod([len(list((tmp_path / "c" / "digits" / s).rglob("*.png"))) for s in ("train", "test")]) == 1347 * 450
+
+
+def test_clients_stream_every_kind_of_image_in_order(server: str, photos: Path, tmp_path: Path) -> None:
+    files = sorted((photos / "test" / "amber").glob("*.jpg"))[:3]
+    with Image.open(files[0]) as opened:
+        picture = opened.convert("RGB")
+    images = [*files, files[1].read_bytes(), picture, np.asarray(picture), b"junk", tmp_path / "absent.jpg", files[2]]
+
+    async def gather() -> list[Result]:
+        async with AsyncClient(server) as client:
+            return [result async for result in client.stream(iter(images), concurrency=3)]
+
+    with Client(server) as client:
+        found = list(client.stream(iter(images), concurrency=3))
+        whole = client.predict(files, top_k=1)
+    assert [result.image is image for result, image in zip(found, images, strict=True)] == [True] * 9
+    assert [result.problem and result.problem.code for result in found[6:8]] == ["unsupported_type", "unreadable"]
+    scores = [result.prediction.ood_score if result.prediction else 0.0 for result in found]
+    same = [p.ood_score for p in whole.predictions]
+    assert scores == pytest.approx([*same, same[1], same[0], same[0], 0.0, 0.0, same[2]], abs=1e-4)
+    again = asyncio.run(gather())
+    assert [r.problem for r in again] == [r.problem for r in found]
+    assert [r.prediction and r.prediction.label for r in again] == [r.prediction and r.prediction.label for r in found]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from oodguard.clients import Client
-from oodguard.clients.http import ServerProblem, ServerUnreachable
+from oodguard.clients.errors import ServerProblem, ServerUnreachable
 from oodguard.training.errors import InputError
 
 
