@@ -42,8 +42,7 @@ serve: $(BUNDLE)/manifest.json
 
 # Tables of the README that are made from the code.
 docs: setup
-	$(BIN)/python -m oodguard.server.settings_table README.md
-	$(BIN)/python -m oodguard.server.metrics_table docs/METRICS.md
+	$(BIN)/python -m oodguard.server.tables README.md docs/*.md
 
 clean:
 	rm -rf $(VENV) .oodguard-cache build dist *.egg-info

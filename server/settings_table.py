@@ -1,13 +1,8 @@
-"""The settings as a table in the README: `python -m oodguard.server.settings_table README.md` writes it there."""
+"""The settings as a table (`tables` writes it)."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from oodguard.server.settings import ENV_PREFIX, ServeSettings
-
-BEGIN, END = "<!-- settings -->", "<!-- /settings -->"
 
 
 def settings_table() -> str:
@@ -18,14 +13,3 @@ def settings_table() -> str:
         default = "required" if field.is_required() else "" if field.default in (None, ()) else f"`{field.default}`"
         rows.append(f"| `--{flag}` | `{ENV_PREFIX}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows)
-
-
-def main(readme: Path) -> None:
-    """Replace what stands between the two marks."""
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n{settings_table()}\n{END}{after}", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

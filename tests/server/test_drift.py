@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from oodguard.server.drift import BOUNDS, Tally
 from oodguard.server.engines.fake import FakeEngine
-from oodguard.server.metrics_table import metrics_table
 
 
 def series(client: Any, family: str) -> dict[tuple[str, ...], float]:
@@ -57,8 +55,3 @@ def test_what_is_expected_is_exported_beside_it(start: Any) -> None:
     assert abs(client.sample("oodguard_expected_ood_share") - 0.1) < 1e-12
     assert client.sample('oodguard_limit{setting="max_queue"}') == 128.0
     assert client.sample('oodguard_requests_total{route="/predict",status="429"}') == 0.0
-
-
-def test_the_documented_table_is_current() -> None:
-    document = (Path(__file__).parents[2] / "docs" / "METRICS.md").read_text(encoding="utf-8")
-    assert metrics_table() in document, "run: make docs"

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from oodguard.server.settings import ENV_PREFIX, ServeSettings
-from oodguard.server.settings_table import settings_table
+from oodguard.server.tables import TABLES, filled
 
 BUNDLE = Path("bundle")
 
@@ -54,6 +54,10 @@ def test_anyone_may_call_a_public_address_only_by_explicit_choice() -> None:
     assert ServeSettings(bundle=BUNDLE, host="::1").auth is None
 
 
-def test_the_readme_lists_every_setting_as_it_is() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    assert settings_table() in readme, "run: make docs"
+@pytest.mark.parametrize(
+    ("document", "table"), [("README.md", "settings"), ("docs/METRICS.md", "metrics"), ("docs/API.md", "problems")]
+)
+def test_tables_of_the_documents_are_what_the_code_says(document: str, table: str) -> None:
+    text = (Path(__file__).parents[2] / document).read_text(encoding="utf-8")
+    assert TABLES[table]() in text, "run: make docs"
+    assert filled(text) == text
