@@ -54,7 +54,7 @@ def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(summary.errors.items()))
         console.print(f"{summary.failed:,} could not be used: {codes}")
     if summary.skipped:
-        console.print(f"{summary.skipped:,} other files were passed over")
+        console.print(f"other files, passed over: {summary.skipped:,}")
     if summary.seconds:
         rate = summary.scored / summary.seconds
         console.print(f"{summary.scored:,} scored in {summary.seconds:.1f} s: {rate:.0f} images/s ({summary.how})")

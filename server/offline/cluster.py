@@ -9,9 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
+import sys
 import time
 import zlib
 from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -24,12 +28,12 @@ from oodguard.server.tuning import cores
 from oodguard.training.errors import EnvironmentProblem, OodguardError
 
 LOCAL = "local"
+LOG_FILE = "ray.log"
 LOCAL_STORE_BYTES = 256 * 1024 * 1024
-# Before Ray is imported: it reports nothing home, leaves the choice of GPUs to us, and keeps its own log to its files.
+# Before Ray is imported: it reports nothing home, and leaves the choice of GPUs to us.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 
 
@@ -85,34 +89,62 @@ def run_on_ray(
         import ray.data
     except ModuleNotFoundError as error:
         raise EnvironmentProblem(f"--ray needs {error.name}: pip install 'oodguard[ray]'") from None
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    with _apart(ledger.folder / LOG_FILE):
+        try:
+            return _run(ray, spec, ledger, pending, scored, address, workers)
+        except (ray.exceptions.RayError, ray.data.exceptions.SystemException, ConnectionError) as error:
+            raise EnvironmentProblem(f"Ray failed ({_last_line(error)}); see {ledger.folder / LOG_FILE}") from None
+        finally:
+            ray.shutdown()
+
+
+def _run(
+    ray: Any,
+    spec: Spec,
+    ledger: Ledger,
+    pending: Container[int],
+    scored: Callable[[Tally], None],
+    address: str,
+    workers: int | None,
+) -> tuple[float, str]:
     plan = spec.plan
     share = plan.sessions * plan.threads
     gpus = int(spec.device == "cuda")
-    try:
-        _connect(ray, address, workers or max(1, cores() // share), share)
-        resources = ray.cluster_resources()
-        room = int(resources.get("CPU", 0)) // share
-        if gpus:
-            room = min(room, int(resources.get("GPU", 0)))
-        workers = workers or max(1, room)
-        if workers > room:
-            needs = f"{share} cores" + (" and a GPU" if gpus else "")
-            raise EnvironmentProblem(f"this Ray has room for {room} workers of {needs} each; {workers} are asked for")
-        started = time.monotonic()
-        compute = {"compute": ray.data.ActorPoolStrategy(size=workers), "num_cpus": share, "num_gpus": gpus}
-        for number, rows in _results(ray, spec, ledger, pending, compute):
-            ledger.keep(number, rows)
-            scored(_tally(rows))
-        seconds = time.monotonic() - started
-    except (ray.exceptions.RayError, ray.data.exceptions.SystemException, ConnectionError) as error:
-        raise EnvironmentProblem(f"Ray failed ({_last_line(error)})") from None
-    finally:
-        ray.shutdown()
-    return seconds, (
+    _connect(ray, address, workers or max(1, cores() // share), share)
+    resources = ray.cluster_resources()
+    room = int(resources.get("CPU", 0)) // share
+    if gpus:
+        room = min(room, int(resources.get("GPU", 0)))
+    workers = workers or max(1, room)
+    if workers > room:
+        needs = f"{share} cores" + (" and a GPU" if gpus else "")
+        raise EnvironmentProblem(f"this Ray has room for {room} workers of {needs} each; {workers} are asked for")
+    started = time.monotonic()
+    compute = {"compute": ray.data.ActorPoolStrategy(size=workers), "num_cpus": share, "num_gpus": gpus}
+    for number, rows in _results(ray, spec, ledger, pending, compute):
+        ledger.keep(number, rows)
+        scored(_tally(rows))
+    return time.monotonic() - started, (
         f"{plan.engine} on Ray, {workers} workers of {plan.sessions} x {plan.threads} threads, batch {plan.max_batch}"
     )
+
+
+@contextmanager
+def _apart(log: Path) -> Iterator[None]:
+    """Ray's own messages go to a file: its C++ part writes to descriptor 2, whatever its settings say."""
+    sys.stderr.flush()
+    with log.open("ab") as stream, os.fdopen(os.dup(2), "w") as terminal:
+        os.dup2(stream.fileno(), 2)
+        before, sys.stderr = sys.stderr, terminal
+        # Handlers made from now on write to `sys.stderr`; these loggers have nothing to say there.
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            terminal.flush()
+            os.dup2(terminal.fileno(), 2)
+            sys.stderr = before
 
 
 def _connect(ray: Any, address: str, workers: int, share: int) -> None:
@@ -127,8 +159,12 @@ def _connect(ray: Any, address: str, workers: int, share: int) -> None:
                 **quiet,
             )
         else:
+            host, colon, port = address.rpartition(":")
+            if colon:
+                # Ray itself would try for more than a minute.
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise EnvironmentProblem(f"no Ray answers at {address} ({_last_line(error)})") from None
 
 

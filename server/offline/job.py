@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from oodguard.export.contract import MANIFEST_FILE, load_manifest
-from oodguard.server.offline.ledger import Ledger, Purpose
+from oodguard.server.offline.ledger import Ledger, Purpose, State
 from oodguard.server.offline.options import ScoreOptions
 from oodguard.server.offline.results import columns, metadata, write_result
 from oodguard.server.offline.scorer import Scorer, Spec, Tally
@@ -102,6 +102,7 @@ def score(options: ScoreOptions, *, progress: Progress) -> Summary:
             bundle_sha256=bundle_sha256,
             plan=plan,
             base=Path(ledger.state.base),
+            landmark=_landmark(ledger.state, options.source),
             limits=options.limits,
             accept=accept,
             device=options.device,
@@ -120,6 +121,11 @@ def score(options: ScoreOptions, *, progress: Progress) -> Summary:
         write_result(options.out, columns(manifest), about, _counted(ledger.tables(), summary))
         ledger.remove()
     return summary
+
+
+def _landmark(state: State, source: str) -> Path | None:
+    path = Path(state.base) / (state.inputs[0].path if state.inputs else source)
+    return path if path.exists() else None
 
 
 def _run_here(spec: Spec, ledger: Ledger, pending: set[int], scored: Callable[[Tally], None]) -> tuple[float, str]:

@@ -141,7 +141,7 @@ class Ledger:
 
     def _clear(self) -> None:
         # By name, so that a folder of somebody else's that is called like ours loses nothing.
-        for pattern in ("part-????????.p*", f"{ITEMS_FILE}*", f"{STATE_FILE}*"):
+        for pattern in ("part-????????.p*", f"{ITEMS_FILE}*", f"{STATE_FILE}*", "ray.log"):
             for path in self.folder.glob(pattern):
                 path.unlink()
 

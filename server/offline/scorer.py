@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from oodguard.export.contract import MANIFEST_FILE, load_manifest
+from oodguard.server.engines.base import Engine
 from oodguard.server.engines.build import build_engine
 from oodguard.server.errors import EngineError, EngineUnavailable
 from oodguard.server.offline.items import Item
@@ -23,7 +25,7 @@ from oodguard.server.offline.reader import Reader
 from oodguard.server.offline.results import Outcome, columns, table
 from oodguard.server.tuning import Plan
 from oodguard.training.contract import file_sha256
-from oodguard.training.errors import FormatError, ImageError, QualityError
+from oodguard.training.errors import EnvironmentProblem, FormatError, ImageError, QualityError
 from oodguard.training.preprocess import ImageLimits, Pixels, load_pixels
 
 Part = tuple[int, Sequence[Item]]
@@ -62,7 +64,10 @@ class _Part:
 
 
 class Spec(BaseModel):
-    """Everything a scorer needs, as one record of text: it travels to other processes."""
+    """Everything a scorer needs, as one record of text: it travels to other machines.
+
+    landmark: a file or folder that must be there, or the images are not.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,6 +75,7 @@ class Spec(BaseModel):
     bundle_sha256: str
     plan: Plan
     base: Path
+    landmark: Path | None = None
     limits: ImageLimits
     accept: float
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -88,14 +94,16 @@ class Scorer:
     that computes alike. At most `workers` batches are in memory. Raises `FormatError` or `EnvironmentProblem`.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, *, engine: Engine | None = None) -> None:
         self._manifest = load_manifest(spec.bundle)
+        if spec.landmark is not None and not spec.landmark.exists():
+            raise EnvironmentProblem(f"{spec.landmark} is not on {platform.node()}, where its images are to be scored")
         if file_sha256(spec.bundle / MANIFEST_FILE) != spec.bundle_sha256:
             raise FormatError(f"{spec.bundle} is not the bundle the run began with")
         self._limits = spec.limits
         self._accept = spec.accept
         self._batch = spec.plan.max_batch
-        self.engine = build_engine(spec.bundle, self._manifest, spec.plan, device=spec.device)
+        self.engine = engine or build_engine(spec.bundle, self._manifest, spec.plan, device=spec.device)
         self.schema = columns(self._manifest)
         # One batch is decoded while every slot of the engine runs another.
         self._workers = spec.workers or self.engine.slots + 1

@@ -18,6 +18,7 @@ LONGEST_LINE = 64 * 1024
 MOST_NAMES = 1_000_000
 
 _BRACE = re.compile(r"\{([^{}]*)\}")
+_NESTED = re.compile(r"\{[^{}]*\{")
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 
 
@@ -150,7 +151,9 @@ def _expand(source: str, base: Path) -> list[str]:
 
 
 def _braces(pattern: str) -> list[str]:
-    """Shell braces: `{a,b}` and `{000..127}`, one or several, also nested."""
+    """Shell braces: `{a,b}` and `{000..127}`, one or several."""
+    if _NESTED.search(pattern):
+        raise InputError(f"{pattern} has one brace inside another; write the names out")
     done: list[str] = []
     waiting = [pattern]
     while waiting:
