@@ -129,7 +129,7 @@ class Scorer:
     ) -> None:
         """Score parts in order; `keep` gets each finished part's rows, in a thread, `scored` each finished batch.
 
-        Raises `EngineError` when the engine is gone, or fails on every image of a part.
+        Raises `EngineError` when the engine is gone, or fails on every image of a part of several batches.
         """
         room = asyncio.Semaphore(self._workers)
         try:
@@ -163,7 +163,8 @@ class Scorer:
         scored(Tally.of(outcomes))
         if len(part.outcomes) == part.batches:
             every = [outcome for first in sorted(part.outcomes) for outcome in part.outcomes[first]]
-            if all(isinstance(o, ImageError) and o.code == "engine_failed" for o in every):
+            # Fewer may be the images' own fault.
+            if len(every) > self._batch and all(isinstance(o, ImageError) and o.code == "engine_failed" for o in every):
                 raise EngineError(f"the engine failed on every image of a part: {every[0]}")
             await self._in_thread(lambda: keep(part.number, table(self.schema, part.items, every)))
 
