@@ -231,7 +231,8 @@ class Ledger:
     def tables(self) -> Iterator[pa.Table]:
         """Every part's rows, in order."""
         for part in range(self.parts):
-            yield pa.parquet.read_table(self._path(part), memory_map=False)
+            with pa.parquet.ParquetFile(self._path(part)) as stored:
+                yield stored.read()
 
     def remove(self) -> None:
         """The result is written: the folder has served."""

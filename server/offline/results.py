@@ -13,6 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from oodguard.export.contract import Manifest, Verdict
+from oodguard.server.offline.arrays import array
 from oodguard.server.offline.items import Item, shown
 from oodguard.training.errors import ImageError
 
@@ -47,7 +48,7 @@ def columns(manifest: Manifest) -> pa.Schema:
 def table(schema: pa.Schema, items: Sequence[Item], outcomes: Sequence[Outcome]) -> pa.Table:
     """The rows of some images, in their order."""
     rows = [_row(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
-    return pa.Table.from_pylist(rows, schema=schema)
+    return pa.Table.from_arrays([array([row.get(f.name) for row in rows], f.type) for f in schema], schema=schema)
 
 
 def _row(item: Item, outcome: Outcome) -> dict[str, Any]:
