@@ -1,6 +1,6 @@
 """Python values to Arrow arrays, where None is null.
 
-pyarrow's own conversion first imports pandas wherever that is installed, which takes as long as scoring a hundred images.
+pyarrow's own conversion first imports pandas wherever that is installed: as long as it takes to score a hundred images.
 """
 
 from __future__ import annotations
