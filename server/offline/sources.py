@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import itertools
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -17,9 +19,9 @@ LIST_SUFFIXES = (".txt", ".lst", ".list")
 LONGEST_LINE = 64 * 1024
 MOST_NAMES = 1_000_000
 
-_BRACE = re.compile(r"\{([^{}]*)\}")
+_BRACE = re.compile(r"(\{[^{}]*\})")
 _NESTED = re.compile(r"\{[^{}]*\{")
-_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
+_RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 
 
 class Source:
@@ -151,29 +153,23 @@ def _expand(source: str, base: Path) -> list[str]:
 
 
 def _braces(pattern: str) -> list[str]:
-    """Shell braces: `{a,b}` and `{000..127}`, one or several."""
+    """Shell braces: `{a,b}` and `{000..127}`, one or several; the last one changes fastest."""
     if _NESTED.search(pattern):
         raise InputError(f"{pattern} has one brace inside another; write the names out")
-    done: list[str] = []
-    waiting = [pattern]
-    while waiting:
-        text = waiting.pop()
-        group = next((m for m in _BRACE.finditer(text) if "," in m[1] or _RANGE.fullmatch(m[1])), None)
-        if group is None:
-            done.append(text)
-            continue
-        span = _RANGE.fullmatch(group[1])
-        if span:
-            first, last = int(span[1]), int(span[2])
-            if abs(last - first) >= MOST_NAMES:
-                raise InputError(f"{pattern} stands for more than {MOST_NAMES:,} names")
-            width = max(map(len, span.groups())) if "0" in (span[1][0], span[2][0]) else 0
-            step = 1 if last >= first else -1
-            options = [f"{number:0{width}d}" for number in range(first, last + step, step)]
-        else:
-            options = group[1].split(",")
-        # Taken from the end, so that the first option comes out first.
-        waiting += [text[: group.start()] + option + text[group.end() :] for option in reversed(options)]
-        if len(waiting) + len(done) > MOST_NAMES:
-            raise InputError(f"{pattern} stands for more than {MOST_NAMES:,} names")
-    return done
+    choices = [_options(piece) for piece in _BRACE.split(pattern)]
+    if any(not choice for choice in choices) or math.prod(map(len, choices)) > MOST_NAMES:
+        raise InputError(f"{pattern} stands for more than {MOST_NAMES:,} names")
+    return ["".join(names) for names in itertools.product(*choices)]
+
+
+def _options(piece: str) -> list[str]:
+    """What a piece of a pattern may be; nothing for a range without end."""
+    span = _RANGE.fullmatch(piece)
+    if span:
+        first, last = int(span[1]), int(span[2])
+        if abs(last - first) >= MOST_NAMES:
+            return []
+        width = max(map(len, span.groups())) if "0" in (span[1][0], span[2][0]) else 0
+        step = 1 if last >= first else -1
+        return [f"{number:0{width}d}" for number in range(first, last + step, step)]
+    return piece[1:-1].split(",") if _BRACE.fullmatch(piece) and "," in piece else [piece]
