@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from oodguard.export.contract import Manifest
-from oodguard.server.settings import ServeSettings
 from oodguard.training.errors import FormatError
 
 TUNING_FILE = "tuning.json"
@@ -49,6 +48,23 @@ class TuningRecord(BaseModel):
     trials: tuple[Trial, ...]
 
 
+class PlanSettings(Protocol):
+    """What a command may say about how the engine is run; None leaves it to the record."""
+
+    @property
+    def bundle(self) -> Path: ...  # noqa: D102
+    @property
+    def engine(self) -> EngineName | None: ...  # noqa: D102
+    @property
+    def tuning(self) -> Path | None: ...  # noqa: D102
+    @property
+    def sessions(self) -> int | None: ...  # noqa: D102
+    @property
+    def threads(self) -> int | None: ...  # noqa: D102
+    @property
+    def max_batch(self) -> int | None: ...  # noqa: D102
+
+
 def cores() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -80,7 +96,7 @@ def read_record(path: Path) -> TuningRecord:
         raise FormatError(f"{path} is not a tuning record ({str(error).splitlines()[0]})") from None
 
 
-def plan_for(settings: ServeSettings, manifest: Manifest) -> Plan:
+def plan_for(settings: PlanSettings, manifest: Manifest) -> Plan:
     """The plan to serve with: what the settings say, else the record's where it fits, else the defaults.
 
     A record named in the settings must fit (`FormatError`); the one in the bundle is ignored where it does not, as

@@ -54,7 +54,7 @@ def test_every_direct_dependency_is_pinned() -> None:
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    for extra in ("train", "serve", "client", "cli", "bench"):
+    for extra in ("train", "serve", "score", "ray", "client", "cli", "bench"):
         wanted += project["optional-dependencies"][extra]
     for requirement in wanted:
         name = requirement.split(">")[0].split("=")[0].split("[")[0].lower()

@@ -34,7 +34,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     return code, " ".join(out.out.split()), " ".join(out.err.split())
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "export", "tune", "serve", "key", "predict", "samples"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "export", "tune", "serve", "score", "key", "predict", "samples"])
 def test_help_teaches_with_an_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
     code, out, _ = call(capsys, name, "--help")
     assert code == 0

@@ -1,0 +1,1 @@
+"""Scoring many images without a server: sources, parts, results, in this process or on Ray."""

@@ -1,0 +1,151 @@
+"""What is inside zips and tars, without unpacking them: an `Item` an image; bombs and tricks become error rows."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from oodguard.server.offline.items import Item, Kind
+from oodguard.server.offline.tarballs import DamagedTar, members
+from oodguard.training.preprocess import IMAGE_SUFFIXES
+
+TAR_SUFFIXES = (".tar",)
+# Photos hardly shrink: an archive that unpacks to more than this many times its size is no set of photos.
+MOST_EXPANSION = 100
+FREE_EXPANSION = 1024**3
+# Python keeps a zip's whole directory; this much of it is some two million members.
+MAX_ZIP_DIRECTORY = 256 * 1024**2
+ZIP_HEADER = 30
+Stream = IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
+READ_ERRORS = (
+    OSError, EOFError, RuntimeError, NotImplementedError, ValueError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
+)  # fmt: skip
+
+
+def kind_of(path: str) -> Kind | None:
+    """What kind of archive a file is, by its first bytes; None if it is none."""
+    with open(path, "rb") as stream:
+        head = stream.read(512)
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")):
+        return "stream"
+    return "tar" if head[257:262] == b"ustar" or path.lower().endswith(TAR_SUFFIXES) else None
+
+
+def open_tar(path: str) -> Stream:
+    """The unpacked bytes of a tar, compressed or not."""
+    with open(path, "rb") as stream:
+        head = stream.read(6)
+    if head.startswith(b"\x1f\x8b"):
+        return gzip.open(path)
+    if head.startswith(b"BZh"):
+        return bz2.open(path)
+    if head.startswith(b"\xfd7zXZ\x00"):
+        return lzma.open(path)
+    return open(path, "rb")
+
+
+def list_archive(given: str, path: str, kind: Kind, *, max_bytes: int, skip: Callable[[], None]) -> Iterator[Item]:
+    """The images of an archive, in its own order. Rows are named by `given`, bytes come from `path`.
+
+    Never raises for a bad archive: what can be listed is, and an item without a member says what went wrong.
+    """
+    try:
+        found = _list_zip(path) if kind == "zip" else _list_tar(path, bounded=kind == "stream")
+        for name, offset, size, problem in found:
+            if _hidden(name) or not name.lower().endswith(IMAGE_SUFFIXES):
+                skip()
+                continue
+            item = Item(given, kind, name, offset, size)
+            yield _refused(item, *(problem or _trick(name) or _too_large(size, max_bytes)))
+    except DamagedTar as damage:
+        yield Item(given, kind, code="damaged_archive", message=f"the archive is damaged: {damage}")
+    except READ_ERRORS as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        yield Item(given, kind, code="damaged_archive", message=f"the archive cannot be read ({reason})")
+
+
+Problem = tuple[str, str]
+Listed = tuple[str, int, int, Problem | None]
+
+
+def _list_zip(path: str) -> Iterator[Listed]:
+    with open(path, "rb") as stream:
+        directory = _zip_directory_bytes(stream)
+        if directory > MAX_ZIP_DIRECTORY:
+            raise DamagedTar(f"its directory has {directory:,} bytes, at most {MAX_ZIP_DIRECTORY:,} are read")
+        with zipfile.ZipFile(stream) as archive:
+            infos = [info for info in archive.infolist() if not info.is_dir()]
+            by_place = sorted(infos, key=lambda info: info.header_offset)
+            ends = [info.header_offset for info in by_place[1:]] + [archive.start_dir]
+            for info, end in zip(by_place, ends, strict=True):
+                if info.header_offset + ZIP_HEADER + info.compress_size > end:
+                    raise DamagedTar(f"{info.filename} overlaps another member, as in a zip bomb")
+            _require_modest(sum(info.file_size for info in infos), os.fstat(stream.fileno()).st_size)
+            for info in infos:
+                encrypted = ("damaged_archive", "the member is encrypted") if info.flag_bits & 1 else None
+                link = ("not_a_file", "a link; links inside archives are not followed")
+                is_link = info.external_attr >> 28 == 0xA
+                yield info.filename, info.header_offset, info.file_size, link if is_link else encrypted
+
+
+def _zip_directory_bytes(stream: IO[bytes]) -> int:
+    """Size of the central directory, which the standard library would read whole."""
+    end = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, end - 65_557 - 76))
+    tail = stream.read()
+    stream.seek(0)
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) < at + 22:
+        raise DamagedTar("its directory is missing")
+    large = tail.rfind(b"PK\x06\x06", 0, at)
+    small = int(struct.unpack_from("<I", tail, at + 12)[0])
+    return int(struct.unpack_from("<Q", tail, large + 40)[0]) if large >= 0 else small
+
+
+def _list_tar(path: str, *, bounded: bool) -> Iterator[Listed]:
+    packed = Path(path).stat().st_size
+    with open_tar(path) as stream:
+        for member in members(stream):
+            if bounded:
+                _require_modest(member.offset + member.size, packed)
+            if not member.folder:
+                problem = ("not_a_file", "a link, device or sparse file; only ordinary members are read")
+                yield member.name, member.offset, member.size, None if member.regular else problem
+
+
+def _require_modest(unpacked: int, packed: int) -> None:
+    if unpacked > max(FREE_EXPANSION, MOST_EXPANSION * packed):
+        raise DamagedTar(f"{packed:,} bytes would unpack to {unpacked:,} or more, as in a bomb")
+
+
+def _trick(name: str) -> Problem | None:
+    parts = name.replace("\\", "/").split("/")
+    if parts[0] == "" or ".." in parts or parts[0].endswith(":"):
+        return "unsafe_path", "the member's name leads out of the archive"
+    return None
+
+
+def _too_large(size: int, max_bytes: int) -> Problem | tuple[None, None]:
+    if size > max_bytes:
+        return "too_many_bytes", f"the image has {size:,} bytes; at most {max_bytes:,} are accepted"
+    return None, None
+
+
+def _refused(item: Item, code: str | None, message: str | None) -> Item:
+    return Item(item.path, item.kind, item.member, item.offset, item.size, code, message) if code else item
+
+
+def _hidden(name: str) -> bool:
+    parts = name.replace("\\", "/").split("/")
+    return parts[-1].startswith(".") or "__MACOSX" in parts

@@ -1,0 +1,149 @@
+"""`score`: a bundle over a source, to one file."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute
+
+from oodguard.export.contract import MANIFEST_FILE, load_manifest
+from oodguard.server.offline.ledger import Ledger, Purpose, State
+from oodguard.server.offline.options import ScoreOptions
+from oodguard.server.offline.results import columns, metadata, write_result
+from oodguard.server.offline.scorer import Scorer, Spec, Tally
+from oodguard.server.offline.sources import Source
+from oodguard.server.tuning import plan_for
+from oodguard.training.contract import file_sha256
+from oodguard.training.errors import InputError
+
+
+@dataclass
+class Summary:
+    """What a run came to: all its images, and those scored now, apart from an interrupted run's."""
+
+    images: int = 0
+    flagged: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
+    scored: int = 0
+    seconds: float = 0.0
+    accept: float = 0.0
+    how: str = ""
+
+    @property
+    def failed(self) -> int:
+        """Images without a verdict."""
+        return sum(self.errors.values())
+
+
+class Progress(Protocol):
+    """What a caller is told while a run goes on."""
+
+    def listed(self, images: int) -> None:
+        """`images` were found so far."""
+
+    def begun(self, images: int, finished: int) -> None:
+        """All are known, and an interrupted run had `finished` of them."""
+
+    def scored(self, tally: Tally) -> None:
+        """Some more are done."""
+
+
+def score(options: ScoreOptions, *, progress: Progress) -> Summary:
+    """Score every image of the source and write the result.
+
+    ```python
+    score(ScoreOptions(bundle=Path("bundles/photos"), source="photos", out=Path("results.parquet")), progress=bar)
+    ```
+
+    An interrupted run goes on where it was, as long as bundle, source and options are the same. Raises `OodguardError`.
+    """
+    manifest = load_manifest(options.bundle)
+    accept = options.accept if options.accept is not None else manifest.default_accept
+    try:
+        manifest.thresholds(accept)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if options.out.is_dir() or (options.out.exists() and not options.overwrite):
+        raise InputError(f"{options.out} exists; choose another --out, or replace it with --overwrite")
+    plan = plan_for(options, manifest)
+    if options.ray and options.sessions is None:
+        plan = plan.model_copy(update={"sessions": 1})
+    base = Path.cwd()
+    bundle_sha256 = file_sha256(options.bundle / MANIFEST_FILE)
+    purpose = Purpose(
+        bundle=f"{manifest.name} version {manifest.version}",
+        bundle_sha256=bundle_sha256,
+        source=str(base / options.source),
+        accept=accept,
+        engine=plan.engine,
+        device=options.device,
+        threads=plan.threads,
+        batch=plan.max_batch,
+        part_size=options.part_size,
+        max_image_bytes=options.max_image_bytes,
+        max_pixels=options.max_pixels,
+    )
+    with Ledger(options.out, purpose, restart=options.restart) as ledger:
+        ledger.prepare(
+            lambda: Source(options.source, base=base, max_bytes=options.max_image_bytes), base, listed=progress.listed
+        )
+        finished = ledger.finished()
+        pending = set(range(ledger.parts)) - finished
+        progress.begun(ledger.state.images, sum(map(ledger.size, finished)))
+        spec = Spec(
+            bundle=options.bundle.absolute(),
+            bundle_sha256=bundle_sha256,
+            plan=plan,
+            base=Path(ledger.state.base),
+            landmark=_landmark(ledger.state, options.source),
+            limits=options.limits,
+            accept=accept,
+            device=options.device,
+            workers=options.workers,
+        )
+        summary = Summary(skipped=ledger.state.skipped, scored=sum(map(ledger.size, pending)), accept=accept)
+        if pending and options.ray:
+            from oodguard.server.offline.cluster import run_on_ray
+
+            summary.seconds, summary.how = run_on_ray(
+                spec, ledger, pending, progress.scored, address=options.ray, workers=options.ray_workers
+            )
+        elif pending:
+            summary.seconds, summary.how = _run_here(spec, ledger, pending, progress.scored)
+        about = metadata(manifest, bundle_sha256=bundle_sha256, accept=accept, source=options.source)
+        write_result(options.out, columns(manifest), about, _counted(ledger.tables(), summary))
+        ledger.remove()
+    return summary
+
+
+def _landmark(state: State, source: str) -> Path | None:
+    path = Path(state.base) / (state.inputs[0].path if state.inputs else source)
+    return path if path.exists() else None
+
+
+def _run_here(spec: Spec, ledger: Ledger, pending: set[int], scored: Callable[[Tally], None]) -> tuple[float, str]:
+    """Score in this process: the seconds, and how."""
+    with Scorer(spec) as scorer:
+        started = time.monotonic()
+        asyncio.run(scorer.run(ledger.items(pending), keep=ledger.keep, scored=scored))
+        seconds = time.monotonic() - started
+        engine, plan = scorer.engine, spec.plan
+    return seconds, f"{engine.name} on {engine.device}, {engine.slots} x {plan.threads} threads, batch {plan.max_batch}"
+
+
+def _counted(tables: Iterator[pa.Table], summary: Summary) -> Iterator[pa.Table]:
+    """The tables, counted into the summary while they pass."""
+    for rows in tables:
+        summary.images += rows.num_rows
+        summary.flagged += pa.compute.sum(rows["is_ood"]).as_py() or 0
+        for count in pa.compute.value_counts(rows["error_code"]).to_pylist():
+            if count["values"] is not None:
+                summary.errors[count["values"]] = summary.errors.get(count["values"], 0) + count["counts"]
+        yield rows

@@ -1,0 +1,175 @@
+"""From SOURCE to images: a folder, a list, an archive, one image, or a pattern of any of them; always in one order."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+from oodguard.server.offline.archives import kind_of, list_archive
+from oodguard.server.offline.items import Item, shown
+from oodguard.training.errors import InputError
+from oodguard.training.preprocess import IMAGE_SUFFIXES
+
+LIST_SUFFIXES = (".txt", ".lst", ".list")
+LONGEST_LINE = 64 * 1024
+MOST_NAMES = 1_000_000
+
+_BRACE = re.compile(r"(\{[^{}]*\})")
+_NESTED = re.compile(r"\{[^{}]*\{")
+_RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
+
+
+class Source:
+    """The images of SOURCE, listed while they are iterated.
+
+    ```python
+    for item in Source("shards/{000..127}.tar", base=Path.cwd(), max_bytes=20_000_000):
+        ...
+    ```
+
+    inputs: the lists and archives that were read, to notice whether they change later.
+    skipped: files passed over because they are hidden or have no image suffix.
+    """
+
+    def __init__(self, source: str, *, base: Path, max_bytes: int) -> None:
+        self._base = base
+        self._max_bytes = max_bytes
+        self._source = source
+        self._names = _expand(source, base)
+        self.inputs: list[str] = []
+        self.skipped = 0
+
+    def __iter__(self) -> Iterator[Item]:
+        """Items in the order of the names, of a folder's sorted entries, of a list's lines, of an archive's members."""
+        for name in self._names:
+            path = self._base / name
+            if path.is_dir():
+                yield from self._walk(name)
+                continue
+            lowered = name.lower()
+            if lowered.endswith(IMAGE_SUFFIXES):
+                yield Item(name)
+                continue
+            try:
+                kind = kind_of(str(path)) if path.is_file() else None
+            except OSError as error:
+                yield Item(name, code="cannot_read", message=f"it cannot be read ({error.strerror})")
+                continue
+            if kind:
+                self.inputs.append(name)
+                yield from list_archive(name, str(path), kind, max_bytes=self._max_bytes, skip=self._skip)
+            elif path.is_file() and lowered.endswith(LIST_SUFFIXES):
+                self.inputs.append(name)
+                yield from _lines(name, path)
+            elif len(self._names) > 1:
+                self._skip()
+            else:
+                raise InputError(
+                    f"{shown(name)} is no folder, image, list ({', '.join(LIST_SUFFIXES)}), zip or tar that can be read"
+                )
+
+    def _skip(self) -> None:
+        self.skipped += 1
+
+    def _walk(self, folder: str) -> Iterator[Item]:
+        """Images below a folder. Links are followed, but no folder is entered twice, so that loops end."""
+        seen: set[tuple[int, int]] = set()
+        stack = [self._entries(folder, seen)]
+        while stack:
+            found = next(stack[-1], None)
+            if found is None:
+                stack.pop()
+            elif isinstance(found, Item):
+                yield found
+            else:
+                stack.append(self._entries(found, seen))
+
+    def _entries(self, folder: str, seen: set[tuple[int, int]]) -> Iterator[Item | str]:
+        """Images and sub-folders of a folder, sorted by name; a folder that cannot be read is an error row."""
+        path = self._base / folder
+        try:
+            status = path.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                return
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as entries:
+                names = sorted((entry.name, _is_folder(entry)) for entry in entries)
+        except OSError as error:
+            yield Item(folder, code="cannot_read", message=f"the folder cannot be read ({error.strerror})")
+            return
+        for name, is_folder in names:
+            below = str(PurePath(folder, name))
+            if is_folder and not name.startswith("."):
+                yield below
+            elif not is_folder and name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                yield Item(below)
+            elif not is_folder:
+                self.skipped += 1
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _lines(name: str, path: Path) -> Iterator[Item]:
+    with path.open("rb") as stream:
+        number = 0
+        while line := stream.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(line) > LONGEST_LINE:
+                raise InputError(f"line {number} of {shown(name)} is longer than {LONGEST_LINE:,} bytes; is it a list?")
+            text = os.fsdecode(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip("\r\n")
+            if text.strip():
+                yield Item(text)
+
+
+def _expand(source: str, base: Path) -> list[str]:
+    """The files and folders that SOURCE names: itself, or what its braces and wildcards stand for."""
+    if re.match(r"[a-z][a-z0-9+.-]*://|pipe:", source, re.IGNORECASE):
+        raise InputError(f"{source} is not a path: nothing is fetched from a network; download it first")
+    if not source:
+        raise InputError("SOURCE is empty")
+    if (base / source).exists():
+        return [source]
+    names: list[str] = []
+    for pattern in _braces(source):
+        if glob.has_magic(pattern):
+            names += sorted(glob.glob(pattern, root_dir=base))  # noqa: PTH207 - pathlib's does not take absolute patterns
+        elif (base / pattern).exists():
+            names.append(pattern)
+        else:
+            raise InputError(f"{shown(pattern)} does not exist")
+    if not names:
+        raise InputError(f"nothing matches {source}")
+    return names
+
+
+def _braces(pattern: str) -> list[str]:
+    """Shell braces: `{a,b}` and `{000..127}`, one or several; the last one changes fastest."""
+    if _NESTED.search(pattern):
+        raise InputError(f"{pattern} has one brace inside another; write the names out")
+    choices = [_options(piece) for piece in _BRACE.split(pattern)]
+    if any(not choice for choice in choices) or math.prod(map(len, choices)) > MOST_NAMES:
+        raise InputError(f"{pattern} stands for more than {MOST_NAMES:,} names")
+    return ["".join(names) for names in itertools.product(*choices)]
+
+
+def _options(piece: str) -> list[str]:
+    """What a piece of a pattern may be; nothing for a range without end."""
+    span = _RANGE.fullmatch(piece)
+    if span:
+        first, last = int(span[1]), int(span[2])
+        if abs(last - first) >= MOST_NAMES:
+            return []
+        width = max(map(len, span.groups())) if "0" in (span[1][0], span[2][0]) else 0
+        step = 1 if last >= first else -1
+        return [f"{number:0{width}d}" for number in range(first, last + step, step)]
+    return piece[1:-1].split(",") if _BRACE.fullmatch(piece) and "," in piece else [piece]
