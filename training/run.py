@@ -20,7 +20,7 @@ from oodguard.training.contract import RECORD_FILE, WEIGHTS_FILE, RunRecord, loa
 from oodguard.training.errors import EnvironmentProblem, FormatError, InputError
 from oodguard.training.heads import GuardHeads
 
-PACKAGES = ("torch", "timm", "numpy", "pillow", "onnx", "onnxruntime", "scikit-learn", "safetensors")
+PACKAGES = ("torch", "timm", "numpy", "scipy", "pillow", "onnx", "onnxruntime", "scikit-learn", "safetensors")
 
 
 @dataclass(frozen=True)
