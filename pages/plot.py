@@ -92,10 +92,11 @@ def draw(paint: Callable[[Figure], None], *, name: str, alt: str, width: float =
     plot = draw(lambda figure: figure.subplots().plot(x, y), name="speed", alt="Speed falls as batches grow.")
     ```
 
-    name: letters and hyphens, different for every plot of a page.
+    name: letters and hyphens, different for every plot of a page. Labels of ticks must be `plain` already.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     stream = io.StringIO()
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
@@ -103,6 +104,8 @@ def draw(paint: Callable[[Figure], None], *, name: str, alt: str, width: float =
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width, height), layout="constrained")
         paint(figure)
+        for text in figure.findobj(Text):
+            text.set_text(plain(text.get_text()))
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return Plot(svg=_inline(stream.getvalue(), name=name, alt=alt), alt=alt)
 

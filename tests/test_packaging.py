@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("training", "export", "server", "clients", "cli")
+FOLDERS = ("pages", "training", "export", "server", "clients", "cli")
 
 
 @pytest.fixture(scope="module")

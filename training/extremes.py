@@ -11,6 +11,9 @@ from oodguard.pages.text import plain
 from oodguard.training.evidence import FUSED, Evidence, Measured
 
 SHOWN = 12
+SHOWN_ELSEWHERE = 6
+# With many sets the page keeps to a few MB.
+MANY_SETS = 6
 ID = "ID test"
 
 
@@ -44,14 +47,24 @@ class Extremes(BaseModel):
     images: tuple[Extreme, ...]
 
 
-def extremes(evidence: Evidence, threshold: float, shown: int = SHOWN) -> tuple[Extremes, ...]:
+def extremes(evidence: Evidence, threshold: float) -> tuple[Extremes, ...]:
     """Both ends of the fused score and of PDS, for the test images and every OOD set.
 
-    threshold: of the fused score. Ties are broken by the order of the images.
+    `SHOWN` images where the fused score is most wrong, `SHOWN_ELSEWHERE` at the other ends; half of both with more
+    than `MANY_SETS` OOD sets. threshold: of the fused score. Ties are broken by the order of the images.
     """
+    divisor = 2 if len(evidence.outside) > MANY_SETS else 1
     sets: Mapping[str, Measured] = {ID: evidence.inside, **evidence.outside}
     return tuple(
-        _end(evidence, name, measured, score, highest, threshold, shown)
+        _end(
+            evidence,
+            name,
+            measured,
+            score,
+            highest,
+            threshold,
+            (SHOWN if score == FUSED and highest == (name == ID) else SHOWN_ELSEWHERE) // divisor,
+        )
         for name, measured in sets.items()
         for score in (FUSED, "pds")
         # What goes wrong comes first: ID images that look strange, strangers that look familiar.

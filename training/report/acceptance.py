@@ -38,6 +38,8 @@ def acceptance_plot(evidence: Evidence, found: Evaluation, *, name: str, alt: st
 
 
 def _against_threshold(axes: Axes, evidence: Evidence, found: Evaluation) -> None:
+    from matplotlib.ticker import FuncFormatter
+
     inside = evidence.inside.values[FUSED]
     sets = {"ID test": inside, **{plain(k): v.values[FUSED] for k, v in evidence.outside.items()}}
     everything = np.concatenate(list(sets.values()))
@@ -51,6 +53,7 @@ def _against_threshold(axes: Axes, evidence: Evidence, found: Evaluation) -> Non
             axes.plot(x, y, color=colour(index - 1), linestyle=dash(index - 1), label=name)
     axes.axvline(found.thresholds[FUSED], color=INK, linestyle=(0, (2, 2)), linewidth=1.0)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set(title="accepted against the threshold", xlabel="threshold of the fused score", ylim=(0, 1.02))
     axes.set_ylabel("share accepted")
     axes.legend(loc="best")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BINS = 40
 COLUMNS = 3
 # Beyond this many ID ranges an axis is compressed, or a far set would press everything else into one bin.
-HEAVY = 4.0
+HEAVY = 2.0
 
 
 def density_plot(
@@ -48,9 +48,9 @@ def panel(axes: Axes, sets: Mapping[str, Scores], threshold: float | None) -> No
 
     Values beyond the axis are counted in its outermost bins.
     """
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
-    edges = _edges(list(sets.values()))
+    edges = density_edges(list(sets.values()))
     for index, (name, values) in enumerate(sets.items()):
         counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
         label = f"{plain(name)} (n = {len(values):,})"
@@ -64,6 +64,11 @@ def panel(axes: Axes, sets: Mapping[str, Scores], threshold: float | None) -> No
         axes.axvline(threshold, color=INK, linestyle=(0, (2, 2)), linewidth=1.2, label="threshold")
     if _is_heavy(list(sets.values())):
         axes.set_xscale("symlog", linthresh=_linear(next(iter(sets.values()))))
+        axes.xaxis.set_major_locator(FixedLocator(_round_numbers(edges[-1])))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.locator_params(axis="x", nbins=5)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -72,7 +77,8 @@ def panel(axes: Axes, sets: Mapping[str, Scores], threshold: float | None) -> No
     axes.grid(visible=False, axis="x")
 
 
-def _edges(sets: Sequence[Scores]) -> Scores:
+def density_edges(sets: Sequence[Scores]) -> Scores:
+    """Edges of `BINS` bins that hold all but a few per mille of every set; the first set is ID."""
     low = min(float(np.quantile(values, 0.002)) for values in sets)
     high = max(float(np.quantile(values, 0.998)) for values in sets)
     if low == high:
@@ -84,8 +90,15 @@ def _edges(sets: Sequence[Scores]) -> Scores:
     return _unfold(np.linspace(first, last, BINS + 1), unit)
 
 
+def _round_numbers(high: float) -> list[float]:
+    found = [0.0]
+    for power in range(-3, 7):
+        found += [step * 10.0**power for step in (1, 3) if high / 40 < step * 10.0**power <= high]
+    return found
+
+
 def _is_heavy(sets: Sequence[Scores]) -> bool:
-    low, high = np.quantile(sets[0], [0.005, 0.995])
+    low, high = np.quantile(sets[0], [0.05, 0.95])
     return bool(max(float(np.quantile(values, 0.9)) for values in sets) - high > HEAVY * (high - low) and low > -1e-9)
 
 

@@ -39,7 +39,13 @@ def thinned(x: Scores, y: Scores, step: float) -> tuple[Scores, Scores]:
 
 
 def detection_curves(
-    inside: Mapping[str, Scores], outside: Mapping[str, Scores], aurocs: Mapping[str, float], *, name: str, alt: str
+    inside: Mapping[str, Scores],
+    outside: Mapping[str, Scores],
+    aurocs: Mapping[str, float],
+    *,
+    title: str,
+    name: str,
+    alt: str,
 ) -> Plot:
     """Two panels for one OOD set: the fused score and the best single scores stand out, the others are thin."""
     singles = sorted((score for score in inside if score != FUSED), key=lambda score: -aurocs[score])
@@ -51,6 +57,8 @@ def detection_curves(
             if transform:
                 # Half an image stands for none: the normal scale has no 0.
                 x, y = norm.ppf(np.clip(x, 0.5 / n, 1 - 0.5 / n)), norm.ppf(np.clip(1 - y, 0.5 / o, 1 - 0.5 / o))
+                last = int(np.argmax(y <= y.min() + 1e-9)) + 1
+                x, y = x[:last], y[:last]
             x, y = thinned(x, y, 0.02 if transform else 0.004)
             label = f"{score} ({100 * aurocs[score]:.1f})"
             if score == FUSED:
@@ -67,7 +75,7 @@ def detection_curves(
 
         lines(roc, transform=False)
         roc.plot([0, 1], [0, 1], color=GRID, linewidth=1)
-        roc.set(xlim=(-0.01, 1), ylim=(0, 1.01), title="ROC", xlabel=f"ID flagged (n = {n:,})")
+        roc.set(xlim=(-0.01, 1), ylim=(0, 1.01), title=f"{plain(title)}: ROC", xlabel=f"ID flagged (n = {n:,})")
         roc.set_ylabel(f"OOD flagged (n = {o:,})")
         for axis in (roc.xaxis, roc.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from oodguard.pages.page import Block, Code, Facts, Findings, Illustration, Page, Prose, Section, render
 from oodguard.pages.page import Table as Shown
-from oodguard.pages.text import count, interval, percent
+from oodguard.pages.text import bracketed, count, interval, percent
 from oodguard.training.calibration import Scores
 from oodguard.training.confusion import confusion_counts
 from oodguard.training.evaluation import Evaluation, mean_table
@@ -88,6 +88,7 @@ def _detection(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
                 evidence.inside.values,
                 evidence.outside[name].values,
                 {score: d.auroc for score, d in table.scores.items()},
+                title=name,
                 name=f"roc-{index}",
                 alt=f"ROC and detection-error curves of all scores on {name}. The fused score has an AUROC of "
                 f"{percent(fused.auroc)} and accepts {percent(fused.ood_accepted_at_95_id)} of OOD images when 95 % of "
@@ -113,7 +114,7 @@ def _acceptance(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
         ),
         caption=f"The fused score (ID test: n = {accepted.of:,}). Left: what is accepted as the threshold moves. "
         "Middle: the acceptance asked for and the one found on ID test; the band is where 95 % of calibrations of this "
-        "size lie. Right: the fewer are accepted, the more of their labels are right; the band is a 95 % interval. Dashed: "
+        "size lie. Right: the fewer are accepted, the more labels are right; the band is a 95 % interval. Dashed: "
         f"the target of {100 * found.accept:g} % (left and right: the threshold it sets).",
     )
     yield tables.operating_table(found)
@@ -142,11 +143,11 @@ def _leave_out(found: Evaluation) -> Iterator[Block]:
         "strangers, because they come from the same place as the known images."
     )
     yield Shown(
-        caption="AUROC by draw",
+        caption="AUROC by draw, in percent",
         head=("score", *(f"{k} ({count(t.images, 'image')})" for k, t in found.leave_out.items()), "mean"),
         rows=tuple(
-            (name, *(tables.bracketed(t.scores[name].auroc, t.scores[name].auroc_interval)
-                     for t in found.leave_out.values()), percent(mean))
+            (name, *(bracketed(t.scores[name].auroc, t.scores[name].auroc_interval)
+                     for t in found.leave_out.values()), f"{100 * mean:.1f}")
             for name, mean in means.items()
         ),
         strong=frozenset({list(means).index(FUSED)}),

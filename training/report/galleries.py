@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from oodguard.pages.page import Card, Gallery
+from oodguard.pages.text import percent
 from oodguard.pages.thumbnail import thumbnail
 from oodguard.training.errors import ImageError
 from oodguard.training.evidence import FUSED, Evidence, Measured
@@ -34,8 +35,9 @@ def _card(found: Extremes, image: Extreme, measured: Measured) -> Card:
         alt=f"{image.label}, labelled {image.predicted}",
         title=image.label,
         lines=(
-            f"labelled {image.predicted} ({100 * image.probability:.0f} %)",
-            f"fused {image.fused:.2f} (percentile {image.percentile:.1f})",
+            f"labelled {image.predicted}, {percent(image.probability, 0)}",
+            f"fused score {image.fused:.2f}",
+            f"percentile {image.percentile:.1f}",
             f"PDS {image.pds:.4f}",
             PurePath(image.file).name,
         ),

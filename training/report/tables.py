@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from oodguard.pages.page import Table as Shown
-from oodguard.pages.text import count, interval, percent
+from oodguard.pages.text import DASH, bracketed, count, percent, signed
 from oodguard.training.ablation import WHOLE
 from oodguard.training.contract import SCORES
 from oodguard.training.evaluation import Evaluation, Table
 from oodguard.training.evidence import FUSED
-from oodguard.training.metrics import Interval, Share
+from oodguard.training.metrics import Share
 from oodguard.training.report.summary import best_single
 
 MOST_CONFUSIONS = 20
@@ -29,12 +29,12 @@ def overview(found: Evaluation) -> Shown:
                 bracketed(fused.auroc, fused.auroc_interval),
                 bracketed(fused.ood_accepted_at_95_id, fused.ood_accepted_interval),
                 bracketed(fused.ood_flagged, fused.ood_flagged_interval),
-                f"{best}: {percent(table.scores[best].auroc)}",
-                percent(table.scores[best].ood_accepted_at_95_id),
+                f"{best}: {_figure(table.scores[best].auroc)}",
+                _figure(table.scores[best].ood_accepted_at_95_id),
             )
         )
     return Shown(
-        caption="The fused score on every OOD set",
+        caption="The fused score on every OOD set, in percent",
         head=(
             "OOD set",
             "images",
@@ -55,7 +55,7 @@ def detection_table(name: str, table: Table) -> Shown:
     """Every score on one OOD set."""
     prevalence = next(iter(table.scores.values())).ood_prevalence
     return Shown(
-        caption=f"{name}: every score ({count(table.images, 'image')})",
+        caption=f"{name}: every score, in percent ({count(table.images, 'image')})",
         head=(
             "score",
             "AUROC",
@@ -70,9 +70,9 @@ def detection_table(name: str, table: Table) -> Shown:
                 score,
                 bracketed(d.auroc, d.auroc_interval),
                 bracketed(d.ood_accepted_at_95_id, d.ood_accepted_interval),
-                percent(d.id_flagged_at_95_ood),
-                percent(d.aupr_in),
-                percent(d.aupr_out),
+                _figure(d.id_flagged_at_95_ood),
+                _figure(d.aupr_in),
+                _figure(d.aupr_out),
                 bracketed(d.ood_flagged, d.ood_flagged_interval),
             )
             for score, d in table.scores.items()
@@ -86,7 +86,7 @@ def detection_table(name: str, table: Table) -> Shown:
 def ablation_table(name: str, table: Table) -> Shown:
     """The fused score with parts left out, on one OOD set."""
     return Shown(
-        caption=f"{name}: the fused score with parts left out",
+        caption=f"{name}: the fused score with parts left out, in percent",
         head=("variant", "AUROC", "change of AUROC, points", "FPR95", "ID test accepted", "flagged at its threshold"),
         rows=tuple(
             (
@@ -94,8 +94,8 @@ def ablation_table(name: str, table: Table) -> Shown:
                 bracketed(a.auroc, a.auroc_interval),
                 NONE
                 if variant == WHOLE
-                else f"{100 * a.auroc_change.change:+.1f} "
-                f"({100 * a.auroc_change.low:+.1f} to {100 * a.auroc_change.high:+.1f})",
+                else f"{signed(100 * a.auroc_change.change)} "
+                f"({signed(100 * a.auroc_change.low)} to {signed(100 * a.auroc_change.high)})",
                 bracketed(a.ood_accepted_at_95_id, a.ood_accepted_interval),
                 _share(a.id_accepted),
                 _share(a.ood_flagged),
@@ -112,7 +112,7 @@ def thresholds_table(found: Evaluation) -> Shown:
     """What every score means, its threshold, and what it accepts of the test images."""
     meanings = {spec.name.value: f"{spec.title}: {spec.meaning}" for spec in SCORES}
     return Shown(
-        caption=f"Thresholds for {100 * found.accept:g} % acceptance, and what they accept of the ID test images",
+        caption=f"Thresholds for {100 * found.accept:g} % acceptance, and the percentage of ID test they accept",
         head=("score", "threshold", "ID test accepted", "what it measures (higher = more OOD)"),
         rows=tuple(
             (
@@ -134,7 +134,7 @@ def operating_table(found: Evaluation) -> Shown:
     """What each target acceptance costs."""
     sets = list(found.ood)
     return Shown(
-        caption="Choosing the target acceptance",
+        caption="Choosing the target acceptance (all but the threshold in percent)",
         head=(
             "target",
             "threshold",
@@ -145,9 +145,9 @@ def operating_table(found: Evaluation) -> Shown:
         ),
         rows=tuple(
             (
-                f"{100 * point.accept:g} %",
+                f"{100 * point.accept:g}",
                 f"{point.threshold:.4g}",
-                interval(*point.promised),
+                f"{100 * point.promised[0]:.1f}{DASH}{100 * point.promised[1]:.1f}",
                 _share(point.id_accepted),
                 _share(point.accuracy),
                 *(_share(point.ood_accepted[name]) for name in sets),
@@ -164,9 +164,9 @@ def confusions_table(found: Evaluation) -> Shown:
     """The most frequent wrong labels."""
     return Shown(
         caption="The most frequent confusions",
-        head=("true class", "label given", "images", "of the class"),
+        head=("true class", "label given", "images", "of the class, %"),
         rows=tuple(
-            (c.true, c.predicted, f"{c.images:,} of {c.of:,}", percent(c.images / c.of))
+            (c.true, c.predicted, f"{c.images:,} of {c.of:,}", _figure(c.images / c.of))
             for c in found.confusions[:MOST_CONFUSIONS]
         ),
         words=frozenset({1}),
@@ -178,7 +178,7 @@ def recalls_table(found: Evaluation) -> Shown:
     worst = sorted(found.recalls.items(), key=lambda item: (item[1].share, item[0]))[:MOST_CLASSES]
     return Shown(
         caption="The classes labelled worst" if len(worst) < len(found.recalls) else "All classes, the worst first",
-        head=("true class", "images", "labelled rightly"),
+        head=("true class", "images", "labelled rightly, %"),
         rows=tuple((name, f"{recall.of:,}", _share(recall)) for name, recall in worst),
         note=f"{INTERVALS} (Clopper-Pearson).",
     )
@@ -189,9 +189,9 @@ def diversity_table(found: Evaluation) -> Shown:
     d = found.diversity
     return Shown(
         caption="Disagreement of the members, and the score it makes, by set",
-        head=("set", "mean pairwise disagreement", "PDS 5 %", "25 %", "median", "75 %", "95 %"),
+        head=("set", "mean pairwise disagreement, %", "PDS 5 %", "25 %", "median", "75 %", "95 %"),
         rows=tuple(
-            (name, percent(rate), *(f"{value:.4f}" for value in d.pds[name]))
+            (name, _figure(rate), *(f"{value:.4f}" for value in d.pds[name]))
             for name, rate in d.mean_disagreement.items()
         ),
         note=f"PDS lies between {d.pds_range[0]:.4f} (all members agree) and {d.pds_range[1]:.4f} (each is sure of "
@@ -209,10 +209,9 @@ def versions_table(found: Evaluation) -> Shown:
     )
 
 
-def bracketed(value: float, bounds: Interval) -> str:
-    """`98.9 % (98.4 to 99.2)`."""
-    return f"{percent(value)} ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"
-
-
 def _share(found: Share | None) -> str:
     return NONE if found is None else bracketed(found.share, (found.low, found.high))
+
+
+def _figure(share: float) -> str:
+    return f"{100 * share:.1f}"
