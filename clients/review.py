@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 
 from oodguard.clients.samples import Sampled, Samples, Unreadable, read_samples
@@ -70,7 +71,7 @@ def _card(sampled: Sampled) -> Card:
             f"{len(above)} of {count(len(sample.scores), 'score')} above their limits"
             + (f": {', '.join(above)}" if above else ""),
             f"{sample.model.name} {sample.model.version}",
-            sample.time.isoformat(sep=" ", timespec="seconds"),
+            f"{sample.time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
             sampled.image.name,
         ),
         mark="" if sample.ood_score > sample.threshold else "below its threshold",
@@ -111,8 +112,8 @@ def _page(samples: Samples, cards: list[Card], unreadable: list[Unreadable], lef
             words=frozenset({1}),
         )
         sections.append(Section("Could not be read", (table,)))
-    times = sorted(sample.time for sample in found)
-    span = f", {times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M}" if times else ""
+    times = sorted(sample.time.astimezone(UTC) for sample in found)
+    span = f", {times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC" if times else ""
     return Page(
         title="Flagged images",
         subtitle=f"{count(len(found), 'sample')} in {samples.folder.name}{span}",

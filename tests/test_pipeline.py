@@ -28,7 +28,14 @@ def test_training_learns_and_keeps_its_promise(run: Path) -> None:
     assert record.metrics["test_accuracy"] > 0.9
     assert 0.8 < record.metrics["test_acceptance"] <= 1.0
     assert record.splits.train + record.splits.calibration == 180
-    assert {p.suffix for p in run.rglob("*") if p.is_file()} <= {".json", ".safetensors", ".jpg", ".md", ".html"}
+    assert {p.suffix for p in run.rglob("*") if p.is_file()} <= {
+        ".json",
+        ".safetensors",
+        ".jpg",
+        ".md",
+        ".html",
+        ".npy",
+    }
 
 
 def test_the_same_seed_gives_the_same_numbers(options: TrainOptions, run: Path, tmp_path: Path) -> None:

@@ -116,12 +116,14 @@ def member_losses(heads: GuardHeads, features: torch.Tensor, targets: Labels) ->
 def _divide(
     run: Run, photos: Photos, extractor: Extractor, options: TrainOptions, report: Reporter
 ) -> tuple[tuple[Photo, ...], tuple[Photo, ...]]:
-    """The run's test and calibration photos, divided as training did.
+    """The run's test photos and, where it kept no calibration scores, its calibration photos: divided as training did.
 
     Where the network as it was before tuning is out of reach, a test folder still serves; the calibration images are
     then not found.
     """
     kept = photos.without(frozenset(photos.classes) - frozenset(run.record.classes))
+    if kept.test and run.calibration is not None:
+        return _readable(extractor, kept.test, "features of test images", report), ()
     try:
         # The division depends on the frozen network, not on the tuned one.
         original = load_backbone(
@@ -132,7 +134,7 @@ def _divide(
     except OodguardError:
         if not kept.test:
             raise
-        return extractor.readable(kept.test), ()
+        return _readable(extractor, kept.test, "features of test images", report), ()
     # As the run was trained, and not as a run would be trained today.
     original = replace(original, preprocessing=run.record.preprocessing)
     frozen = Extractor(original, cache=options.cache, threads=options.threads)
@@ -143,15 +145,17 @@ def _divide(
 def _calibration_scores(
     run: Run, backbone: Backbone, extractor: Extractor, photos: Sequence[Photo]
 ) -> Mapping[str, Scores] | None:
-    if not photos:
+    if run.calibration is None and not photos:
         return None
-    found = answers(backbone, run.heads, extractor.extract(photos)[0]).scores
-    for name, curve in run.record.curves.items():
-        again = QuantileCurve.fit(found[name])
-        spread = curve.values[-1] - curve.values[0]
-        if again.samples != curve.samples or not np.allclose(again.values, curve.values, rtol=1e-3, atol=1e-3 * spread):
-            return None
-    return found
+    found = run.calibration or answers(backbone, run.heads, extractor.extract(photos)[0]).scores
+    # Scores of other images would set other thresholds.
+    return found if all(_is_of(curve, found[name]) for name, curve in run.record.curves.items()) else None
+
+
+def _is_of(curve: QuantileCurve, scores: Scores) -> bool:
+    again = QuantileCurve.fit(scores)
+    tolerance = 1e-3 * (curve.values[-1] - curve.values[0])
+    return again.samples == curve.samples and np.allclose(again.values, curve.values, rtol=1e-3, atol=tolerance)
 
 
 def _measured(record: RunRecord, photos: tuple[Photo, ...], found: Answers) -> Measured:
@@ -162,9 +166,13 @@ def _measured(record: RunRecord, photos: tuple[Photo, ...], found: Answers) -> M
 def _strangers(
     run: Run, backbone: Backbone, extractor: Extractor, photos: Sequence[Photo], report: Reporter
 ) -> Measured:
-    good = extractor.readable(photos, lambda done, total: report.progress("features of OOD images", done, total))
+    good = _readable(extractor, photos, "features of OOD images", report)
     if not good:
         raise InputError(f"no image under {photos[0].path.parent} can be read")
     if len(good) < len(photos):
         report.note(f"skipped {len(photos) - len(good)} OOD images that cannot be read")
     return _measured(run.record, good, answers(backbone, run.heads, extractor.extract(good)[0]))
+
+
+def _readable(extractor: Extractor, photos: Sequence[Photo], stage: str, report: Reporter) -> tuple[Photo, ...]:
+    return extractor.readable(photos, lambda done, total: report.progress(stage, done, total))

@@ -48,7 +48,7 @@ def panel(axes: Axes, sets: Mapping[str, Scores], threshold: float | None) -> No
 
     Values beyond the axis are counted in its outermost bins.
     """
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
     edges = density_edges(list(sets.values()))
     for index, (name, values) in enumerate(sets.items()):
@@ -72,7 +72,7 @@ def panel(axes: Axes, sets: Mapping[str, Scores], threshold: float | None) -> No
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.locator_params(axis="y", nbins=4)
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.grid(visible=True, axis="y", color=GRID)
     axes.grid(visible=False, axis="x")
 

@@ -180,7 +180,8 @@ def _confusion(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
             + (f"The most frequent confusion is {first.true} labelled {first.predicted}." if first else "No errors."),
         ),
         caption="Of each true class (row), the percentage given each label (column), on ID test; in brackets the "
-        f"images. Classes that are confused with each other stand side by side.{some}",
+        "images; shaded cells without a number are below 0.5 %. Classes confused with each other stand side by side."
+        f"{some}",
     )
     if found.confusions:
         yield tables.confusions_table(found)

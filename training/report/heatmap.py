@@ -53,7 +53,13 @@ def confusion_plot(counts: Counts, classes: Sequence[str], *, name: str, alt: st
 def disagreement_plot(axes: Axes, matrix: Scores) -> None:
     """Pairwise disagreement of members, the diagonal left empty."""
     size = len(matrix)
-    _cells(axes, np.where(np.eye(size, dtype=bool), 0, matrix), digits=size <= 12, scale=max(float(matrix.max()), 1e-9))
+    _cells(
+        axes,
+        np.where(np.eye(size, dtype=bool), 0, matrix),
+        digits=size <= 12,
+        decimals=1,
+        scale=max(float(matrix.max()), 1e-9),
+    )
     ticks = range(0, size, 1 if size <= 12 else 10)
     axes.set_xticks(ticks, [str(i + 1) for i in ticks])
     axes.set_yticks(ticks, [str(i + 1) for i in ticks])
@@ -66,7 +72,7 @@ def shortened(label: str, letters: int = LETTERS) -> str:
     return label if len(label) <= letters else label[: letters - 1] + "…"
 
 
-def _cells(axes: Axes, shares: Scores, *, digits: bool, scale: float = 1.0) -> None:
+def _cells(axes: Axes, shares: Scores, *, digits: bool, decimals: int = 0, scale: float = 1.0) -> None:
     """One square for every share above 0, darker for more; with `digits`, its percentage in it."""
     from matplotlib.patches import Rectangle
 
@@ -74,10 +80,10 @@ def _cells(axes: Axes, shares: Scores, *, digits: bool, scale: float = 1.0) -> N
     for i, j in zip(*np.nonzero(shares), strict=True):
         strength = min(float(shares[i, j]) / scale, 1.0)
         axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=INK, alpha=0.08 + 0.8 * strength, linewidth=0))
-        if digits and shares[i, j] >= 0.005:
+        if digits and shares[i, j] >= 0.005 * 10.0**-decimals:
             axes.text(
-                j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=5.5 if size > 15 else 7.5,
-                color=PAPER if strength > 0.45 else INK,
+                j, i, f"{100 * shares[i, j]:.{decimals}f}", ha="center", va="center",
+                fontsize=5.5 if size > 15 else 7.5, color=PAPER if strength > 0.45 else INK,
             )  # fmt: skip
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
     axes.grid(visible=False)

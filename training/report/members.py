@@ -27,7 +27,7 @@ def members_plot(found: Evaluation, pds: Mapping[str, Scores], *, name: str, alt
         disagreement_plot(pairs, np.array(found.diversity.disagreement))
         panel(distribution, pds, found.thresholds["pds"])
         distribution.set(title="PDS", xlabel="Predictive Diversity Score", ylabel="share of the set")
-        distribution.legend(loc="best", fontsize=7.5)
+        figure.legend(*distribution.get_legend_handles_labels(), loc="outside lower right", ncols=4)
 
     return draw(paint, name=name, alt=alt, height=3.6)
 

@@ -18,7 +18,7 @@ def reliability_plot(bins: Sequence[ConfidenceBin], *, name: str, alt: str) -> P
     """Accuracy against mean confidence with 95 % intervals, and below it how many images each bin holds."""
 
     def paint(figure: Figure) -> None:
-        from matplotlib.ticker import PercentFormatter
+        from matplotlib.ticker import MaxNLocator, PercentFormatter
 
         curve, counts = figure.subplots(1, 2)
         x = np.array([b.confidence for b in bins])
@@ -42,6 +42,7 @@ def reliability_plot(bins: Sequence[ConfidenceBin], *, name: str, alt: str) -> P
             alpha=0.45,
         )
         counts.set(title=f"confidence (n = {total:,})", xlabel="top probability", ylabel="share of images", xlim=(0, 1))
+        counts.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         for axis in (curve.xaxis, curve.yaxis, counts.xaxis, counts.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 

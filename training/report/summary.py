@@ -16,6 +16,7 @@ WEAK_CALIBRATION = 0.05
 WEAK_RECALL = 0.5
 WORSE_AUROC = 0.01
 FEW_IMAGES = 100
+SMALL_GAIN = 0.005
 NAMED = 6
 
 
@@ -124,6 +125,11 @@ def _labels(found: Evaluation) -> Iterator[Finding]:
 
 
 def _ensemble(found: Evaluation) -> Iterator[Finding]:
+    mean = sum(found.member_accuracy) / len(found.member_accuracy)
+    if found.accuracy.share - mean < SMALL_GAIN:
+        yield Finding("note", "Averaging the members' predictions hardly helps the labels: "
+                              f"{percent(found.accuracy.share)} are right, against {percent(mean)} of a single member's "
+                              "on average.")  # fmt: skip
     known = found.diversity.mean_disagreement[ID]
     for name, rate in found.diversity.mean_disagreement.items():
         if name != ID and rate <= known:

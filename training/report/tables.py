@@ -119,7 +119,10 @@ def thresholds_table(found: Evaluation) -> Shown:
                 name,
                 f"{found.thresholds[name]:.4g}",
                 _share(accepted),
-                meanings.get(name, "all of it: surprise of the confidence scores, and of density beyond the ID range"),
+                meanings.get(
+                    name,
+                    "the guard's decision: all calibrated scores in one number; an image above the threshold is OOD",
+                ),
             )
             for name, accepted in found.acceptance.items()
         ),
