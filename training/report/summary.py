@@ -128,8 +128,8 @@ def _ensemble(found: Evaluation) -> Iterator[Finding]:
     mean = sum(found.member_accuracy) / len(found.member_accuracy)
     if found.accuracy.share - mean < SMALL_GAIN:
         yield Finding("note", "Averaging the members' predictions hardly helps the labels: "
-                              f"{percent(found.accuracy.share)} are right, against {percent(mean)} of a single member's "
-                              "on average.")  # fmt: skip
+                              f"{percent(found.accuracy.share)} are right, against {percent(mean)} of a member's on "
+                              "average.")  # fmt: skip
     known = found.diversity.mean_disagreement[ID]
     for name, rate in found.diversity.mean_disagreement.items():
         if name != ID and rate <= known:
