@@ -27,6 +27,8 @@ from oodguard.training.operating import operating_points
 from oodguard.training.options import TrainOptions
 from oodguard.training.pipeline import train
 from oodguard.training.progress import Reporter, Silent
+from oodguard.training.report.document import to_html
+from oodguard.training.report.markdown import to_markdown
 from oodguard.training.run import load_run, versions
 
 
@@ -49,6 +51,9 @@ def evaluate(
     Writes `evaluation.json`, `evaluation.md` and `report.html` into `out` (None: the run folder). Raises `InputError`
     when a folder or the training data is missing, or the data changed since training.
     """
+    # A missing package is found out before the work, not after it.
+    import matplotlib.figure  # noqa: F401
+
     report = report or Silent()
     command = _command(run_folder, ood, accept, leave_out, draws, out)
     run = load_run(run_folder)
@@ -170,10 +175,6 @@ def _command(
 
 
 def _write(folder: Path, result: Evaluation, evidence: Evidence) -> None:
-    # Only writing needs matplotlib, and it takes a second to import.
-    from oodguard.training.report.document import to_html
-    from oodguard.training.report.markdown import to_markdown
-
     texts = {
         JSON_FILE: result.model_dump_json(indent=1),
         MARKDOWN_FILE: plain(to_markdown(result)),
