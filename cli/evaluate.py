@@ -21,25 +21,28 @@ def evaluate(
         int, Parameter(help="Also train without this many random classes and report them as near-OOD.")
     ] = 0,
     draws: Annotated[int, Parameter(help="How often --leave-out draws classes and trains.")] = 3,
+    out: Annotated[Path | None, Parameter(help="Folder to write; default: the run folder.")] = None,
 ) -> None:
     """Evaluate a run on its test split and on OOD folders.
 
-    Prints and saves (evaluation.json, evaluation.md in the run folder), for every OOD set and score: AUROC, FPR95 in
-    both meanings, AUPR, and the share flagged at the calibrated threshold; accuracy of the ensemble and of each
-    member; the realised acceptance.
+    Prints and saves (evaluation.json, evaluation.md), for every OOD set and score: AUROC, FPR95 in both meanings,
+    AUPR, and the share flagged at the calibrated threshold; accuracy of the ensemble and of each member; the realised
+    acceptance. report.html shows all of it with plots and the most and least divergent images, in one file.
 
     Example: oodguard evaluate runs/photos --ood clothes=data/clothes --leave-out 8
     """
     from oodguard.training.errors import InputError
     from oodguard.training.evaluate import evaluate as run_evaluation
     from oodguard.training.evaluate import parse_sets
-    from oodguard.training.report import to_markdown
+    from oodguard.training.evaluation import HTML_FILE, JSON_FILE, MARKDOWN_FILE
+    from oodguard.training.report.markdown import to_markdown
 
     if leave_out < 0 or draws < 1:
         raise InputError("--leave-out must not be negative and --draws must be at least 1")
     sets = parse_sets(ood or [])
     with TerminalReporter() as report:
-        found = run_evaluation(run, ood=sets, accept=accept, leave_out=leave_out, draws=draws, report=report)
+        found = run_evaluation(run, ood=sets, accept=accept, leave_out=leave_out, draws=draws, out=out, report=report)
     console = Console(width=max(Console().width, 110))
     console.print(Markdown(to_markdown(found)))
-    console.print(f"saved: {run / 'evaluation.json'} and {run / 'evaluation.md'}")
+    folder = run if out is None else out
+    console.print(f"saved: {folder / JSON_FILE}, {folder / MARKDOWN_FILE} and {folder / HTML_FILE}", highlight=False)

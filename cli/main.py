@@ -39,7 +39,7 @@ def build(config: Path | None = None) -> App:
         suppress_keyboard_interrupt=False,
     )
     # Import paths, so that `oodguard predict` never waits for torch and a serving machine needs none.
-    for name in ("train", "evaluate", "export", "tune", "serve", "score", "key", "predict", "samples"):
+    for name in ("train", "evaluate", "export", "tune", "serve", "score", "key", "predict", "review", "samples"):
         app.command(f"oodguard.cli.{name}:{name}", name=name)
     return app
 

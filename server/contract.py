@@ -1,12 +1,15 @@
-"""What `POST /predict` returns, and the problem documents of every error (RFC 9457)."""
+"""What `POST /predict` returns, the problem documents of every error (RFC 9457), and what is kept of flagged images."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from datetime import datetime
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
-from oodguard.export.contract import Verdict
+from oodguard.export.contract import ScoreVerdict, Verdict
+from oodguard.training.contract import ScoreName
 
 
 class Frozen(BaseModel):
@@ -74,3 +77,52 @@ class PredictRequest(Frozen):
     """The JSON body of `POST /predict`: images as base64 or `data:` URI strings."""
 
     images: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class FlaggedSample(Frozen):
+    """The sidecar of a sampled flagged image: `NAME.json` beside the image `NAME` with any image suffix.
+
+    What the guard said of it, as in `Prediction`, by which model and at which target acceptance, and when (with a time
+    zone). `oodguard review` reads folders of such pairs; nothing in them is taken on trust.
+
+    ```python
+    sample = FlaggedSample.of(prediction, model=ref, accept=0.95, time=datetime.now(UTC))
+    path.with_suffix(".json").write_text(sample.model_dump_json(), encoding="utf-8")
+    ```
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format: Literal[1] = 1
+    time: AwareDatetime
+    model: ModelRef
+    accept: float = Field(gt=0, lt=1)
+    label: str
+    probability: float = Field(ge=0, le=1)
+    ood_score: float
+    threshold: float
+    percentile: float = Field(ge=0, le=100, description="share of ID images with a lower fused score, in percent")
+    scores: dict[ScoreName, ScoreVerdict]
+
+    @field_validator("scores")
+    @classmethod
+    def _finite(cls, scores: dict[ScoreName, ScoreVerdict]) -> dict[ScoreName, ScoreVerdict]:
+        for name, score in scores.items():
+            if not all(map(math.isfinite, (score.value, score.threshold, score.percentile))):
+                raise ValueError(f"{name} is not finite")
+        return scores
+
+    @classmethod
+    def of(cls, verdict: Verdict, *, model: ModelRef, accept: float, time: datetime) -> FlaggedSample:
+        """What is kept of one verdict."""
+        return cls(
+            time=time,
+            model=model,
+            accept=accept,
+            label=verdict.label,
+            probability=verdict.probability,
+            ood_score=verdict.ood_score,
+            threshold=verdict.threshold,
+            percentile=verdict.percentile,
+            scores=verdict.scores,
+        )

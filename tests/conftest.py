@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from xml.etree.ElementTree import Element
 
+import html5lib
 import numpy as np
 import pytest
 from PIL import Image
@@ -90,3 +93,39 @@ def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundles") / "discs"
     export_bundle(run, out, version="7")
     return out
+
+
+@pytest.fixture(scope="session")
+def parse_page() -> Callable[[str], Element]:
+    """Parses a page as browsers do, refusing what is not valid, runs anything, or refers to anything outside it."""
+
+    def parse(text: str) -> Element:
+        tree: Element = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(text)
+        ids = [element.get("id") for element in tree.iter() if element.get("id")]
+        assert len(ids) == len(set(ids))
+        assert "http:" not in text
+        assert "https:" not in text
+        for element in tree.iter():
+            if not isinstance(element.tag, str):
+                continue
+            tag = element.tag.rsplit("}")[-1]
+            assert tag not in {"script", "iframe", "object", "embed", "link", "base", "form"}, tag
+            for name, value in element.attrib.items():
+                name = str(name).rsplit("}")[-1]
+                assert not name.startswith("on"), name
+                if name == "src":
+                    assert value.startswith("data:image/")
+                if name == "href":
+                    assert value.startswith("#")
+                    assert value[1:] in ids
+                if name == "style" or tag == "style":
+                    assert "url(" not in value.replace("url(#", "")
+            if tag == "img":
+                assert element.get("alt")
+            if tag == "svg" and element.get("viewBox"):
+                assert element.get("aria-label")
+            if tag == "table":
+                assert element.find("caption") is not None
+        return tree
+
+    return parse

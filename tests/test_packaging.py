@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("training", "export", "server", "clients", "cli")
+FOLDERS = ("pages", "training", "export", "server", "clients", "cli")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,7 @@ def test_every_module_is_in_the_wheel(wheel: Path) -> None:
             assert f"oodguard/{path.relative_to(ROOT).as_posix()}" in names
     assert not any(name.split("/")[0] in (*FOLDERS, "tests", "load_tests") for name in names)
     assert any(name.endswith("LICENSE") for name in names)
+    assert {"oodguard/pages/page.html", "oodguard/pages/page.css"} <= names
 
 
 def test_the_serving_extra_brings_no_training_library() -> None:

@@ -16,6 +16,7 @@ from oodguard.server.settings import ServeSettings
 from oodguard.training import preprocess
 from oodguard.training.contract import load_record
 from oodguard.training.evaluate import evaluate
+from oodguard.training.evaluation import read_evaluation
 from oodguard.training.heads import fit_heads
 from oodguard.training.options import TrainOptions
 from oodguard.training.pipeline import train
@@ -27,7 +28,14 @@ def test_training_learns_and_keeps_its_promise(run: Path) -> None:
     assert record.metrics["test_accuracy"] > 0.9
     assert 0.8 < record.metrics["test_acceptance"] <= 1.0
     assert record.splits.train + record.splits.calibration == 180
-    assert {p.suffix for p in run.rglob("*") if p.is_file()} <= {".json", ".safetensors", ".jpg", ".md"}
+    assert {p.suffix for p in run.rglob("*") if p.is_file()} <= {
+        ".json",
+        ".safetensors",
+        ".jpg",
+        ".md",
+        ".html",
+        ".npy",
+    }
 
 
 def test_the_same_seed_gives_the_same_numbers(options: TrainOptions, run: Path, tmp_path: Path) -> None:
@@ -75,6 +83,15 @@ def test_evaluation_reports_every_score_and_left_out_classes(run: Path, stranger
     saved = json.loads((run / "evaluation.json").read_text())
     assert saved["accuracy"]["of"] == 45
     assert "| fused |" in (run / "evaluation.md").read_text()
+    # The calibration images were found again: their own thresholds accept what was promised of them.
+    for row in found.ood["noise"].ablation.values():
+        assert row.id_accepted is not None
+    whole = found.ood["noise"].ablation["fused"].id_accepted
+    assert whole == found.acceptance["fused"]
+    assert found.thresholds["fused"] == load_record(run).fusion.curve.threshold(0.95)
+    assert found.diversity.ambiguity >= 0
+    assert found == read_evaluation(run)
+    assert "Classes left out of training" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_head_training_is_deterministic_and_learns(options: TrainOptions) -> None:

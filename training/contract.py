@@ -18,6 +18,7 @@ from oodguard.training.preprocess import Preprocessing
 
 RECORD_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
+CALIBRATION_FILE = "calibration.npy"
 GOLDEN_FOLDER = "golden"
 
 

@@ -146,6 +146,7 @@ def _train(options: TrainOptions, scratch: Path, report: Reporter, started: floa
         metrics |= leak_metrics(backbone, extractor, division, options, frozen, classes)
     metrics["train_seconds"] = time.perf_counter() - started
     _keep_golden(division.calibration, scratch)
+    runs.write_calibration(scratch, held_out.scores)
     runs.write_weights(scratch, trunk=backbone.trunk, tail=backbone.tail, heads=heads)
     record = RunRecord(
         oodguard=importlib.metadata.version("oodguard"),

@@ -1,10 +1,11 @@
-"""The run folder: `run.json` (the record) and `weights.safetensors`. Nothing pickled."""
+"""The run folder: `run.json` (the record), `weights.safetensors` and `calibration.npy`. Nothing pickled."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,21 +17,27 @@ import torch
 from torch import nn
 
 from oodguard.training.backbone import Normalised, create, split
-from oodguard.training.contract import RECORD_FILE, WEIGHTS_FILE, RunRecord, load_record
+from oodguard.training.calibration import Scores
+from oodguard.training.contract import CALIBRATION_FILE, RECORD_FILE, SCORES, WEIGHTS_FILE, RunRecord, load_record
 from oodguard.training.errors import EnvironmentProblem, FormatError, InputError
 from oodguard.training.heads import GuardHeads
 
-PACKAGES = ("torch", "timm", "numpy", "pillow", "onnx", "onnxruntime", "scikit-learn", "safetensors")
+PACKAGES = ("torch", "timm", "numpy", "scipy", "pillow", "onnx", "onnxruntime", "scikit-learn", "safetensors")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained guard in memory: its record and its network."""
+    """A trained guard in memory: its record and its network.
+
+    calibration: the scores `{name: [n]}` of the images that set the thresholds, in one order; None in runs that were
+    written without them.
+    """
 
     record: RunRecord
     trunk: nn.Module
     tail: nn.Module
     heads: GuardHeads
+    calibration: dict[str, Scores] | None = None
 
     @torch.no_grad()
     def predict(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -59,6 +66,24 @@ def write_weights(folder: Path, *, trunk: nn.Module, tail: nn.Module, heads: Gua
         for name, value in module.state_dict().items()
     }
     safetensors.torch.save_file(state, folder / WEIGHTS_FILE)
+
+
+def write_calibration(folder: Path, scores: Mapping[str, Scores]) -> None:
+    """Write the calibration images' scores, `[n, S]` in the order of `SCORES`."""
+    np.save(folder / CALIBRATION_FILE, np.stack([scores[spec.name] for spec in SCORES], axis=1), allow_pickle=False)
+
+
+def _read_calibration(folder: Path) -> dict[str, Scores] | None:
+    path = folder / CALIBRATION_FILE
+    if not path.is_file():
+        return None
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path} is damaged ({error})") from None
+    if table.ndim != 2 or table.shape[1] != len(SCORES):
+        raise FormatError(f"{path} does not hold {len(SCORES)} scores an image")
+    return {spec.name.value: np.asarray(table[:, i], dtype=np.float64) for i, spec in enumerate(SCORES)}
 
 
 def begin(out: Path) -> Path:
@@ -107,4 +132,6 @@ def load_run(folder: Path) -> Run:
             module.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
     except RuntimeError as error:
         raise FormatError(f"{path} does not fit its record ({str(error).splitlines()[0]})") from None
-    return Run(record=record, trunk=trunk.eval(), tail=tail.eval(), heads=heads.eval())
+    return Run(
+        record=record, trunk=trunk.eval(), tail=tail.eval(), heads=heads.eval(), calibration=_read_calibration(folder)
+    )

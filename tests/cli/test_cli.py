@@ -12,9 +12,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element
 
 import httpx
 import numpy as np
@@ -34,7 +35,9 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     return code, " ".join(out.out.split()), " ".join(out.err.split())
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "export", "tune", "serve", "score", "key", "predict", "samples"])
+@pytest.mark.parametrize(
+    "name", ["train", "evaluate", "export", "tune", "serve", "score", "key", "predict", "review", "samples"]
+)
 def test_help_teaches_with_an_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
     code, out, _ = call(capsys, name, "--help")
     assert code == 0
@@ -53,6 +56,8 @@ def test_help_teaches_with_an_example(capsys: pytest.CaptureFixture[str], name: 
         (["serve", "absent"], "not a bundle"),
         (["predict", "absent.jpg"], "absent.jpg does not exist"),
         (["predict"], "images"),
+        (["review", "absent"], "not a folder"),
+        (["review", "absent", "--limit", "0"], "--limit"),
         (["fly"], "fly"),
         (["train", "--config", "absent.toml"], "absent.toml is not a file"),
     ],
@@ -101,7 +106,12 @@ def small(photos: Path, cache: Path) -> list[object]:
 
 
 def test_train_evaluate_export_with_unreadable_images(
-    capsys: pytest.CaptureFixture[str], photos: Path, strangers: Path, tmp_path: Path, cache: Path
+    capsys: pytest.CaptureFixture[str],
+    photos: Path,
+    strangers: Path,
+    tmp_path: Path,
+    cache: Path,
+    parse_page: Callable[[str], Element],
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(photos, data)
@@ -118,13 +128,20 @@ def test_train_evaluate_export_with_unreadable_images(
     assert code == 0, out
     assert "noise (12 images)" in out
     saved = json.loads((tmp_path / "r" / "evaluation.json").read_text())
-    assert saved["ood"]["noise"]["scores"]["fused"]["auroc"] > 0.95
+    auroc = saved["ood"]["noise"]["scores"]["fused"]["auroc"]
+    assert auroc > 0.95
+    page = (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
+    parse_page(page)
+    assert f"{100 * auroc:.1f} (" in page
+    assert "oodguard evaluate" in saved["command"]
+    assert "noise=" in saved["command"]
     code, out, _ = call(capsys, "export", tmp_path / "r", "--out", tmp_path / "b", "--name", "mine")
     assert code == 0, out
     assert "mine version 1" in out
     for arguments, word in (
         (["--ood", "noise"], "name=folder"),
         (["--ood", f"a={strangers}", "--ood", f"a={strangers}"], "twice"),
+        (["--ood", f"ID test={strangers}"], "cannot be the name"),
         (["--ood", "a=absent"], "not a folder"),
         (["--accept", "0.9999"], "at most"),
     ):
@@ -280,3 +297,23 @@ def test_clients_stream_every_kind_of_image_in_order(server: str, photos: Path, 
     again = asyncio.run(gather())
     assert [r.problem for r in again] == [r.problem for r in found]
     assert [r.prediction and r.prediction.label for r in again] == [r.prediction and r.prediction.label for r in found]
+
+
+def test_review_writes_a_page_and_says_what_is_on_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, parse_page: Callable[[str], Element]
+) -> None:
+    folder = tmp_path / "flagged"
+    folder.mkdir()
+    (folder / "torn.json").write_text("{")
+    code, out, _ = call(capsys, "review", folder, "--out", tmp_path / "new" / "page.html")
+    assert code == 0
+    assert "0 shown, 1 could not be read" in out
+    parse_page((tmp_path / "new" / "page.html").read_text(encoding="utf-8"))
+
+
+def test_review_and_evaluate_help_load_neither_torch_nor_matplotlib() -> None:
+    code = (
+        "import sys; from oodguard.cli.main import run; run(['review', '--help']); run(['evaluate', '--help']); "
+        "sys.exit(bool({'torch', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -3,7 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from oodguard.training.metrics import calibration_error, detection, promised_acceptance, share
+from oodguard.training.metrics import (
+    auroc_change,
+    auroc_interval,
+    calibration_error,
+    detection,
+    placements,
+    promised_acceptance,
+    reliability,
+    share,
+)
 
 
 def test_both_meanings_of_fpr95_by_hand() -> None:
@@ -52,3 +61,51 @@ def test_calibration_error_by_hand() -> None:
     probabilities = np.array([[0.9, 0.1]] * 10, dtype=np.float32)
     targets = np.array([0] * 6 + [1] * 4)
     assert calibration_error(probabilities, targets) == pytest.approx(0.3, abs=1e-6)
+
+
+def test_bins_of_confidence_by_hand() -> None:
+    probabilities = np.array([[0.95, 0.05]] * 4 + [[0.55, 0.45]] * 2, dtype=np.float32)
+    targets = np.array([0, 0, 0, 1, 1, 1])
+    low, high = reliability(probabilities, targets, bins=10)
+    assert (low.low, low.high, low.accuracy.share, low.accuracy.of) == (0.5, 0.6, 0.0, 2)
+    assert (high.low, high.high, high.accuracy.share, high.accuracy.of) == (0.9, 1.0, 0.75, 4)
+    assert high.confidence == pytest.approx(0.95)
+    expected = (2 * 0.55 + 4 * (0.95 - 0.75)) / 6
+    assert calibration_error(probabilities, targets, bins=10) == pytest.approx(expected)
+
+
+def test_placements_average_to_the_auroc() -> None:
+    v_id, v_ood = placements(np.array([1.0, 3.0]), np.array([2.0, 3.0, 4.0]))
+    np.testing.assert_allclose(v_id, [1.0, 0.5])  # above 3 is one of three, and one ties
+    np.testing.assert_allclose(v_ood, [0.5, 0.75, 1.0])
+    assert v_id.mean() == pytest.approx(v_ood.mean())
+
+
+def test_auroc_interval_covers_the_truth() -> None:
+    rng = np.random.default_rng(3)
+    truth = 0.760  # of N(1, 1) against N(0, 1): Phi(1 / sqrt 2)
+    hits = []
+    for _ in range(400):
+        low, high = auroc_interval(rng.normal(size=80), rng.normal(1.0, size=60))
+        assert 0 < low < high < 1
+        hits.append(low <= truth <= high)
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.03)
+
+
+def test_complete_separation_still_has_an_interval() -> None:
+    low, high = auroc_interval(np.arange(30.0), np.arange(100.0, 150.0))
+    assert high == 1.0
+    assert low == pytest.approx(0.025 ** (1 / 30))
+    assert auroc_interval(np.arange(100.0, 130.0), np.arange(50.0))[0] == 0.0
+
+
+def test_auroc_change_pairs_the_images() -> None:
+    rng = np.random.default_rng(4)
+    inside, outside = rng.normal(size=200), rng.normal(1.0, size=150)
+    same = auroc_change((inside, outside), (inside, outside))
+    assert (same.change, same.low, same.high) == (0.0, 0.0, 0.0)
+    noisy = inside + rng.normal(size=200), outside + rng.normal(size=150)
+    found = auroc_change((inside, outside), noisy)
+    assert found.low < found.change < found.high < 0.05
+    both = [np.subtract(*reversed(auroc_interval(*pair))) for pair in ((inside, outside), noisy)]
+    assert found.high - found.low < np.hypot(*both)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oodguard.training.evaluate import Evaluation, Table, mean_table
+from oodguard.training.evaluation import Evaluation, Table, mean_table
 
 HEADER = (
     "| score | AUROC | FPR95: OOD accepted at 95 % ID | FPR95: ID flagged at 95 % OOD | AUPR-in | AUPR-out "

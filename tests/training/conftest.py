@@ -1,0 +1,112 @@
+"""An evaluation with everything in it, from numbers made up here: no training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oodguard.training.ablation import ablate
+from oodguard.training.calibration import Fusion, QuantileCurve
+from oodguard.training.contract import SCORES, BackboneRecord, HeadShapes, RunRecord, Splits
+from oodguard.training.data import Photo
+from oodguard.training.evaluate import examine
+from oodguard.training.evaluation import Evaluation, Table
+from oodguard.training.evidence import FUSED, Evidence, Measured
+from oodguard.training.metrics import detection
+from oodguard.training.pipeline import Answers
+from oodguard.training.preprocess import Preprocessing
+
+CLASSES = ("amber", "<b>jade</b>", "plum & $x$")
+HEADS = HeadShapes(
+    classes=3, width=8, hidden=4, members=4, anchors=2, ice_width=2, density_width=2, bank=9, neighbours=3
+)
+
+
+def guard(rng: np.random.Generator) -> tuple[RunRecord, dict[str, np.ndarray]]:
+    calibration = {spec.name.value: rng.gamma(2.0, size=200) for spec in SCORES}
+    curves = {name: QuantileCurve.fit(values) for name, values in calibration.items()}
+    record = RunRecord(
+        oodguard="0.1.0",
+        created="2026-01-02T03:04:05+00:00",
+        seed=3,
+        options={"data": "photos", "image_size": None},
+        versions={},
+        data_fingerprint="f" * 64,
+        classes=CLASSES,
+        preprocessing=Preprocessing(resize=64, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        backbone=BackboneRecord(name="net", source="here", weights_sha256="0" * 64, cut=None, width=8),
+        heads=HEADS,
+        splits=Splits(train=600, calibration=200, test=240, groups=90, largest_group=7),
+        curves=curves,
+        fusion=Fusion.fit(curves, calibration),
+        metrics={"knn1_acceptance_random_split": 0.87, "knn5_acceptance_random_split": 0.9,
+                 "knn1_acceptance_grouped_split": 0.95, "knn5_acceptance_grouped_split": 0.96},
+        weights_sha256="1" * 64,
+    )  # fmt: skip
+    return record, calibration
+
+
+def measured(
+    rng: np.random.Generator, record: RunRecord, folder: Path, targets: np.ndarray, shift: float, sure: float
+) -> Measured:
+    count = len(targets)
+    probabilities = rng.dirichlet((1.0, 1.0, 1.0), count).astype(np.float32)
+    probabilities[np.arange(count), targets] += sure
+    probabilities /= probabilities.sum(1, keepdims=True)
+    votes = np.stack([np.where(rng.uniform(size=count) < 0.8, targets, (targets + 1) % 3) for _ in range(4)])
+    scores = {spec.name.value: rng.gamma(2.0, size=count) + shift for spec in SCORES}
+    folder.mkdir()
+    photos = []
+    for index in range(count):
+        path = folder / f"<i>{index:03d}.png"
+        Image.new("RGB", (20, 12), (index, 80, 80)).save(path)
+        photos.append(Photo(path=path, label=CLASSES[targets[index]], sha256=f"{index:064x}"))
+    (folder / "<i>000.png").write_bytes(b"no image any more")
+    return Measured(
+        photos=tuple(photos),
+        answers=Answers(probabilities=probabilities, votes=votes, scores=scores),
+        values={**scores, FUSED: record.fusion.score(record.curves, scores)},
+    )
+
+
+@pytest.fixture(scope="session")
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    rng = np.random.default_rng(11)
+    root = tmp_path_factory.mktemp("evidence")
+    record, calibration = guard(rng)
+    targets = np.arange(240) % 3
+    inside = measured(rng, record, root / "id", targets, shift=0.0, sure=0.6)
+    return Evidence(
+        record=record,
+        inside=inside,
+        targets=targets,
+        losses=rng.gamma(1.0, size=(4, 240)),
+        outside={
+            "far": measured(rng, record, root / "far", np.arange(60) % 3, shift=9.0, sure=0.0),
+            'near "<script>"': measured(rng, record, root / "near", np.arange(90) % 3, shift=0.6, sure=0.5),
+        },
+        calibration=calibration,
+    )
+
+
+@pytest.fixture(scope="session")
+def found(evidence: Evidence) -> Evaluation:
+    inside, outside = evidence.inside.values, evidence.outside["far"].values
+    draw = Table(
+        images=60,
+        scores={name: detection(inside[name], outside[name], 3.0) for name in inside},
+        ablation=ablate(
+            evidence.record.fusion,
+            evidence.record.curves,
+            inside=inside,
+            outside=outside,
+            calibration=evidence.calibration,
+            accept=0.95,
+        ),
+    )
+    return examine(
+        evidence, leave_out={"draw 1": draw, "draw 2": draw}, command="oodguard evaluate '<run>' --accept 0.95"
+    )
