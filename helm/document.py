@@ -70,7 +70,9 @@ def values(text: str) -> Iterator[tuple[str, str, str]]:
             else:
                 raise ValueError(f"{name} has no description in values.yaml")
 
-    yield from walk(yaml.compose(text, Loader=yaml.SafeLoader), "")
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    assert isinstance(root, yaml.MappingNode)
+    yield from walk(root, "")
 
 
 def default(node: yaml.Node) -> str:

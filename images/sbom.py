@@ -17,6 +17,7 @@ from typing import Any
 DPKG = Path("/var/lib/dpkg/status")
 DOCS = Path("/usr/share/doc")
 CLASSIFIER = "License :: OSI Approved :: "
+SHORT = re.compile(r"^[\w.+/-]+( (or|and|with) [\w.+/ -]+)?\s*$")
 UNKNOWN = "not declared"
 
 Component = dict[str, Any]
@@ -30,14 +31,19 @@ def python_components() -> Iterator[Component]:
 
 
 def python_licence(found: Distribution) -> str:
-    """What a distribution says of its licence: the SPDX expression, else its classifiers, else a short licence field."""
+    """What a distribution says of its licence: an SPDX expression, else classifiers, else a short licence field."""
     meta = found.metadata
-    expression = meta.get("License-Expression")
+    expression = first(meta.get_all("License-Expression"))
     classifiers = [
         value.removeprefix(CLASSIFIER) for value in meta.get_all("Classifier") or () if value.startswith(CLASSIFIER)
     ]
-    field = (meta.get("License") or "").strip()
+    field = first(meta.get_all("License")).strip()
     return expression or " AND ".join(classifiers) or (field if 0 < len(field) < 80 and "\n" not in field else UNKNOWN)
+
+
+def first(values: list[str] | None) -> str:
+    """The first value of a metadata field, or nothing."""
+    return values[0] if values else ""
 
 
 def debian_components(status: Path = DPKG, docs: Path = DOCS) -> Iterator[Component]:
@@ -59,7 +65,10 @@ def debian_licence(copyright_file: Path) -> str:
         text = copyright_file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return UNKNOWN
-    names = sorted({name.strip() for name in re.findall(r"^License:[ \t]*(\S.*)$", text, re.MULTILINE)})
+    # Some files put the licence's text where its short name belongs.
+    names = sorted(
+        {name.strip() for name in re.findall(r"^License:[ \t]*(\S.*)$", text, re.MULTILINE) if SHORT.match(name)}
+    )
     if names:
         return ", ".join(names)
     named = sorted(set(re.findall(r"/usr/share/common-licenses/([\w.+-]*\w)", text)))

@@ -267,7 +267,7 @@ app.kubernetes.io/component: {{ index . 1 }}
     periodSeconds: 5
     timeoutSeconds: 3
   securityContext:
-    {{- toYaml (merge (dict "runAsUser" (int $triton.runAsUser) "runAsGroup" (int $triton.runAsUser)) .Values.securityContext) | nindent 4 }}
+    {{- toYaml .Values.securityContext | nindent 4 }}
   resources:
     {{- $resources := deepCopy $triton.resources }}
     {{- if $triton.gpu.enabled }}
@@ -276,7 +276,9 @@ app.kubernetes.io/component: {{ index . 1 }}
     {{- end }}
     {{- toYaml $resources | nindent 4 }}
   volumeMounts:
-    {{- include "oodguard.files.mount" (dict "root" . "spec" $triton.repository "volume" "repository" "folder" "/repository") | indent 4 }}
+    {{- with include "oodguard.files.mount" (dict "root" . "spec" $triton.repository "volume" "repository" "folder" "/repository") | trim }}
+    {{- . | nindent 4 }}
+    {{- end }}
     - {name: triton-tmp, mountPath: /tmp}
     - {name: triton-shm, mountPath: /dev/shm}
 {{- end }}

@@ -73,7 +73,7 @@
 {{- if and (eq $v.triton.mode "sidecar") (ne (int $v.triton.replicas) 1) }}
 {{- $problems = append $problems "triton.replicas is for triton.mode deployment; a sidecar comes with each gateway pod" }}
 {{- end }}
-{{- range $name := list "engine" "sessions" "threads" "tuning" "device" }}
+{{- range $name := list "engine" "sessions" "threads" "tuning" "device" "max_batch" "max_delay" }}
 {{- if hasKey $v.settings $name }}
 {{- $problems = append $problems (printf "settings.%s is for a graph that the gateway runs itself, but triton.mode is %s" $name $v.triton.mode) }}
 {{- end }}
