@@ -31,7 +31,12 @@ while [ "$1" != -- ]; do
     mkdir -p "$NEW$TARGET"
     mount -t tmpfs -o mode=1777 tmpfs "$NEW$TARGET"
   else
-    if [ -d "$SOURCE" ]; then mkdir -p "$NEW$TARGET"; else mkdir -p "$NEW$(dirname "$TARGET")" && touch "$NEW$TARGET"; fi
+    if [ -d "$SOURCE" ]; then
+      mkdir -p "$NEW$TARGET"
+    elif [ ! -e "$NEW$TARGET" ]; then
+      mkdir -p "$NEW$(dirname "$TARGET")"
+      touch "$NEW$TARGET"
+    fi
     mount --bind "$SOURCE" "$NEW$TARGET"
     [ "$REST" != "${REST%:rw}" ] || mount -o remount,bind,ro "$NEW$TARGET"
   fi

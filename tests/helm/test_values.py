@@ -112,6 +112,7 @@ def test_every_setting_is_the_charts_or_may_be_given(render: Render) -> None:
     assert json.dumps(schema, indent=2) + "\n" == document.write_schema(CHART)
     environment = render("gateway-api", {"settings": {"max_queue_bytes": 300_000_000, "watch": False}}).environment
     fields = {ENV_PREFIX + name.upper() for name in ServeSettings.model_fields}
+    assert environment.pop("ORT_DISABLE_TELEMETRY") == "1"
     assert set(environment) <= fields
     # Not 3e+08, and not true or false in another spelling.
     assert environment["OODGUARD_SERVE_MAX_QUEUE_BYTES"] == "300000000"

@@ -293,6 +293,8 @@ app.kubernetes.io/component: {{ index . 1 }}
 
 {{/* The server's environment; its checksum rolls the pods. */}}
 {{- define "oodguard.environment" -}}
+# ONNX Runtime would otherwise report to its maker.
+ORT_DISABLE_TELEMETRY: "1"
 OODGUARD_SERVE_BUNDLE: {{ include "oodguard.bundlePath" . | quote }}
 OODGUARD_SERVE_HOST: {{ .Values.listenAddress | quote }}
 OODGUARD_SERVE_PORT: {{ .Values.ports.http | quote }}
