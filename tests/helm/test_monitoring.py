@@ -16,7 +16,9 @@ import yaml
 from charts import CHART, Render
 
 from oodguard.export.contract import load_manifest
-from oodguard.server.metrics import Metrics
+from oodguard.server.app import create_gateway
+from oodguard.server.engines.fake import FakeEngine
+from oodguard.server.settings import ServeSettings
 
 # What Prometheus and the operator add to every series of a pod.
 TARGET = {"namespace", "service", "pod", "job", "instance", "container", "endpoint"}
@@ -26,8 +28,8 @@ RULES = Path(__file__).parent / "alerts_test.yaml"
 @pytest.fixture(scope="session")
 def exported(bundle: Path) -> dict[str, set[str]]:
     """Every series of the server with its labels."""
-    metrics = Metrics()
-    metrics.model(load_manifest(bundle))
+    settings = ServeSettings(bundle=bundle, watch=False)
+    metrics = create_gateway(settings, engine=FakeEngine(bundle, load_manifest(bundle))).service.metrics
     metrics.requests.labels("/predict", "200").inc()
     found: dict[str, set[str]] = {}
     for family in metrics.registry.collect():
