@@ -1,6 +1,7 @@
 # make serve   set up, build the embedded guard, serve it
 # make test    set up, lint, types, tests
 # make check   lint and types alone
+# make images  build the gateway image and ask it a question (as root, with buildah)
 PYTHON ?= python3.11
 PORT ?= 8000
 ADMIN_PORT ?= 8001
@@ -10,7 +11,7 @@ STAMP := $(VENV)/.installed
 EXAMPLE := .oodguard-cache/example
 BUNDLE := $(EXAMPLE)/bundles/digits
 
-.PHONY: setup check test serve bundle docs clean
+.PHONY: setup check test serve bundle docs images clean
 
 setup: $(STAMP)
 
@@ -25,6 +26,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy load_tests/*.py load_tests/peers/*.py
+	$(BIN)/mypy helm/*.py images/*.py
 
 test: check
 	$(BIN)/pytest -n 2
@@ -40,9 +42,15 @@ serve: $(BUNDLE)/manifest.json
 	$(BIN)/oodguard serve $(BUNDLE) --port $(PORT) --admin-port $(ADMIN_PORT) \
 	  --samples $(EXAMPLE)/samples/in_distribution.png --samples $(EXAMPLE)/samples/out_of_distribution.jpg
 
-# Tables of the README that are made from the code.
+# Tables and the chart's schema, as far as they are made from the code.
 docs: setup
 	$(BIN)/python -m oodguard.server.tables README.md docs/*.md
+	$(BIN)/python helm/document.py
+
+# Builds the gateway image, runs it read-only and asks it a question. Needs root and buildah; STAND_IN=yes where no image
+# registry is reachable.
+images: $(BUNDLE)/manifest.json
+	images/build_and_ask.sh $(BUNDLE)
 
 clean:
 	rm -rf $(VENV) .oodguard-cache build dist *.egg-info

@@ -1,0 +1,180 @@
+"""The gateway, started as the rendered Deployment says, through start, ready, rotation of keys, drain and stop."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from charts import Render, Rendered
+from pod import Pod, probe, status_of, wait_until_started
+
+from oodguard.export.contract import load_manifest
+from oodguard.server.keys import digest
+
+
+def confinable() -> bool:
+    """Whether this machine lets us make namespaces and mounts."""
+    if os.geteuid() or sys.platform != "linux" or not shutil.which("setpriv"):
+        return False
+    tried = subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True)
+    return tried.returncode == 0
+
+
+pytestmark = pytest.mark.skipif(not confinable(), reason="needs root on Linux, to make the file system of a container")
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        taken = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
+        for one in taken:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in taken]
+
+
+def values(**more: Any) -> dict[str, Any]:
+    http, admin = free_ports(2)
+    return {
+        "ports": {"http": http, "admin": admin},
+        # The same number outside, so that the address in the pod of helm test leads here.
+        "service": {"port": http},
+        "settings": {"drain_delay": 4, "log_level": "info"},
+        **more,
+    }
+
+
+@pytest.fixture
+def running() -> Iterator[list[subprocess.Popen[str]]]:
+    found: list[subprocess.Popen[str]] = []
+    yield found
+    for process in found:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def key_of(rendered: Rendered) -> str:
+    return base64.b64decode(rendered.one("Secret")["data"]["api-key"]).decode()
+
+
+def ask(rendered: Rendered, image: bytes, key: str | None) -> httpx.Response:
+    headers = {"content-type": "image/png", **({"x-api-key": key} if key else {})}
+    port = rendered.gateway["ports"][0]["containerPort"]
+    return httpx.post(f"http://127.0.0.1:{port}/predict", content=image, headers=headers, timeout=30)
+
+
+def test_the_gateway_lives_as_its_deployment_says(
+    render: Render, bundle: Path, tmp_path: Path, running: list[subprocess.Popen[str]]
+) -> None:
+    rendered = render("cpu", values())
+    deployment = rendered.one("Deployment")
+    pod = Pod(rendered, deployment, tmp_path, images={"registry.example.com/photos-bundle:7": {"/bundle": bundle}})
+    # The init container copies the bundle from its image with the image's own cp.
+    pod.initialise()
+    assert (pod.volumes["bundle"] / "current" / "manifest.json").is_file()
+
+    gateway = rendered.gateway
+    process = pod.run(gateway, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running.append(process)
+    assert pod.environment(gateway)["OODGUARD_SERVE_SESSIONS"] == "2"
+    wait_until_started(gateway, process)
+    assert probe(gateway, "readiness")
+    assert probe(gateway, "liveness")
+
+    # As the security context says: the user, no capabilities, no new privileges, a root that cannot be written.
+    status = status_of(process)
+    assert status["Uid"].split() == status["Gid"].split() == ["10001"] * 4
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+    assert status["NoNewPrivs"] == "1"
+    mounts = [line.split() for line in Path(f"/proc/{process.pid}/mountinfo").read_text().splitlines()]
+    writable = {
+        fields[4] for fields in mounts if fields[5].startswith("rw") and not fields[4].startswith(("/dev", "/proc"))
+    }
+    assert writable == {"/tmp"}
+
+    image = (bundle / load_manifest(bundle).golden[0].path).read_bytes()
+    key = key_of(rendered)
+    assert ask(rendered, image, None).status_code == 401
+    answer = ask(rendered, image, key)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["model"] == {"name": "discs", "version": "7"}
+
+    # A key that is replaced in the Secret is taken over without a restart.
+    volume = next(v for v in pod.spec["volumes"] if v["name"] == "keys")
+    pod.project(volume, pod.volumes["keys"], {"keys": f"bob:{digest('og_other')}"})
+    deadline = time.monotonic() + 20
+    while ask(rendered, image, "og_other").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert ask(rendered, image, key).status_code == 401
+
+    # The end: readiness turns red while requests are still answered, then exit 0, all within the grace period.
+    process.send_signal(signal.SIGTERM)
+    ended = time.monotonic()
+    readiness = gateway["readinessProbe"]
+    served = 0
+    while probe(gateway, "readiness"):
+        assert time.monotonic() - ended < readiness["periodSeconds"] * readiness["failureThreshold"]
+        time.sleep(0.05)
+    while time.monotonic() - ended < 3:
+        assert ask(rendered, image, "og_other").status_code == 200
+        assert probe(gateway, "liveness")
+        served += 1
+    assert served > 0
+    grace = pod.spec["terminationGracePeriodSeconds"]
+    assert process.wait(grace) == 0
+    assert time.monotonic() - ended < grace
+    assert not probe(gateway, "liveness")
+
+
+def test_helm_test_asks_and_is_answered(
+    render: Render, bundle: Path, tmp_path: Path, running: list[subprocess.Popen[str]]
+) -> None:
+    folder = tmp_path / "claim" / "photos"
+    shutil.copytree(bundle, folder / "current")
+    rendered = render("pvc", values())
+    pod = Pod(rendered, rendered.one("Deployment"), tmp_path / "gateway", claims={"bundles": tmp_path / "claim"})
+    process = pod.run(rendered.gateway, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running.append(process)
+    wait_until_started(rendered.gateway, process)
+
+    asking = Pod(rendered, rendered.one("Pod"), tmp_path / "test", hosts=("rel-oodguard",))
+
+    def helm_test() -> tuple[int, str]:
+        started = asking.run(asking.spec["containers"][0], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        output, _ = started.communicate(timeout=60)
+        return started.returncode, output
+
+    code, output = helm_test()
+    assert code == 0, output
+    assert output.startswith("a caller without a key is refused\ndiscs 7: "), output
+    assert output.endswith("distribution\n")
+
+    # A bundle that is replaced on the claim is taken over, though the pod sees the claim read-only.
+    new = folder / "new"
+    shutil.copytree(bundle, new)
+    manifest = new / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": "7"', '"version": "8"', 1))
+    (folder / "current").rename(folder / "old")
+    new.rename(folder / "current")
+    deadline = time.monotonic() + 20
+    while "discs 8: " not in output:
+        assert time.monotonic() < deadline, output
+        code, output = helm_test()
+
+    # It fails where it should: no gateway behind the Service.
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    code, output = helm_test()
+    assert code != 0, output

@@ -1,0 +1,118 @@
+"""The images as far as they can be judged without building them; images/build_and_ask.sh builds, runs and asks one."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+import requirements
+import sbom
+import slim
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = ROOT / "images" / "Dockerfile"
+
+
+def test_hadolint_finds_nothing() -> None:
+    ran = subprocess.run([Path(sys.executable).with_name("hadolint"), DOCKERFILE], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, ""), ran.stdout + ran.stderr
+
+
+def test_scripts_are_shell() -> None:
+    for script in (ROOT / "images").glob("*.sh"):
+        subprocess.run(["sh", "-n", script], check=True)
+
+
+def test_the_last_stages_run_as_a_user_of_their_own_and_hold_no_installer() -> None:
+    stages = re.split(r"^FROM ", DOCKERFILE.read_text(), flags=re.MULTILINE)[1:]
+    named = {re.match(r"\S+ AS (\S+)", stage)[1]: stage for stage in stages}  # type: ignore[index]
+    assert list(named)[-1] == "gateway", "the default target"
+    for target in ("gateway", "gateway-gpu", "trainer"):
+        assert "USER 10001:10001" in named[target]
+        assert "pip" not in named[target]
+    assert "HEALTHCHECK" in named["serving"]
+    assert named["gateway"].startswith("serving AS")
+    assert "ORT_DISABLE_TELEMETRY=1" in named["serving"]
+
+
+def test_every_package_is_copied_and_let_into_the_build() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = {path.split("/")[0] for path in project["tool"]["setuptools"]["package-dir"].values()}
+    text = DOCKERFILE.read_text()
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for folder in folders:
+        assert f"COPY {folder} {folder}" in text, folder
+        assert folder in let_in
+    for copied in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE):
+        for path in copied.split():
+            assert path.split("/")[0] in let_in, path
+            assert (ROOT / path).exists(), path
+
+
+def test_the_gateways_requirements_are_those_of_its_extra() -> None:
+    found = requirements.requirements(["serve"])
+    assert any(entry.startswith("onnxruntime>=") for entry in found)
+    assert any(entry.startswith("cyclopts") for entry in found)
+    assert not any(re.match(r"(torch|oodguard|timm)\b", entry) for entry in found)
+    assert any(entry.startswith("torch==") for entry in requirements.requirements(["train"]))
+    with pytest.raises(KeyError):
+        requirements.requirements(["absent"])
+
+
+def test_the_gpu_gateway_pins_the_runtime_that_the_gateway_has() -> None:
+    pinned = re.search(r"^onnxruntime==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned
+    assert f"'onnxruntime-gpu[cuda,cudnn]=={pinned[1]}'" in DOCKERFILE.read_text()
+
+
+def test_the_bill_of_materials_names_what_is_installed(tmp_path: Path) -> None:
+    out = tmp_path / "sbom" / "sbom.cdx.json"
+    sbom.main([str(out)])
+    bill = json.loads(out.read_text())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    python = {c["name"]: c for c in bill["components"] if c["purl"].startswith("pkg:pypi/")}
+    assert {name: c["version"] for name, c in python.items()} == {d.name: d.version for d in distributions()}
+    assert python["numpy"]["purl"] == f"pkg:pypi/numpy@{python['numpy']['version']}"
+    assert python["pydantic_core"]["purl"].startswith("pkg:pypi/pydantic-core@")
+    assert python["pydantic_core"]["licenses"] == [{"license": {"name": "MIT"}}]
+    references = [c["bom-ref"] for c in bill["components"]]
+    assert len(references) == len(set(references))
+    table = sbom.licence_table(bill)
+    assert f"| numpy | {python['numpy']['version']} | BSD-3-Clause" in table
+
+
+def test_debian_packages_and_their_licences_are_read(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text(
+        "Package: zlib1g\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1:1.2.13\n\n"
+        "Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n"
+    )
+    copyright_file = tmp_path / "doc" / "zlib1g" / "copyright"
+    copyright_file.parent.mkdir(parents=True)
+    copyright_file.write_text(
+        "Format: x\nFiles: *\nLicense: Zlib\n\nLicense: GPL-2 or later\nLicense: Permission is hereby\n"
+    )
+    (found,) = sbom.debian_components(status, tmp_path / "doc")
+    assert found["purl"] == "pkg:deb/debian/zlib1g@1:1.2.13?arch=amd64"
+    assert found["licenses"][0]["license"]["name"] == "GPL-2 or later, Zlib"
+    copyright_file.write_text("see /usr/share/common-licenses/GPL-2.\n")
+    assert sbom.debian_licence(copyright_file) == "GPL-2"
+    assert sbom.debian_licence(tmp_path / "absent") == "not declared"
+
+
+def test_slimming_removes_tests_and_converters_alone(tmp_path: Path) -> None:
+    for path in ("numpy/core.py", "numpy/tests/test_core.py", "onnxruntime/capi/x.so", "onnxruntime/tools/big.bin"):
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * 10)
+    assert slim.slim(tmp_path) == 20
+    assert sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()) == [
+        "numpy/core.py",
+        "onnxruntime/capi/x.so",
+    ]
