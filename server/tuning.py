@@ -67,11 +67,6 @@ def machine() -> str:
     return f"{model}, {cores()} cores"
 
 
-def graph_sha256(manifest: Manifest) -> str:
-    """The hash of the bundle's graph, from its manifest."""
-    return next(ref.sha256 for ref in manifest.files if ref.path == manifest.graph)
-
-
 def read_record(path: Path) -> TuningRecord:
     """Read a record. Raises `FormatError`."""
     try:
@@ -91,7 +86,7 @@ def plan_for(settings: ServeSettings, manifest: Manifest) -> Plan:
     path = named or settings.bundle / TUNING_FILE
     if path.is_file():
         record = read_record(path)
-        fits = record.graph_sha256 == graph_sha256(manifest) and record.machine == machine()
+        fits = record.graph_sha256 == manifest.graph_sha256 and record.machine == machine()
         if named and not fits:
             raise FormatError(f"{named} was made for another graph or machine; run oodguard tune again")
         if fits and settings.engine in (None, record.best.engine):
