@@ -53,13 +53,13 @@ def export(
         raise InputError("give --out, the bundle folder to write, or --triton, a model repository")
     if options is not None and triton is None:
         raise InputError("the --triton-... options need --triton, the model repository to write")
-    given = {"--out": out, "--name": name, "--model-version": model_version, "--precision": precision}
-    given |= {"--data": data, "--ood": ood}
+    flags = ("--out", "--name", "--model-version", "--precision", "--data", "--ood")
+    values = (out, name, model_version, precision, data, ood)
+    given = [flag for flag, value in zip(flags, values, strict=True) if value is not None]
     console = Console(soft_wrap=True)
     if (run / MANIFEST_FILE).is_file():
-        if triton is None or any(value is not None for value in given.values()):
-            named = ", ".join(flag for flag, value in given.items() if value is not None)
-            raise InputError(f"{run} is a bundle: it can only be written to --triton, and takes no {named or '--out'}")
+        if triton is None or given:
+            raise InputError(f"{run} is a bundle: it can only be written to --triton, and takes no {', '.join(given)}")
         _to_triton(console, run, triton, options)
         return
     with tempfile.TemporaryDirectory(prefix="oodguard-") as folder:

@@ -5,6 +5,7 @@ The wheel carries the server and its python backend; it is installed into an env
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -140,7 +141,12 @@ class Triton:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             # PYTHONPATH would let our packages into the backend's.
-            env={**os.environ, "PATH": f"{python}:{os.environ['PATH']}", "LD_LIBRARY_PATH": libraries, "PYTHONPATH": ""},
+            env={
+                **os.environ,
+                "PATH": f"{python}:{os.environ['PATH']}",
+                "LD_LIBRARY_PATH": libraries,
+                "PYTHONPATH": "",
+            },
             start_new_session=True,
         )
         if wait:
@@ -186,10 +192,8 @@ class Triton:
             except subprocess.TimeoutExpired:
                 self.kill()
         # A backend's process outlives a server that was killed alone.
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process = None
 
     def backends(self) -> list[int]:

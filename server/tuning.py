@@ -81,10 +81,11 @@ def plan_for(settings: ServeSettings, manifest: Manifest) -> Plan:
     A record named in the settings must fit (`FormatError`); the one in the bundle is ignored where it does not, as
     a bundle travels and its record does not.
     """
-    best = Plan(engine=settings.engine or "onnxruntime", sessions=cores(), threads=1, max_batch=DEFAULT_BATCH)
+    engine: EngineName = "openvino" if settings.engine == "openvino" else "onnxruntime"
+    best = Plan(engine=engine, sessions=cores(), threads=1, max_batch=DEFAULT_BATCH)
     named = settings.tuning
-    path = named or settings.bundle / TUNING_FILE
-    if path.is_file():
+    path = named or (settings.bundle / TUNING_FILE if settings.bundle else None)
+    if path is not None and path.is_file():
         record = read_record(path)
         fits = record.graph_sha256 == manifest.graph_sha256 and record.machine == machine()
         if named and not fits:

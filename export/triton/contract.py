@@ -16,7 +16,7 @@ import binascii
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -69,29 +69,6 @@ def hashes(parameters: Mapping[str, str]) -> dict[int, str]:
     return {int(match.group(1)): value for match, value in found if match}
 
 
-def described(parameters: Mapping[str, str], number: int) -> Described:
-    """What the parameters say of version `number`.
-
-    Raises `FormatError`, in one sentence, when they say nothing, or contradict themselves.
-    """
-    try:
-        text, image = parameters[parameter(number, MANIFEST)], parameters[parameter(number, GOLDEN)]
-        manifest = Manifest.model_validate_json(text)
-        golden = base64.b64decode(image, validate=True)
-    except KeyError as error:
-        raise FormatError(f"Triton's model configuration has no parameter {error.args[0]}") from None
-    except (ValidationError, binascii.Error) as error:
-        raise FormatError(
-            f"the manifest in Triton's model configuration is not one of ours ({str(error).splitlines()[0]})"
-        ) from None
-    if manifest.graph_sha256 != parameters.get(parameter(number, HASH)):
-        raise FormatError(
-            f"Triton's model configuration contradicts itself: {parameter(number, HASH)} is not the hash in the "
-            "manifest beside it"
-        )
-    return Described(manifest, golden)
-
-
 def require_tensors(manifest: Manifest, tensors: Mapping[str, tuple[str, Sequence[int]]], *, where: str) -> None:
     """Raise `FormatError` unless `tensors`, name to Triton datatype and shape (-1: any), are the manifest's."""
     for spec in (manifest.input, *manifest.outputs):
@@ -107,6 +84,73 @@ def _fits(spec: TensorSpec, shape: Sequence[int]) -> bool:
     return len(shape) == len(spec.shape) and all(
         have == -1 or isinstance(want, str) or want == have for want, have in zip(spec.shape, shape, strict=True)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What matters of a Triton model configuration."""
+
+    name: str
+    backend: str
+    max_batch: int
+    parameters: dict[str, str]
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+
+    @classmethod
+    def of(cls, config: Any) -> Configuration:
+        """From tritonclient's message."""
+        batch = (-1,) if config.max_batch_size else ()
+        return cls(
+            name=config.name,
+            backend=config.backend or config.platform,
+            max_batch=max(config.max_batch_size, 1),
+            parameters={key: value.string_value for key, value in config.parameters.items()},
+            tensors={
+                tensor.name: (_datatype(tensor), (*batch, *tensor.dims)) for tensor in (*config.input, *config.output)
+            },
+        )
+
+    def described(self, number: int) -> Described:
+        """What the parameters say of version `number`.
+
+        Raises `FormatError`, in one sentence, when they say nothing, or contradict themselves.
+        """
+        try:
+            text = self.parameters[parameter(number, MANIFEST)]
+            image = self.parameters[parameter(number, GOLDEN)]
+            manifest = Manifest.model_validate_json(text)
+            golden = base64.b64decode(image, validate=True)
+        except KeyError as error:
+            raise FormatError(f"Triton's configuration of {self.name} has no parameter {error.args[0]}") from None
+        except (ValidationError, binascii.Error) as error:
+            raise FormatError(
+                f"the manifest in Triton's configuration of {self.name} is not one of ours "
+                f"({str(error).splitlines()[0]})"
+            ) from None
+        if manifest.graph_sha256 != self.parameters.get(parameter(number, HASH)):
+            raise FormatError(
+                f"Triton's configuration of {self.name} contradicts itself: {parameter(number, HASH)} is not the hash "
+                "in the manifest beside it"
+            )
+        return Described(manifest, golden)
+
+    def version_of(self, manifest: Manifest, *, pinned: int | None, where: str) -> int:
+        """The version that is `manifest`'s graph. Raises `FormatError` when there is none, or it has other tensors."""
+        found = hashes(self.parameters)
+        same = [number for number, sha256 in found.items() if sha256 == manifest.graph_sha256]
+        if not same or (pinned is not None and pinned not in same):
+            has = ", ".join(f"version {n} is {sha256[:12]}" for n, sha256 in sorted(found.items())) or "none of ours"
+            raise FormatError(
+                f"{where} does not serve the graph of {manifest.name} version {manifest.version}: its SHA-256 begins "
+                f"{manifest.graph_sha256[:12]}, and Triton's {self.name} has: {has}"
+            )
+        require_tensors(manifest, self.tensors, where=f"{self.name} on {where}")
+        return pinned or max(same)
+
+
+def _datatype(tensor: Any) -> str:
+    field = tensor.DESCRIPTOR.fields_by_name["data_type"]
+    return str(field.enum_type.values_by_number[tensor.data_type].name).removeprefix("TYPE_")
 
 
 def failure_of(status: str, message: str) -> Failure:

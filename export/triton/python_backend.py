@@ -1,8 +1,8 @@
 """The model for Triton's python backend: the bundle's ONNX file through ONNX Runtime.
 
-Export copies this file, as `model.py`, into every version's folder. It runs inside Triton, on Triton's own Python, where
-oodguard is not installed: it needs onnxruntime (or onnxruntime-gpu) and the NumPy that this Triton was built for (below
-version 2 for Triton 2.51: with NumPy 2 its outputs arrive empty).
+Export copies this file, as `model.py`, into every version's folder. It runs inside Triton, on Triton's own Python,
+where oodguard is not installed: it needs onnxruntime (or onnxruntime-gpu) and the NumPy that this Triton was built for
+(below version 2 for Triton 2.51: with NumPy 2 its outputs arrive empty).
 """
 
 from __future__ import annotations

@@ -113,8 +113,8 @@ def _number(manifest: Manifest, bundle: Path, present: Mapping[int, Manifest], h
     number = int(manifest.version)
     if number in present:
         raise InputError(
-            f"{home} already has another version {number} than {bundle}; export it with a new --model-version, or choose "
-            "another --triton-model"
+            f"{home} already has another version {number} than {bundle}; export it with a new --model-version, or "
+            "choose another --triton-model"
         )
     return number
 
