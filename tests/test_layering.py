@@ -18,6 +18,7 @@ OPEN = {
     "oodguard.export.contract",
     "oodguard.export.triton.contract",
     "oodguard.server.contract",
+    "oodguard.server.errors",
 }
 LIGHT = {"numpy", "PIL", "pydantic", "oodguard"}
 UPSTREAM = {
