@@ -5,7 +5,8 @@
             print(prediction.label, prediction.is_ood)
 
 Images are decoded here, Triton runs the graph, and the verdict is made here with the manifest that Triton's model
-configuration carries. It needs the extras client and triton. Errors are the HTTP client's: `ServerUnreachable`, `ServerProblem`, `InputError`.
+configuration carries. Errors are the HTTP client's: `ServerUnreachable`, `ServerProblem`, `InputError`. Needs the
+extras client and triton.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class TritonCalls:
         return [self._pinned] if self._pinned is not None else numbers
 
     def describe(self, configuration: Configuration, number: int) -> Model:
-        """The version `number`. Raises `FormatError` where the configuration does not describe it, or contradicts itself."""
+        """The version `number`. Raises `FormatError` where the configuration contradicts itself, or is silent."""
         manifest = configuration.described(number).manifest
         configuration.version_of(manifest, pinned=number, where=self._where)
         return Model(number, manifest, configuration.max_batch)

@@ -19,9 +19,11 @@ import time
 import urllib.error
 import urllib.request
 import venv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+
+import psutil
 
 from oodguard.training.errors import EnvironmentProblem
 
@@ -196,11 +198,28 @@ class Triton:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process = None
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop its backends' processes for a while: Triton answers, inferences do not."""
+        stopped = self.backends()
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+
     def backends(self) -> list[int]:
         """The processes of its python backend's instances."""
-        listed = subprocess.run(["ps", "-o", "pid=,args=", "-g", str(self.pid)], capture_output=True, text=True)
-        lines = (line.split(None, 1) for line in listed.stdout.splitlines())
-        return [int(pid) for pid, command in lines if "triton_python_backend_stub" in command]
+        children = psutil.Process(self.pid).children(recursive=True)
+        return [child.pid for child in children if child.name() == "triton_python_backend_stub"]
+
+    def cpu_seconds(self) -> float:
+        """Processor time of the server and its backends."""
+        process = psutil.Process(self.pid)
+        everything = [process, *process.children(recursive=True)]
+        return float(sum(sum(one.cpu_times()[:2]) for one in everything))
 
     def last_words(self) -> str:
         """The last lines it wrote, as one."""
