@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, default_name_transform
 from rich.console import Console
 
 from oodguard.cli.progress import TerminalReporter
+from oodguard.export.contract import MANIFEST_FILE, Manifest
+from oodguard.export.triton.options import TritonOptions
+from oodguard.training.errors import InputError
+
+
+def _triton_flag(name: str) -> str:
+    return f"triton-{default_name_transform(name)}"
 
 
 def export(
-    run: Annotated[Path, Parameter(help="Run folder written by train.")],
+    run: Annotated[Path, Parameter(help="Run folder written by train; with --triton also a bundle folder.")],
     *,
-    out: Annotated[Path, Parameter(help="Bundle folder to write.")],
+    out: Annotated[Path | None, Parameter(help="Bundle folder to write.")] = None,
     name: Annotated[str | None, Parameter(help="Model name; default: the run folder's name.")] = None,
-    model_version: Annotated[str, Parameter(help="Model version.")] = "1",
+    model_version: Annotated[str | None, Parameter(help="Model version; default: 1.")] = None,
     precision: Annotated[
-        Literal["fp32", "int8", "fp16"], Parameter(help="int8 is smaller and faster on CPUs; fp16 is for GPUs.")
-    ] = "fp32",
+        Literal["fp32", "int8", "fp16"] | None,
+        Parameter(help="int8 is smaller and faster on CPUs; fp16 is for GPUs; default: fp32."),
+    ] = None,
     data: Annotated[
         Path | None, Parameter(help="int8, fp16: the run's photos, where they are no longer where train found them.")
     ] = None,
@@ -27,30 +36,82 @@ def export(
         list[str] | None,
         Parameter(help="int8, fp16: an OOD set as name=folder whose detection must not suffer; may be repeated."),
     ] = None,
+    triton: Annotated[Path | None, Parameter(help="Triton model repository to write the model into.")] = None,
+    options: Annotated[TritonOptions | None, Parameter(name="*", name_transform=_triton_flag)] = None,
 ) -> None:
-    """Export a run as a bundle: one fused ONNX graph, its manifest and golden images.
+    """Export a run as a bundle: one fused ONNX graph, its manifest and golden images; and for Triton, if asked.
 
     fp32: the graph must answer as PyTorch does on real images (scores within 1e-4 relative, labels and verdicts
     identical), or nothing is written. int8 and fp16: the graph must come to the same decisions as the fp32 graph on the
     run's calibration images, and every threshold is set again on its own scores.
 
     Example: oodguard export runs/photos --out bundles/photos
+
+    Example: oodguard export bundles/photos --triton repository
     """
+    if out is None and triton is None:
+        raise InputError("give --out, the bundle folder to write, or --triton, a model repository")
+    if options is not None and triton is None:
+        raise InputError("the --triton-... options need --triton, the model repository to write")
+    flags = ("--out", "--name", "--model-version", "--precision", "--data", "--ood")
+    values = (out, name, model_version, precision, data, ood)
+    given = [flag for flag, value in zip(flags, values, strict=True) if value is not None]
+    console = Console(soft_wrap=True)
+    if (run / MANIFEST_FILE).is_file():
+        if triton is None or given:
+            raise InputError(f"{run} is a bundle: it can only be written to --triton, and takes no {', '.join(given)}")
+        _to_triton(console, run, triton, options)
+        return
+    with tempfile.TemporaryDirectory(prefix="oodguard-") as folder:
+        bundle = out or Path(folder) / "bundle"
+        manifest = _to_bundle(run, bundle, name, model_version or "1", precision or "fp32", data, ood)
+        if out is not None:
+            _print_bundle(console, out, manifest)
+        if triton is not None:
+            _to_triton(console, bundle, triton, options)
+    if out is not None:
+        console.print(f"next: oodguard serve {out} --port 8000")
+
+
+def _to_bundle(
+    run: Path,
+    out: Path,
+    name: str | None,
+    version: str,
+    precision: Literal["fp32", "int8", "fp16"],
+    data: Path | None,
+    ood: list[str] | None,
+) -> Manifest:
     from oodguard.export.bundle import export_bundle
     from oodguard.training.evaluate import parse_sets
 
-    console = Console()
     with TerminalReporter() as report:
-        manifest = export_bundle(
+        return export_bundle(
             run,
             out,
-            name=name,
-            version=model_version,
+            name=name or run.resolve().name,
+            version=version,
             precision=precision,
             data=data,
             ood=parse_sets(ood or []),
             report=report,
         )
+
+
+def _to_triton(console: Console, bundle: Path, repository: Path, options: TritonOptions | None) -> None:
+    from oodguard.export.triton.repository import write_repository
+
+    options = options or TritonOptions()
+    placed = write_repository(bundle, repository, options)
+    served = ", ".join(map(str, placed.served))
+    console.print(
+        f"[bold]{repository / placed.name}[/]: version {placed.number} for Triton's {options.backend} backend on "
+        f"{options.device}; versions served: {served}"
+    )
+    console.print(f"next: tritonserver --model-repository={repository}", highlight=False)
+
+
+def _print_bundle(console: Console, out: Path, manifest: Manifest) -> None:
     parity = manifest.parity
     size = sum(ref.bytes for ref in manifest.files if ref.path == manifest.graph) / 1e6
     console.print(
@@ -62,11 +123,10 @@ def export(
             f"parity on {parity.images} real images: scores within {worst:.1e} (allowed {parity.tolerance:g}), "
             "labels and verdicts identical"
         )
-    else:
-        console.print(
-            f"same decisions as fp32 on {parity.images} calibration images: labels {parity.label_agreement:.1%}, "
-            f"OOD flags {parity.flag_agreement:.1%}; thresholds set on the {manifest.precision} scores"
-        )
-        for set_name, change in parity.auroc_change.items():
-            console.print(f"AUROC on {set_name}: {change:+.4f}")
-    console.print(f"next: oodguard serve {out} --port 8000")
+        return
+    console.print(
+        f"same decisions as fp32 on {parity.images} calibration images: labels {parity.label_agreement:.1%}, "
+        f"OOD flags {parity.flag_agreement:.1%}; thresholds set on the {manifest.precision} scores"
+    )
+    for set_name, change in parity.auroc_change.items():
+        console.print(f"AUROC on {set_name}: {change:+.4f}")

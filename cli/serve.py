@@ -8,9 +8,10 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from oodguard.server.settings import ServeSettings
+from oodguard.training.errors import InputError
 
 
-def serve(settings: Annotated[ServeSettings, Parameter(name="*")]) -> int:
+def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None) -> int:
     """Serve a bundle over HTTP: POST images to /predict, see /docs; metrics and administration on a private port.
 
     The bundle's files are verified first, then its golden images are answered; /health/ready turns green when they
@@ -22,6 +23,8 @@ def serve(settings: Annotated[ServeSettings, Parameter(name="*")]) -> int:
     from oodguard.server.app import create_gateway
     from oodguard.server.gateway import listen, run, yield_to_inference
 
+    if settings is None:
+        raise InputError("bundle is missing: name the folder written by export")
     with listen(settings.host, settings.port) as public, listen(settings.admin_host, settings.admin_port) as private:
         # Before any thread is started: threads inherit it.
         yield_to_inference()
@@ -31,13 +34,12 @@ def serve(settings: Annotated[ServeSettings, Parameter(name="*")]) -> int:
         url = f"{scheme}://{shown}:{public.getsockname()[1]}"
         private_url = f"http://{settings.admin_host}:{private.getsockname()[1]}"
         model = gateway.service.model
-        manifest, plan = model.manifest, model.plan
-        images = settings.samples or (settings.bundle / manifest.golden[0].path,)
+        manifest = model.manifest
+        images = settings.samples or ((settings.bundle / manifest.golden[0].path,) if settings.bundle else ("IMAGE",))
         key = " -H 'X-API-Key: KEY'" if gateway.service.keys else ""
         lines = [
             f"[bold]{manifest.name}[/] version {manifest.version}: {len(manifest.classes)} classes, "
-            f"{len(manifest.scores)} scores, {model.engine.name} on {model.engine.device} "
-            f"({model.engine.slots} x {plan.threads} threads, batches of up to {plan.max_batch})",
+            f"{len(manifest.scores)} scores, {model.runs_on}",
             f"serving on {url} (docs: {url}/docs); metrics on {private_url}/metrics",
             "try:",
             *(f"  curl -F image=@{image}{key} {url}/predict" for image in images),

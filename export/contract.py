@@ -217,6 +217,11 @@ class Manifest(Frozen):
         return self
 
     @property
+    def graph_sha256(self) -> str:
+        """The hash of the graph's file."""
+        return next(ref.sha256 for ref in self.files if ref.path == self.graph)
+
+    @property
     def max_accept(self) -> float:
         """The highest target acceptance the calibration can promise."""
         return self.fusion.curve.max_accept

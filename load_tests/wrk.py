@@ -22,7 +22,7 @@ LUA = """\
 local requests, next_request = {}, 0
 
 init = function(arguments)
-  local headers = { ["Content-Type"] = "%(content_type)s" }
+  local headers = { %(headers)s }
   for index = 0, %(count)d - 1 do
     local file = assert(io.open("%(folder)s/" .. index, "rb"))
     requests[index] = wrk.format("POST", "%(path)s", headers, file:read("*a"))
@@ -47,12 +47,13 @@ end
 
 @dataclass(frozen=True)
 class Form:
-    """How an image is put into a request: path, content type, and the bodies to rotate over."""
+    """How an image is put into a request: path, content type, the bodies to rotate over, and more headers."""
 
     name: str
     path: str
     content_type: str
     bodies: tuple[bytes, ...]
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,10 @@ def write_lua(form: Form, folder: Path) -> Path:
     for index, body in enumerate(form.bodies):
         (folder / str(index)).write_bytes(body)
     script = folder / "rotate.lua"
-    fields = {"content_type": form.content_type, "path": form.path, "count": len(form.bodies), "folder": folder}
+    headers = ", ".join(
+        f'["{name}"] = "{value}"' for name, value in (("Content-Type", form.content_type), *form.headers)
+    )
+    fields = {"headers": headers, "path": form.path, "count": len(form.bodies), "folder": folder}
     script.write_text(LUA % {**fields, "mark": MARK}, encoding="utf-8")
     return script
 

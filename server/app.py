@@ -21,7 +21,7 @@ from oodguard.server.metrics import Metrics
 from oodguard.server.problems import PROBLEM_JSON, error_response, problem_response
 from oodguard.server.service import GuardService
 from oodguard.server.settings import ServeSettings
-from oodguard.server.watch import watch
+from oodguard.server.watch import watch, watch_remote
 from oodguard.training.errors import OodguardError
 
 HEALTH = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
@@ -66,11 +66,11 @@ def _public(service: GuardService) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await service.start()
-        watcher = asyncio.create_task(watch(service)) if service.settings.watch else None
+        watchers = [asyncio.create_task(one(service)) for one in (watch, watch_remote) if service.settings.watch]
         yield
-        if watcher is not None:
+        for watcher in watchers:
             watcher.cancel()
-            await asyncio.wait((watcher,))
+        await asyncio.gather(*watchers, return_exceptions=True)
         await service.close()
 
     manifest = service.model.manifest

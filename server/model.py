@@ -5,39 +5,60 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from oodguard.export.contract import Manifest, Outputs, load_manifest
 from oodguard.server.batcher import Batcher, Watch
-from oodguard.server.engines.base import Engine
+from oodguard.server.engines.base import Engine, RemoteEngine
 from oodguard.server.engines.build import build_engine
 from oodguard.server.errors import EngineError
+from oodguard.server.golden import broken_promise, join
+from oodguard.server.sender import Sender
 from oodguard.server.settings import ServeSettings
 from oodguard.server.tuning import Plan, plan_for
-from oodguard.training.errors import ImageError, QualityError
+from oodguard.training.errors import FormatError, ImageError
 from oodguard.training.preprocess import load_pixels
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A verified model and its engine: one that runs in this process as `plan` says, or a `remote` one.
+
+    `bundle` is where the golden images are; None where a remote engine brought its own.
+    """
+
+    manifest: Manifest
+    bundle: Path | None
+    engine: Engine
+    plan: Plan | None = None
+    remote: RemoteEngine | None = None
 
 
 class ServedModel:
     """A loaded bundle. Requests hold a lease on the model they started with, so a replaced one ends only after them."""
 
-    def __init__(
-        self, bundle: Path, manifest: Manifest, engine: Engine, plan: Plan, settings: ServeSettings, watch: Watch
-    ) -> None:
-        self.bundle = bundle
-        self.manifest = manifest
-        self.engine = engine
-        self.plan = plan
-        self.batcher = Batcher(
-            engine,
-            manifest,
-            max_batch=plan.max_batch,
-            max_delay=settings.max_delay,
-            stall_after=settings.stall_after,
-            watch=watch,
-        )
+    def __init__(self, loaded: Loaded, settings: ServeSettings, watch: Watch) -> None:
+        self.bundle = loaded.bundle
+        self.manifest = loaded.manifest
+        self.engine = loaded.engine
+        self.plan = loaded.plan
+        self.remote = loaded.remote
+        self.batcher: Batcher | Sender
+        if loaded.remote is not None:
+            self.batcher = Sender(loaded.remote, loaded.manifest, watch=watch)
+        else:
+            assert loaded.plan is not None
+            self.batcher = Batcher(
+                loaded.engine,
+                loaded.manifest,
+                max_batch=loaded.plan.max_batch,
+                max_delay=settings.max_delay,
+                stall_after=settings.stall_after,
+                watch=watch,
+            )
         self._leases = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -45,14 +66,12 @@ class ServedModel:
     @classmethod
     def load(cls, settings: ServeSettings, watch: Watch, *, engine: Engine | None = None) -> ServedModel:
         """Verify the bundle's files and start its engine; raises `FormatError` or `EnvironmentProblem`."""
-        manifest, plan, built = _load(settings, engine)
-        return cls(settings.bundle, manifest, built, plan, settings, watch)
+        return cls(_load(settings, engine), settings, watch)
 
     @classmethod
     async def load_beside(cls, settings: ServeSettings, watch: Watch) -> ServedModel:
         """The same, without holding up the event loop."""
-        manifest, plan, built = await asyncio.to_thread(_load, settings, None)
-        return cls(settings.bundle, manifest, built, plan, settings, watch)
+        return cls(await asyncio.to_thread(_load, settings, None), settings, watch)
 
     @contextmanager
     def lease(self) -> Iterator[ServedModel]:
@@ -66,36 +85,45 @@ class ServedModel:
             if not self._leases:
                 self._unused.set()
 
+    @property
+    def runs_on(self) -> str:
+        """What runs the graph, for people."""
+        if self.plan is None:
+            return f"{self.engine.name} on {self.engine.device}"
+        return (
+            f"{self.engine.name} on {self.engine.device} ({self.engine.slots} x {self.plan.threads} threads, batches "
+            f"of up to {self.plan.max_batch})"
+        )
+
+    @property
+    def unreachable(self) -> str | None:
+        """Why a remote engine cannot be asked at the moment; None where it can, or runs here."""
+        return self.remote.unreachable if self.remote else None
+
     async def defect(self) -> str | None:
-        """Answer the golden images on every slot and compare with the manifest: what differs, or None."""
+        """Answer the golden images on every slot and compare with the manifest: what differs, or None.
+
+        A remote engine checks its servers itself, now and whenever one returns.
+        """
+        if self.remote is not None:
+            return await self.remote.start()
+        assert self.plan is not None
+        assert self.bundle is not None
         golden = self.manifest.golden
         try:
             images = np.stack(
                 [load_pixels((self.bundle / g.path).read_bytes(), self.manifest.preprocessing) for g in golden]
             )
             # The first answer is the check; the others warm the slots up, on batches as long as real ones.
-            outputs = await self._infer(images)
+            outputs = await self._infer(images, self.plan.max_batch)
             full = np.resize(images, (self.plan.max_batch, *images.shape[1:]))
             await asyncio.gather(*(self.engine.infer(full) for _ in range(self.engine.slots)))
-            verdicts = self.manifest.judge(outputs)
-        except (ImageError, QualityError, EngineError, OSError) as error:
+        except (ImageError, EngineError, OSError) as error:
             return f"the golden images could not be answered ({error})"
-        wrong = [g.path for g, v in zip(golden, verdicts, strict=True) if (g.label, g.is_ood) != (v.label, v.is_ood)]
-        if wrong:
-            return f"the verdict on {wrong[0]} is not the one in the manifest"
-        tolerance = self.manifest.parity.tolerance
-        worst = float(self.manifest.score_errors([g.scores for g in golden], outputs.scores).max())
-        if worst > tolerance:
-            return f"scores of the golden images differ from the manifest's by {worst:.1e} (allowed {tolerance:g})"
-        return None
+        return broken_promise(self.manifest, golden, outputs)
 
-    async def _infer(self, images: np.ndarray) -> Outputs:
-        size = self.plan.max_batch
-        parts = [await self.engine.infer(images[start : start + size]) for start in range(0, len(images), size)]
-        return Outputs(
-            probabilities=np.concatenate([part.probabilities for part in parts]),
-            scores=np.concatenate([part.scores for part in parts]),
-        )
+    async def _infer(self, images: np.ndarray, size: int) -> Outputs:
+        return join([await self.engine.infer(images[start : start + size]) for start in range(0, len(images), size)])
 
     async def retire(self, timeout: float) -> None:
         """Wait for the last lease, then close the engine; after `timeout` seconds close it regardless."""
@@ -108,7 +136,16 @@ class ServedModel:
         await self.engine.close()
 
 
-def _load(settings: ServeSettings, engine: Engine | None) -> tuple[Manifest, Plan, Engine]:
-    manifest = load_manifest(settings.bundle)
+def _load(settings: ServeSettings, engine: Engine | None) -> Loaded:
+    if settings.engine == "triton":
+        from oodguard.server.engines.triton import load_triton
+
+        manifest, remote = load_triton(settings)
+        return Loaded(manifest, settings.bundle, remote, remote=remote)
+    bundle = settings.bundle
+    if bundle is None:
+        raise FormatError("there is no bundle to serve")
+    manifest = load_manifest(bundle)
     plan = plan_for(settings, manifest)
-    return manifest, plan, engine or build_engine(settings.bundle, manifest, plan, device=settings.device)
+    built = engine or build_engine(bundle, manifest, plan, device=settings.device)
+    return Loaded(manifest, bundle, built, plan)

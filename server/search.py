@@ -16,7 +16,7 @@ from oodguard.export.contract import Manifest, load_manifest
 from oodguard.server.engines.base import Engine
 from oodguard.server.engines.build import build_engine
 from oodguard.server.errors import EngineError
-from oodguard.server.tuning import EngineName, Plan, Trial, TuningRecord, cores, graph_sha256, machine
+from oodguard.server.tuning import EngineName, Plan, Trial, TuningRecord, cores, machine
 from oodguard.training.errors import FormatError, OodguardError
 from oodguard.training.preprocess import load_pixels
 
@@ -70,7 +70,7 @@ def search(
         key=lambda trial: (trial.single_ms, -trial.max_batch),
     )
     return TuningRecord(
-        graph_sha256=graph_sha256(manifest),
+        graph_sha256=manifest.graph_sha256,
         machine=machine(),
         best=Plan(**best.model_dump(include=set(Plan.model_fields))),
         trials=tuple(found),

@@ -75,9 +75,11 @@ class GuardService:
 
     async def start(self) -> None:
         """Check the golden images; ready only if they are answered as the manifest says."""
-        self._defect = await self.model.defect()
-        if self._defect:
-            log.error("not ready: %s", self._defect)
+        defect = await self.model.defect()
+        if defect:
+            log.error("not ready: %s", defect)
+        # What is away comes back by itself, and says so.
+        self._defect = None if self.model.remote else defect
 
     # Answering
 
@@ -191,7 +193,8 @@ class GuardService:
     @property
     def not_ready(self) -> str | None:
         """Why no new traffic should be sent here; None when it may be."""
-        return self._defect or self._stalled or ("shutting down" if self.draining else None)
+        shutting_down = "shutting down" if self.draining else None
+        return self._defect or self._stalled or shutting_down or self.model.unreachable
 
     @property
     def dead(self) -> str | None:
@@ -202,7 +205,7 @@ class GuardService:
     @property
     def broken(self) -> str | None:
         """Why no request can be answered; None when they can. A slow inference is no reason yet: it may end."""
-        return self._defect or self.dead
+        return self._defect or self.dead or self.model.unreachable
 
     def require_able(self) -> None:
         """Raise `EngineUnavailable` when no request can be answered."""

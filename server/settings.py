@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from oodguard.training.preprocess import DEFAULT_LIMITS, ImageLimits
 
 ENV_PREFIX = "OODGUARD_SERVE_"
+ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
+# What Triton decides in place of this server.
+TRITONS_OWN = {"device", "tuning", "sessions", "threads", "max_batch", "max_delay"}
 
 
 class ServeSettings(BaseSettings):
@@ -29,10 +33,13 @@ class ServeSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX)
 
     # What is served, and how.
-    bundle: Path = Field(description="Bundle folder written by export.")
-    engine: Literal["onnxruntime", "openvino"] | None = Field(
+    bundle: Path | None = Field(
+        None, description="Bundle folder written by export; with --engine triton it may be left out."
+    )
+    engine: Literal["onnxruntime", "openvino", "triton"] | None = Field(
         None,
-        description="What runs the graph; default: the tuning record's, or onnxruntime. openvino needs its extra.",
+        description="What runs the graph; default: the tuning record's, or onnxruntime. openvino and triton need their "
+        "extras.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the graph runs; auto: CUDA if present.")
     tuning: Path | None = Field(
@@ -60,6 +67,25 @@ class ServeSettings(BaseSettings):
         (), description="Images for the curl lines printed at start; default: a golden image of the bundle."
     )
     watch: bool = Field(True, description="Reload when the bundle folder or the key file is replaced.")
+
+    # Triton, where it runs the graph.
+    triton_url: str | None = Field(
+        None, description="HOST:PORT of Triton's gRPC service; several, with commas between, share the load."
+    )
+    triton_model: str | None = Field(None, description="The model's name in Triton; default: the bundle's.")
+    triton_version: int | None = Field(
+        None, ge=1, description="The model's version in Triton; default: the bundle's graph, or the newest."
+    )
+    triton_shared_memory: bool = Field(
+        False, description="Hand images over in shared memory; for a Triton on the same machine."
+    )
+    triton_probe: float = Field(
+        0.5, gt=0, le=60, description="Seconds between looks at a Triton that is idle or does not answer."
+    )
+    triton_tls: bool = Field(False, description="Speak TLS with Triton.")
+    triton_ca: Path | None = Field(None, description="PEM authorities Triton's certificate must come from.")
+    triton_cert: Path | None = Field(None, description="PEM certificate to show Triton, with --triton-key.")
+    triton_key: Path | None = Field(None, description="PEM private key of that certificate.")
 
     # Where it listens.
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
@@ -110,7 +136,15 @@ class ServeSettings(BaseSettings):
     )
     log_format: Literal["json", "text"] = Field("json", description="One JSON object a line, or plain text.")
 
-    @field_validator("tls_cert", "tls_key", "tls_ca", "key_file", "tuning")
+    @field_validator("triton_url")
+    @classmethod
+    def _are_addresses(cls, text: str | None) -> str | None:
+        wrong = [part for part in (text or "").split(",") if not ADDRESS.match(part)] if text is not None else []
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is not HOST:PORT of a gRPC service, as in localhost:8001")
+        return text
+
+    @field_validator("tls_cert", "tls_key", "tls_ca", "key_file", "tuning", "triton_ca", "triton_cert", "triton_key")
     @classmethod
     def _is_file(cls, path: Path | None) -> Path | None:
         if path is not None and not path.is_file():
@@ -124,7 +158,23 @@ class ServeSettings(BaseSettings):
             for name in os.environ
             if name.startswith(ENV_PREFIX) and name[len(ENV_PREFIX) :].lower() not in type(self).model_fields
         )
+        triton = self.engine == "triton"
+        theirs = sorted(self.model_fields_set & TRITONS_OWN) if triton else []
+        ours = sorted(name for name in self.model_fields_set if name.startswith("triton_"))
         contradictions = {
+            "bundle is missing: name the folder written by export": self.bundle is None and not triton,
+            "engine triton needs triton_url": triton and self.triton_url is None,
+            "engine triton without a bundle needs triton_model": triton
+            and self.bundle is None
+            and self.triton_model is None,
+            f"{theirs[0] if theirs else ''} and engine triton: Triton batches and runs the graph as its model "
+            "repository says; see oodguard export --triton": bool(theirs),
+            f"{ours[0] if ours else ''} is for engine triton": bool(ours) and not triton,
+            "triton_ca, triton_cert and triton_key need triton_tls": bool(
+                self.triton_ca or self.triton_cert or self.triton_key
+            )
+            and not self.triton_tls,
+            "triton_cert and triton_key go together": (self.triton_cert is None) != (self.triton_key is None),
             f"{unknown[0] if unknown else ''} in the environment is not a setting": bool(unknown),
             "tls_cert and tls_key go together": (self.tls_cert is None) != (self.tls_key is None),
             "tls_ca needs tls_cert and tls_key": self.tls_ca is not None and self.tls_cert is None,
@@ -149,6 +199,11 @@ class ServeSettings(BaseSettings):
             if wrong:
                 raise ValueError(sentence)
         return self
+
+    @property
+    def triton_addresses(self) -> tuple[str, ...]:
+        """Every Triton server, once."""
+        return tuple(dict.fromkeys((self.triton_url or "").split(","))) if self.triton_url else ()
 
     @property
     def limits(self) -> ImageLimits:

@@ -83,11 +83,6 @@ def machine() -> str:
     return f"{model}, {cores()} cores"
 
 
-def graph_sha256(manifest: Manifest) -> str:
-    """The hash of the bundle's graph, from its manifest."""
-    return next(ref.sha256 for ref in manifest.files if ref.path == manifest.graph)
-
-
 def read_record(path: Path) -> TuningRecord:
     """Read a record. Raises `FormatError`."""
     try:
@@ -102,12 +97,13 @@ def plan_for(settings: PlanSettings, manifest: Manifest) -> Plan:
     A record named in the settings must fit (`FormatError`); the one in the bundle is ignored where it does not, as
     a bundle travels and its record does not.
     """
-    best = Plan(engine=settings.engine or "onnxruntime", sessions=cores(), threads=1, max_batch=DEFAULT_BATCH)
+    engine: EngineName = "openvino" if settings.engine == "openvino" else "onnxruntime"
+    best = Plan(engine=engine, sessions=cores(), threads=1, max_batch=DEFAULT_BATCH)
     named = settings.tuning
-    path = named or settings.bundle / TUNING_FILE
-    if path.is_file():
+    path = named or (settings.bundle / TUNING_FILE if settings.bundle else None)
+    if path is not None and path.is_file():
         record = read_record(path)
-        fits = record.graph_sha256 == graph_sha256(manifest) and record.machine == machine()
+        fits = record.graph_sha256 == manifest.graph_sha256 and record.machine == machine()
         if named and not fits:
             raise FormatError(f"{named} was made for another graph or machine; run oodguard tune again")
         if fits and settings.engine in (None, record.best.engine):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -10,8 +11,14 @@ import html5lib
 import numpy as np
 import pytest
 from PIL import Image
+from real_triton import Triton, triton_environment
 
 from oodguard.export.bundle import export_bundle
+from oodguard.export.contract import GRAPH_FILE, MANIFEST_FILE, FileRef, load_manifest
+from oodguard.export.graph import with_metadata
+from oodguard.export.triton.options import TritonOptions
+from oodguard.export.triton.repository import write_repository
+from oodguard.training.contract import file_sha256
 from oodguard.training.options import TrainOptions
 from oodguard.training.pipeline import train
 
@@ -129,3 +136,39 @@ def parse_page() -> Callable[[str], Element]:
         return tree
 
     return parse
+
+
+@pytest.fixture(scope="session")
+def newer(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle as version 8: the same answers from a file with another hash."""
+    folder = tmp_path_factory.mktemp("newer") / "discs"
+    shutil.copytree(bundle, folder)
+    graph = with_metadata((bundle / GRAPH_FILE).read_bytes(), {"oodguard.version": "8"})
+    (folder / GRAPH_FILE).write_bytes(graph)
+    manifest = load_manifest(bundle)
+    changed = FileRef(path=GRAPH_FILE, bytes=len(graph), sha256=file_sha256(folder / GRAPH_FILE))
+    files = tuple(changed if ref.path == GRAPH_FILE else ref for ref in manifest.files)
+    manifest = manifest.model_copy(update={"version": "8", "files": files})
+    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def triton_home() -> Path:
+    """An environment with a real Triton in it, made on first use and shared by all workers."""
+    return triton_environment(Path(__file__).parents[1] / ".oodguard-cache")
+
+
+@pytest.fixture(scope="session")
+def repository(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Triton model repository with the bundle in it."""
+    folder = tmp_path_factory.mktemp("triton") / "repository"
+    write_repository(bundle, folder, TritonOptions(backend="python", instances=2, threads=1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def triton(triton_home: Path, repository: Path) -> Iterator[Triton]:
+    """A real Triton that serves the bundle; not to be disturbed."""
+    with Triton(triton_home, repository, models=["discs"]) as running:
+        yield running

@@ -16,11 +16,13 @@ OPEN = {
     "oodguard.training.calibration",
     "oodguard.training.errors",
     "oodguard.export.contract",
+    "oodguard.export.triton.contract",
     "oodguard.server.contract",
     "oodguard.pages.page",
     "oodguard.pages.plot",
     "oodguard.pages.text",
     "oodguard.pages.thumbnail",
+    "oodguard.server.errors",
 }
 LIGHT = {"numpy", "PIL", "pydantic", "oodguard"}
 # Pages draw with these; a plot imports matplotlib when it is drawn, and not before.

@@ -28,3 +28,26 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Release everything; further calls of `infer` fail."""
+
+
+class RemoteEngine(Engine, Protocol):
+    """An engine on other machines, which batches by itself, may be away for a while, and comes back by itself.
+
+    Its `infer` also raises `DeadlineMissed` and `Overloaded`.
+    """
+
+    @property
+    def unreachable(self) -> str | None:
+        """Why no request can be answered at the moment; None when they can."""
+
+    async def infer(self, images: Batch, *, deadline: float | None = None) -> Outputs:
+        """Answers for one batch, by `deadline`, a time of `time.monotonic`."""
+
+    async def start(self) -> str | None:
+        """Look at every server once, and from then on until closed: why none can be asked, or None.
+
+        To be called on the event loop that infers. What it says is for the operator; `unreachable` is for callers.
+        """
+
+    async def newest(self) -> str | None:
+        """The SHA-256 of the graph that should be served by now; None where only the bundle says so."""

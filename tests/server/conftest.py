@@ -80,8 +80,9 @@ def golden(bundle: Path) -> list[bytes]:
 class Server:
     """A real `oodguard serve` process on free ports."""
 
-    def __init__(self, bundle: Path, *flags: str) -> None:
-        command = [sys.executable, "-u", "-m", "oodguard.cli", "serve", str(bundle), "--port", "0", "--admin-port", "0"]
+    def __init__(self, bundle: Path | None, *flags: str, ready: bool = True) -> None:
+        command = [sys.executable, "-u", "-m", "oodguard.cli", "serve", *([str(bundle)] if bundle else [])]
+        command += ["--port", "0", "--admin-port", "0"]
         # A wide console: the addresses must not be wrapped.
         self.process = subprocess.Popen(
             [*command, *flags],
@@ -101,7 +102,8 @@ class Server:
                 break
         else:
             raise AssertionError(f"the server did not start: {self.stop() and self.log}")
-        self.wait_ready()
+        if ready:
+            self.wait_ready()
 
     def _read_log(self) -> None:
         assert self.process.stderr is not None
@@ -140,8 +142,8 @@ def server(bundle: Path) -> Iterator[Callable[..., Server]]:
     """Start real server processes; flags are those of `oodguard serve`."""
     running: list[Server] = []
 
-    def begin(*flags: str, folder: Path = bundle) -> Server:
-        running.append(Server(folder, *flags))
+    def begin(*flags: str, folder: Path | None = bundle, ready: bool = True) -> Server:
+        running.append(Server(folder, *flags, ready=ready))
         return running[-1]
 
     yield begin

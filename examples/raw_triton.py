@@ -1,0 +1,91 @@
+"""Judge images with a Triton that serves our model, without oodguard: tritonclient, NumPy and Pillow alone.
+
+    pip install "tritonclient[grpc]" numpy pillow
+    python raw_triton.py localhost:8001 photos photo.jpg other.jpg
+
+Everything that is needed is in the model's configuration: classes, preprocessing, and one quantile curve a score, from
+which any target acceptance gives its thresholds. Prints one JSON object an image.
+"""
+
+import json
+import sys
+
+import numpy as np
+import tritonclient.grpc
+from PIL import Image, ImageOps
+
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def read_manifest(client, model):
+    """The newest version's number and manifest."""
+    parameters = client.get_model_config(model).config.parameters
+    versions = [int(key.split(".")[1]) for key in parameters if key.endswith(".graph_sha256")]
+    newest = max(v for v in versions if client.is_model_ready(model, str(v)))
+    return str(newest), json.loads(parameters[f"oodguard.{newest}.manifest"].string_value)
+
+
+def load_pixels(path, how):
+    """The image upright, its short side resized, its centre cut out: [crop, crop, 3] uint8."""
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    width, height = image.size
+    window = min(width, height) * min(how["crop"] / how["resize"], 1.0)
+    left, top = (width - window) / 2, (height - window) / 2
+    box = (left, top, left + window, top + window)
+    return np.asarray(image.resize((how["crop"], how["crop"]), FILTERS[how["interpolation"]], box=box))
+
+
+def surprise(curve, x):
+    """How unusual a score is on in-distribution images: -log P(score >= x), with an exponential tail."""
+    levels, values = np.array(curve["levels"]), np.array(curve["values"])
+    knee = min(int(np.searchsorted(levels, 0.9)), len(values) - 1)
+    above = values[knee + 1 :] - values[knee]
+    spread = max(values[-1] - values[0], 1e-9)
+    scale = max(above.mean() if len(above) else 0.0, 1e-3 * spread)
+    base = -np.log1p(-levels[knee])
+    if x > values[knee]:
+        return base + (x - values[knee]) / scale
+    return min(-np.log1p(-np.interp(x, values, levels, left=0.0)), base)
+
+
+def threshold(curve, accept):
+    """The score that a share `accept` of in-distribution images does not exceed."""
+    return curve["values"][int(np.searchsorted(curve["levels"], accept - 1e-12))]
+
+
+def judge(manifest, probabilities, scores, accept):
+    """The verdict on one image. Higher scores are more out-of-distribution."""
+    curves = {entry["name"]: entry["curve"] for entry in manifest["scores"]}
+    values = dict(zip(curves, map(float, scores), strict=True))
+    fusion = manifest["fusion"]
+    fused = sum(weight * surprise(curves[name], values[name]) for name, weight in fusion["near"].items())
+    for name, weight in fusion["far"].items():
+        fused += weight * max(surprise(curves[name], values[name]) - fusion["far_from"], 0.0)
+    limit = threshold(fusion["curve"], accept)
+    return {
+        "label": manifest["classes"][int(np.argmax(probabilities))],
+        "probability": float(np.max(probabilities)),
+        "is_ood": bool(fused > limit),
+        "ood_score": float(fused),
+        "threshold": limit,
+        "scores": {name: {"value": values[name], "threshold": threshold(curves[name], accept)} for name in curves},
+    }
+
+
+def main(arguments):
+    """Judge the images named on the command line."""
+    address, model, *paths = arguments
+    with tritonclient.grpc.InferenceServerClient(address) as client:
+        version, manifest = read_manifest(client, model)
+        for path in paths:
+            pixels = load_pixels(path, manifest["preprocessing"])[None]
+            tensor = tritonclient.grpc.InferInput("images", pixels.shape, "UINT8")
+            tensor.set_data_from_numpy(pixels)
+            answer = client.infer(model, [tensor], model_version=version)
+            probabilities, scores = answer.as_numpy("probabilities")[0], answer.as_numpy("scores")[0]
+            verdict = judge(manifest, probabilities, scores, manifest["default_accept"])
+            print(json.dumps({"path": path, **verdict}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

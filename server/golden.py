@@ -1,0 +1,34 @@
+"""The bundle's promise: how its golden images must be answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from oodguard.export.contract import Golden, Manifest, Outputs
+from oodguard.training.errors import QualityError
+
+
+def broken_promise(manifest: Manifest, golden: Sequence[Golden], outputs: Outputs) -> str | None:
+    """What differs between the answers for some `golden` images and the manifest's, or None."""
+    try:
+        verdicts = manifest.judge(outputs)
+    except QualityError as error:
+        return f"the golden images could not be answered ({error})"
+    wrong = [g.path for g, v in zip(golden, verdicts, strict=True) if (g.label, g.is_ood) != (v.label, v.is_ood)]
+    if wrong:
+        return f"the verdict on {wrong[0]} is not the one in the manifest"
+    tolerance = manifest.parity.tolerance
+    worst = float(manifest.score_errors([g.scores for g in golden], outputs.scores).max())
+    if worst > tolerance:
+        return f"scores of the golden images differ from the manifest's by {worst:.1e} (allowed {tolerance:g})"
+    return None
+
+
+def join(parts: Sequence[Outputs]) -> Outputs:
+    """The outputs of several batches as one."""
+    return Outputs(
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+    )

@@ -1,0 +1,101 @@
+"""The Triton client, and tritonclient alone, against a real Triton."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from real_triton import Triton
+
+from oodguard.clients.http import ServerProblem, ServerUnreachable
+from oodguard.clients.triton import AsyncTritonClient, TritonClient
+from oodguard.export.contract import Manifest, load_manifest
+from oodguard.server.contract import PredictResponse
+from oodguard.training.errors import FormatError, InputError
+
+
+@pytest.fixture
+def manifest(bundle: Path) -> Manifest:
+    return load_manifest(bundle)
+
+
+def images(bundle: Path, manifest: Manifest) -> list[Path]:
+    return [bundle / golden.path for golden in manifest.golden]
+
+
+def assert_promised(answer: PredictResponse, manifest: Manifest) -> None:
+    assert (answer.model.name, answer.model.version) == ("discs", "7")
+    for golden, found in zip(manifest.golden, answer.predictions, strict=True):
+        assert (found.label, found.is_ood) == (golden.label, golden.is_ood)
+        assert [score.value for score in found.scores.values()] == pytest.approx(golden.scores, rel=1e-4, abs=1e-4)
+        assert found.file == Path(golden.path).name
+
+
+def test_the_golden_images_are_answered_as_promised(triton: Triton, bundle: Path, manifest: Manifest) -> None:
+    with TritonClient(triton.address, model="discs") as client:
+        assert client.manifest().graph_sha256 == manifest.graph_sha256
+        assert_promised(client.predict(images(bundle, manifest)), manifest)
+        strict = client.predict(images(bundle, manifest)[:1], accept=0.5, top_k=2)
+    assert strict.accept == 0.5
+    assert len(strict.predictions[0].top_k) == 2
+    assert strict.timing_ms.inference > 0
+
+
+def test_asynchronously_and_in_more_than_one_batch(triton: Triton, bundle: Path, manifest: Manifest) -> None:
+    async def ask() -> tuple[PredictResponse, PredictResponse]:
+        async with AsyncTritonClient(triton.address, model="discs", version=7) as client:
+            one = await client.predict(images(bundle, manifest))
+            return one, await client.predict(images(bundle, manifest)[:1] * 19)
+
+    one, many = asyncio.run(ask())
+    assert_promised(one, manifest)
+    assert [prediction.index for prediction in many.predictions] == list(range(19))
+    assert len({prediction.label for prediction in many.predictions}) == 1
+
+
+def test_a_bad_image_costs_the_others_nothing(triton: Triton, bundle: Path, manifest: Manifest) -> None:
+    good = (bundle / manifest.golden[0].path).read_bytes()
+    with TritonClient(triton.address, model="discs") as client:
+        answer = client.predict([b"junk", good])
+        assert [prediction.index for prediction in answer.predictions] == [1]
+        assert [(error.index, error.code) for error in answer.errors] == [(0, "unsupported_type")]
+        with pytest.raises(ServerProblem, match="415"):
+            client.predict([b"junk"])
+        with pytest.raises(ServerProblem, match="accept must be"):
+            client.predict([good], accept=2.0)
+        with pytest.raises(ServerProblem, match="No image"):
+            client.predict([])
+        with pytest.raises(InputError, match="cannot be read"):
+            client.predict([bundle / "absent.png"])
+
+
+def test_what_is_not_there_is_a_sentence(triton: Triton) -> None:
+    with (
+        TritonClient("127.0.0.1:9", model="discs") as client,
+        pytest.raises(ServerUnreachable, match=r"127\.0\.0\.1:9"),
+    ):
+        client.predict([b"x"])
+    with TritonClient(triton.address, model="cats") as client, pytest.raises(ServerUnreachable, match="cats"):
+        client.manifest()
+    with (
+        TritonClient(triton.address, model="discs", version=9) as client,
+        pytest.raises(FormatError, match=r"oodguard\.9"),
+    ):
+        client.manifest()
+
+
+def test_the_raw_example_judges_as_we_do(
+    triton: Triton, bundle: Path, manifest: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from raw_triton import main
+
+    main([triton.address, "discs", *map(str, images(bundle, manifest))])
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    with TritonClient(triton.address, model="discs") as client:
+        expected = client.predict(images(bundle, manifest)).predictions
+    for one, other in zip(found, expected, strict=True):
+        assert (one["label"], one["is_ood"]) == (other.label, other.is_ood)
+        assert one["ood_score"] == pytest.approx(other.ood_score, rel=1e-3, abs=1e-4)
+        assert one["threshold"] == pytest.approx(other.threshold)
