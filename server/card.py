@@ -220,15 +220,15 @@ def checks_of(manifest: Manifest) -> tuple[Check, ...]:
 def _parity(parity: Parity) -> Check:
     if parity.precision == "fp32":
         passed = parity.labels_identical and parity.verdicts_identical
-        same = "the same" if passed else "other"
+        same = "The same" if passed else "Other"
         worst = max(parity.max_score_error.values(), default=0.0)
         detail = f"{same} labels and verdicts as PyTorch on {parity.images} images; scores within {worst:.1e}"
     else:
         # Export writes no bundle that fails this gate.
         passed = True
         detail = (
-            f"{parity.label_agreement:.1%} of labels and {parity.flag_agreement:.1%} of verdicts as the fp32 graph "
-            f"on {parity.images} images"
+            f"{_percent(parity.label_agreement)} of labels and {_percent(parity.flag_agreement)} of verdicts as the "
+            f"fp32 graph on {parity.images} images"
         )
     return Check(name=f"Export parity ({parity.precision})", passed=passed, detail=detail)
 
@@ -242,7 +242,11 @@ def _acceptance(accepted: float, samples: int) -> Check:
     margin = Z * math.sqrt(share * (1 - share) / (samples + 2))
     low, high = share - margin, min(1.0, share + margin)
     detail = (
-        f"{accepted:.1%} of test images accepted at a target of {DEFAULT_ACCEPT:.0%}; {samples} calibration images "
-        f"allow {low:.1%} to {high:.1%}"
+        f"{_percent(accepted)} of test images accepted at a target of {_percent(DEFAULT_ACCEPT)}; "
+        f"{samples} calibration images allow {_percent(low)} to {_percent(high)}"
     )
     return Check(name="Promised acceptance", passed=low <= accepted <= high, detail=detail)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,6 +1,6 @@
 // The traffic of the last minute, and the model card.
 
-import { make, number, percent } from './page-result.js';
+import { make, number, percent, promised } from './page-result.js';
 
 const $ = (id) => document.getElementById(id);
 const SHARES = { calibration_accuracy: 'Accuracy, calibration images', test_accuracy: 'Accuracy, test images', test_acceptance: 'Accepted, test images', test_calibration_error: 'Calibration error' };
@@ -9,18 +9,20 @@ const PASSES = /_seconds$|^seconds_|_split$/;
 /** The last minute's traffic. */
 export function showTraffic(report) {
   $('traffic').hidden = false;
-  $('t-rate').textContent = number(report.images_per_s);
+  $('t-rate').textContent = report.images_per_s.toLocaleString('en', { maximumFractionDigits: report.images_per_s < 10 ? 2 : 0 });
   $('t-flagged').textContent = report.flagged_share === null ? '–' : percent(report.flagged_share);
   const { latency_ms: latency } = report;
-  $('t-latency').textContent = latency ? `${number(latency.p50)} / ${number(latency.p95)} ms` : '–';
+  $('t-latency').textContent = latency ? `${short(latency.p50)} / ${short(latency.p95)} ms` : '–';
   $('t-queue').textContent = `${report.queue.images} of ${report.queue.limit}`;
   const notes = [];
   if (!report.images) notes.push(`No image in the last ${Math.round(report.window_s)} s.`);
-  else if (report.window_s < 55) notes.push(`Since ${Math.round(report.window_s)} s.`);
+  else if (report.window_s < 55) notes.push(`Of the last ${Math.round(report.window_s)} s.`);
   if (report.refused) notes.push(`${report.refused} refused.`);
   $('t-note').textContent = notes.join(' ');
   spark(report.intervals);
 }
+
+const short = (ms) => (ms < 10 ? number(ms) : Math.round(ms).toLocaleString('en'));
 
 function spark(intervals) {
   const rates = intervals.filter(({ seconds }) => seconds > 1).map(({ images, seconds }) => images / seconds);
@@ -68,7 +70,7 @@ export function showThresholds(card, index) {
   const rows = [{ title: 'Fused score', weight: '', thresholds: card.fused.thresholds },
     ...card.detectors.map((d) => ({ ...d, weight: weight(d) }))];
   $('thresholds').replaceChildren(
-    make('caption', { class: 'quiet', text: `At a target acceptance of ${percent(card.accepts[index])}. Higher is more out of distribution, for every score.` }),
+    make('caption', { class: 'quiet', text: `At a target acceptance of ${promised(card.accepts[index])}. Higher is more out of distribution, for every score.` }),
     make('thead', {}, make('tr', {}, ...['Score', 'Threshold', 'In the fused score'].map((text) => make('th', { scope: 'col', text })))),
     make('tbody', {}, ...rows.map((row) => make('tr', {}, make('th', { scope: 'row', text: row.title }),
       make('td', { text: number(row.thresholds[index]) }), make('td', { text: row.weight })))),

@@ -3,7 +3,7 @@
 import { call, Problem } from './page-api.js';
 
 const AT_ONCE = 3;
-const TRIES = 6;
+const TRIES = 8;
 const KEPT = 200;
 
 /** `limits` and `accept` give the current card's; `changed(item)` is told of every step, `denied()` of a missing key. */
@@ -12,6 +12,7 @@ export class Queue {
     Object.assign(this, { limits, accept, changed, dropped, denied });
     this.items = [];
     this.running = 0;
+    this.lanes = AT_ONCE;
     this.pausedUntil = 0;
     this.locked = false;
     this.next = 1;
@@ -72,7 +73,7 @@ export class Queue {
     const wait = this.pausedUntil - performance.now();
     if (this.locked || wait > 0) return;
     for (const item of this.items) {
-      if (this.running >= AT_ONCE) return;
+      if (this.running >= Math.floor(this.lanes)) return;
       if (item.state === 'waiting') this.send(item);
     }
   }
@@ -89,6 +90,7 @@ export class Queue {
         method: 'POST', body: item.blob, headers: { 'Content-Type': type }, signal: item.gone.signal,
       });
       this.settle(item, 'done', { answer: await response.json() });
+      this.lanes = Math.min(AT_ONCE, this.lanes + 0.25);
     } catch (error) {
       this.failed(item, error instanceof Problem ? error : new Problem({ title: 'No answer', detail: String(error.message) }));
     }
@@ -103,6 +105,7 @@ export class Queue {
       this.settle(item, 'waiting', { problem });
       this.denied();
     } else if ((problem.status === 429 || (problem.status === 503 && problem.retryAfter)) && ++item.tries < TRIES) {
+      this.lanes = Math.max(1, this.lanes - 1);
       const seconds = problem.retryAfter ?? 2 ** item.tries / 2;
       this.pausedUntil = Math.max(this.pausedUntil, performance.now() + 1000 * seconds);
       this.settle(item, 'waiting', { problem });

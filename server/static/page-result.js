@@ -17,11 +17,11 @@ export function make(tag, { text, on = {}, ...attributes } = {}, ...children) {
   return node;
 }
 
-/** A share in percent. Rounded down where rounding up would promise more. */
-export function percent(share, digits = 1) {
-  const scale = 10 ** digits;
-  return `${Math.floor(share * 100 * scale + 1e-6) / scale} %`;
-}
+/** A share in percent. */
+export const percent = (share) => `${Math.round(share * 1000) / 10}\u00a0%`;
+
+/** A target acceptance in percent, never more than it promises. */
+export const promised = (share) => `${Math.floor(share * 1000 + 1e-6) / 10}\u00a0%`;
 
 export const number = (value) => {
   const size = Math.abs(value);
@@ -72,14 +72,15 @@ export function showResult(item, accept) {
     make('span', { class: 'quiet', text: ` ${sure}` }),
   );
   $('because').textContent = `Fused score ${number(judged.score)}, threshold ${number(judged.threshold)}: `
-    + (judged.percentile >= 100 ? 'every in-distribution image scores lower.' : `${number(judged.percentile)} % of in-distribution images score lower.`);
+    + (judged.percentile >= 100 ? 'every in-distribution image scores lower.' : `${number(judged.percentile)}\u00a0% of in-distribution images score lower.`);
   $('top').replaceChildren(...prediction.top_k.slice(1).map(
     ({ label, probability }) => make('li', {}, `${label} `, make('span', { class: 'quiet', text: percent(probability) })),
   ));
   showBars(judged, item.card);
 }
 
-function sentence({ detail, status, retryAfter }) {
+function sentence({ detail: given, status, retryAfter }) {
+  const detail = capital(given);
   if (status === 429 || (status === 503 && retryAfter)) return `${detail} Trying again${retryAfter ? ` in ${retryAfter} s` : ''}.`;
   return detail;
 }
@@ -136,7 +137,7 @@ export function showInStrip(item, accept, { chosen, choose }) {
   let node = document.getElementById(`item-${item.id}`);
   if (!node) {
     const button = make('button', { type: 'button', on: { click: () => choose(item) } },
-      make('img', { src: item.url, alt: '', loading: 'lazy', decoding: 'async' }),
+      make('img', { src: item.url, alt: '', decoding: 'async', on: { error: (event) => { event.target.hidden = true; } } }),
       make('span', { class: 'badge', 'aria-hidden': 'true' }), make('span', { class: 'hidden' }));
     node = make('li', { id: `item-${item.id}` }, button);
     $('strip').append(node);

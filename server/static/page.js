@@ -4,7 +4,7 @@ import { call, hasKey, Problem, useKey } from './page-api.js';
 import { fits } from './page-judge.js';
 import { showCard, showThresholds, showTraffic } from './page-panels.js';
 import { Queue } from './page-queue.js';
-import { number, percent, sayings, showAxis, showInStrip, showResult, tally } from './page-result.js';
+import { number, percent, promised, sayings, showAxis, showInStrip, showResult, tally } from './page-result.js';
 import { showSamples } from './page-samples.js';
 
 const $ = (id) => document.getElementById(id);
@@ -33,13 +33,14 @@ async function loadCard() {
   cards.unshift(card);
   const place = card.accepts.indexOf(wanted);
   index = place >= 0 ? place : card.accepts.indexOf(card.accept);
-  $('model-name').textContent = `${card.model.name} ${card.model.version}`;
+  $('model-name').textContent = `${card.model.name}, version ${card.model.version}`;
   document.title = `${card.model.name} · oodguard`;
   const slider = $('accept');
   slider.max = card.accepts.length - 1;
   slider.value = index;
-  $('accept-low').textContent = percent(card.accepts[0]);
-  $('accept-high').textContent = `${percent(card.accepts.at(-1))}, the most ${card.fused.scale.samples} calibration images can promise`;
+  $('accept-low').textContent = promised(card.accepts[0]);
+  $('accept-high').textContent = promised(card.accepts.at(-1));
+  $('accept-most').textContent = `${card.fused.scale.samples} calibration images can promise ${promised(card.max_accept)} at most.`;
   for (const id of ['work', 'control']) $(id).hidden = false;
   showCard(card, index);
   judgeAll();
@@ -138,9 +139,9 @@ function choose(item) {
   chosen = item;
   $('stage').removeAttribute('data-empty');
   $('result').hidden = false;
-  document.body.dataset.busy = '';
   queue.items.forEach(drawInStrip);
   draw();
+  tell(item);
 }
 
 $('photo').addEventListener('error', () => { $('photo').hidden = true; });
@@ -151,7 +152,6 @@ $('clear').addEventListener('click', () => {
   chosen = null;
   $('stage').dataset.empty = '';
   for (const id of ['result', 'judged', 'strip', 'more', 'clear']) $(id).hidden = true;
-  delete document.body.dataset.busy;
   $('tally').textContent = '';
   $('files').focus();
   say('All images cleared');
@@ -167,7 +167,8 @@ function changed(item) {
   }
   drawInStrip(item);
   draw();
-  if (item === chosen && (item.state === 'done' || item.state === 'failed')) say(spoken(item));
+  if (item.problem?.status === 0) state('offline', 'Offline');
+  if (item === chosen) tell(item);
 }
 
 function drawInStrip(item) {
@@ -187,7 +188,7 @@ function draw() {
 
 function judgeAll() {
   const slider = $('accept');
-  const text = percent(card.accepts[index]);
+  const text = promised(card.accepts[index]);
   $('accept-value').textContent = text;
   slider.style.setProperty('--at', `${(100 * index) / Math.max(1, card.accepts.length - 1)}%`);
   queue.items.forEach(drawInStrip);
@@ -213,6 +214,10 @@ function spoken(item) {
     + `Fused score ${number(judged.score)}, threshold ${number(judged.threshold)}.`;
 }
 
+function tell(item) {
+  if (item.state === 'done' || item.state === 'failed') say(spoken(item));
+}
+
 function say(text) {
   clearTimeout(speaking);
   speaking = setTimeout(() => { $('spoken').textContent = text; }, 150);
@@ -223,6 +228,9 @@ connect();
 setInterval(() => {
   if (document.visibilityState === 'visible' && $('key-form').hidden) (card ? watch : connect)();
 }, EVERY);
-document.addEventListener('visibilitychange', () => {
+const look = () => {
   if (document.visibilityState === 'visible' && card && $('key-form').hidden) watch();
-});
+};
+document.addEventListener('visibilitychange', look);
+addEventListener('online', look);
+addEventListener('offline', look);
