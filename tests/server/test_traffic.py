@@ -67,9 +67,9 @@ def test_a_replaced_models_series_are_no_images_taken_back(client: Any, golden: 
     send(client, *golden)
     before = traffic.report().images
     manifest = client.service.model.manifest
-    client.service.metrics.model(manifest.model_copy(update={"classes": ("other", "classes")}))
+    client.service.metrics.model(manifest.model_copy(update={"classes": ("other", "classes")}), 0.95)
     assert traffic.report().images == before
-    client.service.metrics.model(manifest)
+    client.service.metrics.model(manifest, 0.95)
     send(client, golden[0])
     assert traffic.report().images == before + 1
 
