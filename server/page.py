@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,15 +47,18 @@ class Page:
     def __init__(self, service: GuardService) -> None:
         self.service = service
         self.traffic = Traffic(service)
-        self._card: tuple[ServedModel, bytes] | None = None
+        # A replaced model must not be kept alive by its card.
+        self._of: weakref.ref[ServedModel] | None = None
+        self._card = b""
 
     @property
     def card(self) -> bytes:
         """The model card as JSON, made once for each model."""
         model = self.service.model
-        if self._card is None or self._card[0] is not model:
-            self._card = (model, card_of(model, self.service.settings).model_dump_json().encode())
-        return self._card[1]
+        if self._of is None or self._of() is not model:
+            self._card = card_of(model, self.service.settings).model_dump_json().encode()
+            self._of = weakref.ref(model)
+        return self._card
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,17 @@ export class Queue {
     return blob.size ? null : new Problem({ status: 422, title: 'Empty file', code: 'empty', detail: `${name} holds nothing. It was not sent.` });
   }
 
+  /** Send an image again once unlocked: its answer came from a model that was replaced. Not for ever. */
+  postpone(item) {
+    if (++item.tries < TRIES) {
+      this.locked = true;
+      this.settle(item, 'waiting', { answer: null });
+    } else {
+      const detail = 'The model changes too often: servers of different models may share this address.';
+      this.settle(item, 'failed', { answer: null, problem: new Problem({ status: 503, title: 'Two models', detail }) });
+    }
+  }
+
   again(item) {
     item.tries = 0;
     this.settle(item, 'waiting', { problem: null });

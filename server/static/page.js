@@ -13,6 +13,7 @@ let card = null;
 let index = 0;
 let chosen = null;
 let speaking = 0;
+let stale = false;
 // Every card seen: an answer is judged again by the thresholds of the model that gave it.
 const cards = [];
 const accept = () => card.accepts[index];
@@ -31,6 +32,7 @@ async function loadCard() {
   const wanted = card?.accepts[index];
   card = await (await call('model')).json();
   cards.unshift(card);
+  stale = false;
   const place = card.accepts.indexOf(wanted);
   index = place >= 0 ? place : card.accepts.indexOf(card.accept);
   $('model-name').textContent = `${card.model.name}, version ${card.model.version}`;
@@ -66,7 +68,8 @@ async function watch() {
     state(report.not_ready ? 'warn' : 'ready', report.not_ready ? `Not ready: ${report.not_ready}` : 'Ready');
     showTraffic(report);
     const { name, version } = report.model;
-    if (!card || card.model.name !== name || card.model.version !== version) await loadCard();
+    if (stale || !card || card.model.name !== name || card.model.version !== version) await loadCard();
+    if ($('key-form').hidden) queue.unlock();
   } catch (error) {
     fail(error);
   }
@@ -128,9 +131,15 @@ for (const name of ['dragenter', 'dragover', 'dragleave', 'drop']) {
   document.addEventListener(name, (event) => {
     event.preventDefault();
     document.body.toggleAttribute('data-dragging', name === 'dragover' || name === 'dragenter');
-    if (name === 'drop') take([...event.dataTransfer.files]);
+    if (name === 'drop') take(dropped(event.dataTransfer.items));
   });
 }
+/** The files among what was dropped; a folder looks like one and cannot be read. */
+function dropped(items) {
+  return [...items].filter((item) => item.kind === 'file' && !item.webkitGetAsEntry?.()?.isDirectory)
+    .map((item) => item.getAsFile()).filter(Boolean);
+}
+
 document.addEventListener('paste', (event) => {
   if (event.clipboardData?.files.length) take([...event.clipboardData.files]);
 });
@@ -161,9 +170,9 @@ function changed(item) {
   if (item.state === 'done' && !item.card) item.card = cards.find((one) => fits(item.answer, one));
   if (item.state === 'done' && !item.card) {
     // The model was replaced a moment ago: its thresholds first, then the image again.
-    item.state = 'waiting';
-    queue.locked = true;
-    loadCard().then(() => queue.unlock(), fail);
+    stale = true;
+    queue.postpone(item);
+    watch();
   }
   drawInStrip(item);
   draw();

@@ -170,6 +170,22 @@ def test_samples_and_noise_can_be_tried(page: Page, serving: Any) -> None:
     expect(page.locator("#result")).to_be_hidden()
 
 
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_images_can_be_dropped_and_pasted(page: Page, event: str, known: list[Path]) -> None:
+    page.evaluate(
+        """([name, bytes]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([Uint8Array.from(bytes)], 'given.jpg', {type: 'image/jpeg'}));
+            const event = name === 'drop' ? new DragEvent(name, {dataTransfer: transfer, bubbles: true})
+                : new ClipboardEvent(name, {clipboardData: transfer, bubbles: true});
+            document.body.dispatchEvent(event);
+        }""",
+        [event, list(known[0].read_bytes())],
+    )
+    expect(page.locator("#photo-name")).to_have_text("given.jpg")
+    expect(page.locator("#verdict")).to_have_text(re.compile("distribution"))
+
+
 def test_everything_works_by_keyboard(page: Page) -> None:
     page.locator("body").press("Tab")
     expect(page.get_by_role("link", name="Skip to the images")).to_be_focused()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import shutil
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +123,24 @@ def test_a_scale_is_the_curves_surprise() -> None:
     # Beyond the last knot the last line goes on.
     (x1, x2), (y1, y2) = scale.values[-2:], scale.surprises[-2:]
     assert y2 + (y2 - y1) / (x2 - x1) * 1000 == pytest.approx(float(curve.surprise(x2 + 1000)))
+
+
+def test_a_replaced_model_has_a_new_card_and_is_let_go(start: Any, bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    client = start(folder=folder)
+    assert client.get("/model").json()["model"]["version"] == "7"
+    old = weakref.ref(client.service.model)
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": "7"', '"version": "8"'))
+    # The private application runs in a loop of its own here.
+    assert client.portal.call(client.service.reload).manifest.version == "8"
+    deadline = time.monotonic() + 10
+    while old() is not None and time.monotonic() < deadline:
+        client.get("/health/live")
+        gc.collect()
+    assert old() is None
+    assert client.get("/model").json()["model"]["version"] == client.get("/traffic").json()["model"]["version"] == "8"
 
 
 def test_samples_are_the_golden_images(client: TestClient, card: ModelCard, golden: list[bytes]) -> None:
