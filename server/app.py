@@ -12,11 +12,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from oodguard.server import endpoints, v2
+from oodguard.server import endpoints, page, v2
 from oodguard.server.contract import Problem
 from oodguard.server.engines.base import Engine
 from oodguard.server.errors import problem, problem_of
-from oodguard.server.frame import MODEL_ROUTE, Frame
+from oodguard.server.frame import MODEL_ROUTE, SAMPLE_ROUTE, STATIC_ROUTE, Frame
 from oodguard.server.metrics import Metrics
 from oodguard.server.problems import PROBLEM_JSON, error_response, problem_response
 from oodguard.server.service import GuardService
@@ -25,7 +25,10 @@ from oodguard.server.watch import watch, watch_remote
 from oodguard.training.errors import OodguardError
 
 HEALTH = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
-PUBLIC = ("/predict", "/docs", "/openapi.json", "/", "/v2", MODEL_ROUTE, *HEALTH)
+PAGE = ("/", "/model", "/traffic", SAMPLE_ROUTE, STATIC_ROUTE)
+# Files that say nothing about the model; what they show is fetched with a key.
+SHELL = ("/", "/docs", STATIC_ROUTE)
+PUBLIC = ("/predict", "/docs", "/openapi.json", "/v2", MODEL_ROUTE, *PAGE, *HEALTH)
 PRIVATE = ("/metrics", "/admin/reload", "/health/live", "/health/ready")
 
 
@@ -55,7 +58,7 @@ def create_gateway(settings: ServeSettings, *, engine: Engine | None = None) -> 
             _public(service),
             service,
             routes=PUBLIC,
-            open_routes=HEALTH,
+            open_routes=(*HEALTH, *SHELL),
             direct={("POST", "/predict"): endpoints.predict},
         ),
         private=Frame(_private(service), service, routes=PRIVATE, open_routes=(*HEALTH, "/metrics")),
@@ -66,11 +69,13 @@ def _public(service: GuardService) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await service.start()
-        watchers = [asyncio.create_task(one(service)) for one in (watch, watch_remote) if service.settings.watch]
+        beside = [asyncio.create_task(one(service)) for one in (watch, watch_remote) if service.settings.watch]
+        if shown is not None:
+            beside.append(asyncio.create_task(shown.traffic.run()))
         yield
-        for watcher in watchers:
-            watcher.cancel()
-        await asyncio.gather(*watchers, return_exceptions=True)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         await service.close()
 
     manifest = service.model.manifest
@@ -91,8 +96,10 @@ def _public(service: GuardService) -> FastAPI:
     )
     _add_health(app)
     v2.add_routes(app)
-    app.add_api_route("/docs", endpoints.docs, include_in_schema=False)
-    app.add_api_route("/", endpoints.root, include_in_schema=False)
+    page.add_docs(app)
+    shown = page.add_page(app, service) if service.settings.page else None
+    if shown is None:
+        page.add_redirect(app)
     return app
 
 

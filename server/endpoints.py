@@ -6,12 +6,11 @@ import math
 import time
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from oodguard.server.call import SHORTEST_MS, admitted, while_connected
 from oodguard.server.contract import PredictResponse, Problem
-from oodguard.server.docs_page import PAGE
 from oodguard.server.errors import RequestError, problem, summary_of
 from oodguard.server.intake import read_payloads
 from oodguard.server.problems import PROBLEM_JSON, problem_response
@@ -100,16 +99,6 @@ async def reload(request: Request) -> Response:
     return JSONResponse(
         {"status": "swapped", "model": {"name": model.manifest.name, "version": model.manifest.version}}
     )
-
-
-async def docs() -> HTMLResponse:
-    """The API, readable without internet."""
-    return HTMLResponse(PAGE)
-
-
-async def root() -> RedirectResponse:
-    """The documentation."""
-    return RedirectResponse("/docs")
 
 
 PREDICT_RESPONSES: dict[int | str, dict[str, object]] = {

@@ -14,25 +14,28 @@ from starlette.types import Message, Receive, Scope, Send
 from oodguard.server.errors import RequestError, problem_of
 from oodguard.server.logs import log_request
 from oodguard.server.logs import server as log
+from oodguard.server.metrics import INFERENCE
 from oodguard.server.problems import error_response
 from oodguard.server.service import GuardService
 from oodguard.training.errors import OodguardError
 
 REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=-]{1,128}$")
 MODEL_ROUTE = "/v2/models/*"
-INFERENCE = ("/predict", MODEL_ROUTE)
+SAMPLE_ROUTE = "/samples/*"
+STATIC_ROUTE = "/static/*"
+FAMILIES = (MODEL_ROUTE, STATIC_ROUTE, SAMPLE_ROUTE)
 Endpoint = Callable[[Request], Awaitable[Response]]
 SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
     (
         b"content-security-policy",
-        b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
-        b"img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+        b"default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
+        b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'",
     ),
 ]
+NO_STORE = (b"cache-control", b"no-store")
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -78,6 +81,8 @@ class Frame:
                 begun = True
                 status = message["status"]
                 extra = [(b"x-request-id", request_id), *SECURITY_HEADERS]
+                if all(name != b"cache-control" for name, _ in message["headers"]):
+                    extra.append(NO_STORE)
                 if scope["scheme"] == "https":
                     extra.append(STRICT_TRANSPORT)
                 if self._service.draining or status == 408:
@@ -107,20 +112,27 @@ class Frame:
                 self._service.metrics.rejected[problem_of(error).code].inc()
                 await error_response(error, path=scope["path"])(scope, receive, framed)
         finally:
-            self._service.metrics.request(route, status)
+            seconds = time.monotonic() - started
+            metrics = self._service.metrics
+            metrics.request(route, status)
+            if status == 200 and scope["method"] == "POST" and route in metrics.timed:
+                metrics.timed[route].observe(seconds)
             log_request(
                 request_id=request_id.decode(),
                 method=scope["method"],
                 route=route,
                 status=status,
-                seconds=time.monotonic() - started,
+                seconds=seconds,
                 key=key,
             )
 
     def _route(self, path: str) -> str:
         if path in self._routes:
             return path
-        return MODEL_ROUTE if path.startswith("/v2/models/") and MODEL_ROUTE in self._routes else "other"
+        for family in FAMILIES:
+            if path.startswith(family[:-1]) and family in self._routes:
+                return family
+        return "other"
 
 
 def _text(value: bytes | None) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
@@ -25,6 +26,17 @@ LIMITS = (
     "max_pixels",
     "request_timeout",
 )
+# Routes that infer: every series of theirs starts at 0, and their answers are timed as a whole.
+INFERENCE = ("/predict", "/v2/models/*")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Totals since the start: images answered by (label, is_ood), all refusals, and timed requests by bucket."""
+
+    answered: Mapping[tuple[str, bool], float]
+    refused: float
+    latency: tuple[float, ...]
 
 
 class Metrics:
@@ -33,10 +45,23 @@ class Metrics:
     Labels come from the manifest and the code, never from input.
     """
 
+    # Finer than the stages': quantiles are estimated from it.
+    REQUEST_SECONDS = (
+        *(0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.011, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08),
+        *(0.11, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0),
+    )
+
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         self.requests = Counter(
             "oodguard_requests", "HTTP requests, by route and status.", ["route", "status"], registry=registry
+        )
+        self._request = Histogram(
+            "oodguard_request_seconds",
+            "Seconds that answered inference requests took, by route.",
+            ["route"],
+            buckets=self.REQUEST_SECONDS,
+            registry=registry,
         )
         self._stage = Histogram(
             "oodguard_stage_seconds", "Seconds spent in a stage.", ["stage"], buckets=SECONDS, registry=registry
@@ -65,6 +90,7 @@ class Metrics:
         # Every series exists from the start, so that a rate over it is never missing; looking a series up by its
         # labels on every request would cost more than counting.
         self.stage = {stage: self._stage.labels(stage) for stage in STAGES}
+        self.timed = {route: self._request.labels(route) for route in INFERENCE}
         self.rejected = {code: self._rejected.labels(code) for code in PROBLEMS}
         self.reloads = {result: self._reloads.labels(result) for result in ("swapped", "refused")}
         self.predictions: dict[tuple[str, bool], Counter] = {}
@@ -105,6 +131,16 @@ class Metrics:
         }
         self._model.info({"name": manifest.name, "version": manifest.version})
         self._drift.model(manifest, accept)
+
+    def read(self) -> Reading:
+        """What traffic is reported from."""
+        # Straight from the series: the library's public way, collecting, takes 20 ms for a thousand classes.
+        latency = [[bucket.get() for bucket in series._buckets] for series in self.timed.values()]
+        return Reading(
+            answered={series: counter._value.get() for series, counter in self.predictions.items()},
+            refused=sum(counter._value.get() for counter in self.rejected.values()),
+            latency=tuple(map(sum, zip(*latency, strict=True))),
+        )
 
     def render(self) -> bytes:
         """The text exposition."""

@@ -66,6 +66,7 @@ class ServeSettings(BaseSettings):
     samples: tuple[Path, ...] = Field(
         (), description="Images for the curl lines printed at start; default: a golden image of the bundle."
     )
+    page: bool = Field(True, description="Show a page at /: try images, live traffic, the model card.")
     watch: bool = Field(True, description="Reload when the bundle folder or the key file is replaced.")
 
     # Triton, where it runs the graph.

@@ -34,6 +34,8 @@ def test_every_module_is_in_the_wheel(wheel: Path) -> None:
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
             assert f"oodguard/{path.relative_to(ROOT).as_posix()}" in names
+    for path in (ROOT / "server" / "static").iterdir():
+        assert f"oodguard/server/static/{path.name}" in names
     assert not any(name.split("/")[0] in (*FOLDERS, "tests", "load_tests") for name in names)
     assert any(name.endswith("LICENSE") for name in names)
     assert {"oodguard/pages/page.html", "oodguard/pages/page.css"} <= names

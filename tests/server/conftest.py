@@ -151,6 +151,14 @@ def server(bundle: Path) -> Iterator[Callable[..., Server]]:
         one.stop()
 
 
+@pytest.fixture(scope="module")
+def serving(bundle: Path) -> Iterator[Server]:
+    """One real server for all tests of a module that leave it as it is."""
+    server = Server(bundle)
+    yield server
+    server.stop()
+
+
 def png(colour: str = "red", size: tuple[int, int] = (40, 40), mode: str = "RGB") -> bytes:
     stream = io.BytesIO()
     Image.new(mode, size, colour).save(stream, "PNG")

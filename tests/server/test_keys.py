@@ -48,9 +48,9 @@ def test_routes_need_a_key_health_does_not(start: Any, tmp_path: Path, picture: 
     assert refused.headers["www-authenticate"] == "Bearer"
     body["headers"] |= {"x-api-key": key}
     assert client.post("/predict", **body).status_code == 200
-    assert client.get("/docs").status_code == 401
+    assert client.get("/openapi.json").status_code == 401
     assert client.get("/v2/models/discs").json()["error"].startswith("unauthorized")
-    assert client.get("/docs", headers={"authorization": f"Bearer {key}"}).status_code == 200
+    assert client.get("/openapi.json", headers={"authorization": f"Bearer {key}"}).status_code == 200
     for path in ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"):
         assert client.get(path).status_code == 200
     assert client.private.get("/metrics").status_code == 200
@@ -64,7 +64,7 @@ def test_keys_rotate_without_a_restart(start: Any, tmp_path: Path) -> None:
     client = start(key_file=file)
     file.write_text(f"a:{digest(old)}\nb:{digest(new)}\n")
     client.service.reload_keys()
-    assert {client.get("/docs", headers={"x-api-key": k}).status_code for k in (old, new)} == {200}
+    assert {client.get("/openapi.json", headers={"x-api-key": k}).status_code for k in (old, new)} == {200}
     file.write_text(f"b:{digest(new)}\n")
     client.service.reload_keys()
-    assert client.get("/docs", headers={"x-api-key": old}).status_code == 401
+    assert client.get("/openapi.json", headers={"x-api-key": old}).status_code == 401

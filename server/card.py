@@ -1,0 +1,252 @@
+"""The model card: what is served, and every threshold of it, so that a client can judge again without asking again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from oodguard.export.contract import Manifest, Parity, Precision
+from oodguard.server.contract import Frozen, ModelRef
+from oodguard.server.model import ServedModel
+from oodguard.server.settings import ServeSettings
+from oodguard.training.calibration import DEFAULT_ACCEPT, QuantileCurve
+from oodguard.training.contract import Family, ScoreName
+from oodguard.training.preprocess import SUPPORTED_FORMATS, Preprocessing
+
+# Where a slider may stand, in thousandths: finer where a step changes more verdicts.
+STOPS = (*range(500, 900, 10), *range(900, 990, 5), *range(990, 1000))
+BODY_KNOTS = 24
+# Two-sided 99 % of a normal distribution.
+Z = 2.576
+
+
+class Scale(Frozen):
+    """`QuantileCurve.surprise` as straight lines between knots, and beyond the last along the last line.
+
+    The surprise of a score, in nats, is `-log P(ID score >= value)`: 4.6 means that one ID image in a hundred scores so
+    high. It is 0 below the first knot. `samples` is how many ID images it was measured on; what is rarer than one in
+    `samples` is extrapolated.
+    """
+
+    samples: int
+    values: tuple[float, ...]
+    surprises: tuple[float, ...]
+
+
+class Judged(Frozen):
+    """A score's thresholds, one for each of the card's `accepts`: flagged is what scores above."""
+
+    thresholds: tuple[float, ...]
+    scale: Scale
+
+
+class Detector(Judged):
+    """One score. Higher is more OOD; `near` and `far` are its weights in the fused score, 0 where it is left out."""
+
+    name: ScoreName
+    family: Family
+    title: str
+    meaning: str
+    near: float
+    far: float
+
+
+class Data(Frozen):
+    """What the model has seen."""
+
+    train_images: int
+    calibration_images: int
+    fingerprint: str
+
+
+class Check(Frozen):
+    """One diagnosis: whether it is as it should be, and the sentence that says why."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class SampleRef(Frozen):
+    """An image to try, at `/samples/{number}`."""
+
+    number: int
+    title: str
+
+
+class Limits(Frozen):
+    """What an image and a request may be."""
+
+    image_bytes: int
+    image_pixels: int
+    body_bytes: int
+    files: int
+    formats: tuple[str, ...]
+
+
+class Runtime(Frozen):
+    """What runs the graph."""
+
+    engine: str
+    device: str
+    inferences: int
+    max_batch: int
+
+
+class ModelCard(Frozen):
+    """Everything about the served model that a client can use.
+
+    `accepts` are the target acceptances that thresholds are listed for, increasing; `max_accept` is the highest that
+    the calibration can promise, and `accept` what a request gets that asks for none.
+    """
+
+    model: ModelRef
+    precision: Precision
+    created: str
+    backbone: str
+    seed: int
+    classes: tuple[str, ...]
+    accept: float
+    max_accept: float
+    accepts: tuple[float, ...]
+    fused: Judged
+    detectors: tuple[Detector, ...]
+    data: Data
+    metrics: dict[str, float]
+    checks: tuple[Check, ...]
+    parity: Parity
+    preprocessing: Preprocessing
+    runtime: Runtime
+    limits: Limits
+    samples: tuple[SampleRef, ...]
+
+
+def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
+    """The card of a model that serves with `settings`."""
+    manifest, provenance = model.manifest, model.manifest.provenance
+    accept = settings.accept or manifest.default_accept
+    accepts = stops(manifest, accept)
+    thresholds = [manifest.thresholds(stop) for stop in accepts]
+    fusion = manifest.fusion
+    return ModelCard(
+        model=ModelRef(name=manifest.name, version=manifest.version),
+        precision=manifest.precision,
+        created=provenance.created,
+        backbone=provenance.backbone,
+        seed=provenance.seed,
+        classes=manifest.classes,
+        accept=accept,
+        max_accept=_highest(manifest),
+        accepts=accepts,
+        fused=Judged(thresholds=tuple(t.fused for t in thresholds), scale=scale_of(fusion.curve)),
+        detectors=tuple(
+            Detector(
+                name=entry.name,
+                family=entry.family,
+                title=entry.title,
+                meaning=entry.meaning,
+                near=fusion.near.get(entry.name, 0.0),
+                far=fusion.far.get(entry.name, 0.0),
+                thresholds=tuple(t.scores[column][1] for t in thresholds),
+                scale=scale_of(entry.curve),
+            )
+            for column, entry in enumerate(manifest.scores)
+        ),
+        data=Data(
+            train_images=provenance.train_images,
+            calibration_images=provenance.calibration_images,
+            fingerprint=provenance.data_fingerprint,
+        ),
+        metrics=provenance.metrics,
+        checks=checks_of(manifest),
+        parity=manifest.parity,
+        preprocessing=manifest.preprocessing,
+        runtime=Runtime(
+            engine=model.engine.name,
+            device=model.engine.device,
+            inferences=model.engine.slots,
+            max_batch=model.plan.max_batch,
+        ),
+        limits=Limits(
+            image_bytes=settings.max_image_bytes,
+            image_pixels=settings.max_pixels,
+            body_bytes=settings.max_body_bytes,
+            files=settings.max_files,
+            formats=SUPPORTED_FORMATS,
+        ),
+        samples=tuple(
+            SampleRef(number=number, title=path.stem) for number, path in enumerate(sample_files(model, settings))
+        ),
+    )
+
+
+def sample_files(model: ServedModel, settings: ServeSettings) -> Sequence[Path]:
+    """The images offered to try: those of the settings, or the bundle's golden images."""
+    return settings.samples or [model.bundle / golden.path for golden in model.manifest.golden]
+
+
+def stops(manifest: Manifest, accept: float) -> tuple[float, ...]:
+    """Target acceptances to choose from, `accept` among them; none that the calibration cannot promise."""
+    highest = _highest(manifest)
+    return tuple(sorted({accept, *(stop / 1000 for stop in STOPS if stop / 1000 <= highest)}))
+
+
+def _highest(manifest: Manifest) -> float:
+    return min(manifest.max_accept, *(entry.curve.max_accept for entry in manifest.scores))
+
+
+def scale_of(curve: QuantileCurve) -> Scale:
+    """A curve's surprise as knots: some order statistics, and two points on its exponential tail."""
+    ordered = np.asarray(curve.values)
+    picks = np.linspace(0, len(ordered) - 1, BODY_KNOTS).round().astype(int)
+    spread = max(float(ordered[-1] - ordered[0]), 1e-9)
+    # The tail is one straight line, which starts where the surprise of the order statistics reaches it.
+    knots = np.unique(np.concatenate([ordered[picks], ordered[-1] + spread * np.array([1.0, 2.0])]))
+    return Scale(samples=curve.samples, values=tuple(knots.tolist()), surprises=tuple(curve.surprise(knots).tolist()))
+
+
+def checks_of(manifest: Manifest) -> tuple[Check, ...]:
+    """What export and training found out about the model, each with a verdict."""
+    found = [_parity(manifest.parity)]
+    accepted = manifest.provenance.metrics.get("test_acceptance")
+    if accepted is not None:
+        found.append(_acceptance(accepted, manifest.fusion.curve.samples))
+    return tuple(found)
+
+
+def _parity(parity: Parity) -> Check:
+    if parity.precision == "fp32":
+        passed = parity.labels_identical and parity.verdicts_identical
+        same = "The same" if passed else "Other"
+        worst = max(parity.max_score_error.values(), default=0.0)
+        detail = f"{same} labels and verdicts as PyTorch on {parity.images} images; scores within {worst:.1e}"
+    else:
+        # Export writes no bundle that fails this gate.
+        passed = True
+        detail = (
+            f"{_percent(parity.label_agreement)} of labels and {_percent(parity.flag_agreement)} of verdicts as the "
+            f"fp32 graph on {parity.images} images"
+        )
+    return Check(name=f"Export parity ({parity.precision})", passed=passed, detail=detail)
+
+
+def _acceptance(accepted: float, samples: int) -> Check:
+    """Whether the acceptance of test images is one that this many calibration images allow.
+
+    The acceptance of the r-th of n calibration scores is Beta(r, n + 1 - r); its normal approximation serves here.
+    """
+    share = min(math.ceil(DEFAULT_ACCEPT * (samples + 1)), samples) / (samples + 1)
+    margin = Z * math.sqrt(share * (1 - share) / (samples + 2))
+    low, high = share - margin, min(1.0, share + margin)
+    detail = (
+        f"{_percent(accepted)} of test images accepted at a target of {_percent(DEFAULT_ACCEPT)}; "
+        f"{samples} calibration images allow {_percent(low)} to {_percent(high)}"
+    )
+    return Check(name="Promised acceptance", passed=low <= accepted <= high, detail=detail)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
