@@ -12,7 +12,8 @@ import numpy as np
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from oodguard.clients.http import TIMEOUT, ServerProblem, ServerUnreachable
+from oodguard.clients.calls import TIMEOUT
+from oodguard.clients.errors import ServerProblem, ServerUnreachable
 from oodguard.export.contract import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
 from oodguard.export.triton.contract import Configuration, failure_of, hashes
 from oodguard.server.contract import ModelRef, Prediction, PredictResponse, Problem, Timing

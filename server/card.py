@@ -88,12 +88,12 @@ class Limits(Frozen):
 
 
 class Runtime(Frozen):
-    """What runs the graph."""
+    """What runs the graph; `max_batch` is null where a remote server forms the batches."""
 
     engine: str
     device: str
     inferences: int
-    max_batch: int
+    max_batch: int | None
 
 
 class ModelCard(Frozen):
@@ -168,7 +168,7 @@ def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
             engine=model.engine.name,
             device=model.engine.device,
             inferences=model.engine.slots,
-            max_batch=model.plan.max_batch,
+            max_batch=model.plan.max_batch if model.plan else None,
         ),
         limits=Limits(
             image_bytes=settings.max_image_bytes,
@@ -185,7 +185,9 @@ def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
 
 def sample_files(model: ServedModel, settings: ServeSettings) -> Sequence[Path]:
     """The images offered to try: those of the settings, or the bundle's golden images."""
-    return settings.samples or [model.bundle / golden.path for golden in model.manifest.golden]
+    if settings.samples or model.bundle is None:
+        return settings.samples
+    return [model.bundle / golden.path for golden in model.manifest.golden]
 
 
 def stops(manifest: Manifest, accept: float) -> tuple[float, ...]:

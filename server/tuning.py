@@ -52,9 +52,9 @@ class PlanSettings(Protocol):
     """What a command may say about how the engine is run; None leaves it to the record."""
 
     @property
-    def bundle(self) -> Path: ...  # noqa: D102
+    def bundle(self) -> Path | None: ...  # noqa: D102
     @property
-    def engine(self) -> EngineName | None: ...  # noqa: D102
+    def engine(self) -> str | None: ...  # noqa: D102
     @property
     def tuning(self) -> Path | None: ...  # noqa: D102
     @property

@@ -55,7 +55,7 @@ export function showCard(card, index) {
       ([name, value]) => (name in SHARES ? [SHARES[name], percent(value)] : [name.replaceAll('_', ' '), number(value)]),
     ))),
     facts('Served by', {
-      Engine: runtime.engine, Device: runtime.device, 'At once': `${runtime.inferences} × ${runtime.max_batch} images`,
+      Engine: runtime.engine, Device: runtime.device, 'At once': runtime.max_batch === null ? `${runtime.inferences} requests` : `${runtime.inferences} × ${runtime.max_batch} images`,
       'Largest image': `${Math.floor(limits.image_bytes / 1048576) || number(limits.image_bytes / 1048576)} MB, ${number(limits.image_pixels / 1e6)} Mpx`,
       Types: limits.formats.join(', '),
     }),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from real_triton import Triton
 
-from oodguard.clients.http import ServerProblem, ServerUnreachable
+from oodguard.clients.errors import ServerProblem, ServerUnreachable
 from oodguard.clients.triton import AsyncTritonClient, TritonClient
 from oodguard.export.contract import Manifest, load_manifest
 from oodguard.server.contract import PredictResponse
