@@ -8,6 +8,7 @@ from pathlib import Path
 from oodguard.server.errors import PROBLEMS
 from oodguard.server.metrics_table import metrics_table
 from oodguard.server.settings_table import settings_table
+from oodguard.training.contract import SCORES
 
 
 def problems_table() -> str:
@@ -17,12 +18,19 @@ def problems_table() -> str:
     return "\n".join(rows)
 
 
+def scores_table() -> str:
+    """Every OOD score as a Markdown table, in graph order."""
+    rows = ["| score | family | title | what it measures |", "|---|---|---|---|"]
+    rows += [f"| `{spec.name}` | {spec.family} | {spec.title} | {spec.meaning} |" for spec in SCORES]
+    return "\n".join(rows)
+
+
 def _by_status(entry: tuple[str, tuple[int, str]]) -> tuple[int, str]:
     code, (status, _) = entry
     return status, code
 
 
-TABLES = {"settings": settings_table, "metrics": metrics_table, "problems": problems_table}
+TABLES = {"settings": settings_table, "metrics": metrics_table, "problems": problems_table, "scores": scores_table}
 
 
 def filled(text: str) -> str:

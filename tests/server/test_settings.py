@@ -55,7 +55,13 @@ def test_anyone_may_call_a_public_address_only_by_explicit_choice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "table"), [("README.md", "settings"), ("docs/METRICS.md", "metrics"), ("docs/API.md", "problems")]
+    ("document", "table"),
+    [
+        ("README.md", "settings"),
+        ("docs/METRICS.md", "metrics"),
+        ("docs/API.md", "problems"),
+        ("docs/SCORES.md", "scores"),
+    ],
 )
 def test_tables_of_the_documents_are_what_the_code_says(document: str, table: str) -> None:
     text = (Path(__file__).parents[2] / document).read_text(encoding="utf-8")
