@@ -12,6 +12,7 @@ import numpy as np
 
 from oodguard.export.contract import Manifest, Outputs, load_manifest
 from oodguard.server.batcher import Batcher, Watch
+from oodguard.server.contract import ModelRef
 from oodguard.server.engines.base import Engine, RemoteEngine
 from oodguard.server.engines.build import build_engine
 from oodguard.server.errors import EngineError
@@ -84,6 +85,11 @@ class ServedModel:
             self._leases -= 1
             if not self._leases:
                 self._unused.set()
+
+    @property
+    def ref(self) -> ModelRef:
+        """Name and version, as answers carry them."""
+        return ModelRef(name=self.manifest.name, version=self.manifest.version)
 
     @property
     def runs_on(self) -> str:

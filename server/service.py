@@ -11,15 +11,17 @@ from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from oodguard.export.contract import Verdict
 from oodguard.server.admission import Admission
 from oodguard.server.batcher import Answer, Watch
-from oodguard.server.contract import ModelRef, Prediction, PredictResponse, Problem, Timing
+from oodguard.server.contract import Prediction, PredictResponse, Problem, Timing
 from oodguard.server.engines.base import Engine
 from oodguard.server.errors import DeadlineMissed, EngineUnavailable, ReloadRefused, RequestError, problem
 from oodguard.server.keys import KeyRing
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
 from oodguard.server.model import ServedModel
+from oodguard.server.sampling import Sampler
 from oodguard.server.settings import ServeSettings
 from oodguard.training.errors import ImageError, OodguardError
 from oodguard.training.preprocess import Pixels, load_pixels
@@ -51,6 +53,16 @@ class GuardService:
         self.admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
         self.keys = KeyRing.load(file=settings.key_file, hashes=settings.key_hashes)
         self.draining = False
+        self.sampler = (
+            Sampler(
+                settings.sample_dir,
+                rate=settings.sample_rate,
+                max_bytes=settings.sample_max_bytes,
+                metrics=metrics,
+            )
+            if settings.sample_dir
+            else None
+        )
         self.workers = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
         self._limits = settings.limits
         self._defect: str | None = "the golden images have not been checked yet"
@@ -117,14 +129,14 @@ class GuardService:
                 )
                 # Built from a verdict that was validated a moment ago.
                 predictions.append(Prediction.model_construct(index=index, file=payload.file, **dict(verdict)))
-                self.metrics.answer(verdict)
+                self.answered(payload.data, verdict, model=model, accept=accept)
         ended = time.monotonic()
         self.admission.answered(len(payloads))
         for stage, value in zip(self.metrics.stage.values(), (read, decode, queued, ran, ended - judging), strict=True):
             stage.observe(value)
         # As above: every part was made here, and validating it again would cost as much as writing the answer.
         return PredictResponse.model_construct(
-            model=ModelRef(name=model.manifest.name, version=model.manifest.version),
+            model=model.ref,
             accept=accept,
             predictions=tuple(predictions),
             errors=tuple(errors),
@@ -137,6 +149,12 @@ class GuardService:
                 total=_ms(read + ended - started),
             ),
         )
+
+    def answered(self, data: bytes, verdict: Verdict, *, model: ServedModel, accept: float) -> None:
+        """Count one answered image, and keep it where flagged images are sampled; pixels come without `data`."""
+        self.metrics.answer(verdict)
+        if self.sampler is not None and data:
+            self.sampler.offer(data, verdict, model=model.ref, accept=accept)
 
     async def measure(
         self, model: ServedModel, images: Sequence[Payload | Pixels], *, deadline: float
@@ -272,6 +290,8 @@ class GuardService:
     async def close(self) -> None:
         """Stop the decoders and the engine."""
         self.workers.shutdown(wait=False, cancel_futures=True)
+        if self.sampler is not None:
+            await asyncio.to_thread(self.sampler.close)
         await asyncio.gather(*self._retiring)
         await self.model.engine.close()
 

@@ -67,6 +67,14 @@ class ServeSettings(BaseSettings):
         (), description="Images for the curl lines printed at start; default: a golden image of the bundle."
     )
     page: bool = Field(True, description="Show a page at /: try images, live traffic, the model card.")
+    sample_dir: Path | None = Field(
+        None,
+        description="Folder that a share of the flagged images is kept in, for `oodguard review`; default: none.",
+    )
+    sample_rate: float = Field(0.1, gt=0, le=1, description="Share of the flagged images that is kept.")
+    sample_max_bytes: int = Field(
+        256 * 1024 * 1024, ge=1, description="Bytes in that folder from which on none is kept."
+    )
     watch: bool = Field(True, description="Reload when the bundle folder or the key file is replaced.")
 
     # Triton, where it runs the graph.

@@ -100,7 +100,7 @@ async def infer(request: Request) -> Response:
     if failed and (not tolerant or all(isinstance(a, ImageError) for a in answers)):
         index, error = failed
         return problem_response(problem(error.code, str(error), index=index), path=request.url.path)
-    content, json_length = oip.encode(message, model.manifest, _arrays(service, model, answers, accept))
+    content, json_length = oip.encode(message, model.manifest, _arrays(service, model, images, answers, accept))
     if json_length is None:
         return Response(content, media_type="application/json")
     return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(json_length)})
@@ -122,7 +122,11 @@ async def _measure(
 
 
 def _arrays(
-    service: GuardService, model: ServedModel, answers: list[Answer | ImageError], accept: float
+    service: GuardService,
+    model: ServedModel,
+    images: list[oip.Image],
+    answers: list[Answer | ImageError],
+    accept: float,
 ) -> dict[str, oip.Array]:
     """The outputs `[N, ...]`; the row of an image that failed is empty text and numbers that are no numbers."""
     manifest, count = model.manifest, len(answers)
@@ -142,7 +146,8 @@ def _arrays(
         fused[row], threshold[row] = verdict.ood_score, verdict.threshold
         probabilities[row] = answer.measured.probabilities[answer.row]
         scores[row] = answer.measured.scores[answer.row]
-        service.metrics.answer(verdict)
+        image = images[row]
+        service.answered(image if isinstance(image, bytes) else b"", verdict, model=model, accept=accept)
     return {
         "label": oip.texts(labels),
         "is_ood": is_ood,

@@ -66,7 +66,12 @@ def test_the_generated_key_is_what_the_server_expects_and_the_operator_can_read(
     command = next(line.strip() for line in notes.splitlines() if line.strip().startswith("KEY="))
     ran = subprocess.run(
         ["bash", "-c", f"{command}; printf %s $KEY"],
-        env={"PATH": f"{tools}:{os.environ['PATH']}", "KUBECONFIG": str(cluster.kubeconfig)},
+        env={
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "KUBECONFIG": str(cluster.kubeconfig),
+            # Without a home kubectl keeps its cache in the working folder.
+            "HOME": str(cluster.kubeconfig.parent),
+        },
         capture_output=True,
         text=True,
         check=True,
