@@ -24,8 +24,9 @@ Component = dict[str, Any]
 
 
 def python_components() -> Iterator[Component]:
-    """Every distribution of this interpreter."""
-    for found in sorted(distributions(), key=lambda d: d.name.lower()):
+    """Every distribution of this interpreter, once: the first on its path is the one that is imported."""
+    first_found = {found.name: found for found in reversed(list(distributions()))}
+    for found in sorted(first_found.values(), key=lambda d: d.name.lower()):
         purl = f"pkg:pypi/{re.sub(r'[-_.]+', '-', found.name).lower()}@{found.version}"
         yield _component(found.name, found.version, purl, python_licence(found))
 
