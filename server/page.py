@@ -160,7 +160,7 @@ async def sample(request: Request) -> Response:
     number = request.path_params["number"]
     files = sample_files(page.service.model, page.service.settings)
     if not (number.isascii() and number.isdigit() and len(number) < 6 and int(number) < len(files)):
-        raise RequestError("not_found", f"there are samples 0 to {len(files) - 1}")
+        raise RequestError("not_found", f"there is no such sample; {len(files)} are counted from 0")
     path = files[int(number)]
     try:
         content = await run_in_threadpool(path.read_bytes)

@@ -14,6 +14,8 @@ let index = 0;
 let chosen = null;
 let speaking = 0;
 let stale = false;
+// Given before the model card was here.
+const early = [];
 // Every card seen: an answer is judged again by the thresholds of the model that gave it.
 const cards = [];
 const accept = () => card.accepts[index];
@@ -47,6 +49,7 @@ async function loadCard() {
   showCard(card, index);
   judgeAll();
   showSamples(card, take);
+  take(early.splice(0));
 }
 
 async function connect() {
@@ -118,6 +121,7 @@ $('forget').addEventListener('click', () => {
 // Images
 
 function take(files) {
+  if (!card) early.push(...files);
   if (!card || !files.length) return;
   const first = queue.add(files.map((file) => (file instanceof File ? { blob: file, name: file.name || 'image' } : file)));
   choose(first);
