@@ -14,12 +14,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 
 from tritonclient.grpc import InferenceServerClient, aio
 from tritonclient.utils import InferenceServerException
 
+from oodguard.clients.images import ImageLike
 from oodguard.clients.triton_calls import ATTEMPTS, Model, TritonCalls, parts
 from oodguard.export.contract import Manifest
 from oodguard.export.triton.contract import Configuration
@@ -49,9 +49,9 @@ class TritonClient(TritonCalls):
             raise self.error(error) from None
 
     def predict(
-        self, images: Sequence[Path | bytes], *, accept: float | None = None, top_k: int = 5
+        self, images: Sequence[ImageLike], *, accept: float | None = None, top_k: int | None = None
     ) -> PredictResponse:
-        """Verdicts for images given as paths or bytes.
+        """Verdicts for images given as paths, bytes, PIL images or uint8 arrays.
 
         Raises `ServerProblem` when Triton refused the request or none of the images can be used, `ServerUnreachable`
         when it cannot be asked, `InputError` when a file cannot be read. An image that failed among others is in the
@@ -107,7 +107,7 @@ class AsyncTritonClient(TritonCalls):
             raise self.error(error) from None
 
     async def predict(
-        self, images: Sequence[Path | bytes], *, accept: float | None = None, top_k: int = 5
+        self, images: Sequence[ImageLike], *, accept: float | None = None, top_k: int | None = None
     ) -> PredictResponse:
         """As `TritonClient.predict`."""
         for attempt in range(ATTEMPTS):

@@ -14,15 +14,17 @@ from tritonclient.utils import InferenceServerException
 
 from oodguard.clients.calls import TIMEOUT
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
+from oodguard.clients.images import ImageLike, part_of
 from oodguard.export.contract import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
 from oodguard.export.triton.contract import Configuration, failure_of, hashes
 from oodguard.server.contract import ModelRef, Prediction, PredictResponse, Problem, Timing
 from oodguard.server.errors import problem, summary_of
-from oodguard.training.errors import FormatError, ImageError, InputError
+from oodguard.training.errors import FormatError, ImageError
 from oodguard.training.preprocess import Pixels, load_pixels
 
 ATTEMPTS = 2
 MICRO = 1_000_000
+TOP_K = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Job:
     """One call of `predict`: what could be decoded, what could not, and the time it takes."""
 
     started: float
-    files: list[str | None]
+    files: list[str]
     pixels: list[Pixels]
     places: list[int]
     errors: list[Problem]
@@ -84,14 +86,17 @@ class TritonCalls:
         configuration.version_of(manifest, pinned=number, where=self._where)
         return Model(number, manifest, configuration.max_batch)
 
-    def decode(self, images: Sequence[Path | bytes], manifest: Manifest) -> Job:
-        """Images to pixels, each with its own error. Raises `ServerProblem` when not one can be used."""
+    def decode(self, images: Sequence[ImageLike], manifest: Manifest) -> Job:
+        """Images to pixels, each with its own error.
+
+        Raises `ServerProblem` when not one can be used, `InputError` when one cannot be read.
+        """
         job = Job(time.monotonic(), [], [], [], [])
         for index, image in enumerate(images):
-            file = None if isinstance(image, bytes) else image.name
+            file, data, _ = part_of(image, index)
             job.files.append(file)
             try:
-                job.pixels.append(load_pixels(_read(image), manifest.preprocessing))
+                job.pixels.append(load_pixels(data, manifest.preprocessing))
                 job.places.append(index)
             except ImageError as error:
                 job.errors.append(problem(error.code, str(error), index=index, file=file))
@@ -114,7 +119,7 @@ class TritonCalls:
         }
 
     def judge(
-        self, model: Model, job: Job, answers: Sequence[Any], accept: float | None, top_k: int
+        self, model: Model, job: Job, answers: Sequence[Any], accept: float | None, top_k: int | None
     ) -> PredictResponse:
         """The answer, from Triton's answers for the batches, in order."""
         judging = time.monotonic()
@@ -122,7 +127,11 @@ class TritonCalls:
         manifest = model.manifest
         accept = manifest.default_accept if accept is None else accept
         try:
-            verdicts = manifest.judge(Outputs(probabilities=tables[0], scores=tables[1]), accept=accept, top_k=top_k)
+            verdicts = manifest.judge(
+                Outputs(probabilities=tables[0], scores=tables[1]),
+                accept=accept,
+                top_k=TOP_K if top_k is None else top_k,
+            )
         except ValueError as error:
             raise ServerProblem(problem("bad_parameter", str(error))) from None
         ended = time.monotonic()
@@ -158,15 +167,6 @@ class TritonCalls:
         if attempt + 1 == ATTEMPTS or not isinstance(found, ServerUnreachable):
             raise found from None
         self.model = None
-
-
-def _read(image: Path | bytes) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    try:
-        return image.read_bytes()
-    except OSError as error:
-        raise InputError(f"{image} cannot be read ({error.strerror})") from None
 
 
 def parts(pixels: Sequence[Pixels], size: int) -> Iterator[Pixels]:

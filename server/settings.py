@@ -89,7 +89,10 @@ class ServeSettings(BaseSettings):
         False, description="Hand images over in shared memory; for a Triton on the same machine."
     )
     triton_probe: float = Field(
-        0.5, gt=0, le=60, description="Seconds between looks at a Triton that is idle or does not answer."
+        0.5,
+        gt=0,
+        le=60,
+        description="Seconds between looks at an idle Triton; one that does not answer is looked at more often.",
     )
     triton_tls: bool = Field(False, description="Speak TLS with Triton.")
     triton_ca: Path | None = Field(None, description="PEM authorities Triton's certificate must come from.")

@@ -106,9 +106,12 @@ class TritonEngine:
             for address in settings.triton_addresses
         ]
         # The first look has longer: a connection, and kernels that were never warm.
-        await asyncio.gather(*(server.check(patience=settings.request_timeout) for server in self.servers))
+        longest = settings.request_timeout
+        await asyncio.gather(*(server.check(patience=longest) for server in self.servers))
         self._watchers = [
-            asyncio.create_task(server.watch(every=settings.triton_probe, patience=settings.stall_after))
+            asyncio.create_task(
+                server.watch(every=settings.triton_probe, patience=settings.stall_after, longest=longest)
+            )
             for server in self.servers
         ]
         return "; ".join(server.down or "" for server in self.servers) if self.unreachable else None

@@ -47,6 +47,10 @@ class Connection:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 1000),
             ("grpc.max_reconnect_backoff_ms", 500),
+            # Turns on TCP's own limit for unacknowledged data, five seconds: a server whose machine vanished says
+            # nothing. The pings themselves are as rare as Triton wants them.
+            ("grpc.keepalive_time_ms", 300_000),
+            ("grpc.keepalive_timeout_ms", 5000),
             # A name that stands for several addresses spreads the load over them.
             ("grpc.lb_policy_name", "round_robin"),
             ("grpc.use_local_subchannel_pool", 1),

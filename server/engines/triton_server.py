@@ -105,8 +105,11 @@ class TritonServer:
         self.down = reason
         self.wake.set()
 
-    async def watch(self, *, every: float, patience: float) -> None:
-        """Look after it until cancelled: every `every` seconds, unless an answer of it was seen meanwhile."""
+    async def watch(self, *, every: float, patience: float, longest: float) -> None:
+        """Look after it until cancelled: every `every` seconds, unless an answer of it was seen meanwhile.
+
+        One that is up has `patience` seconds to answer, one that is down has `longest`: it has more to do.
+        """
         while True:
             try:
                 async with asyncio.timeout(every):
@@ -120,7 +123,7 @@ class TritonServer:
             now = time.monotonic()
             idle = now - self._answered > every
             if self.down is not None or idle or now - self._verified > IDENTITY_SECONDS:
-                await self.check(patience=patience)
+                await self.check(patience=patience if self.down is None else longest)
 
     async def check(self, *, patience: float) -> None:
         """Ask what it serves and whether it still answers, and mark it accordingly.
@@ -128,8 +131,7 @@ class TritonServer:
         It has `patience` seconds to answer something: with a long queue, another caller's answer counts.
         """
         began = time.monotonic()
-        full = self.down is not None or began - self._verified > IDENTITY_SECONDS
-        work = asyncio.ensure_future(self._examine(full=full))
+        work = asyncio.ensure_future(self._examine())
         try:
             async with asyncio.timeout(patience):
                 reason = await work
@@ -146,12 +148,17 @@ class TritonServer:
                 log.warning("%s answers again", self.where)
             self.down = None
 
-    async def _examine(self, *, full: bool) -> str | None:
-        """What is wrong with it, or None. `full`: what it serves, and all golden images; else one of them."""
+    async def _examine(self) -> str | None:
+        """What is wrong with it, or None.
+
+        One that was down must answer all golden images, one that is up a single one, and tell what it serves now and
+        then.
+        """
+        count = len(self._golden) if self.down is not None else 1
+        identify = self.down is not None or time.monotonic() - self._verified > IDENTITY_SECONDS
         try:
-            if full:
+            if identify:
                 await self._identify()
-            count = len(self._golden) if full else 1
             size = self._max_batch
             parts = [await self.infer(self._golden[start : start + size][:count]) for start in range(0, count, size)]
         except Overloaded:
@@ -165,7 +172,7 @@ class TritonServer:
         except OodguardError as error:
             return f"{self.where}: {error}"
         wrong = broken_promise(self._manifest, self._manifest.golden[:count], join(parts))
-        if full and wrong is None:
+        if identify and wrong is None:
             self._verified = time.monotonic()
         return f"{self.where}: {wrong}" if wrong else None
 

