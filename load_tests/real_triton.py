@@ -29,6 +29,7 @@ from oodguard.training.errors import EnvironmentProblem
 
 HOST = "127.0.0.1"
 REQUIREMENTS = Path(__file__).resolve().parent / "peers" / "requirements-triton.txt"
+SHARED_MEMORY = "/dev/shm/triton_python_backend"
 INSTALL_SECONDS = 540
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
@@ -180,8 +181,13 @@ class Triton:
     def kill(self) -> None:
         """End it, and the processes of its backends, as a power cut would."""
         assert self._process is not None
+        maps = Path(f"/proc/{self.pid}/maps").read_text().splitlines()
+        regions = {line.split()[-1] for line in maps if line.split()[-1].startswith(SHARED_MEMORY)}
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(STOP_SECONDS)
+        # The kernel would keep them until the machine restarts.
+        for region in regions:
+            Path(region).unlink(missing_ok=True)
 
     def stop(self) -> None:
         """End it in order."""

@@ -41,12 +41,27 @@ def test_an_unknown_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"auth": "none", "key_hashes": "a:" + "0" * 64}, "contradict"),
         ({"engine": "openvino", "device": "cuda"}, "CPU"),
         ({"key_file": Path("absent")}, "not a file"),
+        ({"engine": "triton"}, "needs triton_url"),
+        ({"engine": "triton", "triton_url": "http://a:8001"}, "HOST:PORT"),
+        ({"engine": "triton", "triton_url": "a:8001,"}, "HOST:PORT"),
+        ({"engine": "triton", "triton_url": "a:8001", "threads": 2}, "threads and engine triton"),
+        ({"engine": "triton", "triton_url": "a:8001", "triton_ca": Path(__file__)}, "need triton_tls"),
+        ({"triton_url": "a:8001"}, "is for engine triton"),
         ({"port": 70_000}, "less than or equal"),
     ],
 )
 def test_contradictions_are_refused_in_a_sentence(given: dict[str, Any], word: str) -> None:
     with pytest.raises(ValidationError, match=word):
         ServeSettings(bundle=BUNDLE, **given)
+
+
+def test_the_bundle_may_be_left_out_only_where_triton_tells_the_manifest() -> None:
+    with pytest.raises(ValidationError, match="bundle is missing"):
+        ServeSettings()
+    with pytest.raises(ValidationError, match="needs triton_model"):
+        ServeSettings(engine="triton", triton_url="a:8001")
+    settings = ServeSettings(engine="triton", triton_url="a:8001,[::1]:8001,a:8001", triton_model="photos")
+    assert settings.triton_addresses == ("a:8001", "[::1]:8001")
 
 
 def test_anyone_may_call_a_public_address_only_by_explicit_choice() -> None:

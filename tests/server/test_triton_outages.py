@@ -96,6 +96,8 @@ def own(triton_home: Path, repository: Path) -> Iterator[Triton]:
     """A Triton to be disturbed."""
     with Triton(triton_home, repository, models=["discs"]) as running:
         yield running
+        # It has nothing to finish, and its own way to end takes seconds.
+        running.kill()
 
 
 def test_killed_under_load_and_back(server: Any, own: Triton, golden: list[bytes]) -> None:
@@ -136,7 +138,7 @@ def test_readiness_is_asked_of_the_model_not_of_triton(server: Any, own: Triton,
 
 
 def test_a_gateway_may_start_before_its_triton(server: Any, own: Triton) -> None:
-    own.stop()
+    own.kill()
     running = server("--engine", "triton", "--triton-url", own.address, ready=False)
     wait_until(lambda: is_up_and_red(running.url))
     own.start()
