@@ -23,7 +23,7 @@ class Pod:
     """One pod of a Deployment, or a bare one.
 
     `images` are folders that stand for what an image holds, by its reference: `{"bundle:7": {"/bundle": folder}}`;
-    `claims` the same for claims; `hosts` names that lead to this machine.
+    `claims` the same for claims; `hosts` are names that lead to this machine; `image_environment` what an image sets.
     """
 
     def __init__(
@@ -35,12 +35,14 @@ class Pod:
         images: dict[str, dict[str, Path]] | None = None,
         claims: dict[str, Path] | None = None,
         hosts: tuple[str, ...] = (),
+        image_environment: dict[str, dict[str, str]] | None = None,
     ) -> None:
         self.rendered = rendered
         self.spec: Document = (
             document["spec"]["template"]["spec"] if document["kind"] == "Deployment" else document["spec"]
         )
         self.images = images or {}
+        self.image_environment = image_environment or {}
         self.volumes: dict[str, Path] = {}
         self._root = folder / "root"
         self._root.mkdir(parents=True)
@@ -117,14 +119,24 @@ class Pod:
         command = [*container["command"], *container.get("args", [])]
         return subprocess.Popen(
             [CONFINED, self._root, str(context["runAsUser"]), "/tmp", *mounts, "--", *command],
-            env={"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", **self.environment(container)},
+            env={
+                "PATH": path,
+                "PYTHONDONTWRITEBYTECODE": "1",
+                **self.image_environment.get(container["image"], {}),
+                **self.environment(container),
+            },
             text=True,
             **options,
         )
 
-    def initialise(self) -> None:
-        """Run the init containers one after the other."""
+    def initialise(self, sidecars: list[subprocess.Popen[str]] | None = None) -> None:
+        """Run the init containers one after the other; of those that stay, wait until they have started."""
         for container in self.spec.get("initContainers", []):
+            if container.get("restartPolicy") == "Always":
+                assert sidecars is not None
+                sidecars.append(self.run(container, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+                wait_until_started(container, sidecars[-1])
+                continue
             process = self.run(container, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             output, _ = process.communicate(timeout=60)
             assert process.returncode == 0, output
@@ -136,7 +148,7 @@ def probe(container: Document, kind: str) -> bool:
     port = next(p["containerPort"] for p in container["ports"] if p["name"] == asked["port"])
     try:
         answer = httpx.get(
-            f"http://127.0.0.1:{port}{asked['path']}", timeout=container[f"{kind}Probe"]["timeoutSeconds"]
+            f"http://127.0.0.1:{port}{asked['path']}", timeout=container[f"{kind}Probe"].get("timeoutSeconds", 1)
         )
     except httpx.TransportError:
         return False

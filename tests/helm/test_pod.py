@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -19,6 +20,7 @@ import httpx
 import pytest
 from charts import Render, Rendered
 from pod import Pod, probe, status_of, wait_until_started
+from real_triton import server_folder
 
 from oodguard.export.contract import load_manifest
 from oodguard.server.keys import digest
@@ -136,6 +138,76 @@ def test_the_gateway_lives_as_its_deployment_says(
     assert process.wait(grace) == 0
     assert time.monotonic() - ended < grace
     assert not probe(gateway, "liveness")
+
+
+def test_triton_lives_beside_the_gateway_and_longer(
+    render: Render,
+    bundle: Path,
+    repository: Path,
+    triton_home: Path,
+    tmp_path: Path,
+    running: list[subprocess.Popen[str]],
+) -> None:
+    http, grpc, metrics = free_ports(3)
+    beside = {
+        "ports": {"http": http, "grpc": grpc, "metrics": metrics},
+        "gpu": {"enabled": False},
+        # The server's own metrics of GPUs, of which there is none.
+        "extraArgs": ["--allow-gpu-metrics=false"],
+    }
+    rendered = render("triton-sidecar", values(triton=beside))
+    # The wheel's server lies where the image has its own.
+    server = server_folder(triton_home)
+    image = "nvcr.io/nvidia/tritonserver:26.09-py3"
+    pod = Pod(
+        rendered,
+        rendered.one("Deployment"),
+        tmp_path,
+        images={
+            "registry.example.com/photos-bundle:7": {"/bundle": bundle},
+            "registry.example.com/photos-repository:7": {"/models": repository},
+            image: {
+                "/opt/tritonserver": server,
+                # Where its libraries are, seen from there.
+                "/nvidia_pytriton.libs": server.parents[1] / "nvidia_pytriton.libs",
+                str(triton_home): triton_home,
+            },
+        },
+        image_environment={
+            image: {
+                "PATH": f"/opt/tritonserver/bin:{triton_home}/bin:/usr/bin:/bin",
+                "LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR")),
+            }
+        },
+    )
+    pod.initialise(running)
+    (triton,) = running
+    container = next(c for c in pod.spec["initContainers"] if c["name"] == "triton")
+    assert probe(container, "readiness")
+    assert probe(container, "liveness")
+    assert status_of(triton)["Uid"].split() == ["10001"] * 4
+
+    gateway = rendered.gateway
+    assert not any(name.endswith("_SESSIONS") for name in pod.environment(gateway))
+    process = pod.run(gateway, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running.append(process)
+    wait_until_started(gateway, process)
+    golden = load_manifest(bundle).golden[0]
+    picture = (bundle / golden.path).read_bytes()
+    answer = ask(rendered, picture, key_of(rendered))
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["predictions"][0]
+    assert (found["label"], found["is_ood"]) == (golden.label, golden.is_ood)
+
+    # The kubelet ends native sidecars after the containers: requests are answered to the gateway's last.
+    process.send_signal(signal.SIGTERM)
+    ended = time.monotonic()
+    while time.monotonic() - ended < 3:
+        assert ask(rendered, picture, key_of(rendered)).status_code == 200
+    assert process.wait(pod.spec["terminationGracePeriodSeconds"]) == 0
+    assert probe(container, "readiness")
+    triton.send_signal(signal.SIGTERM)
+    assert triton.wait(pod.spec["terminationGracePeriodSeconds"]) == 0
 
 
 def test_helm_test_asks_and_is_answered(

@@ -56,7 +56,7 @@ def test_every_package_is_copied_and_let_into_the_build() -> None:
 
 
 def test_the_gateways_requirements_are_those_of_its_extra() -> None:
-    found = requirements.requirements(["serve"])
+    found = requirements.requirements(["serve", "triton"])
     assert any(entry.startswith("onnxruntime>=") for entry in found)
     assert any(entry.startswith("cyclopts") for entry in found)
     assert not any(re.match(r"(torch|oodguard|timm)\b", entry) for entry in found)

@@ -256,6 +256,7 @@ app.kubernetes.io/component: {{ index . 1 }}
   startupProbe:
     httpGet: {path: /v2/health/ready, port: triton-http}
     periodSeconds: 2
+    timeoutSeconds: 3
     failureThreshold: {{ div (add $triton.startupSeconds 1) 2 }}
   livenessProbe:
     httpGet: {path: /v2/health/live, port: triton-http}
