@@ -180,7 +180,8 @@ class Triton:
 
     def kill(self) -> None:
         """End it, and the processes of its backends, as a power cut would."""
-        assert self._process is not None
+        if self._process is None or self._process.poll() is not None:
+            return
         maps = Path(f"/proc/{self.pid}/maps").read_text().splitlines()
         regions = {line.split()[-1] for line in maps if line.split()[-1].startswith(SHARED_MEMORY)}
         os.killpg(self._process.pid, signal.SIGKILL)
