@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,9 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from oodguard.training.errors import OodguardError
+
+# ONNX Runtime reports to its makers unless it is told not to before its first import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 CONFIG_FILE = "oodguard.toml"
 INTERRUPTED = 130
