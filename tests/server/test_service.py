@@ -89,6 +89,7 @@ def test_an_unexpected_exception_shows_no_internals(start: Any, fake: FakeEngine
 def test_large_requests_run_in_chunks_and_keep_their_order(start: Any, fake: FakeEngine, picture: Any) -> None:
     client = start(engine=fake, max_batch=4)
     fake.seen.clear()
+    fake.delay = 0.5  # While the first batch runs, all other images are decoded and wait.
     colours = ["black", "white"] * 5
     answer = post(client, *[picture(c) for c in colours])
     # The first image meets an idle engine and does not wait; the others form batches.
