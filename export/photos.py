@@ -11,11 +11,11 @@ import numpy as np
 from oodguard.training.backbone import load_backbone
 from oodguard.training.contract import GOLDEN_FOLDER, file_sha256
 from oodguard.training.data import Photo
+from oodguard.training.division import chosen_photos, divide
 from oodguard.training.errors import ImageError, InputError
 from oodguard.training.evaluate import options_of
 from oodguard.training.features import TRAINING_LIMITS, Extractor, batches
 from oodguard.training.options import DIGITS
-from oodguard.training.pipeline import chosen_photos, divide
 from oodguard.training.preprocess import Pixels, Preprocessing, load_pixels
 from oodguard.training.progress import Reporter
 from oodguard.training.run import Run

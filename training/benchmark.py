@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from oodguard.training.heads import EpochReport, fit_heads
+from oodguard.training.heads import fit_heads
+from oodguard.training.loop import EpochReport
 from oodguard.training.options import TrainOptions
 
 

@@ -10,15 +10,16 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from oodguard.training.answers import Answers, answers, head_answers
 from oodguard.training.backbone import Backbone, load_backbone
 from oodguard.training.calibration import QuantileCurve, Scores
 from oodguard.training.contract import SCORES, RunRecord
 from oodguard.training.data import Photo, Photos
+from oodguard.training.division import Labels, divide, label_numbers
 from oodguard.training.errors import FormatError, InputError, OodguardError
 from oodguard.training.features import Extractor
 from oodguard.training.heads import GuardHeads
 from oodguard.training.options import TrainOptions
-from oodguard.training.pipeline import Answers, Labels, answers, divide, head_answers, label_numbers
 from oodguard.training.progress import Reporter
 from oodguard.training.run import Run
 from oodguard.training.tail import tail_features

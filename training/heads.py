@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from oodguard.training import scores
 from oodguard.training.anchoring import AnchoredHead, anchored_loss
+from oodguard.training.compute import start_compute
 from oodguard.training.contract import SCORES, HeadShapes, ScoreName
 from oodguard.training.density import Density
-from oodguard.training.errors import QualityError
 from oodguard.training.ice import IceHead, ice_loss, mixed_outliers
 from oodguard.training.ldr import Ensemble, ldr_loss
+from oodguard.training.loop import EpochReport, Objective, Schedule, fit
 from oodguard.training.options import TrainOptions
 
 ICE_WIDTH = 64
@@ -88,16 +87,6 @@ def head_shapes(options: TrainOptions, *, width: int, classes: int, images: int)
     )
 
 
-@dataclass(frozen=True)
-class EpochReport:
-    """Progress of head training."""
-
-    epoch: int
-    epochs: int
-    loss: float
-    seconds: float
-
-
 def fit_heads(
     features: Tensor,
     targets: Tensor,
@@ -105,6 +94,7 @@ def fit_heads(
     *,
     classes: int,
     outliers: Tensor | None = None,
+    compute: Fabric | None = None,
     progress: Callable[[EpochReport], None] | None = None,
 ) -> GuardHeads:
     """Train every head over cached features of all views, `[V, N, D]`; view 0 is the plain one.
@@ -112,8 +102,9 @@ def fit_heads(
     One pass over the images an epoch, each in a random view. Outlier features `[O, D]`, where given, are pushed away
     by the ICE head. Deterministic for a seed. Raises `QualityError` when the loss stops being finite.
     """
+    compute = compute or start_compute(1)
     torch.manual_seed(options.seed)
-    views, count, width = features.shape
+    _, count, width = features.shape
     heads = GuardHeads(head_shapes(options, width=width, classes=classes, images=count))
     plain = features[0]
     heads.centre.copy_(plain.mean(0))
@@ -123,66 +114,70 @@ def fit_heads(
     extra = None if outliers is None else heads.standardise(outliers)
     heads.ice.initialise(x[0], targets)
     heads.anchored.anchors.copy_(x[0][torch.randperm(count)[torch.arange(options.anchors) % count]])
-    optimiser = _optimiser(heads, options)
-    batch = min(options.batch_size, count)
-    steps = max(count // batch, 1)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.epochs * steps)
-    step = 0
+    schedule = Schedule(
+        epochs=options.epochs, batch=options.batch_size, lr=options.lr, weight_decay=options.weight_decay
+    )
     with single_thread():
-        for epoch in range(options.epochs):
-            started, total = time.perf_counter(), 0.0
-            order = torch.randperm(count)
-            for start in range(0, steps * batch, batch):
-                rows = order[start : start + batch]
-                view = torch.randint(views, (2, len(rows)))
-                loss = _step_loss(heads, x[view[0], rows], x[view[1], rows], targets[rows], extra, options, step)
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                schedule.step()
-                step += 1
-                total += loss.item()
-                if not math.isfinite(total):
-                    raise QualityError(f"head training diverged at step {step}: the loss is not finite; lower --lr")
-            if progress:
-                progress(EpochReport(epoch + 1, options.epochs, total / steps, time.perf_counter() - started))
-    return heads.eval()
+        fit(
+            compute,
+            GuardObjective(heads, x, targets, extra, options),
+            schedule,
+            count=count,
+            what="head training",
+            progress=progress,
+        )
+    return heads.cpu().eval()
 
 
-def _step_loss(
-    heads: GuardHeads,
-    x: Tensor,
-    other_view: Tensor,
-    targets: Tensor,
-    outliers: Tensor | None,
-    options: TrainOptions,
-    step: int,
-) -> Tensor:
-    active = torch.randperm(options.members)[:ACTIVE].tolist()
-    loss = ldr_loss(
-        heads.ensemble(x, active),
-        targets,
-        disagreement=options.disagreement,
-        label_smoothing=options.label_smoothing,
-    )
-    loss = loss + anchored_loss(
-        heads.anchored, x, other_view, targets, step=step, label_smoothing=options.label_smoothing
-    )
-    outside = mixed_outliers(x, targets)
-    if outliers is not None:
-        outside = torch.cat([outside, outliers[torch.randint(len(outliers), (max(len(x) // 2, 1),))]])
-    return loss + ice_loss(heads.ice(x), targets, heads.ice(outside))
+class GuardObjective(Objective):
+    """The sum of the heads' losses on standardised features of all views, `[V, N, D]`."""
 
+    def __init__(
+        self, heads: GuardHeads, features: Tensor, targets: Tensor, outliers: Tensor | None, options: TrainOptions
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.options = options
+        # Data, not state: every process has its own, and none of it is broadcast.
+        self._data = (features, targets, outliers)
 
-def _optimiser(heads: GuardHeads, options: TrainOptions) -> torch.optim.Optimizer:
-    ensemble, anchored = heads.ensemble, heads.anchored
-    decayed = [*ensemble.weight1, *ensemble.weight2, anchored.weight_anchor, anchored.weight_residual, anchored.weight2]
-    chosen = {id(parameter) for parameter in decayed}
-    free = [parameter for parameter in heads.parameters() if id(parameter) not in chosen]
-    return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": options.weight_decay}, {"params": free, "weight_decay": 0.0}],
-        lr=options.lr,
-    )
+    def forward(self, rows: Tensor, step: int) -> Tensor:
+        """Each of `rows` in one random view, its anchor in another."""
+        features, targets, outliers = self._data
+        heads, options = self.heads, self.options
+        where = heads.centre.device
+        view = torch.randint(len(features), (2, len(rows)))
+        x, other_view = features[view[0], rows].to(where), features[view[1], rows].to(where)
+        y = targets[rows].to(where)
+        active = torch.randperm(options.members)[:ACTIVE].tolist()
+        loss = ldr_loss(
+            heads.ensemble(x, active), y, disagreement=options.disagreement, label_smoothing=options.label_smoothing
+        )
+        loss = loss + anchored_loss(
+            heads.anchored, x, other_view, y, step=step, label_smoothing=options.label_smoothing
+        )
+        outside = mixed_outliers(x, y)
+        if outliers is not None:
+            chosen = outliers[torch.randint(len(outliers), (max(len(x) // 2, 1),))]
+            outside = torch.cat([outside, chosen.to(where)])
+        return loss + ice_loss(heads.ice(x), y, heads.ice(outside))
+
+    def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
+        """Weights of ensemble and anchored head decay; biases, and all of ICE, do not."""
+        ensemble, anchored = self.heads.ensemble, self.heads.anchored
+        decayed = [
+            *ensemble.weight1,
+            *ensemble.weight2,
+            anchored.weight_anchor,
+            anchored.weight_residual,
+            anchored.weight2,
+        ]
+        chosen = {id(parameter) for parameter in decayed}
+        free = [parameter for parameter in self.heads.parameters() if id(parameter) not in chosen]
+        return [
+            {"params": decayed, "weight_decay": schedule.weight_decay},
+            {"params": free, "weight_decay": 0.0},
+        ]
 
 
 @contextmanager

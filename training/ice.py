@@ -62,7 +62,8 @@ class IceHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """`h_i(z)` for every class, by triangular solves of z and of the centres."""
-        return heights(features @ self.projection, self.centres, self.factor())
+        # A GPU computes the product in bfloat16, which no triangular solve takes.
+        return heights((features @ self.projection).float(), self.centres, self.factor())
 
 
 def heights(z: Tensor, centres: Tensor, factor: Tensor) -> Tensor:

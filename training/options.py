@@ -58,3 +58,6 @@ class TrainOptions(BaseModel):
     )
     cache: Path = Field(Path(".oodguard-cache"), description="Where features are cached, by content.")
     threads: int = Field(0, ge=0, le=256, description="CPU threads; 0: all.")
+    devices: int = Field(
+        0, ge=0, le=64, description="GPUs (or CPU processes) to train on; 0: all GPUs, or one CPU process."
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,54 +13,49 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from lightning_fabric import Fabric
 
 from oodguard.training import run as runs
+from oodguard.training.answers import Answers, answers
 from oodguard.training.backbone import Backbone, load_backbone
-from oodguard.training.calibration import DEFAULT_ACCEPT, MIN_CALIBRATION, Fusion, QuantileCurve, Scores
+from oodguard.training.calibration import DEFAULT_ACCEPT, Fusion, QuantileCurve
+from oodguard.training.compute import start_compute
 from oodguard.training.contract import (
     GOLDEN_FOLDER,
     RECORD_FILE,
-    SCORES,
     WEIGHTS_FILE,
     BackboneRecord,
     RunRecord,
     Splits,
     file_sha256,
+    load_record,
 )
-from oodguard.training.data import Photo, Photos, load_photos, load_unlabelled, require_enough
-from oodguard.training.errors import EnvironmentProblem, InputError
+from oodguard.training.data import Photo, Photos, load_unlabelled
+from oodguard.training.division import Division, chosen_photos, divide, label_numbers
+from oodguard.training.errors import EnvironmentProblem
 from oodguard.training.features import Extractor
-from oodguard.training.heads import EpochReport, GuardHeads, fit_heads
+from oodguard.training.heads import GuardHeads, fit_heads
+from oodguard.training.leak import leak_metrics
+from oodguard.training.loop import EpochReport
 from oodguard.training.metrics import calibration_error
 from oodguard.training.options import TrainOptions
 from oodguard.training.progress import Reporter, Silent
-from oodguard.training.split import Indices, near_duplicate_groups, split_off
 from oodguard.training.tail import tail_features, tune_tail
 
 GOLDEN_IMAGES = 8
 
-Labels = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True)
-class Division:
-    """Which photos train, calibrate and test a guard."""
+class Learned:
+    """A trained guard before calibration, and what it was trained on."""
 
-    train: tuple[Photo, ...]
-    calibration: tuple[Photo, ...]
-    test: tuple[Photo, ...]
-    groups: int
-    largest_group: int
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A guard's raw answers for N images: mean probabilities, every member's vote, and the scores by name."""
-
-    probabilities: npt.NDArray[np.float32]
-    votes: Labels
-    scores: dict[str, Scores]
+    photos: Photos
+    backbone: Backbone
+    extractor: Extractor
+    division: Division
+    frozen: npt.NDArray[np.float32]
+    heads: GuardHeads
+    seconds_per_head_epoch: float
 
 
 def train(options: TrainOptions, out: Path, *, report: Reporter | None = None) -> RunRecord:
@@ -71,68 +65,102 @@ def train(options: TrainOptions, out: Path, *, report: Reporter | None = None) -
     record = train(TrainOptions(data=Path("photos")), Path("runs/photos"))
     ```
 
-    Raises an `OodguardError` in one sentence for anything a user can mend; nothing is left at `out` then.
+    Under torchrun, or with several `devices`, every process calls this; the first one reports and writes. Raises an
+    `OodguardError` in one sentence for anything a user can mend; nothing is left at `out` then.
     """
-    report = report or Silent()
     started = time.perf_counter()
     if options.threads:
         torch.set_num_threads(options.threads)
-    scratch = runs.begin(out)
+    compute = start_compute(options.devices)
+    first = compute.is_global_zero
+    report = (report if first else None) or Silent()
+    scratch = runs.begin(out) if first else out
     try:
-        record = _train(options, scratch, report, started)
+        learned = _learn(options, compute, report)
+        if first:
+            _write(learned, options, scratch, started)
     except BaseException as error:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if first:
+            shutil.rmtree(scratch, ignore_errors=True)
         if isinstance(error, OSError):
             raise EnvironmentProblem(f"{out} cannot be written ({error.strerror or error})") from None
         raise
-    runs.finish(scratch, out)
-    return record
+    if first:
+        runs.finish(scratch, out)
+    compute.barrier()
+    return load_record(out)
 
 
-def _train(options: TrainOptions, scratch: Path, report: Reporter, started: float) -> RunRecord:
+def _learn(options: TrainOptions, compute: Fabric, report: Reporter) -> Learned:
+    """The part of training that all processes do together."""
     photos, left_out = chosen_photos(options)
     if left_out:
         report.note(f"left out {len(left_out)} classes: {', '.join(sorted(left_out))}")
+    torch.manual_seed(options.seed)  # for weights that start at random
     backbone = load_backbone(
         options.backbone, weights=options.weights, image_size=options.image_size, tune=options.tune
     )
     extractor = Extractor(backbone, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads)
-    division, frozen = divide(photos, extractor, options, report)
-    classes = photos.classes
-    targets = torch.from_numpy(label_numbers(division.train, classes))
-    activations = extractor.extract(
-        division.train,
-        views=range(options.views + 1),
-        progress=lambda done, total: report.progress("augmented views", done, total),
-    )
+    # The first process fills the cache, the others read it.
+    with compute.rank_zero_first():
+        division, frozen = divide(photos, extractor, options, report)
+        activations = extractor.extract(
+            division.train,
+            views=range(options.views + 1),
+            progress=lambda done, total: report.progress("augmented views", done, total),
+        )
+        strange = None
+        if options.outliers is not None:
+            strange = extractor.extract(extractor.readable(load_unlabelled(options.outliers)))[0]
+    targets = torch.from_numpy(label_numbers(division.train, photos.classes))
     if options.tune:
         tune_tail(
             backbone.tail,
             activations,
             targets,
             options,
-            classes=len(classes),
+            classes=len(photos.classes),
             width=backbone.width,
+            compute=compute,
             progress=lambda e: report.progress(f"fine-tuning (loss {e.loss:.3f})", e.epoch, e.epochs),
         )
     features = torch.stack([tail_features(backbone.tail, view) for view in activations])
     del activations
-    outliers = None
-    if options.outliers is not None:
-        strangers = extractor.readable(load_unlabelled(options.outliers))
-        outliers = tail_features(backbone.tail, extractor.extract(strangers)[0])
     epoch_seconds: list[float] = []
 
     def on_epoch(e: EpochReport) -> None:
         epoch_seconds.append(e.seconds)
         report.progress(f"heads (loss {e.loss:.3f})", e.epoch, e.epochs)
 
-    heads = fit_heads(features, targets, options, classes=len(classes), outliers=outliers, progress=on_epoch)
+    heads = fit_heads(
+        features,
+        targets,
+        options,
+        classes=len(photos.classes),
+        outliers=None if strange is None else tail_features(backbone.tail, strange),
+        compute=compute,
+        progress=on_epoch,
+    )
+    return Learned(
+        photos=photos,
+        backbone=backbone,
+        extractor=extractor,
+        division=division,
+        frozen=frozen,
+        heads=heads,
+        seconds_per_head_epoch=float(np.median(epoch_seconds)),
+    )
+
+
+def _write(learned: Learned, options: TrainOptions, scratch: Path, started: float) -> None:
+    """Calibrate and test a trained guard, and write its folder."""
+    photos, division, extractor = learned.photos, learned.division, learned.extractor
+    backbone, heads, classes = learned.backbone, learned.heads, learned.photos.classes
     held_out = answers(backbone, heads, extractor.extract(division.calibration)[0])
     curves = {name: QuantileCurve.fit(values) for name, values in held_out.scores.items()}
     fusion = Fusion.fit(curves, held_out.scores)
     metrics = {
-        "seconds_per_head_epoch": float(np.median(epoch_seconds)),
+        "seconds_per_head_epoch": learned.seconds_per_head_epoch,
         "calibration_accuracy": _accuracy(held_out, division.calibration, classes),
     }
     if division.test:
@@ -143,7 +171,7 @@ def _train(options: TrainOptions, scratch: Path, report: Reporter, started: floa
             "test_calibration_error": calibration_error(tested.probabilities, label_numbers(division.test, classes)),
             "test_acceptance": float(np.mean(fused <= fusion.curve.threshold(DEFAULT_ACCEPT))),
         }
-        metrics |= leak_metrics(backbone, extractor, division, options, frozen, classes)
+        metrics |= leak_metrics(backbone, extractor, division, options, learned.frozen, classes)
     metrics["train_seconds"] = time.perf_counter() - started
     _keep_golden(division.calibration, scratch)
     runs.write_calibration(scratch, held_out.scores)
@@ -181,7 +209,6 @@ def _train(options: TrainOptions, scratch: Path, report: Reporter, started: floa
         weights_sha256=file_sha256(scratch / WEIGHTS_FILE),
     )
     (scratch / RECORD_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
-    return record
 
 
 def _keep_golden(photos: Sequence[Photo], scratch: Path) -> None:
@@ -192,124 +219,5 @@ def _keep_golden(photos: Sequence[Photo], scratch: Path) -> None:
         shutil.copyfile(photos[place].path, folder / f"{index:02d}{photos[place].path.suffix.lower()}")
 
 
-def chosen_photos(options: TrainOptions) -> tuple[Photos, frozenset[str]]:
-    """The photos to learn from, and the classes that `leave_out` removes (random, by the run's seed)."""
-    photos = load_photos(options.data, options.cache)
-    if not options.leave_out:
-        return photos, frozenset()
-    if options.leave_out > len(photos.classes) - 2:
-        raise InputError(
-            f"leaving out {options.leave_out} of {len(photos.classes)} classes leaves fewer than 2 to train on"
-        )
-    rng = np.random.default_rng(options.seed)
-    left_out = frozenset(rng.choice(photos.classes, options.leave_out, replace=False).tolist())
-    return photos.without(left_out), left_out
-
-
-def divide(
-    photos: Photos, extractor: Extractor, options: TrainOptions, report: Reporter
-) -> tuple[Division, npt.NDArray[np.float32]]:
-    """Drop unreadable images, group near-duplicates on frozen features, and split.
-
-    Also returns the frozen features of `train + calibration`, in that order. The same photos, options and cache give
-    the same division; evaluation calls it again instead of storing lists of files.
-    """
-    pool = extractor.readable(
-        photos.pool, lambda done, total: report.progress("features of training images", done, total)
-    )
-    test = extractor.readable(photos.test, lambda done, total: report.progress("features of test images", done, total))
-    if extractor.unreadable:
-        report.note(f"skipped {len(extractor.unreadable)} images that cannot be read (named in the run record)")
-    require_enough(Counter(photo.label for photo in pool) + Counter(dict.fromkeys(photos.classes, 0)))
-    frozen = tail_features(extractor.backbone.tail, extractor.extract(pool)[0]).numpy()
-    labels = label_numbers(pool, photos.classes)
-    groups = near_duplicate_groups(frozen, labels)
-    learn = np.arange(len(pool))
-    if not test:
-        learn, held = split_off(labels, groups, fraction=options.test_fraction, seed=options.seed)
-        test = tuple(pool[i] for i in held)
-    rest, held = split_off(labels[learn], groups[learn], fraction=options.calibration_fraction, seed=options.seed)
-    if len(held) < MIN_CALIBRATION:
-        raise InputError(
-            f"only {len(held)} images can be set aside to calibrate thresholds and at least {MIN_CALIBRATION} are "
-            "needed; add images or raise --calibration-fraction"
-        )
-    rest, held = learn[rest], learn[held]
-    division = Division(
-        train=tuple(pool[i] for i in rest),
-        calibration=tuple(pool[i] for i in held),
-        test=tuple(test),
-        groups=len(np.unique(groups)),
-        largest_group=int(np.bincount(groups).max()),
-    )
-    return division, frozen[np.concatenate([rest, held])]
-
-
-def label_numbers(photos: Sequence[Photo], classes: Sequence[str]) -> Labels:
-    """Class indices `[N]`."""
-    number = {label: i for i, label in enumerate(classes)}
-    return np.array([number[photo.label] for photo in photos], dtype=np.int64)
-
-
-@torch.no_grad()
-def answers(backbone: Backbone, heads: GuardHeads, activations: npt.NDArray[np.float16]) -> Answers:
-    """A guard's answers for cached trunk activations `[N, ...]`."""
-    return head_answers(heads, tail_features(backbone.tail, activations))
-
-
-@torch.no_grad()
-def head_answers(heads: GuardHeads, features: Tensor) -> Answers:
-    """A guard's answers for features `[N, D]`."""
-    logits, table = heads(features)
-    columns = table.double().numpy()
-    return Answers(
-        probabilities=logits.softmax(-1).mean(0).numpy(),
-        votes=logits.argmax(-1).numpy(),
-        scores={spec.name.value: columns[:, i] for i, spec in enumerate(SCORES)},
-    )
-
-
 def _accuracy(found: Answers, photos: Sequence[Photo], classes: Sequence[str]) -> float:
     return float(np.mean(found.probabilities.argmax(1) == label_numbers(photos, classes)))
-
-
-def leak_metrics(
-    backbone: Backbone,
-    extractor: Extractor,
-    division: Division,
-    options: TrainOptions,
-    frozen: npt.NDArray[np.float32],
-    classes: Sequence[str],
-) -> dict[str, float]:
-    """What keeping near-duplicates together changes: test acceptance of a kNN threshold set for 95 %.
-
-    Measured on frozen features with k = 1 and 5, once with a random and once with the grouped calibration split.
-    """
-    original = load_backbone(
-        options.backbone, weights=options.weights, image_size=options.image_size, tune=options.tune
-    )
-    if original.weights_sha256 != backbone.weights_sha256:
-        return {}  # random weights: there is no frozen network to go back to
-    test = _unit(tail_features(original.tail, extractor.extract(division.test)[0]).numpy())
-    pool = _unit(frozen)
-    labels = label_numbers((*division.train, *division.calibration), classes)
-    size = len(division.train)
-    splits: dict[str, tuple[Indices, Indices]] = {
-        "random": split_off(labels, None, fraction=options.calibration_fraction, seed=options.seed),
-        "grouped": (np.arange(size), np.arange(size, len(pool))),
-    }
-    found = {}
-    for name, (bank, held) in splits.items():
-        for k in (1, 5):
-            threshold = QuantileCurve.fit(_kth_distance(pool[held], pool[bank], k)).threshold(DEFAULT_ACCEPT)
-            found[f"knn{k}_acceptance_{name}_split"] = float(np.mean(_kth_distance(test, pool[bank], k) <= threshold))
-    return found
-
-
-def _unit(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12))
-
-
-def _kth_distance(queries: npt.NDArray[np.float32], bank: npt.NDArray[np.float32], k: int) -> Scores:
-    similarity = queries @ bank.T
-    return np.asarray(1.0 - np.sort(similarity, axis=1)[:, -min(k, len(bank))], dtype=np.float64)

@@ -7,19 +7,18 @@ guard's own heads are trained afterwards on the tuned features.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from oodguard.training.errors import QualityError
+from oodguard.training.compute import start_compute
 from oodguard.training.features import batches
-from oodguard.training.heads import EpochReport
+from oodguard.training.loop import EpochReport, Objective, Schedule, fit
 from oodguard.training.options import TrainOptions
 
 BATCH = 32
@@ -58,57 +57,67 @@ def tune_tail(
     *,
     classes: int,
     width: int,
+    compute: Fabric | None = None,
     progress: Callable[[EpochReport], None] | None = None,
 ) -> None:
     """Train `tail` in place, with a throw-away linear head, on activations `[V, N, ...]`; each image in a random view.
 
     AdamW, one cycle peaking at `tune_lr`, cross-entropy with label smoothing. Raises `QualityError` on divergence.
     """
+    compute = compute or start_compute(1)
     torch.manual_seed(options.seed)
-    where = device()
-    views, count = activations.shape[:2]
-    tail.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tail.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     tail.eval()
-    head = nn.Linear(width, classes).to(where)
-    matrices = [p for p in tail.parameters() if p.ndim > 1]
-    vectors = [p for p in tail.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": WEIGHT_DECAY},
-            {"params": vectors, "weight_decay": 0.0},
-            {"params": list(head.parameters()), "weight_decay": WEIGHT_DECAY},
-        ],
-        lr=options.tune_lr,
+    fit(
+        compute,
+        TailObjective(tail, nn.Linear(width, classes), activations, targets, options.label_smoothing),
+        Schedule(
+            epochs=options.tune_epochs,
+            batch=BATCH,
+            lr=options.tune_lr,
+            weight_decay=WEIGHT_DECAY,
+            shape="one-cycle",
+            warm_up=WARM_UP,
+        ),
+        count=activations.shape[1],
+        what="fine-tuning",
+        remedy="lower --tune-lr",
+        progress=progress,
     )
-    batch = min(BATCH, count)
-    steps = max(count // batch, 1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        max_lr=[options.tune_lr, options.tune_lr, HEAD_LR],
-        total_steps=options.tune_epochs * steps,
-        pct_start=WARM_UP,
-    )
-    for epoch in range(options.tune_epochs):
-        started, total = time.perf_counter(), 0.0
-        order = torch.randperm(count)
-        for step in range(steps):
-            rows = order[step * batch : (step + 1) * batch]
-            view = torch.randint(views, (len(rows),))
-            features = tail(to_batch(activations[view.numpy(), rows.numpy()])).flatten(1)
-            loss = functional.cross_entropy(
-                head(features), targets[rows].to(where), label_smoothing=options.label_smoothing
-            )
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
-            total += loss.item()
-            if not math.isfinite(total):
-                raise QualityError(
-                    f"fine-tuning diverged in epoch {epoch + 1}, step {step + 1}: the loss is not finite; "
-                    "lower --tune-lr"
-                )
-        if progress:
-            progress(EpochReport(epoch + 1, options.tune_epochs, total / steps, time.perf_counter() - started))
     for parameter in tail.parameters():
         parameter.requires_grad_(False)
+
+
+class TailObjective(Objective):
+    """Cross-entropy of a linear head on the tail's features."""
+
+    def __init__(
+        self, tail: nn.Module, head: nn.Linear, activations: Activations, targets: Tensor, label_smoothing: float
+    ) -> None:
+        super().__init__()
+        self.tail = tail
+        self.head = head
+        self.label_smoothing = label_smoothing
+        self._data = (activations, targets)
+
+    def forward(self, rows: Tensor, step: int) -> Tensor:
+        """Each of `rows` in one random view."""
+        activations, targets = self._data
+        view = torch.randint(len(activations), (len(rows),))
+        features = self.tail(to_batch(activations[view.numpy(), rows.numpy()])).flatten(1)
+        return functional.cross_entropy(
+            self.head(features), targets[rows].to(features.device), label_smoothing=self.label_smoothing
+        )
+
+    def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
+        """The tail's kernels, its vectors, and the head, which starts from nothing and learns faster."""
+        kernels, vectors = ([p for p in self.tail.parameters() if (p.ndim > 1) == decays] for decays in (True, False))
+        return [
+            {"params": kernels, "weight_decay": schedule.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+            {"params": list(self.head.parameters()), "weight_decay": schedule.weight_decay},
+        ]
+
+    def peaks(self, schedule: Schedule) -> list[float]:
+        """The head's is `HEAD_LR`."""
+        return [schedule.lr, schedule.lr, HEAD_LR]

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from oodguard.training.ablation import ablate
+from oodguard.training.answers import Answers
 from oodguard.training.calibration import Fusion, QuantileCurve
 from oodguard.training.contract import SCORES, BackboneRecord, HeadShapes, RunRecord, Splits
 from oodguard.training.data import Photo
@@ -16,7 +17,6 @@ from oodguard.training.evaluate import examine
 from oodguard.training.evaluation import Evaluation, Table
 from oodguard.training.evidence import FUSED, Evidence, Measured
 from oodguard.training.metrics import detection
-from oodguard.training.pipeline import Answers
 from oodguard.training.preprocess import Preprocessing
 
 CLASSES = ("amber", "<b>jade</b>", "plum & $x$")

@@ -1,0 +1,44 @@
+"""What a guard says of N images, as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from oodguard.training.backbone import Backbone
+from oodguard.training.calibration import Scores
+from oodguard.training.contract import SCORES
+from oodguard.training.division import Labels
+from oodguard.training.heads import GuardHeads
+from oodguard.training.tail import tail_features
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A guard's raw answers for N images: mean probabilities, every member's vote, and the scores by name."""
+
+    probabilities: npt.NDArray[np.float32]
+    votes: Labels
+    scores: dict[str, Scores]
+
+
+@torch.no_grad()
+def answers(backbone: Backbone, heads: GuardHeads, activations: npt.NDArray[np.float16]) -> Answers:
+    """A guard's answers for cached trunk activations `[N, ...]`."""
+    return head_answers(heads, tail_features(backbone.tail, activations))
+
+
+@torch.no_grad()
+def head_answers(heads: GuardHeads, features: Tensor) -> Answers:
+    """A guard's answers for features `[N, D]`."""
+    logits, table = heads(features)
+    columns = table.double().numpy()
+    return Answers(
+        probabilities=logits.softmax(-1).mean(0).numpy(),
+        votes=logits.argmax(-1).numpy(),
+        scores={spec.name.value: columns[:, i] for i, spec in enumerate(SCORES)},
+    )

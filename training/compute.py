@@ -1,0 +1,47 @@
+"""Where training runs: one CPU process, one GPU, several GPUs, or several machines under torchrun. By Lightning Fabric.
+
+Every process calls the same functions in the same order with the same seed. Steps divide a batch among the processes,
+gradients are averaged, and what is written is written by one of them (`compute.is_global_zero`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+
+from oodguard.training.errors import InputError
+
+
+def start_compute(devices: int = 0) -> Fabric:
+    """The processes to train on, started.
+
+    `devices`: GPUs, or CPU processes, on this machine; 0 takes every GPU, or one CPU process. Under torchrun its
+    processes are taken as they are. GPUs compute in bfloat16 where they can. Raises `InputError` for more GPUs than
+    there are.
+    """
+    cuda = torch.cuda.is_available()
+    # It announces every process group it starts.
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if world > 1:
+        here, machines = local, max(world // local, 1)
+    else:
+        here, machines = devices or (torch.cuda.device_count() if cuda else 1), 1
+    if cuda and here > torch.cuda.device_count():
+        raise InputError(f"{here} GPUs were asked for and this machine has {torch.cuda.device_count()}")
+    several = here * machines > 1
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=here,
+        num_nodes=machines,
+        # An LDR step leaves inactive members out, so that some parameters have no gradient.
+        strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
+        precision="bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true",
+    )
+    fabric.launch()
+    return fabric

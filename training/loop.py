@@ -1,0 +1,120 @@
+"""THE training loop: every network of this project is trained by `fit`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from oodguard.training.errors import QualityError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: AdamW (or SGD with Nesterov momentum) under a cosine or a one-cycle learning rate.
+
+    `batch` counts the images of a step over all processes. `warm_up` is the one cycle's rising share.
+    """
+
+    epochs: int
+    batch: int
+    lr: float
+    weight_decay: float = 0.0
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    shape: Literal["cosine", "one-cycle"] = "cosine"
+    warm_up: float = 0.15
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """Progress of training: `loss` is the epoch's mean, `seconds` how long it took."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    seconds: float
+
+
+class Objective(nn.Module):
+    """A loss and everything it trains: `forward(rows, step)` is the loss of the training images `rows`, a scalar.
+
+    A module, so that one wrapper can average gradients over processes. Each process is given its share of a batch, of
+    the same size, and draws as many random numbers as the others: what they draw for all images, such as the active
+    members of an ensemble, they agree on.
+    """
+
+    def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
+        """What is trained, and with which weight decay: matrices and kernels decay, vectors do not."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": schedule.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    def peaks(self, schedule: Schedule) -> list[float]:
+        """The highest learning rate of each group."""
+        return [schedule.lr for _ in self.parameter_groups(schedule)]
+
+
+def fit(
+    compute: Fabric,
+    objective: Objective,
+    schedule: Schedule,
+    *,
+    count: int,
+    what: str = "training",
+    remedy: str = "lower --lr",
+    progress: Callable[[EpochReport], None] | None = None,
+) -> None:
+    """Minimise `objective` over `count` training images, in place. Deterministic: the caller seeds torch.
+
+    An epoch visits every image once, in random order, but for a last incomplete batch. Raises `QualityError` with the
+    step and `remedy` when the loss stops being finite; no checkpoint is written then, as nothing is returned.
+    """
+    batch = min(schedule.batch, count)
+    batch -= batch % compute.world_size if batch >= compute.world_size else 0
+    steps = max(count // batch, 1)
+    groups = objective.parameter_groups(schedule)
+    plain = _optimiser(groups, schedule)
+    rate = _rate(plain, objective, schedule, schedule.epochs * steps)
+    network, optimiser = compute.setup(objective, plain)
+    step = 0
+    for epoch in range(schedule.epochs):
+        started, total = time.perf_counter(), 0.0
+        order = torch.randperm(count)
+        for start in range(0, steps * batch, batch):
+            loss = network(order[start : start + batch][compute.global_rank :: compute.world_size], step)
+            optimiser.zero_grad()
+            compute.backward(loss)
+            optimiser.step()
+            rate.step()
+            step += 1
+            total += float(loss.detach())
+            if not math.isfinite(total):
+                raise QualityError(
+                    f"{what} diverged at step {step} (epoch {epoch + 1}): the loss is not finite; {remedy}"
+                )
+        if progress:
+            progress(EpochReport(epoch + 1, schedule.epochs, total / steps, time.perf_counter() - started))
+
+
+def _optimiser(groups: list[dict[str, object]], schedule: Schedule) -> torch.optim.Optimizer:
+    if schedule.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=schedule.lr)
+
+
+def _rate(
+    optimiser: torch.optim.Optimizer, objective: Objective, schedule: Schedule, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    if schedule.shape == "one-cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, max_lr=objective.peaks(schedule), total_steps=steps, pct_start=schedule.warm_up
+        )
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
