@@ -76,13 +76,25 @@ def a2d(member: Tensor, reference: Tensor) -> Tensor:
     return -(p * (1.0 - r) + r * (1.0 - p)).clamp_min(EPSILON).log()
 
 
-def ldr_loss(logits: Tensor, targets: Tensor, *, disagreement: float, label_smoothing: float = 0.0) -> Tensor:
+def a2d_pairs(probabilities: Tensor) -> Tensor:
+    """Mean of G over the pairs of members, `[B]`, from probabilities `[I, B, C]` of at least 2 members."""
+    first, second = torch.triu_indices(len(probabilities), len(probabilities), offset=1).unbind()
+    pairs = a2d(probabilities[first].flatten(0, 1), probabilities[second].flatten(0, 1))
+    return pairs.view(len(first), -1).mean(0)
+
+
+def ldr_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    disagreement: float,
+    label_smoothing: float = 0.0,
+    floor: float = ALPHA_FLOOR,
+) -> Tensor:
     """Eq. 6 for active logits `[I, B, C]`: a scalar. `disagreement` is lambda."""
     active = logits.shape[0]
     main = functional.cross_entropy(logits.flatten(0, 1), targets.repeat(active), label_smoothing=label_smoothing)
     if disagreement == 0 or active < 2:
         return main
-    probabilities = logits.softmax(-1)
-    first, second = torch.triu_indices(active, active, offset=1).unbind()
-    pairs = a2d(probabilities[first].flatten(0, 1), probabilities[second].flatten(0, 1)).view(len(first), -1)
-    return main + disagreement * (alpha(logits, targets) * pairs.mean(0)).mean()
+    pairs = a2d_pairs(logits.softmax(-1))
+    return main + disagreement * (alpha(logits, targets, floor=floor) * pairs).mean()

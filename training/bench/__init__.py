@@ -1,0 +1,1 @@
+"""The comparison of all methods on suites of data: `oodguard bench`."""

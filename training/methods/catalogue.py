@@ -1,0 +1,43 @@
+"""Every method by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from oodguard.training.errors import InputError
+from oodguard.training.methods.anchored import ANCHORED_METHODS
+from oodguard.training.methods.classifier import Single
+from oodguard.training.methods.ensembles import ENSEMBLE_METHODS
+from oodguard.training.methods.fused import FusedMethod
+from oodguard.training.methods.gaussian import GAUSSIAN_METHODS
+from oodguard.training.methods.method import Method
+from oodguard.training.methods.outliers import OUTLIER_METHODS
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Single(),
+        *ENSEMBLE_METHODS,
+        *ANCHORED_METHODS,
+        *OUTLIER_METHODS,
+        *GAUSSIAN_METHODS,
+        FusedMethod(),
+    )
+}
+
+
+def chosen(names: Sequence[str]) -> list[Method]:
+    """Methods by name, each after the one it starts from, which is added where it is missing; all for no names.
+
+    Raises `InputError` for an unknown name.
+    """
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"there is no method {name!r}; methods: {', '.join(METHODS)}")
+    ordered: dict[str, Method] = {}
+    for name in names or METHODS:
+        before = METHODS[name].starts_from
+        if before is not None:
+            ordered.setdefault(before, METHODS[before])
+        ordered.setdefault(name, METHODS[name])
+    return list(ordered.values())

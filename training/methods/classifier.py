@@ -1,0 +1,158 @@
+"""`single`: one classifier trained by cross-entropy, with every post-hoc score; where others fine-tune from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.nn import functional
+
+from oodguard.training import scores
+from oodguard.training.baselines.odin import odin
+from oodguard.training.baselines.react import clipped, fit_clip
+from oodguard.training.baselines.temperature import fit_temperature
+from oodguard.training.baselines.vim import Vim
+from oodguard.training.density import Density
+from oodguard.training.greg import gradient_norms
+from oodguard.training.loop import Objective, Schedule, fit
+from oodguard.training.methods.method import Answer, Detector, Progress
+from oodguard.training.methods.problem import EVALUATION_BATCH, Problem
+from oodguard.training.networks.network import Network
+
+LABEL_SMOOTHING = 0.1
+BANK = 4096
+DENSITY_WIDTH = 128
+NEIGHBOURS = 5
+
+Loss = Callable[[Network, Tensor, Tensor, int], Tensor]
+
+
+class Classifier(Detector):
+    """One network; scores: max softmax (plain and at the fitted temperature), max logit, energy, ODIN, ReAct, ViM, kNN
+    and Mahalanobis.
+    """
+
+    def __init__(self, network: Network, problem: Problem) -> None:
+        super().__init__()
+        self.network = network
+        self._space = problem.space
+        self._fitted = False
+
+    @torch.no_grad()
+    def calibrate(self, problem: Problem) -> None:
+        """Temperature on held-out images; clip, ViM, bank and class statistics on plain training images."""
+        self.eval()
+        space = problem.space
+        inside = _batched(self.network.embed, space.plain(problem.inputs[0]))
+        held = _batched(self.network, space.plain(problem.held))
+        self._temperature = fit_temperature(held, problem.held_targets)
+        self._clip = fit_clip(inside)
+        self._vim = Vim.fit(inside, self.network.head.cpu())
+        represented = _batched(lambda x: space.represent(self.network, x), space.plain(problem.inputs[0]))
+        width = represented.shape[1]
+        self._density = Density(
+            width=width,
+            density_width=max(1, min(DENSITY_WIDTH, width, len(represented) // 4)),
+            classes=problem.classes,
+            bank=min(BANK, len(represented)),
+        )
+        self._density.fit(represented, problem.targets)
+        self._fitted = True
+
+    def answer(self, x: Tensor) -> Answer:
+        """All scores; those that need `calibrate` after it."""
+        with torch.no_grad():
+            embedding = self.network.embed(x)
+            logits = self.network.classify(embedding)
+            found = {
+                "max_softmax": scores.max_softmax(logits),
+                "max_logit": scores.max_logit(logits),
+                "energy": scores.energy(logits),
+            }
+            if self._fitted:
+                to_bank, to_means = self._density(self._space.represent(self.network, x).cpu())
+                found |= {
+                    "temperature": scores.max_softmax(logits / self._temperature),
+                    "react": scores.energy(self.network.classify(clipped(embedding, self._clip))),
+                    "vim": self._vim.score(embedding.cpu(), logits.cpu()),
+                    "knn": scores.knn(to_bank, min(NEIGHBOURS, to_bank.shape[1])),
+                    "mahalanobis": scores.mahalanobis(to_means),
+                }
+        if self._fitted:
+            found["odin"] = odin(self.network, x, unit=self._space.unit)
+        return Answer(logits=logits.unsqueeze(0), log_probabilities=logits.log_softmax(-1), scores=found)
+
+    def diagnostics(self, problem: Problem) -> dict[str, float]:
+        """The temperature, and the energy's mean gradient norm on held-out images in standardised units (GReg)."""
+        x = problem.space.plain(problem.held).requires_grad_()
+        norms = gradient_norms(scores.energy(self.network(x)), x)
+        return {"temperature": self._temperature, "gradient_norm": self._space.unit * float(norms.detach().mean())}
+
+
+def _batched(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    return torch.cat(
+        [function(inputs[i : i + EVALUATION_BATCH]).cpu() for i in range(0, len(inputs), EVALUATION_BATCH)]
+    )
+
+
+class ClassifierObjective(Objective):
+    """Cross-entropy of one network, plus a method's own `extra(network, x, y, step)`."""
+
+    def __init__(self, network: Network, problem: Problem, extra: Loss | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self._problem = problem
+        self._extra = extra
+
+    def forward(self, rows: Tensor, step: int) -> Tensor:
+        """The loss of one batch."""
+        x, y = self._problem.batch(rows, self.network.head.weight.device)
+        if self._extra is not None:
+            return self._extra(self.network, x, y, step)
+        return functional.cross_entropy(self.network(x), y, label_smoothing=LABEL_SMOOTHING)
+
+
+class Single:
+    """Cross-entropy with label smoothing."""
+
+    name = "single"
+    summary = (
+        "one classifier; baselines: max softmax, max logit, ODIN, energy, ReAct, Mahalanobis, kNN, ViM, temperature"
+    )
+    needs_outliers = False
+    starts_from: str | None = None
+
+    def build(self, problem: Problem) -> Classifier:
+        """An untrained classifier."""
+        return Classifier(problem.space.network(classes=problem.classes), problem)
+
+    def train(
+        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+    ) -> None:
+        """From scratch."""
+        assert isinstance(detector, Classifier)
+        train_network(detector.network, problem, compute, problem.space.scratch, progress)
+
+
+def train_network(
+    network: Network,
+    problem: Problem,
+    compute: Fabric,
+    schedule: Schedule,
+    progress: Progress | None,
+    extra: Loss | None = None,
+) -> None:
+    """Train a network in place by `ClassifierObjective`."""
+    network.train()
+    fit(
+        compute,
+        ClassifierObjective(network, problem, extra),
+        schedule,
+        count=len(problem.targets),
+        what="training",
+        remedy="lower the learning rate",
+        progress=progress,
+    )
+    network.eval().cpu()
