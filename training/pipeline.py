@@ -11,13 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 
 from oodguard.training import run as runs
 from oodguard.training.answers import Answers, answers
-from oodguard.training.backbone import Backbone, load_backbone
 from oodguard.training.calibration import DEFAULT_ACCEPT, Fusion, QuantileCurve
 from oodguard.training.compute import start_compute
 from oodguard.training.contract import (
@@ -30,17 +28,16 @@ from oodguard.training.contract import (
     file_sha256,
     load_record,
 )
-from oodguard.training.data import Photo, Photos, load_unlabelled
-from oodguard.training.division import Division, chosen_photos, divide, label_numbers
+from oodguard.training.data import Photo
+from oodguard.training.division import label_numbers
 from oodguard.training.errors import EnvironmentProblem
-from oodguard.training.features import Extractor
 from oodguard.training.heads import GuardHeads, fit_heads
 from oodguard.training.leak import leak_metrics
+from oodguard.training.learning_set import LearningSet, learning_set
 from oodguard.training.loop import EpochReport
 from oodguard.training.metrics import calibration_error
 from oodguard.training.options import TrainOptions
 from oodguard.training.progress import Reporter, Silent
-from oodguard.training.tail import tail_features, tune_tail
 
 GOLDEN_IMAGES = 8
 
@@ -49,11 +46,7 @@ GOLDEN_IMAGES = 8
 class Learned:
     """A trained guard before calibration, and what it was trained on."""
 
-    photos: Photos
-    backbone: Backbone
-    extractor: Extractor
-    division: Division
-    frozen: npt.NDArray[np.float32]
+    learning: LearningSet
     heads: GuardHeads
     seconds_per_head_epoch: float
 
@@ -93,39 +86,7 @@ def train(options: TrainOptions, out: Path, *, report: Reporter | None = None) -
 
 def _learn(options: TrainOptions, compute: Fabric, report: Reporter) -> Learned:
     """The part of training that all processes do together."""
-    photos, left_out = chosen_photos(options)
-    if left_out:
-        report.note(f"left out {len(left_out)} classes: {', '.join(sorted(left_out))}")
-    torch.manual_seed(options.seed)  # for weights that start at random
-    backbone = load_backbone(
-        options.backbone, weights=options.weights, image_size=options.image_size, tune=options.tune
-    )
-    extractor = Extractor(backbone, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads)
-    # The first process fills the cache, the others read it.
-    with compute.rank_zero_first():
-        division, frozen = divide(photos, extractor, options, report)
-        activations = extractor.extract(
-            division.train,
-            views=range(options.views + 1),
-            progress=lambda done, total: report.progress("augmented views", done, total),
-        )
-        strange = None
-        if options.outliers is not None:
-            strange = extractor.extract(extractor.readable(load_unlabelled(options.outliers)))[0]
-    targets = torch.from_numpy(label_numbers(division.train, photos.classes))
-    if options.tune:
-        tune_tail(
-            backbone.tail,
-            activations,
-            targets,
-            options,
-            classes=len(photos.classes),
-            width=backbone.width,
-            compute=compute,
-            progress=lambda e: report.progress(f"fine-tuning (loss {e.loss:.3f})", e.epoch, e.epochs),
-        )
-    features = torch.stack([tail_features(backbone.tail, view) for view in activations])
-    del activations
+    learning = learning_set(options, compute, report)
     epoch_seconds: list[float] = []
 
     def on_epoch(e: EpochReport) -> None:
@@ -133,29 +94,22 @@ def _learn(options: TrainOptions, compute: Fabric, report: Reporter) -> Learned:
         report.progress(f"heads (loss {e.loss:.3f})", e.epoch, e.epochs)
 
     heads = fit_heads(
-        features,
-        targets,
+        learning.features,
+        learning.targets,
         options,
-        classes=len(photos.classes),
-        outliers=None if strange is None else tail_features(backbone.tail, strange),
+        classes=len(learning.photos.classes),
+        outliers=learning.outliers,
         compute=compute,
         progress=on_epoch,
     )
-    return Learned(
-        photos=photos,
-        backbone=backbone,
-        extractor=extractor,
-        division=division,
-        frozen=frozen,
-        heads=heads,
-        seconds_per_head_epoch=float(np.median(epoch_seconds)),
-    )
+    return Learned(learning=learning, heads=heads, seconds_per_head_epoch=float(np.median(epoch_seconds)))
 
 
 def _write(learned: Learned, options: TrainOptions, scratch: Path, started: float) -> None:
     """Calibrate and test a trained guard, and write its folder."""
-    photos, division, extractor = learned.photos, learned.division, learned.extractor
-    backbone, heads, classes = learned.backbone, learned.heads, learned.photos.classes
+    learning, heads = learned.learning, learned.heads
+    photos, division, extractor, backbone = learning.photos, learning.division, learning.extractor, learning.backbone
+    classes = photos.classes
     held_out = answers(backbone, heads, extractor.extract(division.calibration)[0])
     curves = {name: QuantileCurve.fit(values) for name, values in held_out.scores.items()}
     fusion = Fusion.fit(curves, held_out.scores)
@@ -171,7 +125,7 @@ def _write(learned: Learned, options: TrainOptions, scratch: Path, started: floa
             "test_calibration_error": calibration_error(tested.probabilities, label_numbers(division.test, classes)),
             "test_acceptance": float(np.mean(fused <= fusion.curve.threshold(DEFAULT_ACCEPT))),
         }
-        metrics |= leak_metrics(backbone, extractor, division, options, learned.frozen, classes)
+        metrics |= leak_metrics(backbone, extractor, division, options, learning.frozen, classes)
     metrics["train_seconds"] = time.perf_counter() - started
     _keep_golden(division.calibration, scratch)
     runs.write_calibration(scratch, held_out.scores)
