@@ -36,6 +36,9 @@ def export(
         list[str] | None,
         Parameter(help="int8, fp16: an OOD set as name=folder whose detection must not suffer; may be repeated."),
     ] = None,
+    allow_collusion: Annotated[
+        bool, Parameter(help="Export although the ensemble's members collude (see oodguard diagnose).")
+    ] = False,
     triton: Annotated[Path | None, Parameter(help="Triton model repository to write the model into.")] = None,
     options: Annotated[TritonOptions | None, Parameter(name="*", name_transform=_triton_flag)] = None,
 ) -> None:
@@ -64,7 +67,9 @@ def export(
         return
     with tempfile.TemporaryDirectory(prefix="oodguard-") as folder:
         bundle = out or Path(folder) / "bundle"
-        manifest = _to_bundle(run, bundle, name, model_version or "1", precision or "fp32", data, ood)
+        manifest = _to_bundle(
+            run, bundle, name, model_version or "1", precision or "fp32", data, ood, allow_collusion=allow_collusion
+        )
         if out is not None:
             _print_bundle(console, out, manifest)
         if triton is not None:
@@ -81,6 +86,8 @@ def _to_bundle(
     precision: Literal["fp32", "int8", "fp16"],
     data: Path | None,
     ood: list[str] | None,
+    *,
+    allow_collusion: bool,
 ) -> Manifest:
     from oodguard.export.bundle import export_bundle
     from oodguard.training.evaluate import parse_sets
@@ -94,6 +101,7 @@ def _to_bundle(
             precision=precision,
             data=data,
             ood=parse_sets(ood or []),
+            allow_collusion=allow_collusion,
             report=report,
         )
 
@@ -117,6 +125,8 @@ def _print_bundle(console: Console, out: Path, manifest: Manifest) -> None:
     console.print(
         f"[bold]{out}[/]: {manifest.name} version {manifest.version}, one {manifest.precision} graph of {size:.1f} MB"
     )
+    if manifest.diagnosis is not None:
+        console.print(f"ensemble {manifest.diagnosis.verdict}")
     if manifest.precision == "fp32":
         worst = max(parity.max_score_error.values())
         console.print(

@@ -20,6 +20,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 CONFIG_FILE = "oodguard.toml"
 INTERRUPTED = 130
+COMMANDS = (
+    *("train", "evaluate", "bench", "diagnose", "export", "tune", "serve", "score", "key", "predict", "review"),
+    "samples",
+)
 
 EPILOGUE = """
 Every option can also come from the environment (OODGUARD_TRAIN_SEED=1) or from a TOML file with one table a command
@@ -43,7 +47,7 @@ def build(config: Path | None = None) -> App:
         suppress_keyboard_interrupt=False,
     )
     # Import paths, so that `oodguard predict` never waits for torch and a serving machine needs none.
-    for name in ("train", "evaluate", "export", "tune", "serve", "score", "key", "predict", "review", "samples"):
+    for name in COMMANDS:
         app.command(f"oodguard.cli.{name}:{name}", name=name)
     return app
 

@@ -60,6 +60,7 @@ def export_bundle(
     precision: Precision = "fp32",
     data: Path | None = None,
     ood: Mapping[str, Path] | None = None,
+    allow_collusion: bool = False,
     report: Reporter | None = None,
 ) -> Manifest:
     """Export a run as a bundle: one ONNX graph, a manifest, golden images; gated by parity.
@@ -71,11 +72,17 @@ def export_bundle(
     int8 and fp16 need the run's photos, at `data` where they have moved, and set every threshold anew on the converted
     graph's scores; `ood` are folders whose detection must not suffer.
 
-    Raises `QualityError` when the graph does not answer as it must, `InputError` and `FormatError` for what the user
+    Raises `QualityError` when the graph does not answer as it must, or when the ensemble's members collude (unless
+    `allow_collusion`; the manifest says so either way), `InputError` and `FormatError` for what the user
     can mend. A bundle appears at `out` complete or not at all.
     """
     report = report or Silent()
     run = load_run(run_folder)
+    if run.record.diagnosis is not None and run.record.diagnosis.colluding and not allow_collusion:
+        raise QualityError(
+            f"the ensemble of {run_folder} is {run.record.diagnosis.verdict}; train it without joint training, or "
+            "export it as it is with --allow-collusion"
+        )
     name = name or run_folder.resolve().name
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not a bundle; choose another --out")
@@ -200,6 +207,7 @@ class _Writer:
             ),
             fusion=content.fusion,
             provenance=provenance(record),
+            diagnosis=record.diagnosis,
             parity=Parity(
                 images=len(golden),
                 tolerance=TOLERANCE,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from oodguard.training.calibration import DEFAULT_ACCEPT, Fusion, QuantileCurve
-from oodguard.training.contract import Family, ScoreName, file_sha256
+from oodguard.training.contract import CollusionReport, Family, ScoreName, file_sha256
 from oodguard.training.errors import FormatError, QualityError
 from oodguard.training.preprocess import Preprocessing
 
@@ -194,6 +194,7 @@ class Manifest(Frozen):
     fusion: Fusion
     default_accept: float = Field(DEFAULT_ACCEPT, gt=0, lt=1)
     provenance: Provenance
+    diagnosis: CollusionReport | None = Field(None, description="whether the ensemble's members collude")
     parity: Parity
     golden: tuple[Golden, ...] = Field(min_length=1)
     files: tuple[FileRef, ...]

@@ -20,14 +20,13 @@ generalisation gap.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
-Averaging = Literal["scores", "probabilities"]
+from oodguard.training.contract import Averaging, CollusionReport
+
 DROPS = (0.2, 0.4, 0.6)
 REPEATS = 100
 
@@ -35,32 +34,6 @@ REPEATS = 100
 MAX_CODEPENDENCE = 1.0
 MAX_ACCURACY_GAP = 0.1
 MAX_RELATIVE_DIVERSITY = 3.0
-
-
-class CollusionReport(BaseModel):
-    """What an ensemble of M members shows on labelled images it was not trained on.
-
-    Losses are cross-entropies in nats of probability (or score) averaging. `relative_diversity` is DIV / ERR.
-    `bias_share`: the share of DIV that goes when each member's constant bias is taken off its logits.
-    `codependence`: by dropped share of the members, the rise of the ensemble's loss relative to the loss with all of
-    them, mean over random draws. `generalisation_gap` = ERR here - ERR on training images.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    members: int = Field(ge=2)
-    averaging: Averaging
-    ensemble_loss: float
-    member_loss: float
-    diversity: float
-    relative_diversity: float
-    bias_share: float
-    codependence: dict[str, float]
-    ensemble_accuracy: float
-    member_accuracy: tuple[float, ...]
-    generalisation_gap: float | None
-    colluding: bool
-    verdict: str
 
 
 def log_probabilities(logits: Tensor, averaging: Averaging) -> Tensor:

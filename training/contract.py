@@ -16,6 +16,8 @@ from oodguard.training.calibration import Fusion, QuantileCurve
 from oodguard.training.errors import FormatError
 from oodguard.training.preprocess import Preprocessing
 
+Averaging = Literal["scores", "probabilities"]
+
 RECORD_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
 CALIBRATION_FILE = "calibration.npy"
@@ -148,6 +150,30 @@ class HeadShapes(Frozen):
     neighbours: int = Field(ge=1)
 
 
+class CollusionReport(Frozen):
+    """What an ensemble of M members shows on labelled images it was not trained on.
+
+    Losses are cross-entropies in nats of probability (or score) averaging. `relative_diversity` is DIV / ERR.
+    `bias_share`: the share of DIV that goes when each member's constant bias is taken off its logits.
+    `codependence`: by dropped share of the members, the rise of the ensemble's loss relative to the loss with all of
+    them, mean over random draws. `generalisation_gap` = ERR here - ERR on training images.
+    """
+
+    members: int = Field(ge=2)
+    averaging: Averaging
+    ensemble_loss: float
+    member_loss: float
+    diversity: float
+    relative_diversity: float
+    bias_share: float
+    codependence: dict[str, float]
+    ensemble_accuracy: float
+    member_accuracy: tuple[float, ...]
+    generalisation_gap: float | None
+    colluding: bool
+    verdict: str
+
+
 class RunRecord(Frozen):
     """Everything about a run that is not a weight: `run.json`."""
 
@@ -166,6 +192,7 @@ class RunRecord(Frozen):
     curves: dict[str, QuantileCurve] = Field(description="by score name")
     fusion: Fusion
     metrics: dict[str, float]
+    diagnosis: CollusionReport | None = Field(None, description="on the calibration images, when it was trained")
     weights_sha256: str
 
 

@@ -66,7 +66,7 @@ def gather(
 ) -> Evidence:
     """Ask a run about its test images and about `sets` of OOD images."""
     backbone, extractor = prepare(run, options)
-    test, calibration = _divide(run, photos, extractor, options, report)
+    test, calibration = divided(run, photos, extractor, options, report)
     if not test:
         raise InputError("the run has no test images to evaluate on")
     targets = label_numbers(test, run.record.classes)
@@ -114,10 +114,10 @@ def member_losses(heads: GuardHeads, features: torch.Tensor, targets: Labels) ->
     return np.asarray(functional.nll_loss(logits.log_softmax(-1).mT, rows, reduction="none").double().numpy())
 
 
-def _divide(
+def divided(
     run: Run, photos: Photos, extractor: Extractor, options: TrainOptions, report: Reporter
 ) -> tuple[tuple[Photo, ...], tuple[Photo, ...]]:
-    """The run's test photos and, where it kept no calibration scores, its calibration photos: divided as training did.
+    """The run's test photos and, where it kept no calibration scores, its calibration photos: as training divided them.
 
     Where the network as it was before tuning is out of reach, a test folder still serves; the calibration images are
     then not found.

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,17 @@ BATCH = 16
 TRAINING_LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=400_000_000)
 
 
+class Alteration(Protocol):
+    """A change of the pixels that a network is shown, such as a corruption; seeded by the image's identity."""
+
+    @property
+    def name(self) -> str:
+        """Unique for what it does: activations are cached under it."""
+
+    def __call__(self, pixels: Pixels, identity: str) -> Pixels:
+        """Changed pixels of the same shape."""
+
+
 @dataclass
 class Extractor:
     """Trunk activations through a disk cache.
@@ -53,6 +65,7 @@ class Extractor:
     cache: Path
     on_unreadable: str = "skip"
     threads: int = 0
+    alteration: Alteration | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     computed: int = 0
     _run: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]] | None = None
@@ -88,15 +101,16 @@ class Extractor:
 
     @property
     def _folder(self) -> Path:
-        described = json.dumps(
-            [
-                self.backbone.preprocessing.model_dump(),
-                AUGMENTATION,
-                self.backbone.name,
-                self.backbone.weights_sha256,
-                self.backbone.cut,
-            ]
-        )
+        parts = [
+            self.backbone.preprocessing.model_dump(),
+            AUGMENTATION,
+            self.backbone.name,
+            self.backbone.weights_sha256,
+            self.backbone.cut,
+        ]
+        if self.alteration is not None:
+            parts.append(self.alteration.name)
+        described = json.dumps(parts)
         return self.cache / "features" / hashlib.sha256(described.encode()).hexdigest()[:24]
 
     def _index(self) -> dict[str, tuple[Path, int]]:
@@ -150,8 +164,10 @@ class Extractor:
             self.unreadable[photo.sha256] = str(error)
             return None
         if view == 0:
-            return to_pixels(image, self.backbone.preprocessing)
-        return augmented_pixels(image, self.backbone.preprocessing, identity=photo.sha256, view=view)
+            pixels = to_pixels(image, self.backbone.preprocessing)
+        else:
+            pixels = augmented_pixels(image, self.backbone.preprocessing, identity=photo.sha256, view=view)
+        return pixels if self.alteration is None else self.alteration(pixels, photo.sha256)
 
     def _infer(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         assert self._run is not None

@@ -14,14 +14,14 @@ from oodguard.training.anchoring import AnchoredHead, anchored_loss
 from oodguard.training.compute import start_compute
 from oodguard.training.contract import SCORES, HeadShapes, ScoreName
 from oodguard.training.density import Density
+from oodguard.training.ensemble_loss import EnsembleLoss, class_shares
 from oodguard.training.ice import IceHead, ice_loss, mixed_outliers
-from oodguard.training.ldr import Ensemble, ldr_loss
+from oodguard.training.ldr import Ensemble
 from oodguard.training.loop import EpochReport, Objective, Schedule, fit
 from oodguard.training.options import TrainOptions
 
 ICE_WIDTH = 64
 DENSITY_WIDTH = 128
-ACTIVE = 2
 
 
 class GuardHeads(nn.Module):
@@ -140,6 +140,16 @@ class GuardObjective(Objective):
         self.options = options
         # Data, not state: every process has its own, and none of it is broadcast.
         self._data = (features, targets, outliers)
+        self._prior = class_shares(targets, heads.shapes.classes)
+        self._ensemble_loss = EnsembleLoss(
+            kind=options.ensemble,
+            members=options.members,
+            active=options.active,
+            weight=options.disagreement,
+            beta=options.beta,
+            floor=options.alpha_floor,
+            label_smoothing=options.label_smoothing,
+        )
 
     def forward(self, rows: Tensor, step: int) -> Tensor:
         """Each of `rows` in one random view, its anchor in another."""
@@ -149,17 +159,16 @@ class GuardObjective(Objective):
         view = torch.randint(len(features), (2, len(rows)))
         x, other_view = features[view[0], rows].to(where), features[view[1], rows].to(where)
         y = targets[rows].to(where)
-        active = torch.randperm(options.members)[:ACTIVE].tolist()
-        loss = ldr_loss(
-            heads.ensemble(x, active), y, disagreement=options.disagreement, label_smoothing=options.label_smoothing
-        )
+        chosen = None
+        if outliers is not None:
+            chosen = outliers[torch.randint(len(outliers), (max(len(x) // 2, 1),))].to(where)
+        loss = self._ensemble_loss(heads.ensemble, x, y, outliers=chosen, prior=self._prior.to(where))
         loss = loss + anchored_loss(
             heads.anchored, x, other_view, y, step=step, label_smoothing=options.label_smoothing
         )
         outside = mixed_outliers(x, y)
-        if outliers is not None:
-            chosen = outliers[torch.randint(len(outliers), (max(len(x) // 2, 1),))]
-            outside = torch.cat([outside, chosen.to(where)])
+        if chosen is not None:
+            outside = torch.cat([outside, chosen])
         return loss + ice_loss(heads.ice(x), y, heads.ice(outside))
 
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:

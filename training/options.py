@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DIGITS = "digits"
 
@@ -37,7 +37,15 @@ class TrainOptions(BaseModel):
     tune_epochs: int = Field(6, ge=1, le=200, description="Epochs of fine-tuning.")
     tune_lr: float = Field(1e-3, gt=0, le=0.1, description="Peak learning rate of fine-tuning.")
     members: int = Field(5, ge=2, le=1000, description="M, the members of the LDR ensemble.")
-    disagreement: float = Field(0.3, ge=0, le=100, description="lambda, the weight of LDR's disagreement term.")
+    ensemble: Literal["ldr", "independent", "a2d", "divdis", "joint"] = Field(
+        "ldr",
+        description="How its members are trained: LDR; independently; to disagree on the outliers (a2d, divdis); or "
+        "jointly, which makes them collude.",
+    )
+    active: int = Field(2, ge=2, description="|I|, the members that a training step updates; the cost of a step.")
+    disagreement: float = Field(0.3, ge=0, le=100, description="lambda, the weight of the disagreement term.")
+    alpha_floor: float = Field(1.0, ge=0, le=100, description="LDR: floor of the batch loss that divides alpha.")
+    beta: float = Field(0.0, ge=0, le=1, description="Joint training: beta, from 0 (independent) to 1 (joint).")
     hidden: int = Field(128, ge=8, le=4096, description="Hidden width of ensemble members and anchored head.")
     anchors: int = Field(5, ge=2, le=64, description="K, the fixed anchors of the anchored (AMP) head.")
     epochs: int = Field(40, ge=1, le=1000, description="Epochs of head training over the cached features.")
@@ -61,3 +69,13 @@ class TrainOptions(BaseModel):
     devices: int = Field(
         0, ge=0, le=64, description="GPUs (or CPU processes) to train on; 0: all GPUs, or one CPU process."
     )
+
+    @model_validator(mode="after")
+    def _trainable(self) -> TrainOptions:
+        if self.active > self.members:
+            raise ValueError(f"active ({self.active}) cannot exceed members ({self.members}); lower --active")
+        if self.ensemble in ("a2d", "divdis") and self.outliers is None:
+            raise ValueError(f"ensemble {self.ensemble} disagrees on outliers; give a folder of them with --outliers")
+        if self.beta and self.ensemble != "joint":
+            raise ValueError("beta belongs to joint training; give --ensemble joint with it")
+        return self

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 
 from oodguard.training import run as runs
-from oodguard.training.answers import Answers, answers
+from oodguard.training.answers import Answers, answers, head_answers
 from oodguard.training.calibration import DEFAULT_ACCEPT, Fusion, QuantileCurve
 from oodguard.training.compute import start_compute
 from oodguard.training.contract import (
@@ -29,6 +29,7 @@ from oodguard.training.contract import (
     load_record,
 )
 from oodguard.training.data import Photo
+from oodguard.training.diagnosis import diagnose_heads
 from oodguard.training.division import label_numbers
 from oodguard.training.errors import EnvironmentProblem
 from oodguard.training.heads import GuardHeads, fit_heads
@@ -38,6 +39,7 @@ from oodguard.training.loop import EpochReport
 from oodguard.training.metrics import calibration_error
 from oodguard.training.options import TrainOptions
 from oodguard.training.progress import Reporter, Silent
+from oodguard.training.tail import tail_features
 
 GOLDEN_IMAGES = 8
 
@@ -110,7 +112,13 @@ def _write(learned: Learned, options: TrainOptions, scratch: Path, started: floa
     learning, heads = learned.learning, learned.heads
     photos, division, extractor, backbone = learning.photos, learning.division, learning.extractor, learning.backbone
     classes = photos.classes
-    held_out = answers(backbone, heads, extractor.extract(division.calibration)[0])
+    held = tail_features(backbone.tail, extractor.extract(division.calibration)[0])
+    held_out = head_answers(heads, held)
+    diagnosis = diagnose_heads(
+        heads,
+        (held, torch.from_numpy(label_numbers(division.calibration, classes))),
+        (learning.features[0], learning.targets),
+    )
     curves = {name: QuantileCurve.fit(values) for name, values in held_out.scores.items()}
     fusion = Fusion.fit(curves, held_out.scores)
     metrics = {
@@ -160,6 +168,7 @@ def _write(learned: Learned, options: TrainOptions, scratch: Path, started: floa
         curves=curves,
         fusion=fusion,
         metrics=metrics,
+        diagnosis=diagnosis,
         weights_sha256=file_sha256(scratch / WEIGHTS_FILE),
     )
     (scratch / RECORD_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")

@@ -25,6 +25,26 @@ METHODS: dict[str, Method] = {
     )
 }
 
+# The scores that stand for a method in a comparison; for any other method, the first that it gives.
+HEADLINES: dict[str, tuple[str, ...]] = {
+    "single": (
+        "max_softmax",
+        "temperature",
+        "max_logit",
+        "energy",
+        "odin",
+        "react",
+        "vim",
+        "knn",
+        "mahalanobis",
+    ),
+    "energy": ("energy",),
+    "greg": ("energy",),
+    "greg-plus": ("energy",),
+    "fused": ("fused",),
+    **{method.name: ("pds", "one_minus_bma") for method in ENSEMBLE_METHODS},
+}
+
 
 def chosen(names: Sequence[str]) -> list[Method]:
     """Methods by name, each after the one it starts from, which is added where it is missing; all for no names.

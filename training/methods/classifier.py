@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
@@ -114,14 +115,13 @@ class ClassifierObjective(Objective):
         return functional.cross_entropy(self.network(x), y, label_smoothing=LABEL_SMOOTHING)
 
 
+@dataclass(frozen=True)
 class Single:
     """Cross-entropy with label smoothing."""
 
-    name = "single"
-    summary = (
-        "one classifier; baselines: max softmax, max logit, ODIN, energy, ReAct, Mahalanobis, kNN, ViM, temperature"
-    )
-    needs_outliers = False
+    name: str = "single"
+    summary: str = "one classifier; max softmax, max logit, ODIN, energy, ReAct, Mahalanobis, kNN, ViM, temperature"
+    needs_outliers: bool = False
     starts_from: str | None = None
 
     def build(self, problem: Problem) -> Classifier:

@@ -1,32 +1,29 @@
 """Ensembles: independent, diverse, LDR, A2D, DivDis and jointly trained members, with every ensemble score.
 
 Members own the last two layers of the network and share a frozen stem, where the space has one (LDR paper, Sec. A.5.1).
-The losses are in `ldr.py`, `divdis.py` and `collusion.py`.
+What they are trained by is in `ensemble_loss.py`.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional
 
 from oodguard.training import scores
-from oodguard.training.collusion import Averaging, diagnose, joint_loss, log_probabilities
-from oodguard.training.divdis import divdis_loss
-from oodguard.training.errors import InputError
-from oodguard.training.ldr import ALPHA_FLOOR, a2d_pairs, ldr_loss
+from oodguard.training.collusion import diagnose, log_probabilities
+from oodguard.training.contract import Averaging
+from oodguard.training.ensemble_loss import EnsembleLoss, Kind, class_shares
+from oodguard.training.ldr import ALPHA_FLOOR
 from oodguard.training.loop import Objective, Schedule, fit
 from oodguard.training.methods.classifier import LABEL_SMOOTHING, Classifier
 from oodguard.training.methods.method import Answer, Detector, Progress
 from oodguard.training.methods.problem import EVALUATION_BATCH, Problem
 from oodguard.training.networks.network import Network
 
-Kind = Literal["independent", "ldr", "two-stage", "a2d", "divdis", "joint"]
 TWO_STAGE_CONFIDENCE = 0.5
 
 
@@ -141,16 +138,22 @@ class EnsembleMethod:
 
     def __post_init__(self) -> None:
         """Refuse what cannot train. Raises `InputError`."""
-        if self.members < 2:
-            raise InputError(f"an ensemble needs at least 2 members; got {self.members}")
-        if not 2 <= self.active <= self.members:
-            raise InputError(f"|I| must lie between 2 and M = {self.members}; got {self.active}")
-        if self.weight < 0:
-            raise InputError(f"lambda, the weight of disagreement, cannot be negative; got {self.weight:g}")
-        if self.beta > 1:
-            raise InputError(f"beta must be at most 1: beyond it the joint loss has no lower bound; got {self.beta:g}")
-        if self.floor < 0:
-            raise InputError(f"the floor of alpha cannot be negative; got {self.floor:g}")
+        _ = self.loss
+
+    @property
+    def loss(self) -> EnsembleLoss:
+        """What its members are trained by."""
+        return EnsembleLoss(
+            kind=self.kind,
+            members=self.members,
+            active=self.active,
+            weight=self.weight,
+            beta=self.beta,
+            floor=self.floor,
+            label_smoothing=self.label_smoothing,
+            diverse=self.diverse,
+            averaging=self.averaging,
+        )
 
     def build(self, problem: Problem) -> Members:
         """Untrained members over an untrained stem."""
@@ -210,31 +213,14 @@ class MembersObjective(Objective):
         method, problem = self._method, self._problem
         where = next(self.members.parameters()).device
         x, y = problem.batch(rows, where)
-        if method.kind == "joint":
-            # The ensemble's own loss needs all of it.
-            return joint_loss(self.members.logits(x), y, beta=method.beta, averaging=method.averaging)
-        active = torch.randperm(method.members)[: method.active].tolist()
-        logits = self.members.logits(x, active)
-        if method.kind == "ldr":
-            return ldr_loss(
-                logits,
-                y,
-                disagreement=method.weight,
-                label_smoothing=method.label_smoothing,
-                floor=method.floor,
-            )
-        if method.kind == "two-stage":
-            assert self._unsure is not None
-            return _two_stage(logits, y, self._unsure[rows].to(where), method)
-        loss = _cross_entropy(logits, y, active, method)
-        if method.kind == "a2d":
-            outside = self.members.logits(problem.some_outliers(len(x), where), active)
-            loss = loss + method.weight * a2d_pairs(outside.softmax(-1)).mean()
-        elif method.kind == "divdis":
-            outside = self.members.logits(problem.some_outliers(len(x), where), active)
-            prior = torch.bincount(problem.targets, minlength=problem.classes).to(where) / len(problem.targets)
-            loss = loss + method.weight * divdis_loss(outside, prior)
-        return loss
+        return method.loss(
+            self.members.logits,
+            x,
+            y,
+            outliers=problem.some_outliers(len(x), where) if method.needs_outliers else None,
+            prior=class_shares(problem.targets, problem.classes).to(where),
+            unsure=None if self._unsure is None else self._unsure[rows].to(where),
+        )
 
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
         """One pair of groups for all members, or one a member with its own rate."""
@@ -245,31 +231,6 @@ class MembersObjective(Objective):
             {"params": list(network.parameters()), "weight_decay": schedule.weight_decay, "lr": schedule.lr * rate}
             for network, rate in zip(self.members.networks, rates, strict=True)
         ]
-
-
-def _cross_entropy(logits: Tensor, y: Tensor, active: list[int], method: EnsembleMethod) -> Tensor:
-    if not method.diverse:
-        return functional.cross_entropy(
-            logits.flatten(0, 1), y.repeat(len(logits)), label_smoothing=method.label_smoothing
-        )
-    losses = [
-        functional.cross_entropy(row, y, label_smoothing=2 * method.label_smoothing * m / max(method.members - 1, 1))
-        for row, m in zip(logits, active, strict=True)
-    ]
-    return torch.stack(losses).mean()
-
-
-def _two_stage(logits: Tensor, y: Tensor, unsure: Tensor, method: EnsembleMethod) -> Tensor:
-    """Cross-entropy on the sure images, disagreement on the others."""
-    loss = logits.sum() * 0.0
-    if (~unsure).any():
-        kept = logits[:, ~unsure]
-        loss = loss + functional.cross_entropy(
-            kept.flatten(0, 1), y[~unsure].repeat(len(logits)), label_smoothing=method.label_smoothing
-        )
-    if unsure.any():
-        loss = loss + method.weight * a2d_pairs(logits[:, unsure].softmax(-1)).mean()
-    return loss
 
 
 ENSEMBLE_METHODS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -57,12 +58,13 @@ class Guard(Detector):
         return logits, table
 
 
+@dataclass(frozen=True)
 class FusedMethod:
     """Trains the guard's heads with the default options of `oodguard train`."""
 
-    name = "fused"
-    summary = "the guard as served: LDR, AMP, ICE and density heads, one fused score"
-    needs_outliers = False
+    name: str = "fused"
+    summary: str = "the guard as served: LDR, AMP, ICE and density heads, one fused score"
+    needs_outliers: bool = False
     starts_from: str | None = "single"
 
     def build(self, problem: Problem) -> Guard:

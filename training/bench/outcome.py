@@ -1,0 +1,19 @@
+"""What a comparison leaves for people: Markdown and HTML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oodguard.pages.text import plain
+from oodguard.training.bench.results import MARKDOWN_FILE, RESULTS_FILE, Results
+from oodguard.training.bench.table import to_markdown
+from oodguard.training.errors import EnvironmentProblem
+
+
+def write_outcome(results: Results, out: Path) -> tuple[Path, ...]:
+    """Write `results.md` beside `results.json`. Returns all files; raises `EnvironmentProblem`."""
+    try:
+        (out / MARKDOWN_FILE).write_text(plain(to_markdown(results)), encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentProblem(f"{out} cannot be written ({error.strerror})") from None
+    return out / RESULTS_FILE, out / MARKDOWN_FILE

@@ -1,0 +1,147 @@
+"""The comparison as Markdown: mean and standard deviation over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from oodguard.training.bench.results import Mean, Record, Results, Trial, arenas, sets
+from oodguard.training.methods.catalogue import HEADLINES
+
+DIAGNOSTICS = (
+    "diversity",
+    "relative_diversity",
+    "bias_share",
+    "codependence_0.4",
+    "mean_member_accuracy",
+    "generalisation_gap",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method with one of its scores in one arena: means over seeds; `auroc` and `fpr95` by OOD set."""
+
+    method: str
+    score: str
+    accuracy: Mean
+    seconds: Mean
+    auroc: dict[str, Mean]
+    fpr95: dict[str, Mean]
+
+
+def rows(results: Results, arena: str, *, headlines_only: bool = True) -> list[Row]:
+    """Rows of an arena, by method in the order of training; covariate sets are merged by corruption."""
+    found = []
+    methods = dict.fromkeys(t.method for t in results.trials if t.arena == arena and t.failed is None)
+    for method in methods:
+        records = [r for r in results.records if r.arena == arena and r.method == method]
+        trials = [t for t in results.trials if t.arena == arena and t.method == method and t.accuracy is not None]
+        names = list(dict.fromkeys(r.score for r in records))
+        if headlines_only:
+            names = [n for n in HEADLINES.get(method, tuple(names[:1])) if n in names]
+        for score in names:
+            found.append(_row(method, score, trials, [r for r in records if r.score == score]))
+    return found
+
+
+def _row(method: str, score: str, trials: Sequence[Trial], records: Sequence[Record]) -> Row:
+    by_set: dict[str, list[Record]] = {}
+    for record in records:
+        by_set.setdefault(column(record.ood, record.kind), []).append(record)
+    return Row(
+        method=method,
+        score=score,
+        accuracy=Mean.of(t.accuracy for t in trials if t.accuracy is not None),
+        seconds=Mean.of(t.seconds for t in trials),
+        auroc={name: _mean(found, "auroc") for name, found in by_set.items()},
+        fpr95={name: _mean(found, "fpr95") for name, found in by_set.items()},
+    )
+
+
+def column(ood: str, kind: str) -> str:
+    """The table's column for an OOD set: all severities of a corruption share one."""
+    return f"{ood.rsplit(' ', 1)[0]} (1-5)" if kind == "covariate" else ood
+
+
+def _mean(records: Sequence[Record], what: str) -> Mean:
+    """Over seeds, of the mean over the sets of a column."""
+    seeds = sorted({r.seed for r in records})
+    return Mean.of(
+        sum(getattr(r, what) for r in records if r.seed == seed) / sum(r.seed == seed for r in records)
+        for seed in seeds
+    )
+
+
+def to_markdown(results: Results) -> str:
+    """All arenas: each method's own scores against every OOD set as `AUROC / FPR95` in percent."""
+    lines = [
+        f"# {results.suite}{' (quick)' if results.quick else ''}",
+        "",
+        f"Seeds {', '.join(map(str, results.seeds))}; {results.machine}; {results.created}. Cells: AUROC / FPR95 in "
+        "percent (FPR95: OOD accepted when 95 % of ID test images are), mean ± standard deviation over seeds.",
+        "",
+        f"    {results.command}",
+    ]
+    for arena in arenas(results):
+        table = rows(results, arena)
+        if not table:
+            continue
+        columns = list(dict.fromkeys(column(name, kind) for name, kind in sets(results.records, arena)))
+        lines += [
+            "",
+            f"## {arena}",
+            "",
+            f"| method | score | accuracy | {' | '.join(columns)} | seconds |",
+            "|" + "---|" * (len(columns) + 4),
+        ]
+        for row in table:
+            cells = [f"{row.auroc[c].percent()} / {row.fpr95[c].percent()}" for c in columns]
+            lines.append(
+                f"| {row.method} | {row.score} | {row.accuracy.percent()} | {' | '.join(cells)} "
+                f"| {row.seconds.mean:.1f} |"
+            )
+        lines += _ensembles(results, arena) + _gradients(results, arena) + _failures(results, arena)
+    return "\n".join(lines) + "\n"
+
+
+def _ensembles(results: Results, arena: str) -> list[str]:
+    trials = [t for t in results.trials if t.arena == arena and "diversity" in t.diagnostics]
+    if not trials:
+        return []
+    lines = [
+        "",
+        f"Ensembles in {arena}, on held-out images:",
+        "",
+        f"| method | {' | '.join(name.replace('_', ' ') for name in DIAGNOSTICS)} | colluding |",
+        "|" + "---|" * (len(DIAGNOSTICS) + 2),
+    ]
+    for method in dict.fromkeys(t.method for t in trials):
+        mine = [t for t in trials if t.method == method]
+        cells = [f"{Mean.of(t.diagnostics[name] for t in mine).mean:.3g}" for name in DIAGNOSTICS]
+        lines.append(
+            f"| {method} | {' | '.join(cells)} | {sum(t.diagnostics['colluding'] > 0 for t in mine)} of {len(mine)} |"
+        )
+    return lines
+
+
+def _gradients(results: Results, arena: str) -> list[str]:
+    trials = [t for t in results.trials if t.arena == arena and "gradient_norm" in t.diagnostics]
+    if not trials:
+        return []
+    means = {
+        method: Mean.of(t.diagnostics["gradient_norm"] for t in trials if t.method == method).mean
+        for method in dict.fromkeys(t.method for t in trials)
+    }
+    return [
+        "",
+        f"Mean norm of the energy's gradient on held-out images in {arena}: "
+        + ", ".join(f"{method} {norm:.3g}" for method, norm in means.items())
+        + ".",
+    ]
+
+
+def _failures(results: Results, arena: str) -> list[str]:
+    return [
+        f"\n{t.method}, seed {t.seed}: no result: {t.failed}." for t in results.trials if t.arena == arena and t.failed
+    ]
