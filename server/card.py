@@ -216,6 +216,9 @@ def checks_of(manifest: Manifest) -> tuple[Check, ...]:
     accepted = manifest.provenance.metrics.get("test_acceptance")
     if accepted is not None:
         found.append(_acceptance(accepted, manifest.fusion.curve.samples))
+    diagnosis = manifest.diagnosis
+    if diagnosis is not None:
+        found.append(Check(name="Learner collusion", passed=not diagnosis.colluding, detail=diagnosis.verdict))
     return tuple(found)
 
 

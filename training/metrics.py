@@ -48,7 +48,7 @@ def detection(inside: Values, outside: Values, threshold: float) -> Detection:
     detect_ood = np.quantile(outside, 0.05, method="inverted_cdf")
     accepted, flagged = share(outside <= accept_id), share(outside > threshold)
     return Detection(
-        auroc=float(roc_auc_score(labels, values)),
+        auroc=auroc(inside, outside),
         ood_accepted_at_95_id=accepted.share,
         id_flagged_at_95_ood=float(np.mean(inside >= detect_ood)),
         aupr_in=float(average_precision_score(1 - labels, -values)),
@@ -59,6 +59,12 @@ def detection(inside: Values, outside: Values, threshold: float) -> Detection:
         ood_accepted_interval=(accepted.low, accepted.high),
         ood_flagged_interval=(flagged.low, flagged.high),
     )
+
+
+def auroc(inside: Values, outside: Values) -> float:
+    """Area under the ROC curve of ID values `[N]` and OOD values `[O]`: that an OOD value exceeds an ID one."""
+    labels = np.concatenate([np.zeros(len(inside)), np.ones(len(outside))])
+    return float(roc_auc_score(labels, np.concatenate([inside, outside])))
 
 
 def placements(inside: Values, outside: Values) -> tuple[Values, Values]:

@@ -100,7 +100,11 @@ def test_the_card_says_what_is_served(card: ModelCard, bundle: Path) -> None:
     assert card.metrics == manifest.provenance.metrics
     assert [d.near for d in card.detectors] == [manifest.fusion.near.get(name, 0.0) for name in manifest.score_names]
     assert card.data.calibration_images == manifest.provenance.calibration_images
-    assert [check.name for check in card.checks] == ["Export parity (fp32)", "Promised acceptance"]
+    assert [check.name for check in card.checks] == [
+        "Export parity (fp32)",
+        "Promised acceptance",
+        "Learner collusion",
+    ]
     assert card.checks[0].passed
     assert (card.limits.image_bytes, card.runtime.engine) == (20 * 1024 * 1024, "onnxruntime")
     assert str(bundle) not in card.model_dump_json()

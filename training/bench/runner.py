@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -119,13 +119,18 @@ def _key(plan: Plan, method: Method) -> str:
     return digest({**plan.key, "method": repr(method), "runner": FORMAT})
 
 
-def _folder(out: Path, plan: Plan) -> Path:
-    return out / TRIALS / f"{plan.name.replace(' ', '-')}-{plan.seed}"
+def _folder(out: Path, arena: str, seed: int) -> Path:
+    return out / TRIALS / f"{arena.replace(' ', '-')}-{seed}"
+
+
+def scores_path(out: Path, arena: str, seed: int, method: str) -> Path:
+    """Where the scores of a trial are kept: `test/SCORE`, `SET/SCORE` and `threshold/SCORE`; of the first seed only."""
+    return _folder(out, arena, seed) / f"{method}.scores.safetensors"
 
 
 def _trial(session: _Session, method: Method, out: Path) -> Finished | None:
     plan, report = session.plan, session.report
-    path = _folder(out, plan) / f"{method.name}.json"
+    path = _folder(out, plan.name, plan.seed) / f"{method.name}.json"
     key = _key(plan, method)
     if path.is_file():
         kept = Finished.model_validate_json(path.read_bytes())
@@ -137,7 +142,7 @@ def _trial(session: _Session, method: Method, out: Path) -> Finished | None:
         return None
     start = None
     if method.starts_from is not None:
-        start = _load(chosen([method.starts_from])[0], arena, _folder(out, plan))
+        start = _load(chosen([method.starts_from])[0], arena, _folder(out, plan.name, plan.seed))
     torch.manual_seed(plan.seed)
     began = time.perf_counter()
 
@@ -162,17 +167,18 @@ def _trial(session: _Session, method: Method, out: Path) -> Finished | None:
     else:
         detector.eval()
         detector.calibrate(arena.problem)
-        finished = _measure(detector, arena, plan, method, key, seconds, _folder(out, plan))
+        place = scores_path(out, plan.name, plan.seed, method.name)
+        finished = _measure(detector, arena, plan, method, key, seconds, place)
     if session.compute.is_global_zero:
         if failed is None:
-            _save(detector, _folder(out, plan) / f"{method.name}.safetensors")
+            _save(detector, _folder(out, plan.name, plan.seed) / f"{method.name}.safetensors")
         _write(path, finished.model_dump_json())
     session.compute.barrier()
     return finished
 
 
 def _measure(
-    detector: Detector, arena: Arena, plan: Plan, method: Method, key: str, seconds: float, folder: Path
+    detector: Detector, arena: Arena, plan: Plan, method: Method, key: str, seconds: float, scores: Path
 ) -> Finished:
     inside = answers(detector, arena.problem, arena.test)
     held = answers(detector, arena.problem, arena.problem.held)
@@ -211,7 +217,9 @@ def _measure(
                 )
             )
     if plan.seed == REPORT_SEED:
-        _save_scores({**kept, **{f"threshold/{k}": np.array(v) for k, v in thresholds.items()}}, folder, method.name)
+        kept |= {f"threshold/{name}": np.array(value, dtype=np.float32) for name, value in thresholds.items()}
+        scores.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.numpy.save_file(kept, scores)
     trial = Trial(
         arena=plan.name,
         method=method.name,
@@ -241,11 +249,6 @@ def _save(detector: Detector, path: Path) -> None:
     state = {name: value.detach().cpu().contiguous().clone() for name, value in detector.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(state, path)
-
-
-def _save_scores(values: Mapping[str, np.ndarray], folder: Path, method: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(dict(values), folder / f"{method}.scores.safetensors")
 
 
 def _write(path: Path, text: str) -> None:
