@@ -29,6 +29,8 @@ def bench(
     outliers: Annotated[
         Path | None, Parameter(help="For a folder: auxiliary outliers, for the methods that learn from them.")
     ] = None,
+    backbone: Annotated[str, Parameter(help="For suites of photos: any timm model.")] = "efficientnet_lite0",
+    image_size: Annotated[int | None, Parameter(help="For suites of photos: side of the input.")] = None,
     cache: Annotated[Path, Parameter(help="Where features are cached.")] = Path(".oodguard-cache"),
     devices: Annotated[int, Parameter(help="GPUs or CPU processes; 0: all GPUs, or one CPU process.")] = 0,
     threads: Annotated[int, Parameter(help="CPU threads; 0: all.")] = 0,
@@ -65,7 +67,7 @@ def bench(
         raise InputError("--seeds must be at least 1")
     names = [name.strip() for name in methods.split(",") if name.strip()]
     chosen_suite = suite_of(suite, ood or [], outliers)
-    setting = Setting(data=data, cache=cache, quick=quick, threads=threads)
+    setting = Setting(data=data, cache=cache, quick=quick, threads=threads, backbone=backbone, image_size=image_size)
     compute = start_compute(devices)
     with TerminalReporter() as report:
         results = run_bench(

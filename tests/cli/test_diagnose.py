@@ -41,7 +41,7 @@ def test_colluding_members_are_exported_only_on_request(run: Path, tmp_path: Pat
         (folder / path.name).symlink_to(path)
     (folder / RECORD_FILE).unlink()
     (folder / RECORD_FILE).write_text(record.model_copy(update={"diagnosis": colluding}).model_dump_json())
-    with pytest.raises(QualityError, match="made so by this test.*--allow-collusion"):
+    with pytest.raises(QualityError, match=r"made so by this test.*--allow-collusion"):
         export_bundle(folder, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
     manifest = export_bundle(folder, tmp_path / "bundle", allow_collusion=True)

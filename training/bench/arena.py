@@ -57,12 +57,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Setting:
-    """What `oodguard bench` was asked for."""
+    """What `oodguard bench` was asked for. `backbone` and `image_size` are for suites of photos."""
 
     data: Path
     cache: Path
     quick: bool = False
     threads: int = 0
+    backbone: str = "efficientnet_lite0"
+    image_size: int | None = None
 
 
 class Suite(Protocol):

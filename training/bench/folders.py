@@ -60,6 +60,10 @@ class FolderSuite:
             tune=self.tune,
             outliers=None if self.outliers is None else setting.data / self.outliers,
             threads=setting.threads,
+            backbone=setting.backbone,
+            image_size=setting.image_size,
+            views=1 if setting.quick else 3,
+            tune_epochs=3 if setting.quick else 6,
         )
         photos = load_photos(options.data, options.cache)
         plans = [self._plan("all classes", options, setting, photos.fingerprint)]
@@ -82,6 +86,8 @@ class FolderSuite:
             "outliers": None if options.outliers is None else _identity(load_unlabelled(options.outliers)),
             "leave_out": options.leave_out,
             "tune": options.tune,
+            "backbone": options.backbone,
+            "image_size": options.image_size,
             "quick": setting.quick,
         }
         if options.leave_out:

@@ -30,6 +30,16 @@ NEIGHBOURS = 5
 Loss = Callable[[Network, Tensor, Tensor, int], Tensor]
 
 
+@dataclass(frozen=True)
+class PostHoc:
+    """What is fitted on a trained classifier; no part of its weights."""
+
+    temperature: float
+    clip: float
+    vim: Vim
+    density: Density
+
+
 class Classifier(Detector):
     """One network; scores: max softmax (plain and at the fitted temperature), max logit, energy, ODIN, ReAct, ViM, kNN
     and Mahalanobis.
@@ -39,7 +49,7 @@ class Classifier(Detector):
         super().__init__()
         self.network = network
         self._space = problem.space
-        self._fitted = False
+        self._fitted: PostHoc | None = None
 
     @torch.no_grad()
     def calibrate(self, problem: Problem) -> None:
@@ -48,22 +58,25 @@ class Classifier(Detector):
         space = problem.space
         inside = _batched(self.network.embed, space.plain(problem.inputs[0]))
         held = _batched(self.network, space.plain(problem.held))
-        self._temperature = fit_temperature(held, problem.held_targets)
-        self._clip = fit_clip(inside)
-        self._vim = Vim.fit(inside, self.network.head.cpu())
         represented = _batched(lambda x: space.represent(self.network, x), space.plain(problem.inputs[0]))
         width = represented.shape[1]
-        self._density = Density(
+        density = Density(
             width=width,
             density_width=max(1, min(DENSITY_WIDTH, width, len(represented) // 4)),
             classes=problem.classes,
             bank=min(BANK, len(represented)),
         )
-        self._density.fit(represented, problem.targets)
-        self._fitted = True
+        density.fit(represented, problem.targets)
+        self._fitted = PostHoc(
+            temperature=fit_temperature(held, problem.held_targets),
+            clip=fit_clip(inside),
+            vim=Vim.fit(inside, self.network.head.cpu()),
+            density=density,
+        )
 
     def answer(self, x: Tensor) -> Answer:
         """All scores; those that need `calibrate` after it."""
+        fitted = self._fitted
         with torch.no_grad():
             embedding = self.network.embed(x)
             logits = self.network.classify(embedding)
@@ -72,24 +85,28 @@ class Classifier(Detector):
                 "max_logit": scores.max_logit(logits),
                 "energy": scores.energy(logits),
             }
-            if self._fitted:
-                to_bank, to_means = self._density(self._space.represent(self.network, x).cpu())
+            if fitted is not None:
+                to_bank, to_means = fitted.density(self._space.represent(self.network, x).cpu())
                 found |= {
-                    "temperature": scores.max_softmax(logits / self._temperature),
-                    "react": scores.energy(self.network.classify(clipped(embedding, self._clip))),
-                    "vim": self._vim.score(embedding.cpu(), logits.cpu()),
+                    "temperature": scores.max_softmax(logits / fitted.temperature),
+                    "react": scores.energy(self.network.classify(clipped(embedding, fitted.clip))),
+                    "vim": fitted.vim.score(embedding.cpu(), logits.cpu()),
                     "knn": scores.knn(to_bank, min(NEIGHBOURS, to_bank.shape[1])),
                     "mahalanobis": scores.mahalanobis(to_means),
                 }
-        if self._fitted:
+        if fitted is not None:
             found["odin"] = odin(self.network, x, unit=self._space.unit)
         return Answer(logits=logits.unsqueeze(0), log_probabilities=logits.log_softmax(-1), scores=found)
 
     def diagnostics(self, problem: Problem) -> dict[str, float]:
         """The temperature, and the energy's mean gradient norm on held-out images in standardised units (GReg)."""
-        x = problem.space.plain(problem.held).requires_grad_()
-        norms = gradient_norms(scores.energy(self.network(x)), x)
-        return {"temperature": self._temperature, "gradient_norm": self._space.unit * float(norms.detach().mean())}
+        held = problem.space.plain(problem.held)
+        norms = []
+        for start in range(0, len(held), EVALUATION_BATCH):
+            x = held[start : start + EVALUATION_BATCH].clone().requires_grad_()
+            norms.append(gradient_norms(scores.energy(self.network(x)), x).detach())
+        found = {"gradient_norm": self._space.unit * float(torch.cat(norms).mean())}
+        return found if self._fitted is None else {"temperature": self._fitted.temperature, **found}
 
 
 def _batched(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
