@@ -34,6 +34,9 @@ REPEATS = 100
 # A gap in accuracy alone is no sign: members that are weak but stand on their own have one too.
 MAX_CODEPENDENCE = 0.25
 MAX_RELATIVE_DIVERSITY = 1.0
+# On digits (M = 2 to 10, two-layer members): 0.32 to 0.65 for joint training with beta = 1, at most 0.11 with
+# beta = 0.9, at most 0.01 for independent members, however weak or overfitted. It shows before the others do.
+MAX_BIAS = 0.2
 
 
 def log_probabilities(logits: Tensor, averaging: Averaging) -> Tensor:
@@ -117,7 +120,8 @@ def diagnose(
     if training is not None:
         gap = float(err - ensemble_loss(training[0].double(), training[1], averaging))
     relative = float(div / err.clamp_min(1e-6))
-    signs = _signs(drops["0.4"], accuracy - float(accuracies.mean()), relative)
+    biased = float((div_scores - div_debiased) / err.clamp_min(1e-6))
+    signs = _signs(drops["0.4"], accuracy - float(accuracies.mean()), relative, biased)
     return CollusionReport(
         members=len(logits),
         averaging=averaging,
@@ -135,12 +139,14 @@ def diagnose(
     )
 
 
-def _signs(codependent: float, accuracy_gap: float, relative: float) -> list[str]:
+def _signs(codependent: float, accuracy_gap: float, relative: float, biased: float) -> list[str]:
     signs = []
     if codependent > MAX_CODEPENDENCE:
         signs.append(f"dropping 40 % of the members raises the loss by {codependent:.0%}")
     if relative > MAX_RELATIVE_DIVERSITY:
         signs.append(f"diversity is {relative:.1f} times the ensemble's loss")
+    if biased > MAX_BIAS:
+        signs.append(f"constant biases that cancel out make up {biased:.1f} times the ensemble's loss")
     if signs and accuracy_gap > 0:
         signs.append(f"members are {100 * accuracy_gap:.0f} points less accurate than the ensemble")
     return signs

@@ -241,7 +241,8 @@ ENSEMBLE_METHODS = (
                    needs_outliers=True),
     EnsembleMethod("joint", "joint training, beta = 1, score averaging: learner collusion", "joint", beta=1.0,
                    averaging="scores"),
+    # All members see every batch, as separate training from one start would show them: nothing can part them.
     EnsembleMethod("independent-shared-start", "independent members from the very same weights", "independent",
-                   shared_start=True),
+                   active=5, shared_start=True),
     EnsembleMethod("ldr-shared-start", "LDR from the very same weights", "ldr", shared_start=True),
 )  # fmt: skip
