@@ -84,10 +84,17 @@ class Archive:
                     for label, title in enumerate(classes)
                     for name in [n for n in names if n.startswith(f"{title}/")][:per_class]
                 ]
-                images = [load_pixels(archive.read(name), SMALL) for _, name in chosen]
-        except (zipfile.BadZipFile, ImageError) as error:
+                images = [_decoded(archive, name) for _, name in chosen]
+        except zipfile.BadZipFile as error:
             raise InputError(f"{self.path} cannot be read: {error}") from None
         return as_tensor(images), torch.tensor([label for label, _ in chosen]), classes
+
+
+def _decoded(archive: zipfile.ZipFile, name: str) -> Pixels:
+    try:
+        return load_pixels(archive.read(name), SMALL)
+    except ImageError as error:
+        raise InputError(f"{archive.filename}: {name}: {error}") from None
 
 
 def as_tensor(images: Iterable[Pixels]) -> Tensor:
