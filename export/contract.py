@@ -71,13 +71,17 @@ class FileRef(Frozen):
 
 
 class ScoreEntry(Frozen):
-    """One column of `scores`, with its calibration on held-out ID images."""
+    """One column of `scores`, with its calibration on held-out ID images.
+
+    `lipschitz`: how much the score can change a unit of distance between features, where that is known exactly.
+    """
 
     name: ScoreName
     family: Family
     title: str
     meaning: str
     curve: QuantileCurve
+    lipschitz: float | None = Field(None, gt=0)
 
 
 class Provenance(Frozen):
@@ -165,7 +169,11 @@ class Thresholds:
 
 
 class Verdict(Frozen):
-    """The answer for one image. `is_ood` is `ood_score > threshold`; higher scores are more OOD everywhere."""
+    """The answer for one image. `is_ood` is `ood_score > threshold`; higher scores are more OOD everywhere.
+
+    `certified_radius`: how far the image's feature may move, in any direction, without another verdict of the certified
+    score: |threshold - value| / Lipschitz constant (GReg, Eq. 4). Null for a model without a certified head.
+    """
 
     label: str
     class_index: int
@@ -176,6 +184,7 @@ class Verdict(Frozen):
     threshold: float
     percentile: float
     scores: dict[ScoreName, ScoreVerdict]
+    certified_radius: float | None = None
 
 
 class Manifest(Frozen):
@@ -317,6 +326,10 @@ class Manifest(Frozen):
             for c in measured.ranked[row][:top_k]
         )
         fused = measured.fused[row]
+        radius = None
+        if self._certified is not None:
+            column, lipschitz = self._certified
+            radius = abs(thresholds.scores[column][1] - measured.scores[row][column]) / lipschitz
         return Verdict(
             label=top[0].label,
             class_index=top[0].class_index,
@@ -332,7 +345,16 @@ class Manifest(Frozen):
                     thresholds.scores, measured.scores[row], measured.percentiles[row], strict=True
                 )
             },
+            certified_radius=radius,
         )
+
+    @cached_property
+    def _certified(self) -> tuple[int, float] | None:
+        """The column of the score with a known Lipschitz constant, and the constant."""
+        for column, entry in enumerate(self.scores):
+            if entry.lipschitz is not None:
+                return column, entry.lipschitz
+        return None
 
 
 def load_manifest(bundle: Path) -> Manifest:

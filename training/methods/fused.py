@@ -11,7 +11,6 @@ from torch import Tensor
 
 from oodguard.training import scores
 from oodguard.training.calibration import Fusion, QuantileCurve
-from oodguard.training.contract import SCORES
 from oodguard.training.heads import GuardHeads, fit_heads, head_shapes
 from oodguard.training.methods.classifier import Classifier
 from oodguard.training.methods.method import Answer, Detector, Progress
@@ -39,7 +38,7 @@ class Guard(Detector):
         table = torch.cat(
             [self._table(held[i : i + EVALUATION_BATCH])[1] for i in range(0, len(held), EVALUATION_BATCH)]
         )
-        values = {spec.name.value: table[:, i].double().numpy() for i, spec in enumerate(SCORES)}
+        values = {spec.name.value: table[:, i].double().numpy() for i, spec in enumerate(self.heads.shapes.scores)}
         self._curves = {name: QuantileCurve.fit(column) for name, column in values.items()}
         self._fusion = Fusion.fit(self._curves, values)
 
@@ -47,7 +46,7 @@ class Guard(Detector):
     def answer(self, x: Tensor) -> Answer:
         """Every served score, and `fused`."""
         logits, table = self._table(x)
-        found = {spec.name.value: table[:, i] for i, spec in enumerate(SCORES)}
+        found = {spec.name.value: table[:, i] for i, spec in enumerate(self.heads.shapes.scores)}
         if self._fusion is not None:
             fused = self._fusion.score(self._curves, {k: v.double().numpy() for k, v in found.items()})
             found["fused"] = torch.from_numpy(fused)
