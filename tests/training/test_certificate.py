@@ -29,7 +29,7 @@ def certified(options: TrainOptions, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def run(certified: Path) -> Run:
+def learned(certified: Path) -> Run:
     return load_run(certified)
 
 
@@ -53,8 +53,8 @@ def test_gradient_regularisation_lowers_the_gradient_at_the_same_accuracy() -> N
     assert right[1] > right[0] - 0.02
 
 
-def test_nothing_within_the_radius_changes_the_verdict_and_the_bound_is_tight(run: Run) -> None:
-    heads = run.heads
+def test_nothing_within_the_radius_changes_the_verdict_and_the_bound_is_tight(learned: Run) -> None:
+    heads = learned.heads
     assert heads.linear is not None
     assert heads.lipschitz is not None
     torch.manual_seed(0)
@@ -76,11 +76,11 @@ def test_nothing_within_the_radius_changes_the_verdict_and_the_bound_is_tight(ru
         assert float(fall[0] - fall[1]) == pytest.approx(heads.lipschitz * float(heads.scale), rel=1e-3)
 
 
-def test_the_bundle_answers_with_the_radius(certified: Path, run: Run, tmp_path: Path) -> None:
+def test_the_bundle_answers_with_the_radius(certified: Path, learned: Run, tmp_path: Path) -> None:
     export_bundle(certified, tmp_path / "bundle")
     manifest = load_manifest(tmp_path / "bundle")
     assert manifest.score_names[-1] is ScoreName.LINEAR_ENERGY
-    assert manifest.scores[-1].lipschitz == pytest.approx(run.heads.lipschitz)
+    assert manifest.scores[-1].lipschitz == pytest.approx(learned.heads.lipschitz)
     golden = manifest.golden[0]
     outputs = Outputs(
         probabilities=np.array([golden.probabilities], dtype=np.float32), scores=np.array([golden.scores], np.float32)
@@ -93,11 +93,11 @@ def test_the_bundle_answers_with_the_radius(certified: Path, run: Run, tmp_path:
         )
 
 
-def test_the_fused_heads_give_the_certified_score(run: Run) -> None:
+def test_the_fused_heads_give_the_certified_score(learned: Run) -> None:
     torch.manual_seed(1)
-    features = torch.rand(7, run.heads.shapes.width)
+    features = torch.rand(7, learned.heads.shapes.width)
     with torch.no_grad():
-        assert torch.allclose(FusedHeads(run)(features)[1][:, -1], run.heads(features)[1][:, -1], atol=1e-4)
+        assert torch.allclose(FusedHeads(learned)(features)[1][:, -1], learned.heads(features)[1][:, -1], atol=1e-4)
 
 
 def test_without_a_certificate_there_is_no_radius(bundle: Path) -> None:
