@@ -31,10 +31,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def oodguard_command(bundle: Path, *, port: int, extra: str = "") -> list[str]:
+def oodguard_command(bundle: Path, *, port: int, admin_port: int = 0, extra: str = "") -> list[str]:
     """The command that serves `bundle` on `port`; `extra` is passed to `oodguard serve` as it is."""
     command = [sys.executable, "-m", "oodguard.cli", "serve", str(bundle), "--host", HOST, "--port", str(port)]
-    return [*command, "--admin-port", "0", "--drain-delay", "0", "--log-level", "error", *shlex.split(extra)]
+    return [
+        *command,
+        "--admin-port",
+        str(admin_port),
+        "--drain-delay",
+        "0",
+        "--log-level",
+        "error",
+        *shlex.split(extra),
+    ]
 
 
 class Server:
