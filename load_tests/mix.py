@@ -18,7 +18,11 @@ from oodguard.training.errors import InputError
 
 DISTINCT = 200
 # Most callers send one image as it is; some send a few; programs that speak JSON are the exception.
-RAW, MULTIPART, JSON = 6, 3, 1
+KINDS: dict[str, tuple[int, Callable[[Sequence[bytes]], Body]]] = {
+    "raw": (6, lambda images: raw_body(images[0])),
+    "multipart": (3, multipart_body),
+    "json": (1, json_body),
+}
 SAMPLES = Path(".oodguard-cache/example/samples")
 
 
@@ -93,10 +97,12 @@ class Mix:
 
     def gateway(self) -> Ask:
         """A request of `POST /predict`, of any of its three kinds."""
-        make: Callable[[Sequence[bytes]], Body] = self._chance.choices(
-            [lambda images: raw_body(images[0]), multipart_body, json_body], [RAW, MULTIPART, JSON]
-        )[0]
-        body = make(self.draw(self._chance.randint(1, self._options.most_images)))
+        kind = self._chance.choices(tuple(KINDS), [weight for weight, _ in KINDS.values()])[0]
+        return self.ask(kind, self.draw(1 if kind == "raw" else self._chance.randint(1, self._options.most_images)))
+
+    def ask(self, kind: str, images: Sequence[bytes]) -> Ask:
+        """A request of one kind with these images."""
+        body = KINDS[kind][1](images)
         return Ask("/predict", body.kind, body.content, {"content-type": body.content_type}, body.images)
 
     def triton(self, served: triton_http.Served) -> Ask:

@@ -146,6 +146,10 @@ class Server:
         """Resident memory of all its processes, in bytes."""
         return sum(process.memory_info().rss for process in self.processes())
 
+    def descriptors(self) -> int:
+        """Open files and sockets of all its processes."""
+        return sum(process.num_fds() for process in self.processes())
+
     def cpu_seconds(self) -> float:
         """Processor time its processes have used."""
         return float(sum(sum(process.cpu_times()[:2]) for process in self.processes()))
