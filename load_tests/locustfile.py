@@ -79,6 +79,8 @@ def _finish(environment: Any, **_: object) -> None:
     given = {name: getattr(options, name) for name in (*SHOWN, *(threshold.name for threshold in THRESHOLDS))}
     summary = Summary(TALLIES, seconds, checks, {k: v for k, v in given.items() if v not in (None, "")})
     print(f"\n{summary.markdown()}", flush=True)
+    # Locust's own tables would only repeat it.
+    logging.getLogger("locust.stats_logger").disabled = True
     environment.process_exit_code = 0 if summary.kept else 1
     try:
         if options.results:

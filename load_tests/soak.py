@@ -1,7 +1,8 @@
 """Ten minutes at 80 % of capacity: does memory stay flat, does every descriptor come back, and do the books agree?
 
 The capacity is measured first, with wrk; then an open-loop client offers a share of it, in all kinds of bodies, a few
-of them damaged. At the end the server's counters are compared with what the client counted, to the request and the image.
+of them damaged. At the end the server's counters are compared with what the client counted, to the request and the
+image.
 
     python load_tests/soak.py BUNDLE --images photos/test --ood-images strangers
 
