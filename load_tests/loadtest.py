@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness import Bystanders, read_bundle, run_script
-from serving import HOST, Server, free_port, oodguard_command
+from gateway import Gateway
+from harness import Bystanders, run_script
 
 LOCUSTFILE = Path(__file__).resolve().parent / "locustfile.py"
 
@@ -32,12 +32,9 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="bundle folder written by oodguard export")
     parser.add_argument("--serve", default="", help='more options for oodguard serve, as one string: "--max-batch 8"')
     options, rest = parser.parse_known_args()
-    golden = options.bundle / read_bundle(options.bundle).golden[0].path
     bystanders = Bystanders()
-    port = free_port()
-    command = oodguard_command(options.bundle, port=port, extra=options.serve)
-    with Server("oodguard", command, port=port, body=golden.read_bytes()):
-        ran = subprocess.run(locust_command(f"http://{HOST}:{port}", *rest), stdin=subprocess.DEVNULL, check=False)
+    with Gateway(options.bundle, extra=options.serve) as gateway:
+        ran = subprocess.run(locust_command(gateway.url, *rest), stdin=subprocess.DEVNULL, check=False)
     bystanders.report()
     sys.exit(ran.returncode)
 

@@ -66,13 +66,14 @@ class Server:
         body: bytes,
         path: str = "/predict",
         content_type: str = "image/jpeg",
+        key: str | None = None,
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> None:
         self.name = name
         self.port = port
         self._command = list(command)
-        self._request = (path, body, {"content-type": content_type})
+        self._request = (path, body, {"content-type": content_type, **({"x-api-key": key} if key else {})})
         self._environment = {**os.environ, **(environment or {})}
         self._folder = folder
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)

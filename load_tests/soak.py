@@ -22,14 +22,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from counters import Counters
-from harness import Bystanders, console, read_bundle, report_table, run_script, write_report
+from gateway import Gateway
+from harness import Bystanders, console, report_table, run_script, write_report
 from ledger import Book, compare
 from load import SHED, schedule
 from mix import Ask, Mix, add_mix, mix_options
 from open_loop import OpenLoop
-from real_triton import free_ports
-from serving import Server, oodguard_command
 from wrk import Form, raw_form, run_wrk
 
 from oodguard.training.errors import InputError
@@ -95,15 +93,13 @@ def requests(mix: Mix) -> list[Ask]:
     return asks
 
 
-async def soak(
-    server: Server, counters: Counters, asks: Sequence[Ask], *, rate: float, seconds: float, every: float
-) -> Soak:
+async def soak(server: Gateway, asks: Sequence[Ask], *, rate: float, seconds: float, every: float) -> Soak:
     """Offer `rate` requests a second for `seconds`, and look at the server each `every` seconds."""
     forms = [Form(ask.kind, ask.path, ask.headers["content-type"], (ask.content,)) for ask in asks]
     clients = Book()
     load = OpenLoop(forms, port=server.port, read=clients.read)
     idle = server.descriptors()
-    before = Book.of_server(counters)
+    before = Book.of_server(server.counters)
     watcher = _Watcher(server, clients)
     watching = asyncio.create_task(watcher.run(every))
     result = await load.offer(schedule(rate, seconds), seconds=seconds)
@@ -114,7 +110,7 @@ async def soak(
     deadline = time.monotonic() + 30
     while server.descriptors() > idle and time.monotonic() < deadline:
         await asyncio.sleep(0.1)
-    books = compare(clients, Book.of_server(counters).since(before))
+    books = compare(clients, Book.of_server(server.counters).since(before))
     latencies = {f"p{share}_ms": round(result.latency(share), 1) for share in (50, 95, 99)}
     return Soak(tuple(watcher.marks), tuple(books), result.outcomes, latencies, (idle, server.descriptors()))
 
@@ -122,7 +118,7 @@ async def soak(
 class _Watcher:
     """Looks at the server from time to time."""
 
-    def __init__(self, server: Server, clients: Book) -> None:
+    def __init__(self, server: Gateway, clients: Book) -> None:
         self.marks: list[Mark] = []
         self._server = server
         self._clients = clients
@@ -153,18 +149,12 @@ def main() -> None:
     """Measure, print, and end with 1 where something is wrong."""
     options = _options()
     bystanders = Bystanders()
-    golden = (options.bundle / read_bundle(options.bundle).golden[0].path).read_bytes()
     mix = Mix(mix_options(options), random.Random(options.seed))
     asks = requests(mix)
-    port, admin_port = free_ports(2)
-    command = oodguard_command(options.bundle, port=port, admin_port=admin_port, extra=options.serve)
-    with Server("oodguard", command, port=port, body=golden) as server:
+    with Gateway(options.bundle, extra=options.serve) as server:
         rate = options.rate or _share_of_capacity(server, mix, asks, options.share)
         console.print(f"offering {rate:.1f} requests/s for {options.minutes:g} minutes", style="dim")
-        counters = Counters(admin_port)
-        found = asyncio.run(
-            soak(server, counters, asks, rate=rate, seconds=60 * options.minutes, every=60 * options.every)
-        )
+        found = asyncio.run(soak(server, asks, rate=rate, seconds=60 * options.minutes, every=60 * options.every))
     marks = [asdict(mark) for mark in found.marks]
     title = f"{options.bundle.name}: {options.minutes:g} minutes of {rate:.1f} requests/s; {found.latencies}"
     console.print(report_table(title, MARKS, marks))
@@ -183,7 +173,7 @@ def main() -> None:
     sys.exit(1 if faults else 0)
 
 
-def _share_of_capacity(server: Server, mix: Mix, asks: Sequence[Ask], share: float) -> float:
+def _share_of_capacity(server: Gateway, mix: Mix, asks: Sequence[Ask], share: float) -> float:
     """Requests a second that hold `share` percent of the images the server can answer."""
     form = raw_form(mix.draw(16))
     capacity = run_wrk(form, port=server.port, seconds=10, connections=16, warmup=2).images_per_second

@@ -7,46 +7,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
 import httpx
 import pytest
-from counters import Counters
+from gateway import Gateway
 from loadtest import LOCUSTFILE, locust_command
-from real_triton import Triton, free_ports
-from serving import HOST, Server, free_port, oodguard_command
-
-from oodguard.export.contract import load_manifest
+from real_triton import Triton
+from serving import HOST, free_port
 
 WAIT = 120
 
 
-@dataclass(frozen=True)
-class Gateway:
-    """A running server: its address and its counters."""
-
-    url: str
-    counters: Counters
-
-    def requests(self) -> int:
-        return self.counters.by("oodguard_requests", "route")[("/predict",)]
-
-    def images(self) -> Counter[tuple[str, ...]]:
-        return self.counters.by("oodguard_predictions", "is_ood")
-
-
 @pytest.fixture(scope="module")
 def gateway(bundle: Path) -> Iterator[Gateway]:
-    port, admin_port = free_ports(2)
-    golden = (bundle / load_manifest(bundle).golden[0].path).read_bytes()
-    command = oodguard_command(bundle, port=port, admin_port=admin_port)
-    with Server("oodguard", command, port=port, body=golden):
-        yield Gateway(f"http://{HOST}:{port}", Counters(admin_port))
+    with Gateway(bundle) as running:
+        yield running
+
+
+def requests(gateway: Gateway) -> int:
+    return gateway.counters.by("oodguard_requests", "route")[("/predict",)]
 
 
 @pytest.fixture
@@ -81,7 +64,7 @@ def summary(folder: Path) -> dict[str, dict[str, str]]:
 def test_people_of_all_kinds_call_and_the_summary_is_the_servers_count(
     gateway: Gateway, mix: list[str], tmp_path: Path, parse_page: Callable[[str], Element]
 ) -> None:
-    before = gateway.images()
+    before = gateway.counters.by("oodguard_predictions", "is_ood")
     wanted = [
         "--people",
         "4",
@@ -102,7 +85,7 @@ def test_people_of_all_kinds_call_and_the_summary_is_the_servers_count(
     assert sum(int(rows[kind]["requests"]) for kind in ("raw", "multipart", "json")) == int(rows["all"]["requests"])
     assert rows["all"]["errors %"] == rows["all"]["shed %"] == "0.0"
     assert float(rows["all"]["p50 ms"]) <= float(rows["all"]["p95 ms"]) <= float(rows["all"]["p99 ms"])
-    seen = gateway.images() - before
+    seen = gateway.counters.by("oodguard_predictions", "is_ood") - before
     page = (tmp_path / "found" / "summary.html").read_text(encoding="utf-8")
     parse_page(page.replace(gateway.url, "the server"))
     assert f"of {seen.total():,} images" in page
@@ -139,7 +122,7 @@ def test_options_that_make_no_sense_are_one_sentence(mix: list[str], tmp_path: P
 
 
 def test_a_master_and_two_workers_count_as_one(gateway: Gateway, mix: list[str], tmp_path: Path) -> None:
-    before = gateway.requests()
+    before = requests(gateway)
     port = str(free_port())
     wanted = ["--people", "4", "--seconds", "2", "--results", str(tmp_path / "found")]
     master = [*locust_command(gateway.url, *mix, *wanted), "--master", "--master-bind-port", port]
@@ -148,7 +131,7 @@ def test_a_master_and_two_workers_count_as_one(gateway: Gateway, mix: list[str],
     codes = finish(*processes)
     assert [code for code, _ in codes] == [0, 0, 0], codes
     all_kinds = summary(tmp_path / "found")["all"]
-    assert int(all_kinds["requests"]) == gateway.requests() - before > 0
+    assert int(all_kinds["requests"]) == requests(gateway) - before > 0
     assert all_kinds["errors %"] == "0.0"
 
 

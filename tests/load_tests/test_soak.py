@@ -8,25 +8,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from counters import Counters
+from gateway import Gateway
 from ledger import Book, compare
 from mix import Mix, MixOptions
 from pydantic import ValidationError
-from real_triton import free_ports
-from serving import Server, oodguard_command
 from soak import REQUESTS, Mark, Soak, requests, soak
-
-from oodguard.export.contract import load_manifest
 
 
 def test_server_and_clients_count_the_same(bundle: Path, photos: Path, strangers: Path) -> None:
     options = MixOptions(images=photos / "test", ood_images=strangers, ood_share=0.5, most_images=3)
     asks = requests(Mix(options, random.Random(0)))
-    port, admin_port = free_ports(2)
-    command = oodguard_command(bundle, port=port, admin_port=admin_port)
-    golden = (bundle / load_manifest(bundle).golden[0].path).read_bytes()
-    with Server("oodguard", command, port=port, body=golden) as server:
-        found = asyncio.run(soak(server, Counters(admin_port), asks, rate=REQUESTS / 5, seconds=5, every=1))
+    with Gateway(bundle) as server:
+        found = asyncio.run(soak(server, asks, rate=REQUESTS / 5, seconds=5, every=1))
     assert found.faults == []
     counts = {str(row["what"]): row["clients"] for row in found.books}
     assert {"requests 200", "images flagged", "images not flagged", "refused unsupported_type"} <= set(counts)
