@@ -5,7 +5,27 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+
+def bars(console: Console, *more: ProgressColumn, width: int | None = None) -> Progress:
+    """How every long command shows its progress: what, a bar, how many of how many, the time so far, and `more`."""
+    return Progress(
+        TextColumn("{task.description}" if width is None else f"{{task.description:{width}}}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        *more,
+        console=console,
+    )
 
 
 class TerminalReporter:
@@ -19,13 +39,7 @@ class TerminalReporter:
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
-        self._bars = Progress(
-            TextColumn("{task.description:32}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self.console,
-        )
+        self._bars = bars(self.console, width=32)
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> TerminalReporter:

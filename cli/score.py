@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 
+from oodguard.cli.progress import bars
 from oodguard.server.offline.options import ScoreOptions
 
 if TYPE_CHECKING:
@@ -65,14 +66,7 @@ class _Bar:
     """One bar: images listed, then images scored, with the rate, the flagged and the errors."""
 
     def __init__(self) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
+        self._bars = bars(Console(stderr=True), TimeRemainingColumn())
         self._task = self._bars.add_task("listing", total=None)
         self._flagged = 0
         self._failed = 0
