@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -16,19 +17,31 @@ from rich.progress import (
 )
 
 
-def bars(console: Console, *more: ProgressColumn, width: int | None = None) -> Progress:
+class Bars:
     """How every long command shows its progress: what, a bar, how many of how many, the time so far, and `more`."""
-    return Progress(
-        TextColumn("{task.description}" if width is None else f"{{task.description:{width}}}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        *more,
-        console=console,
-    )
+
+    def __init__(self, *more: ProgressColumn, width: int | None = None) -> None:
+        self.console = Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}" if width is None else f"{{task.description:{width}}}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            *more,
+            console=self.console,
+        )
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
 
 
-class TerminalReporter:
+class TerminalReporter(Bars):
     """Draws `Reporter` calls as one bar a stage.
 
     ```python
@@ -38,18 +51,8 @@ class TerminalReporter:
     """
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
-        self._bars = bars(self.console, width=32)
+        super().__init__(width=32)
         self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> TerminalReporter:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""
