@@ -99,7 +99,8 @@ class Metrics:
         self._by_route: dict[tuple[str, int], Counter] = {}
 
     def settings(self, settings: ServeSettings) -> None:
-        """Show the limits."""
+        """Show the limits, and keep to the one on series; to be called before the model is named."""
+        self._drift.most_classes = settings.class_drift
         self.queue_limit.set(settings.max_queue)
         for name in LIMITS:
             self._limits.labels(name).set(getattr(settings, name))

@@ -70,8 +70,8 @@ class GuardService:
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self.model = ServedModel.load(settings, self._watch(), engine=engine)
-        metrics.model(self.model.manifest, self.accept(None, self.model))
         metrics.settings(settings)
+        metrics.model(self.model.manifest, self.accept(None, self.model))
         metrics.queue_images.set_function(lambda: self.admission.images)
         metrics.ready.set_function(lambda: float(self.not_ready is None))
 

@@ -75,6 +75,12 @@ class ServeSettings(BaseSettings):
     sample_max_bytes: int = Field(
         256 * 1024 * 1024, ge=1, description="Bytes in that folder from which on none is kept."
     )
+    class_drift: int = Field(
+        200,
+        ge=0,
+        le=10_000,
+        description="Most classes a model may have to be counted class by class for drift: 12 series each.",
+    )
     watch: bool = Field(True, description="Reload when the bundle folder or the key file is replaced.")
 
     # Triton, where it runs the graph.
