@@ -11,8 +11,8 @@ from oodguard.export.contract import Manifest, Verdict
 from oodguard.server.drift import Drift
 from oodguard.server.errors import PROBLEMS
 from oodguard.server.settings import ServeSettings
+from oodguard.server.stages import STAGES
 
-STAGES = ("read", "decode", "queue", "inference", "judge")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 STATUSES = (200, *sorted({status for status, _ in PROBLEMS.values()}))

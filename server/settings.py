@@ -15,6 +15,7 @@ from oodguard.training.preprocess import DEFAULT_LIMITS, ImageLimits
 
 ENV_PREFIX = "OODGUARD_SERVE_"
 ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
+WEB_ADDRESS = re.compile(r"^https?://[^\s/?#@]+(/[^\s?#]*)?$")
 # What Triton decides in place of this server.
 TRITONS_OWN = {"device", "tuning", "sessions", "threads", "max_batch", "max_delay"}
 
@@ -149,6 +150,14 @@ class ServeSettings(BaseSettings):
         2.0, ge=0, le=600, description="Seconds of service after SIGTERM with readiness red, before the port closes."
     )
     drain_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds the admitted requests then have to finish.")
+    traces_endpoint: str | None = Field(
+        None,
+        description="Address of an OpenTelemetry collector (OTLP over HTTP) that traces are sent to, as in "
+        "http://localhost:4318; default: none.",
+    )
+    traces_share: float = Field(
+        1.0, gt=0, le=1, description="Share of the requests that are traced where the caller does not decide."
+    )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "warning", description="How much is logged; info adds a line for each request."
     )
@@ -160,6 +169,13 @@ class ServeSettings(BaseSettings):
         wrong = [part for part in (text or "").split(",") if not ADDRESS.match(part)] if text is not None else []
         if wrong:
             raise ValueError(f"{wrong[0]!r} is not HOST:PORT of a gRPC service, as in localhost:8001")
+        return text
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _is_web_address(cls, text: str | None) -> str | None:
+        if text is not None and not WEB_ADDRESS.match(text):
+            raise ValueError(f"{text!r} is not an address as in http://localhost:4318")
         return text
 
     @field_validator("tls_cert", "tls_key", "tls_ca", "key_file", "tuning", "triton_ca", "triton_cert", "triton_key")
