@@ -80,7 +80,12 @@ class Metrics:
         )
         self.engine_errors = Counter("oodguard_engine_errors", "Inferences that failed.", registry=registry)
         self._reloads = Counter("oodguard_reloads", "Bundles loaded while serving.", ["result"], registry=registry)
-        self._samples = Counter("oodguard_samples", "Flagged images for review.", ["result"], registry=registry)
+        self._samples = Counter(
+            "oodguard_samples",
+            "Flagged images for review: kept, dropped for want of room, failed to be written.",
+            ["result"],
+            registry=registry,
+        )
         self.ready = Gauge("oodguard_ready", "1 when the server is ready.", registry=registry)
         self.queue_images = Gauge("oodguard_queue_images", "Images admitted and not yet answered.", registry=registry)
         self.queue_limit = Gauge("oodguard_queue_limit_images", "Images that may be inside.", registry=registry)
@@ -94,7 +99,7 @@ class Metrics:
         self.timed = {route: self._request.labels(route) for route in INFERENCE}
         self.rejected = {code: self._rejected.labels(code) for code in PROBLEMS}
         self.reloads = {result: self._reloads.labels(result) for result in ("swapped", "refused")}
-        self.samples = {result: self._samples.labels(result) for result in ("kept", "dropped")}
+        self.samples = {result: self._samples.labels(result) for result in ("kept", "dropped", "failed")}
         self.predictions: dict[tuple[str, bool], Counter] = {}
         self._by_route: dict[tuple[str, int], Counter] = {}
 

@@ -21,6 +21,7 @@ from oodguard.server.keys import KeyRing
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
 from oodguard.server.model import ServedModel
+from oodguard.server.places import place_of
 from oodguard.server.sampling import Sampler
 from oodguard.server.settings import ServeSettings
 from oodguard.server.stages import Outcome, Seconds, Stages
@@ -52,14 +53,10 @@ class GuardService:
         self.admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
         self.keys = KeyRing.load(file=settings.key_file, hashes=settings.key_hashes)
         self.draining = False
+        place = place_of(settings.sample_dir, settings.sample_store)
         self.sampler = (
-            Sampler(
-                settings.sample_dir,
-                rate=settings.sample_rate,
-                max_bytes=settings.sample_max_bytes,
-                metrics=metrics,
-            )
-            if settings.sample_dir
+            Sampler(place, rate=settings.sample_rate, max_bytes=settings.sample_max_bytes, metrics=metrics)
+            if place is not None
             else None
         )
         self.tracing = (
