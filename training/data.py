@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -53,6 +54,11 @@ class Photos:
             pool=tuple(p for p in self.pool if p.label not in labels),
             test=tuple(p for p in self.test if p.label not in labels),
         )
+
+
+def identity(photos: Iterable[Photo]) -> str:
+    """One SHA-256 for photos in their order."""
+    return hashlib.sha256("".join(photo.sha256 for photo in photos).encode()).hexdigest()
 
 
 def load_photos(source: Path, cache: Path) -> Photos:

@@ -46,8 +46,10 @@ class Objective(nn.Module):
 
     A module, so that one wrapper can average gradients over processes. Each process is given its share of a batch, of
     the same size, and draws as many random numbers as the others: what they draw for all images, such as the active
-    members of an ensemble, they agree on.
+    members of an ensemble, they agree on. `max_norm` bounds the norm of all its gradients together.
     """
+
+    max_norm: float | None = None
 
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
         """What is trained, and with which weight decay: matrices and kernels decay, vectors do not."""
@@ -92,6 +94,8 @@ def fit(
             loss = network(order[start : start + batch][compute.global_rank :: compute.world_size], step)
             optimiser.zero_grad()
             compute.backward(loss)
+            if objective.max_norm is not None:
+                compute.clip_gradients(network, optimiser, max_norm=objective.max_norm)
             optimiser.step()
             rate.step()
             step += 1

@@ -1,8 +1,8 @@
-"""Let timm import where torchvision's compiled operators cannot load.
+"""Let timm and torchvision import where torchvision's compiled operators cannot load.
 
 torchvision's wheel on PyPI is a CUDA build. Beside a CPU torch its operators fail to load, and its import then stops
-at the missing schema of `nms`. timm needs torchvision's transforms only, so declaring the two schemas is enough.
-Import timm from here: `from oodguard.training.timm_loader import timm`.
+at the missing schema of `nms`. Only its transforms are needed, by timm and by us: declaring the schemas is enough.
+Import both from here: `from oodguard.training.timm_loader import timm, transforms`.
 """
 
 from __future__ import annotations
@@ -32,5 +32,6 @@ def _declare() -> torch.library.Library | None:
 _LIBRARY = _declare()
 
 import timm  # noqa: E402  (after the schemas)
+from torchvision.transforms import v2 as transforms  # noqa: E402
 
-__all__ = ["timm"]
+__all__ = ["timm", "transforms"]

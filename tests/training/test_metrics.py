@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 from oodguard.training.metrics import (
     auroc_change,
@@ -109,3 +110,22 @@ def test_auroc_change_pairs_the_images() -> None:
     assert found.low < found.change < found.high < 0.05
     both = [np.subtract(*reversed(auroc_interval(*pair))) for pair in ((inside, outside), noisy)]
     assert found.high - found.low < np.hypot(*both)
+
+
+@pytest.mark.parametrize("decimals", [6, 1])  # the latter with ties
+def test_both_meanings_of_fpr95_against_the_roc_curve(decimals: int) -> None:
+    rng = np.random.default_rng(5)
+    inside, outside = rng.normal(size=700).round(decimals), rng.normal(1.2, 0.8, size=450).round(decimals)
+    found = detection(inside, outside, threshold=0.0)
+    truth, values = np.repeat([0, 1], [700, 450]), np.concatenate([inside, outside])
+    for positive, sign, measured in (
+        (1, 1.0, found.id_flagged_at_95_ood),
+        (0, -1.0, found.ood_accepted_at_95_id),
+    ):
+        false, true, _ = roc_curve(truth == positive, sign * values, drop_intermediate=False)
+        assert measured == pytest.approx(false[np.argmax(true >= 0.95)])
+    assert found.id_flagged_at_95_ood != found.ood_accepted_at_95_id
+    precision, recall, _ = precision_recall_curve(truth == 0, -values)
+    assert found.aupr_in == pytest.approx(-np.sum(np.diff(recall) * precision[:-1]))
+    precision, recall, _ = precision_recall_curve(truth, values)
+    assert found.aupr_out == pytest.approx(-np.sum(np.diff(recall) * precision[:-1]))

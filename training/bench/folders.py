@@ -6,7 +6,6 @@ classes (8 of 34 for produce) is kept out of training and their test photos are 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from oodguard.training.bench import store
 from oodguard.training.bench.arena import Arena, Kind, OodSet, Plan, Setting
 from oodguard.training.bench.corruptions import corruptions
-from oodguard.training.data import Photo, load_photos, load_unlabelled
+from oodguard.training.data import Photo, identity, load_photos, load_unlabelled
 from oodguard.training.division import label_numbers
 from oodguard.training.learning_set import learning_set
 from oodguard.training.loop import Schedule
@@ -76,14 +75,13 @@ class FolderSuite:
 
     def _plan(self, arena: str, options: TrainOptions, setting: Setting, fingerprint: str) -> Plan:
         sets = {name: (kind, load_unlabelled(setting.data / folder)) for name, (kind, folder) in self.ood.items()}
-        strangers = hashlib.sha256("".join(p.sha256 for _, photos in sets.values() for p in photos).encode())
         key: dict[str, str | int | float | bool | None] = {
             "format": FORMAT,
             "arena": arena,
             "seed": options.seed,
             "photos": fingerprint,
-            "ood": strangers.hexdigest(),
-            "outliers": None if options.outliers is None else _identity(load_unlabelled(options.outliers)),
+            "ood": identity(p for _, photos in sets.values() for p in photos),
+            "outliers": None if options.outliers is None else identity(load_unlabelled(options.outliers)),
             "leave_out": options.leave_out,
             "tune": options.tune,
             "backbone": options.backbone,
@@ -94,21 +92,14 @@ class FolderSuite:
             sets = {}
 
         def build(compute: Fabric, report: Reporter) -> Arena:
-            path = store.path_of(setting.cache, key)
-            with compute.rank_zero_first():
-                found = path.is_file()
-            if not found:
-                arena = _arena(options, setting, sets, compute, report)
-                if compute.is_global_zero:
-                    store.save(arena, path)
-                compute.barrier()
-            return store.load(path, lambda inputs: _space(inputs[0], options.hidden, setting))
+            return store.kept(
+                store.path_of(setting.cache, key),
+                compute,
+                lambda: _arena(options, setting, sets, compute, report),
+                lambda inputs: feature_space(inputs[0], options.hidden, setting),
+            )
 
         return Plan(name=arena, seed=options.seed, key=key, build=build)
-
-
-def _identity(photos: tuple[Photo, ...]) -> str:
-    return hashlib.sha256("".join(photo.sha256 for photo in photos).encode()).hexdigest()
 
 
 def _arena(
@@ -151,14 +142,15 @@ def _arena(
         held_targets=labels(division.calibration),
         outliers=learned.outliers,
         classes=len(classes),
-        space=_space(learned.features[0], options.hidden, setting),
+        space=feature_space(learned.features[0], options.hidden, setting),
         seed=options.seed,
     )
     test = features(division.test, "features of test photos")
     return Arena(problem=problem, test=test, test_targets=labels(division.test), ood=ood)
 
 
-def _space(features: Tensor, hidden: int, setting: Setting) -> FeatureSpace:
+def feature_space(features: Tensor, hidden: int, setting: Setting) -> FeatureSpace:
+    """Two-layer heads over frozen features `[N, D]`, and how long they train."""
     scratch, fine_tune = SCRATCH, FINE_TUNE
     if setting.quick:
         scratch, fine_tune = replace(scratch, epochs=QUICK_EPOCHS), replace(fine_tune, epochs=QUICK_EPOCHS // 3)

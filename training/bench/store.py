@@ -9,6 +9,7 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from oodguard.training.bench.arena import Arena, OodSet
@@ -58,6 +59,18 @@ def save(arena: Arena, path: Path) -> None:
         partial.replace(path)
     except OSError as error:
         raise EnvironmentProblem(f"{path} cannot be written ({error.strerror})") from None
+
+
+def kept(path: Path, compute: Fabric, make: Callable[[], Arena], space: SpaceOf) -> Arena:
+    """The arena at `path`, made first where there is none. All processes call it; one writes."""
+    with compute.rank_zero_first():
+        found = path.is_file()
+    if not found:
+        arena = make()
+        if compute.is_global_zero:
+            save(arena, path)
+        compute.barrier()
+    return load(path, space)
 
 
 def load(path: Path, space: SpaceOf) -> Arena:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from oodguard.training.bench.arena import Suite
+from oodguard.training.bench.cifar import CifarSuite
 from oodguard.training.bench.folders import SUITES, FolderSuite
 from oodguard.training.errors import InputError
 from oodguard.training.evaluate import parse_sets
@@ -13,7 +14,8 @@ from oodguard.training.evaluate import parse_sets
 
 def suites() -> dict[str, Suite]:
     """Every suite by name."""
-    return dict(SUITES)
+    cifar = CifarSuite()
+    return {**SUITES, cifar.name: cifar}
 
 
 def suite_of(name: str, ood: Sequence[str] = (), outliers: Path | None = None) -> Suite:

@@ -24,6 +24,8 @@ from oodguard.training.methods.method import Answer, Detector, Progress
 from oodguard.training.methods.problem import Problem
 from oodguard.training.networks.network import Network
 
+LARGEST_BATCH = 1024
+
 
 class AnchoredDetector(Detector):
     """An anchored network and its K anchors `[K, ...]`; scores: AMP with tau averaged and summed over classes."""
@@ -46,7 +48,9 @@ class AnchoredDetector(Detector):
     @torch.no_grad()
     def answer(self, x: Tensor) -> Answer:
         """AMP, and the energy of the anchors' mean prediction."""
-        logits = self.logits(x)
+        # Every image counts K times.
+        size = max(LARGEST_BATCH // len(self.anchors), 1)
+        logits = torch.cat([self.logits(rows) for rows in torch.split(x, size)])
         mean = logits.mean(1)
         return Answer(
             logits=logits.transpose(0, 1),

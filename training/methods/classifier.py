@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from oodguard.training.density import Density
 from oodguard.training.greg import gradient_norms
 from oodguard.training.loop import Objective, Schedule, fit
 from oodguard.training.methods.method import Answer, Detector, Progress
-from oodguard.training.methods.problem import EVALUATION_BATCH, Problem
+from oodguard.training.methods.problem import EVALUATION_BATCH, Problem, batched
 from oodguard.training.networks.network import Network
 
 LABEL_SMOOTHING = 0.1
@@ -56,9 +57,10 @@ class Classifier(Detector):
         """Temperature on held-out images; clip, ViM, bank and class statistics on plain training images."""
         self.eval()
         space = problem.space
-        inside = _batched(self.network.embed, space.plain(problem.inputs[0]))
-        held = _batched(self.network, space.plain(problem.held))
-        represented = _batched(lambda x: space.represent(self.network, x), space.plain(problem.inputs[0]))
+        where, training = self.device, problem.inputs[0]
+        inside = batched(self.network.embed, space, training, where=where)
+        held = batched(self.network, space, problem.held, where=where)
+        represented = batched(lambda x: space.represent(self.network, x), space, training, where=where)
         width = represented.shape[1]
         density = Density(
             width=width,
@@ -70,7 +72,7 @@ class Classifier(Detector):
         self._fitted = PostHoc(
             temperature=fit_temperature(held, problem.held_targets),
             clip=fit_clip(inside),
-            vim=Vim.fit(inside, self.network.head.cpu()),
+            vim=Vim.fit(inside, copy.deepcopy(self.network.head).cpu()),
             density=density,
         )
 
@@ -100,19 +102,12 @@ class Classifier(Detector):
 
     def diagnostics(self, problem: Problem) -> dict[str, float]:
         """The temperature, and the energy's mean gradient norm on held-out images in standardised units (GReg)."""
-        held = problem.space.plain(problem.held)
         norms = []
-        for start in range(0, len(held), EVALUATION_BATCH):
-            x = held[start : start + EVALUATION_BATCH].clone().requires_grad_()
+        for rows in torch.split(problem.held, EVALUATION_BATCH):
+            x = problem.space.plain(rows).to(self.device, copy=True).requires_grad_()
             norms.append(gradient_norms(scores.energy(self.network(x)), x).detach())
         found = {"gradient_norm": self._space.unit * float(torch.cat(norms).mean())}
         return found if self._fitted is None else {"temperature": self._fitted.temperature, **found}
-
-
-def _batched(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    return torch.cat(
-        [function(inputs[i : i + EVALUATION_BATCH]).cpu() for i in range(0, len(inputs), EVALUATION_BATCH)]
-    )
 
 
 class ClassifierObjective(Objective):

@@ -21,7 +21,7 @@ from oodguard.training.ldr import ALPHA_FLOOR
 from oodguard.training.loop import Objective, Schedule, fit
 from oodguard.training.methods.classifier import LABEL_SMOOTHING, Classifier
 from oodguard.training.methods.method import Answer, Detector, Progress
-from oodguard.training.methods.problem import EVALUATION_BATCH, Problem
+from oodguard.training.methods.problem import Problem, batched
 from oodguard.training.networks.network import Network
 
 TWO_STAGE_CONFIDENCE = 0.5
@@ -67,8 +67,8 @@ class Members(Detector):
     @torch.no_grad()
     def diagnostics(self, problem: Problem) -> dict[str, float]:
         """The collusion report on held-out images, as numbers."""
-        held = self._all(problem.space.plain(problem.held))
-        training = self._all(problem.space.plain(problem.inputs[0]))
+        held = batched(self.logits, problem.space, problem.held, where=self.device, dim=1)
+        training = batched(self.logits, problem.space, problem.inputs[0], where=self.device, dim=1)
         report = diagnose(held, problem.held_targets, averaging=self._averaging, training=(training, problem.targets))
         return {
             "diversity": report.diversity,
@@ -81,19 +81,15 @@ class Members(Detector):
             **{f"held_{name}": value for name, value in self._aggregates(held, problem).items()},
         }
 
-    def _all(self, x: Tensor) -> Tensor:
-        return torch.cat([self.logits(x[i : i + EVALUATION_BATCH]) for i in range(0, len(x), EVALUATION_BATCH)], dim=1)
-
     def _aggregates(self, logits: Tensor, problem: Problem) -> dict[str, float]:
         """Accuracy of mean logits, mean probabilities, the uniform soup and the best member (LDR paper, Table 3)."""
         targets = problem.held_targets
-        x = problem.space.plain(problem.held)
+        soup = self.soup()
+        blended = batched(lambda x: soup(self.stem(x)), problem.space, problem.held, where=self.device)
         votes = {
             "mean_logits": logits.mean(0).argmax(-1),
             "mean_probabilities": log_probabilities(logits, "probabilities").argmax(-1),
-            "uniform_soup": torch.cat(
-                [self.soup()(self.stem(x[i : i + EVALUATION_BATCH])) for i in range(0, len(x), EVALUATION_BATCH)]
-            ).argmax(-1),
+            "uniform_soup": blended.argmax(-1),
         }
         found = {f"accuracy_{name}": float((vote == targets).double().mean()) for name, vote in votes.items()}
         found["accuracy_oracle"] = float((logits.argmax(-1) == targets).double().mean(1).max())
@@ -178,8 +174,13 @@ class EnsembleMethod:
         detector.networks.train()
         fit(
             compute,
-            MembersObjective(detector, problem, self, _unsure(start, problem) if self.kind == "two-stage" else None),
-            problem.space.scratch,
+            MembersObjective(
+                detector,
+                problem,
+                self,
+                _unsure(start.to(compute.device), problem) if self.kind == "two-stage" else None,
+            ),
+            problem.space.heads,
             count=len(problem.targets),
             remedy="lower the learning rate or the weight of disagreement",
             progress=progress,
@@ -190,12 +191,8 @@ class EnsembleMethod:
 @torch.no_grad()
 def _unsure(start: Classifier, problem: Problem) -> Tensor:
     """`[N]`: training images that the first-stage classifier is unsure of (LDR paper, Sec. A.9)."""
-    plain = problem.space.plain(problem.inputs[0])
-    sure = [
-        start.network(plain[i : i + EVALUATION_BATCH]).softmax(-1).amax(-1)
-        for i in range(0, len(plain), EVALUATION_BATCH)
-    ]
-    return torch.cat(sure) < TWO_STAGE_CONFIDENCE
+    logits = batched(start.network, problem.space, problem.inputs[0], where=start.device)
+    return logits.softmax(-1).amax(-1) < TWO_STAGE_CONFIDENCE
 
 
 class MembersObjective(Objective):

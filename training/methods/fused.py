@@ -14,7 +14,7 @@ from oodguard.training.calibration import Fusion, QuantileCurve
 from oodguard.training.heads import GuardHeads, fit_heads, head_shapes
 from oodguard.training.methods.classifier import Classifier
 from oodguard.training.methods.method import Answer, Detector, Progress
-from oodguard.training.methods.problem import EVALUATION_BATCH, Problem, Space
+from oodguard.training.methods.problem import Problem, Space, batched
 from oodguard.training.networks.network import Network
 from oodguard.training.options import TrainOptions
 
@@ -34,10 +34,7 @@ class Guard(Detector):
     def calibrate(self, problem: Problem) -> None:
         """Curves and the fused score on held-out images, as training a guard does."""
         self.eval()
-        held = problem.space.plain(problem.held)
-        table = torch.cat(
-            [self._table(held[i : i + EVALUATION_BATCH])[1] for i in range(0, len(held), EVALUATION_BATCH)]
-        )
+        table = batched(lambda x: self._table(x)[1], problem.space, problem.held, where=self.device)
         values = {spec.name.value: table[:, i].double().numpy() for i, spec in enumerate(self.heads.shapes.scores)}
         self._curves = {name: QuantileCurve.fit(column) for name, column in values.items()}
         self._fusion = Fusion.fit(self._curves, values)
@@ -81,7 +78,13 @@ class FusedMethod:
         assert isinstance(start, Classifier)
         detector.network.load_state_dict(start.network.state_dict())
         with torch.no_grad():
-            features = torch.stack([self._features(detector, problem, view) for view in problem.inputs])
+            network = detector.network.eval().to(compute.device)
+            features = torch.stack(
+                [
+                    batched(lambda x: problem.space.represent(network, x), problem.space, view, where=compute.device)
+                    for view in problem.inputs
+                ]
+            )
         detector.heads = fit_heads(
             features,
             problem.targets,
@@ -89,16 +92,6 @@ class FusedMethod:
             classes=problem.classes,
             compute=compute,
             progress=progress,
-        )
-
-    @staticmethod
-    def _features(detector: Guard, problem: Problem, inputs: Tensor) -> Tensor:
-        plain = problem.space.plain(inputs)
-        return torch.cat(
-            [
-                problem.space.represent(detector.network, plain[i : i + EVALUATION_BATCH])
-                for i in range(0, len(plain), EVALUATION_BATCH)
-            ]
         )
 
     @staticmethod

@@ -20,7 +20,7 @@ from oodguard.training.ice import WEIGHT, IceHead, ice_loss, log_complement
 from oodguard.training.loop import Objective, Schedule, fit
 from oodguard.training.methods.classifier import Classifier
 from oodguard.training.methods.method import Answer, Detector, Progress
-from oodguard.training.methods.problem import EVALUATION_BATCH, Problem
+from oodguard.training.methods.problem import Problem, batched
 from oodguard.training.networks.network import Network
 
 Loss = Literal["ice", "energy", "bce", "no-id"]
@@ -86,13 +86,8 @@ class GaussianMethod:
             detector.network.load_state_dict(start.network.state_dict())
         with torch.no_grad():
             detector.eval()
-            plain = problem.space.plain(problem.inputs[0])
-            embedding = torch.cat(
-                [
-                    detector.network.embed(plain[i : i + EVALUATION_BATCH])
-                    for i in range(0, len(plain), EVALUATION_BATCH)
-                ]
-            )
+            network = detector.network.to(compute.device)
+            embedding = batched(network.embed, problem.space, problem.inputs[0], where=compute.device)
             detector.top.initialise(embedding, problem.targets)
         detector.train()
         schedule = problem.space.scratch if self.from_scratch else problem.space.fine_tune
@@ -108,7 +103,9 @@ class GaussianMethod:
 
 
 class GaussianObjective(Objective):
-    """One of the four losses."""
+    """One of the four losses. Distances in units of a small spread have large gradients, which are bounded."""
+
+    max_norm = 1.0
 
     def __init__(self, detector: GaussianTop, problem: Problem, loss: Loss, weight: float) -> None:
         super().__init__()

@@ -31,6 +31,11 @@ class Answer:
 class Detector(nn.Module):
     """A trained classifier with OOD scores. Its state dict is all that a cache must keep."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are, and its inputs have to be."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
     def calibrate(self, problem: Problem) -> None:
         """Fit what is not trained by gradients, on training and held-out images; after training and after loading."""
 
@@ -74,11 +79,8 @@ class Method(Protocol):
 def answers(detector: Detector, problem: Problem, inputs: Tensor) -> Answer:
     """A detector's answers for N images, in batches, on the CPU. Scores may need gradients of their own (ODIN)."""
     parts = []
-    where = next((p.device for p in detector.parameters()), torch.device("cpu"))
-    for start in range(0, len(inputs), EVALUATION_BATCH):
-        batch = problem.space.plain(inputs[start : start + EVALUATION_BATCH]).to(where)
-        found = detector.answer(batch)
-        parts.append(found)
+    for rows in torch.split(inputs, EVALUATION_BATCH):
+        parts.append(detector.answer(problem.space.plain(rows).to(detector.device)))
     return Answer(
         logits=torch.cat([p.logits.detach().cpu() for p in parts], dim=1),
         log_probabilities=torch.cat([p.log_probabilities.detach().cpu() for p in parts]),

@@ -17,7 +17,7 @@ from oodguard.training import energy, greg, outlier_exposure, scores
 from oodguard.training.energy import Margins, energy_loss
 from oodguard.training.methods.classifier import Classifier, train_network
 from oodguard.training.methods.method import Detector, Progress
-from oodguard.training.methods.problem import EVALUATION_BATCH, Problem
+from oodguard.training.methods.problem import Problem, batched
 from oodguard.training.networks.network import Network
 
 
@@ -51,7 +51,8 @@ class OutlierTuned:
         network = detector.network
         network.load_state_dict(start.network.state_dict())
         margins = self.margins or Margins.of(
-            _energies(network, problem, problem.inputs[0]), _energies(network, problem, problem.need_outliers())
+            _energies(network.to(compute.device), problem, problem.inputs[0], compute),
+            _energies(network, problem, problem.need_outliers(), compute),
         )
 
         def loss(net: Network, x: Tensor, y: Tensor, step: int) -> Tensor:
@@ -73,7 +74,8 @@ class OutlierTuned:
             # Per-sample gradients: no sample may reach another through batch statistics.
             net.eval()
             x, outliers = x.requires_grad_(), outliers.requires_grad_()
-        inside, outside = net(x), net(outliers)
+        # One batch for both, as the papers do: batch norm must not tell the two apart.
+        inside, outside = torch.split(net(torch.cat([x, outliers])), [len(x), len(outliers)])
         loss = functional.cross_entropy(inside, y)
         e_in, e_out = scores.energy(inside), scores.energy(outside)
         if self.score_loss == "energy":
@@ -87,12 +89,9 @@ class OutlierTuned:
 
 
 @torch.no_grad()
-def _energies(network: Network, problem: Problem, inputs: Tensor) -> Tensor:
+def _energies(network: Network, problem: Problem, inputs: Tensor, compute: Fabric) -> Tensor:
     network.eval()
-    plain = problem.space.plain(inputs)
-    return torch.cat(
-        [scores.energy(network(plain[i : i + EVALUATION_BATCH])) for i in range(0, len(plain), EVALUATION_BATCH)]
-    )
+    return scores.energy(batched(network, problem.space, inputs, where=compute.device))
 
 
 OUTLIER_METHODS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,10 @@ class Space(Protocol):
     @property
     def scratch(self) -> Schedule:
         """How long a network trains from nothing."""
+
+    @property
+    def heads(self) -> Schedule:
+        """How long new last layers train over a trained stem."""
 
     @property
     def fine_tune(self) -> Schedule:
@@ -81,6 +86,18 @@ class Problem:
         return self.outliers
 
 
+def batched(
+    function: Callable[[Tensor], Tensor], space: Space, inputs: Tensor, *, where: torch.device, dim: int = 0
+) -> Tensor:
+    """`function` of images as they are plainly shown, joined along `dim`, on the CPU.
+
+    Images are made ready batch by batch, so that memory does not grow with their number.
+    """
+    return torch.cat(
+        [function(space.plain(rows).to(where)).cpu() for rows in torch.split(inputs, EVALUATION_BATCH)], dim=dim
+    )
+
+
 @dataclass(frozen=True)
 class FeatureSpace:
     """Features `[N, D]` of a frozen network; networks are two-layer heads that standardise them.
@@ -95,6 +112,11 @@ class FeatureSpace:
     hidden: int
     scratch: Schedule
     fine_tune: Schedule
+
+    @property
+    def heads(self) -> Schedule:
+        """As from nothing: the last two layers are all there is."""
+        return self.scratch
 
     @classmethod
     def of(cls, features: Tensor, *, hidden: int, scratch: Schedule, fine_tune: Schedule) -> FeatureSpace:
