@@ -1,5 +1,6 @@
 # make serve   set up, build the embedded guard, serve it
 # make test    set up, lint, types, tests
+# make loadtest  a minute of load on the embedded guard, and its summary
 # make check   lint and types alone
 # make images  build the gateway image and ask it a question (as root, with buildah)
 PYTHON ?= python3.11
@@ -11,7 +12,7 @@ STAMP := $(VENV)/.installed
 EXAMPLE := .oodguard-cache/example
 BUNDLE := $(EXAMPLE)/bundles/digits
 
-.PHONY: setup check test serve bundle docs images clean
+.PHONY: setup check test serve bundle loadtest docs images clean
 
 setup: $(STAMP)
 
@@ -41,6 +42,11 @@ $(BUNDLE)/manifest.json: $(STAMP)
 serve: $(BUNDLE)/manifest.json
 	$(BIN)/oodguard serve $(BUNDLE) --port $(PORT) --admin-port $(ADMIN_PORT) \
 	  --samples $(EXAMPLE)/samples/in_distribution.png --samples $(EXAMPLE)/samples/out_of_distribution.jpg
+
+# More: make loadtest LOAD="--shape spike --people 60 --seconds 60 --max-p99-ms 500"
+LOAD ?= --shape step --people 20 --seconds 60 --max-shed-share 0
+loadtest: $(BUNDLE)/manifest.json
+	$(BIN)/python load_tests/loadtest.py $(BUNDLE) $(LOAD)
 
 # Tables and the chart's schema, as far as they are made from the code.
 docs: setup

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -39,6 +40,8 @@ def predict(
 
     Example: oodguard predict photo.jpg some/folder --url http://localhost:8000
     """
+    if json_lines and csv_rows:
+        raise InputError("--json and --csv contradict each other: choose one")
     paths = _files(images)
     rows: list[tuple[Path, Prediction]] = []
     failures: list[tuple[Path, str]] = []
@@ -60,12 +63,12 @@ def predict(
         writer = csv.writer(sys.stdout)
         writer.writerow(["path", "label", "probability", "is_ood", "ood_score", "threshold"])
         for path, p in rows:
-            writer.writerow([path, p.label, p.probability, p.is_ood, p.ood_score, p.threshold])
+            writer.writerow([_shown(path), p.label, p.probability, p.is_ood, p.ood_score, p.threshold])
     elif rows:
         _table(rows)
     errors = Console(stderr=True, soft_wrap=True)
     for path, why in failures:
-        errors.print(f"[red]{path}[/]: {why}", highlight=False)
+        errors.print(f"[red]{escape(_shown(path))}[/]: {escape(why)}", highlight=False)
     if failures:
         return SOME_FAILED
     return FOUND_OOD if fail_on_ood and any(p.is_ood for _, p in rows) else 0
@@ -77,8 +80,20 @@ def _table(rows: list[tuple[Path, Prediction]]) -> None:
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for path, p in rows:
         verdict = "[bold red]OUT[/]" if p.is_ood else "[green]in[/]"
-        table.add_row(str(path), p.label, f"{p.probability:.3f}", verdict, f"{p.ood_score:.2f}", f"{p.threshold:.2f}")
+        table.add_row(
+            escape(_shown(path)),
+            escape(p.label),
+            f"{p.probability:.3f}",
+            verdict,
+            f"{p.ood_score:.2f}",
+            f"{p.threshold:.2f}",
+        )
     Console().print(table)
+
+
+def _shown(path: Path) -> str:
+    # A name that is not valid text in this locale must not end the command half-way.
+    return str(path).encode(errors="replace").decode()
 
 
 def _files(images: list[Path]) -> list[Path]:

@@ -3,12 +3,45 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 
-class TerminalReporter:
+class Bars:
+    """How every long command shows its progress: what, a bar, how many of how many, the time so far, and `more`."""
+
+    def __init__(self, *more: ProgressColumn, width: int | None = None) -> None:
+        self.console = Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}" if width is None else f"{{task.description:{width}}}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            *more,
+            console=self.console,
+        )
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+
+class TerminalReporter(Bars):
     """Draws `Reporter` calls as one bar a stage.
 
     ```python
@@ -18,24 +51,8 @@ class TerminalReporter:
     """
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
-        self._bars = Progress(
-            TextColumn("{task.description:32}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self.console,
-        )
+        super().__init__(width=32)
         self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> TerminalReporter:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 
+from oodguard.cli.progress import Bars
 from oodguard.server.offline.options import ScoreOptions
 
 if TYPE_CHECKING:
@@ -61,30 +61,14 @@ def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
     return SOME_FAILED if summary.failed else 0
 
 
-class _Bar:
+class _Bar(Bars):
     """One bar: images listed, then images scored, with the rate, the flagged and the errors."""
 
     def __init__(self) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
+        super().__init__(TimeRemainingColumn())
         self._task = self._bars.add_task("listing", total=None)
         self._flagged = 0
         self._failed = 0
-
-    def __enter__(self) -> _Bar:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def listed(self, images: int) -> None:
         """Images were found."""

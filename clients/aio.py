@@ -9,7 +9,7 @@ from types import TracebackType
 
 import httpx
 
-from oodguard.clients.calls import TIMEOUT, Reply, Retries, Send, Wait, predict
+from oodguard.clients.calls import Calls, Reply, Send, Wait
 from oodguard.clients.errors import ServerProblem
 from oodguard.clients.images import ImageLike
 from oodguard.clients.results import CONCURRENCY, Result, problem_of
@@ -17,7 +17,7 @@ from oodguard.server.contract import PredictResponse
 from oodguard.training.errors import InputError
 
 
-class AsyncClient:
+class AsyncClient(Calls):
     """As `Client`, for asyncio.
 
     ```python
@@ -27,18 +27,8 @@ class AsyncClient:
     ```
     """
 
-    def __init__(
-        self,
-        url: str = "http://localhost:8000",
-        *,
-        key: str | None = None,
-        timeout: float = TIMEOUT,
-        retries: Retries | None = None,
-    ) -> None:
-        self._url = url.rstrip("/")
-        self._timeout = timeout
-        self._retries = retries or Retries()
-        self._http = httpx.AsyncClient(timeout=timeout, headers={"x-api-key": key} if key else None)
+    def _open(self) -> None:
+        self._http = httpx.AsyncClient(timeout=self._timeout, headers=self._headers)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -61,14 +51,7 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> PredictResponse:
         """As `Client.predict`."""
-        steps = predict(
-            self._url,
-            images,
-            accept=accept,
-            top_k=top_k,
-            timeout=self._timeout if timeout is None else timeout,
-            retries=self._retries,
-        )
+        steps = self._steps(images, accept, top_k, timeout)
         reply: Reply = None
         while True:
             try:
@@ -84,13 +67,7 @@ class AsyncClient:
 
     async def _send(self, step: Send) -> Reply:
         try:
-            return await self._http.post(
-                f"{self._url}/predict",
-                files=step.files,
-                params=step.params,
-                headers=step.headers,
-                timeout=step.timeout,
-            )
+            return await self._http.post(**self._post(step))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return error
 

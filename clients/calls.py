@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 from pydantic import ValidationError
@@ -99,6 +100,45 @@ def predict(
             if not again or attempt >= retries.attempts or clock() + wait >= deadline:
                 raise _unreachable(url, reply)
         yield Wait(wait)
+
+
+class Calls:
+    """What the sync and the async client have in common: whom they ask, how long, and what a call consists of."""
+
+    def __init__(
+        self,
+        url: str = "http://localhost:8000",
+        *,
+        key: str | None = None,
+        timeout: float = TIMEOUT,
+        retries: Retries | None = None,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._timeout = timeout
+        self._retries = retries or Retries()
+        self._headers = {"x-api-key": key} if key else None
+        self._open()
+
+    def _open(self) -> None:
+        """Make httpx's client, of the kind that this one is."""
+        raise NotImplementedError
+
+    def _steps(
+        self, images: Sequence[ImageLike], accept: float | None, top_k: int | None, timeout: float | None
+    ) -> Steps:
+        """The steps of one call of `predict`."""
+        left = self._timeout if timeout is None else timeout
+        return predict(self._url, images, accept=accept, top_k=top_k, timeout=left, retries=self._retries)
+
+    def _post(self, step: Send) -> dict[str, Any]:
+        """The arguments of httpx's `post` for one step."""
+        return {
+            "url": f"{self._url}/predict",
+            "files": step.files,
+            "params": step.params,
+            "headers": step.headers,
+            "timeout": step.timeout,
+        }
 
 
 def _answer(url: str, response: httpx.Response) -> PredictResponse:

@@ -10,7 +10,7 @@ from types import TracebackType
 
 import httpx
 
-from oodguard.clients.calls import TIMEOUT, Reply, Retries, Send, Wait, predict
+from oodguard.clients.calls import Calls, Reply, Send, Wait
 from oodguard.clients.errors import ServerProblem
 from oodguard.clients.images import ImageLike
 from oodguard.clients.results import CONCURRENCY, Result, problem_of
@@ -18,7 +18,7 @@ from oodguard.server.contract import PredictResponse
 from oodguard.training.errors import InputError
 
 
-class Client:
+class Client(Calls):
     """Talks to one server over kept-open connections; use it as a context manager. Threads may share it.
 
     ```python
@@ -31,18 +31,8 @@ class Client:
     `retries` says.
     """
 
-    def __init__(
-        self,
-        url: str = "http://localhost:8000",
-        *,
-        key: str | None = None,
-        timeout: float = TIMEOUT,
-        retries: Retries | None = None,
-    ) -> None:
-        self._url = url.rstrip("/")
-        self._timeout = timeout
-        self._retries = retries or Retries()
-        self._http = httpx.Client(timeout=timeout, headers={"x-api-key": key} if key else None)
+    def _open(self) -> None:
+        self._http = httpx.Client(timeout=self._timeout, headers=self._headers)
 
     def __enter__(self) -> Client:
         return self
@@ -69,14 +59,7 @@ class Client:
         Raises `ServerProblem` when the request as a whole was refused, `ServerUnreachable` when nothing answered,
         `InputError` when an image cannot be sent. An image that failed among others is in the answer's `errors`.
         """
-        steps = predict(
-            self._url,
-            images,
-            accept=accept,
-            top_k=top_k,
-            timeout=self._timeout if timeout is None else timeout,
-            retries=self._retries,
-        )
+        steps = self._steps(images, accept, top_k, timeout)
         reply: Reply = None
         while True:
             try:
@@ -92,13 +75,7 @@ class Client:
 
     def _send(self, step: Send) -> Reply:
         try:
-            return self._http.post(
-                f"{self._url}/predict",
-                files=step.files,
-                params=step.params,
-                headers=step.headers,
-                timeout=step.timeout,
-            )
+            return self._http.post(**self._post(step))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return error
 

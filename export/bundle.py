@@ -32,7 +32,7 @@ from oodguard.export.graph import run_graph, session, to_onnx, with_metadata
 from oodguard.export.parity import TOLERANCE, compare, compare_decisions, require, require_decisions
 from oodguard.export.reduce import Lower, Material, gather, reduce
 from oodguard.training.calibration import Fusion, QuantileCurve
-from oodguard.training.contract import GOLDEN_FOLDER, SCORES, RunRecord, file_sha256
+from oodguard.training.contract import CERTIFIED, GOLDEN_FOLDER, RunRecord, file_sha256
 from oodguard.training.errors import EnvironmentProblem, FormatError, InputError, QualityError
 from oodguard.training.features import TRAINING_LIMITS
 from oodguard.training.preprocess import Pixels, load_pixels
@@ -191,7 +191,7 @@ class _Writer:
             input=TensorSpec(name=INPUT_NAME, dtype="uint8", shape=("batch", side, side, 3)),
             outputs=(
                 TensorSpec(name=PROBABILITIES_NAME, dtype="float32", shape=("batch", len(record.classes))),
-                TensorSpec(name=SCORES_NAME, dtype="float32", shape=("batch", len(SCORES))),
+                TensorSpec(name=SCORES_NAME, dtype="float32", shape=("batch", len(record.heads.scores))),
             ),
             preprocessing=record.preprocessing,
             classes=record.classes,
@@ -202,8 +202,9 @@ class _Writer:
                     title=spec.title,
                     meaning=spec.meaning,
                     curve=content.curves[spec.name],
+                    lipschitz=self.run.heads.lipschitz if spec is CERTIFIED else None,
                 )
-                for spec in SCORES
+                for spec in record.heads.scores
             ),
             fusion=content.fusion,
             provenance=provenance(record),

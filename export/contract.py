@@ -71,13 +71,17 @@ class FileRef(Frozen):
 
 
 class ScoreEntry(Frozen):
-    """One column of `scores`, with its calibration on held-out ID images."""
+    """One column of `scores`, with its calibration on held-out ID images.
+
+    `lipschitz`: how much the score can change a unit of distance between features, where that is known exactly.
+    """
 
     name: ScoreName
     family: Family
     title: str
     meaning: str
     curve: QuantileCurve
+    lipschitz: float | None = Field(None, gt=0)
 
 
 class Provenance(Frozen):
@@ -165,7 +169,11 @@ class Thresholds:
 
 
 class Verdict(Frozen):
-    """The answer for one image. `is_ood` is `ood_score > threshold`; higher scores are more OOD everywhere."""
+    """The answer for one image. `is_ood` is `ood_score > threshold`; higher scores are more OOD everywhere.
+
+    `certified_radius`: how far the image's feature may move, in any direction, without another verdict of the certified
+    score: |threshold - value| / Lipschitz constant (GReg, Eq. 4). Null for a model without a certified head.
+    """
 
     label: str
     class_index: int
@@ -176,28 +184,45 @@ class Verdict(Frozen):
     threshold: float
     percentile: float
     scores: dict[ScoreName, ScoreVerdict]
+    certified_radius: float | None = None
 
 
 class Manifest(Frozen):
     """Everything about a bundle that is not in the graph."""
 
-    schema_version: Literal[1] = 1
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    precision: Precision = "fp32"
-    graph: str = GRAPH_FILE
-    input: TensorSpec
-    outputs: tuple[TensorSpec, TensorSpec]
-    preprocessing: Preprocessing
-    classes: tuple[str, ...] = Field(min_length=2)
-    scores: tuple[ScoreEntry, ...] = Field(min_length=1)
-    fusion: Fusion
-    default_accept: float = Field(DEFAULT_ACCEPT, gt=0, lt=1)
-    provenance: Provenance
-    diagnosis: CollusionReport | None = Field(None, description="whether the ensemble's members collude")
-    parity: Parity
-    golden: tuple[Golden, ...] = Field(min_length=1)
-    files: tuple[FileRef, ...]
+    schema_version: Literal[1] = Field(1, description="Which form of manifest this is; another is refused.")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="The model's name, as answers give it.")
+    version: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="The model's version, as answers give it."
+    )
+    precision: Precision = Field("fp32", description="The graph's arithmetic: fp32, fp16 or int8.")
+    graph: str = Field(GRAPH_FILE, description="The graph's file.")
+    input: TensorSpec = Field(description="What the graph takes: RGB pixels.")
+    outputs: tuple[TensorSpec, TensorSpec] = Field(
+        description="What it returns: class probabilities and raw scores, one row an image."
+    )
+    preprocessing: Preprocessing = Field(
+        description="How image bytes become those pixels; mean and std are applied inside the graph."
+    )
+    classes: tuple[str, ...] = Field(min_length=2, description="Class names, in the order of the probabilities.")
+    scores: tuple[ScoreEntry, ...] = Field(
+        min_length=1, description="Each column of the scores, with its quantile curve on calibration images."
+    )
+    fusion: Fusion = Field(description="How the scores become the one that decides, and that one's quantile curve.")
+    default_accept: float = Field(
+        DEFAULT_ACCEPT, gt=0, lt=1, description="Target acceptance where neither server nor request names one."
+    )
+    provenance: Provenance = Field(
+        description="What it was trained from: data, weights, options, versions, and the accuracy it reached."
+    )
+    diagnosis: CollusionReport | None = Field(
+        None, description="Whether the ensemble's members collude, on calibration images."
+    )
+    parity: Parity = Field(description="What the export gate measured on real images.")
+    golden: tuple[Golden, ...] = Field(
+        min_length=1, description="Real images and the answers that every runtime must give for them."
+    )
+    files: tuple[FileRef, ...] = Field(description="Every other file of the bundle, with size and SHA-256.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
@@ -317,6 +342,10 @@ class Manifest(Frozen):
             for c in measured.ranked[row][:top_k]
         )
         fused = measured.fused[row]
+        radius = None
+        if self._certified is not None:
+            column, lipschitz = self._certified
+            radius = abs(thresholds.scores[column][1] - measured.scores[row][column]) / lipschitz
         return Verdict(
             label=top[0].label,
             class_index=top[0].class_index,
@@ -332,7 +361,16 @@ class Manifest(Frozen):
                     thresholds.scores, measured.scores[row], measured.percentiles[row], strict=True
                 )
             },
+            certified_radius=radius,
         )
+
+    @cached_property
+    def _certified(self) -> tuple[int, float] | None:
+        """The column of the score with a known Lipschitz constant, and the constant."""
+        for column, entry in enumerate(self.scores):
+            if entry.lipschitz is not None:
+                return column, entry.lipschitz
+        return None
 
 
 def load_manifest(bundle: Path) -> Manifest:

@@ -1,7 +1,8 @@
 """The fused network: shared backbone, all heads with their linear parts folded, every score, in one graph.
 
 Everything linear that follows the feature is one matrix product: the first layers of M members, of the anchored head
-and of ICE, and the principal coordinates of feature density, `[D, M*H + H + d_ice + d_density]`. Folded at export:
+and of ICE, the certified head where there is one, and the principal coordinates of feature density,
+`[D, M*H + H + d_ice + C + d_density]`. Folded at export:
 
 * standardisation (x - centre)/scale, into weights and biases;
 * the anchors' part of the anchored head, (W_c - W_r) c_k + b, into K constant rows (AMP);
@@ -67,8 +68,12 @@ class FusedHeads(nn.Module):
         anchored = heads.anchored
         white = torch.linalg.inv(heads.ice.factor().double()).float()
         projection = heads.ice.projection @ white.T
-        wide = torch.cat([w1.permute(1, 0, 2).flatten(1), anchored.weight_residual, projection], dim=1)
-        bias = torch.cat([b1.flatten(), torch.zeros(shapes.hidden), torch.zeros(projection.shape[1])])
+        products = [w1.permute(1, 0, 2).flatten(1), anchored.weight_residual, projection]
+        offsets = [b1.flatten(), torch.zeros(shapes.hidden), torch.zeros(projection.shape[1])]
+        if heads.linear is not None:
+            products.append(heads.linear.weight.T)
+            offsets.append(heads.linear.bias)
+        wide, bias = torch.cat(products, dim=1), torch.cat(offsets)
         # Standardisation: (x - c)/s W + b = x (W/s) + (b - c W/s).
         wide = wide / heads.scale
         bias = bias - heads.centre @ wide
@@ -86,12 +91,12 @@ class FusedHeads(nn.Module):
         self.register_buffer("ice_centres", heads.ice.centres @ white.T)
         for name in ("bank", "bank_residual", "whitening", "class_means", "residual_precision"):
             self.register_buffer(name, getattr(density, name).clone())
-        self.sizes = [shapes.members * shapes.hidden, shapes.hidden, projection.shape[1]]
+        self.sizes = [product.shape[1] for product in products]
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """All heads on one feature."""
         first = features @ self.wide + self.bias
-        members, residual_part, z = torch.split(first, self.sizes, dim=1)
+        members, residual_part, z, *linear = torch.split(first, self.sizes, dim=1)
         hidden = functional.relu(members).view(-1, self.members, self.hidden).transpose(0, 1)
         logits = torch.baddbmm(self.b2, hidden, self.w2)
         shared = functional.relu(residual_part.unsqueeze(1) + self.anchor_rows)
@@ -104,5 +109,5 @@ class FusedHeads(nn.Module):
         to_means = squared_distances(q @ self.whitening, self.class_means)
         to_means = to_means + (residual * self.residual_precision).unsqueeze(1)
         heights = -squared_distances(z, self.ice_centres)
-        logits, scores = self.score(logits, anchored, heights, to_bank, to_means)
+        logits, scores = self.score(logits, anchored, heights, to_bank, to_means, *linear)
         return logits.softmax(-1).mean(0), scores

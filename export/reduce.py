@@ -13,7 +13,6 @@ from oodguard.export.half import to_float16
 from oodguard.export.photos import RunPhotos, pixel_batches, run_photos, spread
 from oodguard.export.quantize import to_int8
 from oodguard.training.calibration import Fusion, QuantileCurve
-from oodguard.training.contract import SCORES
 from oodguard.training.data import Photo, load_unlabelled
 from oodguard.training.progress import Reporter
 from oodguard.training.run import Run
@@ -70,7 +69,7 @@ def reduce(run: Run, graph: bytes, precision: Lower, material: Material, *, repo
         return expected, found
 
     expected, found = both(material.own.calibration, f"{precision} answers on calibration images")
-    columns = {spec.name.value: found.scores[:, i].astype("float64") for i, spec in enumerate(SCORES)}
+    columns = {spec.name.value: found.scores[:, i].astype("float64") for i, spec in enumerate(run.record.heads.scores)}
     curves = {name: QuantileCurve.fit(values) for name, values in columns.items()}
     return Reduced(
         graph=small,

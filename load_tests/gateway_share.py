@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness import Bystanders, console, read_bundle, read_images, report_table, run_script, write_report
-from limit import Limit, Organisation, organisations
+from limit import Limit, Organisation, fastest, finalists, organisations, turns
 from serving import Server, free_port, oodguard_command
 from wrk import Form, WrkResult, multipart_form, raw_form, require_wrk, run_wrk
 
@@ -62,8 +62,7 @@ def _measure(bundle: Path, images: list[bytes], options: argparse.Namespace) -> 
         answers: dict[str, list[WrkResult]] = {form.name: [] for form in forms}
         with Server("oodguard", command, port=port, body=images[0]) as server:
             for number in range(options.rounds):
-                # Every other round the other way round, so that drift within a round favours neither.
-                for what in ("limit", "gateway") if number % 2 == 0 else ("gateway", "limit"):
+                for what in turns(number, "limit", "gateway"):
                     if what == "limit":
                         limits.append({o: limit.measure(o, seconds=options.seconds) for o in chosen})
                         continue
@@ -71,16 +70,8 @@ def _measure(bundle: Path, images: list[bytes], options: argparse.Namespace) -> 
                         answers[form.name].append(_drive(server, form, options))
                 line = ", ".join(f"{name} {found[-1].images_per_second:.1f}" for name, found in answers.items())
                 console.print(f"  limit {max(limits[-1].values()):.1f} img/s, {line}", style="dim")
-    best = max(chosen, key=lambda o: statistics.median(found[o] for found in limits))
+    best = fastest(chosen, limits)
     return [_row(bundle.name, form, best, [found[best] for found in limits], answers[form.name]) for form in forms]
-
-
-def finalists(rates: Mapping[Organisation, float]) -> list[Organisation]:
-    """The best batch size of each way to spread the loop: one brief look must not decide between the ways."""
-    ways: dict[tuple[int, int, int], Organisation] = {}
-    for organisation in sorted(rates, key=lambda o: rates[o]):
-        ways[organisation.processes, organisation.threads, organisation.intra_op] = organisation
-    return list(ways.values())
 
 
 def _look(limit: Limit, *, seconds: float) -> dict[Organisation, float]:

@@ -50,10 +50,11 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def read_images(folder: Path, *, count: int) -> list[bytes]:
-    """`count` images spread evenly over everything below `folder`, or all there are."""
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+    """`count` images spread evenly over everything below `folder`, or all there are; a file is one image."""
+    found = folder.rglob("*") if folder.is_dir() else [folder] if folder.is_file() else []
+    paths = sorted(p for p in found if p.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise InputError(f"no images under {folder}; --images takes a folder of images")
+        raise InputError(f"no images under {folder}; name a folder of images")
     return [path.read_bytes() for path in paths[:: max(len(paths) // count, 1)][:count]]
 
 
@@ -104,9 +105,16 @@ def machine() -> dict[str, str | int]:
         "processor": model,
         "cores": cores(),
         "python": platform.python_version(),
-        "onnxruntime": importlib.metadata.version("onnxruntime"),
-        "pillow": importlib.metadata.version("pillow"),
+        **{name: found for name in ("onnxruntime", "pillow") if (found := _version(name))},
     }
+
+
+def _version(package: str) -> str | None:
+    # A machine that only makes load has no ONNX Runtime.
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def report_table(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, object]]) -> Table:

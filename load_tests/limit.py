@@ -9,9 +9,10 @@ sizes. Every loop decodes its batch in the thread that then runs the graph.
 from __future__ import annotations
 
 import multiprocessing
+import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -164,3 +165,21 @@ def _loops(
 def _batch(graph: ort.InferenceSession, manifest: Manifest, images: list[bytes], *, first: int, batch: int) -> None:
     chosen = [images[(first + index) % len(images)] for index in range(batch)]
     graph.run(None, {INPUT_NAME: np.stack([load_pixels(image, manifest.preprocessing) for image in chosen])})
+
+
+def finalists(rates: Mapping[Organisation, float]) -> list[Organisation]:
+    """The best batch size of each way to spread the loop: one brief look must not decide between the ways."""
+    ways: dict[tuple[int, int, int], Organisation] = {}
+    for organisation in sorted(rates, key=lambda o: rates[o]):
+        ways[organisation.processes, organisation.threads, organisation.intra_op] = organisation
+    return list(ways.values())
+
+
+def fastest(chosen: Sequence[Organisation], rounds: Sequence[Mapping[Organisation, float]]) -> Organisation:
+    """The organisation with the highest median over the rounds: the limit."""
+    return max(chosen, key=lambda o: statistics.median(rates[o] for rates in rounds))
+
+
+def turns(number: int, one: str, other: str) -> tuple[str, str]:
+    """Who is measured first in round `number`: every other round the other, so that drift favours neither."""
+    return (one, other) if number % 2 == 0 else (other, one)

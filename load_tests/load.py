@@ -9,6 +9,8 @@ import numpy as np
 from harness import percentile
 
 Arrivals = Literal["constant", "poisson"]
+# What a server answers that has no room, is not ready or has no time left: it did not fail on the request.
+SHED = ("429", "503", "504")
 
 
 def schedule(rate: float, seconds: float, *, arrivals: Arrivals = "poisson", seed: int = 0) -> list[float]:
@@ -55,7 +57,7 @@ class LoadResult:
     @property
     def errors(self) -> int:
         """Requests that were neither accepted nor refused with 429, 503 or 504."""
-        return sum(self.outcomes.values()) - self.accepted - self.count("429", "503", "504")
+        return sum(self.outcomes.values()) - self.accepted - self.count(*SHED)
 
     def latency(self, share: float) -> float:
         """A percentile of the accepted requests' latencies, in milliseconds."""

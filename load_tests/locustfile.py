@@ -1,45 +1,90 @@
-"""Locust users for a running server: all three body types, single images and small batches.
+"""Locust's entry: options, users, the shape, and what happens at the end.
 
-OODGUARD_IMAGES=some/folder locust -f load_tests/locustfile.py --host http://localhost:8000
+locust -f load_tests/locustfile.py --host http://localhost:8000                  (with locust's page)
+locust -f load_tests/locustfile.py --host http://localhost:8000 --headless --shape spike --people 40 --seconds 60
 """
 
 from __future__ import annotations
 
-import base64
-import os
-import random
+import logging
+import time
 from pathlib import Path
+from typing import Any
 
-from locust import HttpUser, between, task
+from locust import events
+from locust.runners import MasterRunner, WorkerRunner
+from mix import MixOptions, add_mix
+from shapes import SHAPES
+from summary import Summary
+from thresholds import THRESHOLDS, add_thresholds, check
+from users import TALLIES, Caller, Chosen, target
 
-from oodguard.training.preprocess import IMAGE_SUFFIXES
+from oodguard.training.errors import InputError, OodguardError
 
-FOLDER = Path(os.environ.get("OODGUARD_IMAGES", ".oodguard-cache/example/samples"))
-IMAGES = [p.read_bytes() for p in sorted(FOLDER.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
-if not IMAGES:
-    raise SystemExit(f"no images under {FOLDER}; set OODGUARD_IMAGES to a folder of images")
+__all__ = ["Caller", "Chosen"]
+MESSAGE = "oodguard"
+SHOWN = ("host", "shape", "people", "seconds", "think", *MixOptions.model_fields, "triton_model")
+CLOCK = {"began": 0.0, "ended": 0.0}
 
 
-class Caller(HttpUser):
-    """Posts images as applications do, with a little time to think."""
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
+def _declare(parser: Any, **_: object) -> None:
+    parser.add_argument("--shape", choices=SHAPES, default="steady", help="How the number of people changes.")
+    parser.add_argument("--people", type=int, default=10, help="Most people at once.")
+    parser.add_argument("--seconds", type=float, default=60.0, help="Length of the test.")
+    parser.add_argument(
+        "--think", type=float, default=0.2, help="Seconds a person thinks between requests, on average."
+    )
+    parser.add_argument("--key", default="", help="API key of the gateway.", is_secret=True)
+    parser.add_argument("--triton-model", default="", help="Ask this model of a Triton at --host instead of a gateway.")
+    parser.add_argument("--results", default="", help="Folder for summary.html, summary.md and summary.csv.")
+    add_mix(parser)
+    add_thresholds(parser)
 
-    wait_time = between(0.05, 0.3)
 
-    @task(6)
-    def raw(self) -> None:
-        """One image as a raw body."""
-        headers = {"content-type": "application/octet-stream"}
-        self.client.post("/predict", data=random.choice(IMAGES), headers=headers, name="/predict raw")
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def _begin(environment: Any, runner: Any, **_: object) -> None:
+    options = environment.parsed_options
+    # The last requests are answered before the counts are compared.
+    environment.stop_timeout = environment.stop_timeout or Caller.network_timeout
+    if isinstance(runner, WorkerRunner):
+        environment.events.report_to_master.add_listener(lambda client_id, data: data.update({MESSAGE: TALLIES.take()}))
+        return
+    if isinstance(runner, MasterRunner):
+        environment.events.worker_report.add_listener(lambda client_id, data: TALLIES.receive(data[MESSAGE]))
+    environment.events.test_start.add_listener(_started)
+    environment.events.test_stopping.add_listener(lambda environment: CLOCK.update(ended=time.monotonic()))
+    environment.events.quitting.add_listener(_finish)
+    try:
+        if options.people < 1 or options.seconds <= 0:
+            raise InputError("--people must be at least 1 and --seconds above 0")
+        if environment.host and options.headless:
+            target(environment.host, options)
+    except OodguardError as error:
+        logging.error("%s", error)
+        raise SystemExit(error.exit_code) from None
 
-    @task(3)
-    def multipart(self) -> None:
-        """Up to four images as files."""
-        chosen = random.choices(IMAGES, k=random.randint(1, 4))
-        files = [("image", (f"{i}", image)) for i, image in enumerate(chosen)]
-        self.client.post("/predict", files=files, name="/predict multipart")
 
-    @task(1)
-    def encoded(self) -> None:
-        """One image as base64 in JSON."""
-        text = base64.b64encode(random.choice(IMAGES)).decode()
-        self.client.post("/predict", json={"images": [text]}, name="/predict json")
+def _started(environment: Any) -> None:
+    # Its own counts alone: locust's page can run several tests, one after the other.
+    TALLIES.kinds.clear()
+    CLOCK.update(began=time.monotonic(), ended=0.0)
+
+
+def _finish(environment: Any, **_: object) -> None:
+    options = environment.parsed_options
+    # Waiting for the last answers is not part of the test.
+    seconds = min(max((CLOCK["ended"] or time.monotonic()) - CLOCK["began"], 1e-9), options.seconds)
+    checks = check(options, TALLIES.total, seconds)
+    given = {name: getattr(options, name) for name in (*SHOWN, *(threshold.name for threshold in THRESHOLDS))}
+    summary = Summary(TALLIES, seconds, checks, {k: v for k, v in given.items() if v not in (None, "")})
+    print(f"\n{summary.markdown()}", flush=True)
+    # Locust's own tables would only repeat it.
+    logging.getLogger("locust.stats_logger").disabled = True
+    environment.process_exit_code = 0 if summary.kept else 1
+    try:
+        if options.results:
+            summary.write(Path(options.results))
+    except OodguardError as error:
+        logging.error("%s", error)
+        environment.process_exit_code = error.exit_code

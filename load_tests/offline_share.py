@@ -19,9 +19,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway_share import finalists
 from harness import Bystanders, console, read_bundle, read_images, report_table, run_script, write_report
-from limit import Limit, Organisation, organisations
+from limit import Limit, Organisation, fastest, finalists, organisations, turns
 
 from oodguard.training.errors import EnvironmentProblem, InputError
 
@@ -61,7 +60,7 @@ def _measure(bundle: Path, images: list[bytes], options: argparse.Namespace) -> 
         chosen = finalists(looks)
         found: list[dict[Organisation, float]] = []
         for number in range(options.rounds):
-            for what in ("limit", "score") if number % 2 == 0 else ("score", "limit"):
+            for what in turns(number, "limit", "score"):
                 if what == "limit":
                     found.append({o: limit.measure(o, seconds=options.seconds) for o in chosen})
                     continue
@@ -70,7 +69,7 @@ def _measure(bundle: Path, images: list[bytes], options: argparse.Namespace) -> 
                 whole.append(len(images) / seconds)
             line = f"  limit {max(found[-1].values()):.1f} img/s, scoring {scoring[-1]:.1f}, whole {whole[-1]:.1f}"
             console.print(line, style="dim")
-        best = max(chosen, key=lambda o: statistics.median(rates[o] for rates in found))
+        best = fastest(chosen, found)
         limits = [rates[best] for rates in found]
     shares = [100 * rate / limit for rate, limit in zip(scoring, limits, strict=True)]
     return {

@@ -41,11 +41,22 @@ class OpenLoop:
     ```
     """
 
-    def __init__(self, form: Form, *, port: int, timeout: float = TIMEOUT, connections: int = 512) -> None:
+    def __init__(
+        self,
+        form: Form | Sequence[Form],
+        *,
+        port: int,
+        timeout: float = TIMEOUT,
+        connections: int = 512,
+        read: Callable[[int, bytes], None] | None = None,
+    ) -> None:
+        """Requests rotate over the bodies of all forms; `read` is given the status and body of every answer."""
+        forms = (form,) if isinstance(form, Form) else form
         self._port = port
         self._timeout = timeout
         self._connections = connections
-        self._requests = [encode_request(form, index) for index in range(len(form.bodies))]
+        self._requests = [encode_request(one, index) for one in forms for index in range(len(one.bodies))]
+        self._read = read
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
@@ -134,6 +145,11 @@ class OpenLoop:
                 return
         self._idle.append(connection)
 
+    def answered(self, status: str, body: bytes) -> None:
+        """An answer is complete."""
+        if self._read is not None:
+            self._read(int(status), body)
+
     def lost(self, connection: _Connection, ticket: Ticket | None, *, stale: bool) -> None:
         """A connection closed, with `ticket` unanswered; `stale`: it had served before and said nothing to this one."""
         self._open.discard(connection)
@@ -199,10 +215,12 @@ class _Connection(asyncio.Protocol):
         if not complete:
             return
         status, closing = bytes(self._buffer[9:12]).decode(), b"connection: close" in self._buffer[:head].lower()
+        body = bytes(self._buffer[head + 4 :])
         ticket, self.ticket = self.ticket, None
         self._buffer.clear()
         self._answered += 1
         self._client.ended(ticket, status)
+        self._client.answered(status, body)
         if closing:
             self.abort()
         else:

@@ -31,10 +31,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def oodguard_command(bundle: Path, *, port: int, extra: str = "") -> list[str]:
+def oodguard_command(bundle: Path, *, port: int, admin_port: int = 0, extra: str = "") -> list[str]:
     """The command that serves `bundle` on `port`; `extra` is passed to `oodguard serve` as it is."""
     command = [sys.executable, "-m", "oodguard.cli", "serve", str(bundle), "--host", HOST, "--port", str(port)]
-    return [*command, "--admin-port", "0", "--drain-delay", "0", "--log-level", "error", *shlex.split(extra)]
+    return [
+        *command,
+        "--admin-port",
+        str(admin_port),
+        "--drain-delay",
+        "0",
+        "--log-level",
+        "error",
+        *shlex.split(extra),
+    ]
 
 
 class Server:
@@ -57,13 +66,14 @@ class Server:
         body: bytes,
         path: str = "/predict",
         content_type: str = "image/jpeg",
+        key: str | None = None,
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> None:
         self.name = name
         self.port = port
         self._command = list(command)
-        self._request = (path, body, {"content-type": content_type})
+        self._request = (path, body, {"content-type": content_type, **({"x-api-key": key} if key else {})})
         self._environment = {**os.environ, **(environment or {})}
         self._folder = folder
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)
@@ -136,6 +146,10 @@ class Server:
     def rss(self) -> int:
         """Resident memory of all its processes, in bytes."""
         return sum(process.memory_info().rss for process in self.processes())
+
+    def descriptors(self) -> int:
+        """Open files and sockets of all its processes."""
+        return sum(process.num_fds() for process in self.processes())
 
     def cpu_seconds(self) -> float:
         """Processor time its processes have used."""

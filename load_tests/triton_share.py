@@ -18,17 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import numpy as np
 from harness import Bystanders, console, cores, read_bundle, read_images, report_table, run_script, write_report
 from real_triton import Triton, triton_environment
 from serving import HOST, Server, free_port, oodguard_command
+from triton_http import HEAD_LENGTH, decode, pixel_request
 from wrk import Form, WrkResult, raw_form, require_wrk, run_wrk
 
-from oodguard.export.contract import INPUT_NAME, Manifest
+from oodguard.export.contract import Manifest
 from oodguard.export.triton.options import TritonOptions
 from oodguard.export.triton.repository import Placed, write_repository
 from oodguard.training.errors import InputError, QualityError
-from oodguard.training.preprocess import load_pixels
 
 EMBEDDED, GATEWAY, SHARED, DIRECT = "gateway, embedded", "gateway, Triton", "gateway, Triton, shared memory", "Triton"
 TOLERANCE = 1e-4
@@ -136,15 +135,9 @@ def _measure(form: Form, port: int, options: argparse.Namespace, used: Callable[
 
 def pixel_form(images: list[bytes], manifest: Manifest, *, path: str) -> Form:
     """Requests of Triton's own protocol over HTTP: one decoded image each, as a binary tensor."""
-    bodies = []
-    for image in images:
-        pixels = np.ascontiguousarray(load_pixels(image, manifest.preprocessing)[None])
-        tensor = {"name": INPUT_NAME, "shape": pixels.shape, "datatype": "UINT8"}
-        head = {"inputs": [{**tensor, "parameters": {"binary_data_size": pixels.nbytes}}]}
-        outputs = [{"name": spec.name, "parameters": {"binary_data": True}} for spec in manifest.outputs]
-        bodies.append((json.dumps({**head, "outputs": outputs}).encode(), pixels.tobytes()))
+    bodies = [pixel_request(decode([image], manifest), manifest) for image in images]
     # All heads are equally long: names and sizes do not depend on the image.
-    headers = (("Inference-Header-Content-Length", str(len(bodies[0][0]))),)
+    headers = ((HEAD_LENGTH, str(len(bodies[0][0]))),)
     return Form("pixels", path, "application/octet-stream", tuple(head + data for head, data in bodies), headers)
 
 

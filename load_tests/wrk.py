@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bodies import multipart_body
 from serving import HOST
 
 from oodguard.training.errors import EnvironmentProblem
 
-BOUNDARY = "oodguard-load-test-boundary"
 MARK = "summary "
 
 LUA = """\
@@ -75,13 +75,8 @@ def raw_form(images: Sequence[bytes], *, path: str = "/predict") -> Form:
 
 def multipart_form(images: Sequence[bytes], *, path: str = "/predict") -> Form:
     """Each image as the one file of a form."""
-    head = (
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="image.jpg"\r\n'
-        "Content-Type: image/jpeg\r\n\r\n"
-    ).encode()
-    tail = f"\r\n--{BOUNDARY}--\r\n".encode()
-    bodies = tuple(head + image + tail for image in images)
-    return Form("multipart", path, f"multipart/form-data; boundary={BOUNDARY}", bodies)
+    bodies = [multipart_body([image]) for image in images]
+    return Form("multipart", path, bodies[0].content_type, tuple(body.content for body in bodies))
 
 
 def require_wrk() -> str:

@@ -15,28 +15,35 @@ from oodguard.export.contract import Manifest, Verdict
 
 # Shares of the ID images that score lower. The tail is finer: that is where out-of-distribution images land.
 BOUNDS = (*(round(0.05 * step, 2) for step in range(1, 20)), 0.975, 0.99, 1.0)
-LABELS = tuple(f"{bound:g}" if bound < 1 else "+Inf" for bound in BOUNDS)
+# Of every class, so few: each bound is a series a class. All of them are bounds above, where the expected share is.
+CLASS_BOUNDS = (*(round(0.1 * step, 1) for step in range(1, 10)), 1.0)
+
+
+def label_of(bound: float) -> str:
+    """A bound as the value of the label `le`."""
+    return f"{bound:g}" if bound < 1 else "+Inf"
 
 
 class Tally:
-    """Counts of shares by `BOUNDS`, inclusive above as Prometheus has it."""
+    """Counts of shares by bounds, inclusive above as Prometheus has it; the last bound is 1."""
 
-    def __init__(self) -> None:
-        self.counts = [0] * len(BOUNDS)
+    def __init__(self, bounds: tuple[float, ...] = BOUNDS) -> None:
+        self._bounds = bounds
+        self.counts = [0] * len(bounds)
         self.total = 0.0
 
     def add(self, share: float) -> None:
         """Count one share, 0 to 1."""
-        self.counts[min(bisect_left(BOUNDS, share), len(BOUNDS) - 1)] += 1
+        self.counts[min(bisect_left(self._bounds, share), len(self.counts) - 1)] += 1
         self.total += share
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts by upper bound."""
         found: list[tuple[str, float]] = []
         reached = 0
-        for label, count in zip(LABELS, self.counts, strict=True):
+        for bound, count in zip(self._bounds, self.counts, strict=True):
             reached += count
-            found.append((label, float(reached)))
+            found.append((label_of(bound), float(reached)))
         return found
 
 
@@ -45,11 +52,14 @@ class Drift(Collector):
 
     A percentile is uniform on ID images by construction: `oodguard_expected_share{le}` is the share that belongs below
     each bound, whatever the model, so the distance to it is one line of PromQL. Buckets in percentiles are buckets
-    placed at the calibration's own quantiles.
+    placed at the calibration's own quantiles. Models with more than `most_classes` classes are not counted class by
+    class: the number of series stays bounded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_classes: int = 0) -> None:
+        self.most_classes = most_classes
         self._fused = Tally()
+        self._classes: dict[str, Tally] = {}
         self._scores: dict[str, Tally] = {}
         self._flags: dict[str, int] = {}
         self._accept = 0.0
@@ -59,11 +69,17 @@ class Drift(Collector):
         names = [entry.name for entry in manifest.scores]
         self._scores = {name: self._scores.get(name, Tally()) for name in names}
         self._flags = {name: self._flags.get(name, 0) for name in names}
+        counted = manifest.classes if len(manifest.classes) <= self.most_classes else ()
+        self._classes = {name: self._classes.get(name) or Tally(CLASS_BOUNDS) for name in counted}
         self._accept = accept
 
     def count(self, verdict: Verdict) -> None:
         """Count one answered image."""
-        self._fused.add(verdict.percentile / 100)
+        share = verdict.percentile / 100
+        self._fused.add(share)
+        by_class = self._classes.get(verdict.label)
+        if by_class is not None:
+            by_class.add(share)
         for name, score in verdict.scores.items():
             tally = self._scores.get(name)
             if tally is None:  # the model may have been replaced since
@@ -78,6 +94,14 @@ class Drift(Collector):
         )
         fused.add_metric([], self._fused.buckets(), self._fused.total)
         yield fused
+        classes = HistogramMetricFamily(
+            "oodguard_class_percentile",
+            "Share of ID images with a lower fused score, of each image answered, by predicted label.",
+            labels=["label"],
+        )
+        for label, tally in self._classes.items():
+            classes.add_metric([label], tally.buckets(), tally.total)
+        yield classes
         scores = HistogramMetricFamily(
             "oodguard_score_percentile",
             "Share of ID images with a lower score, of each image answered.",
@@ -94,8 +118,8 @@ class Drift(Collector):
         expected = GaugeMetricFamily(
             "oodguard_expected_share", "Share of ID images below a bound of the percentile histograms.", labels=["le"]
         )
-        for label, bound in zip(LABELS, BOUNDS, strict=True):
-            expected.add_metric([label], bound)
+        for bound in BOUNDS:
+            expected.add_metric([label_of(bound)], bound)
         yield expected
         yield GaugeMetricFamily(
             "oodguard_expected_ood_share", "Share of ID images that the calibration flags.", value=1.0 - self._accept

@@ -17,6 +17,7 @@ from oodguard.server.logs import server as log
 from oodguard.server.metrics import INFERENCE
 from oodguard.server.problems import error_response
 from oodguard.server.service import GuardService
+from oodguard.server.tracing import CURRENT
 from oodguard.training.errors import OodguardError
 
 REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=-]{1,128}$")
@@ -92,6 +93,12 @@ class Frame:
 
         route = self._route(scope["path"])
         key: str | None = None
+        trace = token = None
+        if self._service.tracing is not None and route in INFERENCE:
+            trace = self._service.tracing.begin(
+                method=scope["method"], route=route, request_id=request_id.decode(), headers=headers
+            )
+            token = CURRENT.set(trace)
         try:
             keys = self._service.keys
             if keys is not None and route not in self._open:
@@ -112,6 +119,9 @@ class Frame:
                 self._service.metrics.rejected[problem_of(error).code].inc()
                 await error_response(error, path=scope["path"])(scope, receive, framed)
         finally:
+            if trace is not None and token is not None:
+                CURRENT.reset(token)
+                trace.end(status)
             seconds = time.monotonic() - started
             metrics = self._service.metrics
             metrics.request(route, status)

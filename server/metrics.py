@@ -11,8 +11,8 @@ from oodguard.export.contract import Manifest, Verdict
 from oodguard.server.drift import Drift
 from oodguard.server.errors import PROBLEMS
 from oodguard.server.settings import ServeSettings
+from oodguard.server.stages import STAGES
 
-STAGES = ("read", "decode", "queue", "inference", "judge")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 STATUSES = (200, *sorted({status for status, _ in PROBLEMS.values()}))
@@ -80,7 +80,12 @@ class Metrics:
         )
         self.engine_errors = Counter("oodguard_engine_errors", "Inferences that failed.", registry=registry)
         self._reloads = Counter("oodguard_reloads", "Bundles loaded while serving.", ["result"], registry=registry)
-        self._samples = Counter("oodguard_samples", "Flagged images for review.", ["result"], registry=registry)
+        self._samples = Counter(
+            "oodguard_samples",
+            "Flagged images for review: kept, dropped for want of room, failed to be written.",
+            ["result"],
+            registry=registry,
+        )
         self.ready = Gauge("oodguard_ready", "1 when the server is ready.", registry=registry)
         self.queue_images = Gauge("oodguard_queue_images", "Images admitted and not yet answered.", registry=registry)
         self.queue_limit = Gauge("oodguard_queue_limit_images", "Images that may be inside.", registry=registry)
@@ -94,12 +99,13 @@ class Metrics:
         self.timed = {route: self._request.labels(route) for route in INFERENCE}
         self.rejected = {code: self._rejected.labels(code) for code in PROBLEMS}
         self.reloads = {result: self._reloads.labels(result) for result in ("swapped", "refused")}
-        self.samples = {result: self._samples.labels(result) for result in ("kept", "dropped")}
+        self.samples = {result: self._samples.labels(result) for result in ("kept", "dropped", "failed")}
         self.predictions: dict[tuple[str, bool], Counter] = {}
         self._by_route: dict[tuple[str, int], Counter] = {}
 
     def settings(self, settings: ServeSettings) -> None:
-        """Show the limits."""
+        """Show the limits, and keep to the one on series; to be called before the model is named."""
+        self._drift.most_classes = settings.class_drift
         self.queue_limit.set(settings.max_queue)
         for name in LIMITS:
             self._limits.labels(name).set(getattr(settings, name))

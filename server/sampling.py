@@ -1,21 +1,21 @@
 """Keeping a sample of the flagged images, so that people can label what the guard did not know. Off by default.
 
-The pictures that callers send are written to disk: say so in your privacy notice, and let the folder expire.
+The pictures that callers send are kept: say so in your privacy notice, and let the place expire.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import secrets
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 
 from oodguard.export.contract import Verdict
 from oodguard.server.contract import FlaggedSample, ModelRef
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
+from oodguard.server.places import Place
 from oodguard.training.errors import EnvironmentProblem
 
 # First bytes of what the decoder reads, and the suffix that `oodguard review` looks for.
@@ -28,46 +28,47 @@ KINDS = (
     (b"MM", ".tif"),
     (b"RIFF", ".webp"),
 )
-# More than this waiting for the disk is dropped: a slow disk must not become memory.
+# More than this waiting to be written is dropped: a slow place must not become memory.
 WAITING = 16
 
 
 class Sampler:
-    """Writes a share of the flagged images, each with its verdict beside it, until the folder is full.
+    """Writes a share of the flagged images, each with its verdict beside it, until the place is full.
 
     ```python
-    sampler = Sampler(Path("flagged"), rate=0.1, max_bytes=2**28, metrics=metrics)
+    sampler = Sampler(Folder(Path("flagged")), rate=0.1, max_bytes=2**28, metrics=metrics)
     sampler.offer(data, verdict, model=ref, accept=0.95)
     ```
 
-    Raises `EnvironmentProblem` when the folder cannot be written.
+    One thread writes, so a request waits for nothing. What cannot be written is counted as failed and forgotten.
     """
 
-    def __init__(self, folder: Path, *, rate: float, max_bytes: int, metrics: Metrics, seed: int | None = None) -> None:
-        self._folder = folder
+    def __init__(self, place: Place, *, rate: float, max_bytes: int, metrics: Metrics, seed: int | None = None) -> None:
+        self._place = place
         self._rate = rate
         self._max_bytes = max_bytes
         self._metrics = metrics
         self._random = random.Random(seed)
-        self._waiting = 0
+        self._room = threading.BoundedSemaphore(WAITING)
+        # The thread alone touches what follows, but for `_closing`.
+        self._bytes = 0
+        self._closing = self._failed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampling")
+        self._thread.submit(self._look)
+
+    def _look(self) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-            if not os.access(folder, os.W_OK):
-                raise PermissionError(None, "it is not writable")
-        except OSError as error:
-            raise EnvironmentProblem(f"flagged images cannot be kept in {folder}: {error.strerror or error}") from None
+            self._bytes += self._place.held(self._max_bytes)
+        except EnvironmentProblem as error:
+            log.error("%s", error)
 
     def offer(self, data: bytes, verdict: Verdict, *, model: ModelRef, accept: float) -> None:
         """Keep the image if it is flagged and the dice say so. Never waits and never raises."""
         if not verdict.is_ood or self._random.random() >= self._rate:
             return
-        if self._waiting >= WAITING or self._bytes + len(data) > self._max_bytes:
+        if not self._room.acquire(blocking=False):
             self._metrics.samples["dropped"].inc()
             return
-        self._waiting += 1
-        self._bytes += len(data)
         sample = FlaggedSample.of(verdict, model=model, accept=accept, time=datetime.now(UTC))
         self._thread.submit(self._write, data, sample)
 
@@ -75,22 +76,25 @@ class Sampler:
         stem = f"{sample.time:%Y%m%dT%H%M%S}-{secrets.token_hex(6)}"
         suffix = next((suffix for magic, suffix in KINDS if data.startswith(magic)), ".jpg")
         try:
+            if self._bytes + len(data) > self._max_bytes:
+                self._metrics.samples["dropped"].inc()
+                return
+            if self._closing and self._failed:
+                raise EnvironmentProblem("a flagged image is given up: the place failed, and the server ends")
             # The sidecar last: an image without one is a pair still being written.
-            self._put(self._folder / f"{stem}{suffix}", data)
-            self._put(self._folder / f"{stem}.json", sample.model_dump_json().encode())
+            self._place.put(f"{stem}{suffix}", data)
+            self._place.put(f"{stem}.json", sample.model_dump_json().encode())
             self._metrics.samples["kept"].inc()
-        except OSError as error:
-            self._metrics.samples["dropped"].inc()
-            log.error("a flagged image could not be kept: %s", error.strerror or error)
+            self._bytes += len(data)
+            self._failed = False
+        except EnvironmentProblem as error:
+            self._failed = True
+            self._metrics.samples["failed"].inc()
+            log.error("%s", error)
         finally:
-            self._waiting -= 1
-
-    @staticmethod
-    def _put(path: Path, data: bytes) -> None:
-        unfinished = path.with_name(f".{path.name}")
-        unfinished.write_bytes(data)
-        unfinished.rename(path)
+            self._room.release()
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write what waits, unless the place does not answer."""
+        self._closing = True
         self._thread.shutdown(wait=True)

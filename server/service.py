@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from oodguard.export.contract import Verdict
 from oodguard.server.admission import Admission
-from oodguard.server.batcher import Answer, Watch
+from oodguard.server.batcher import Watch
 from oodguard.server.contract import Prediction, PredictResponse, Problem, Timing
 from oodguard.server.engines.base import Engine
 from oodguard.server.errors import DeadlineMissed, EngineUnavailable, ReloadRefused, RequestError, problem
@@ -21,8 +21,11 @@ from oodguard.server.keys import KeyRing
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
 from oodguard.server.model import ServedModel
+from oodguard.server.places import place_of
 from oodguard.server.sampling import Sampler
 from oodguard.server.settings import ServeSettings
+from oodguard.server.stages import Outcome, Seconds, Stages
+from oodguard.server.tracing import CURRENT, Tracing
 from oodguard.training.errors import ImageError, OodguardError
 from oodguard.training.preprocess import Pixels, load_pixels
 
@@ -34,9 +37,6 @@ class Payload:
     data: bytes
     file: str | None = None
     error: ImageError | None = None
-
-
-Outcome = tuple[Answer | ImageError, float]
 
 
 class GuardService:
@@ -53,15 +53,14 @@ class GuardService:
         self.admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
         self.keys = KeyRing.load(file=settings.key_file, hashes=settings.key_hashes)
         self.draining = False
+        place = place_of(settings.sample_dir, settings.sample_store)
         self.sampler = (
-            Sampler(
-                settings.sample_dir,
-                rate=settings.sample_rate,
-                max_bytes=settings.sample_max_bytes,
-                metrics=metrics,
-            )
-            if settings.sample_dir
+            Sampler(place, rate=settings.sample_rate, max_bytes=settings.sample_max_bytes, metrics=metrics)
+            if place is not None
             else None
+        )
+        self.tracing = (
+            Tracing(settings.traces_endpoint, share=settings.traces_share) if settings.traces_endpoint else None
         )
         self.workers = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
         self._limits = settings.limits
@@ -70,8 +69,8 @@ class GuardService:
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self.model = ServedModel.load(settings, self._watch(), engine=engine)
-        metrics.model(self.model.manifest, self.accept(None, self.model))
         metrics.settings(settings)
+        metrics.model(self.model.manifest, self.accept(None, self.model))
         metrics.queue_images.set_function(lambda: self.admission.images)
         metrics.ready.set_function(lambda: float(self.not_ready is None))
 
@@ -114,16 +113,13 @@ class GuardService:
             accept = self.accept(accept, model)
             outcomes = await self._all([self._image(model, payload, deadline) for payload in payloads], deadline)
             judging = time.monotonic()
-            decode = queued = ran = 0.0
             predictions: list[Prediction] = []
             errors: list[Problem] = []
-            for index, (payload, (outcome, seconds)) in enumerate(zip(payloads, outcomes, strict=True)):
-                decode = max(decode, seconds)
+            for index, (payload, (outcome, _)) in enumerate(zip(payloads, outcomes, strict=True)):
                 if isinstance(outcome, ImageError):
                     self.metrics.rejected[outcome.code].inc()
                     errors.append(problem(outcome.code, str(outcome), index=index, file=payload.file))
                     continue
-                queued, ran = max(queued, outcome.queued), max(ran, outcome.ran)
                 verdict = model.manifest.verdict(
                     outcome.measured, outcome.row, accept=accept, top_k=top_k or self.settings.top_k
                 )
@@ -132,8 +128,8 @@ class GuardService:
                 self.answered(payload.data, verdict, model=model, accept=accept)
         ended = time.monotonic()
         self.admission.answered(len(payloads))
-        for stage, value in zip(self.metrics.stage.values(), (read, decode, queued, ran, ended - judging), strict=True):
-            stage.observe(value)
+        stages = Stages(outcomes, read=read, started=started, judging=judging, ended=ended)
+        read, decode, queued, ran, judged = self.record(stages, model)
         # As above: every part was made here, and validating it again would cost as much as writing the answer.
         return PredictResponse.model_construct(
             model=model.ref,
@@ -145,7 +141,7 @@ class GuardService:
                 decode=_ms(decode),
                 queue=_ms(queued),
                 inference=_ms(ran),
-                judge=_ms(ended - judging),
+                judge=_ms(judged),
                 total=_ms(read + ended - started),
             ),
         )
@@ -156,12 +152,24 @@ class GuardService:
         if self.sampler is not None and data:
             self.sampler.offer(data, verdict, model=model.ref, accept=accept)
 
+    def record(self, stages: Stages, model: ServedModel) -> Seconds:
+        """Observe the stages of a request that has just been judged; their seconds."""
+        seconds = stages.seconds
+        for histogram, value in zip(self.metrics.stage.values(), seconds, strict=True):
+            histogram.observe(value)
+        trace = CURRENT.get()
+        if trace is not None:
+            trace.stages(stages, model.ref)
+        return seconds
+
     async def measure(
         self, model: ServedModel, images: Sequence[Payload | Pixels], *, deadline: float
-    ) -> list[Answer | ImageError]:
-        """Answers of a leased model for encoded images or for pixels, in order; no threshold is applied."""
-        work = [self._image(model, image, deadline) for image in images]
-        outcomes = [outcome for outcome, _ in await self._all(work, deadline)]
+    ) -> list[Outcome]:
+        """Outcomes of a leased model for encoded images or for pixels, in order; no threshold is applied.
+
+        Whoever judges them says so to `record`.
+        """
+        outcomes = await self._all([self._image(model, image, deadline) for image in images], deadline)
         self.admission.answered(len(images))
         return outcomes
 
@@ -292,6 +300,8 @@ class GuardService:
         self.workers.shutdown(wait=False, cancel_futures=True)
         if self.sampler is not None:
             await asyncio.to_thread(self.sampler.close)
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
         await asyncio.gather(*self._retiring)
         await self.model.engine.close()
 

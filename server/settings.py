@@ -15,6 +15,8 @@ from oodguard.training.preprocess import DEFAULT_LIMITS, ImageLimits
 
 ENV_PREFIX = "OODGUARD_SERVE_"
 ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
+STORE_ADDRESS = re.compile(r"^(s3|gs|az)://[^\s/?#@]+(/[^\s?#]*)?$")
+WEB_ADDRESS = re.compile(r"^https?://[^\s/?#@]+(/[^\s?#]*)?$")
 # What Triton decides in place of this server.
 TRITONS_OWN = {"device", "tuning", "sessions", "threads", "max_batch", "max_delay"}
 
@@ -71,9 +73,19 @@ class ServeSettings(BaseSettings):
         None,
         description="Folder that a share of the flagged images is kept in, for `oodguard review`; default: none.",
     )
+    sample_store: str | None = Field(
+        None,
+        description="The same in an object store: s3://bucket/prefix, gs://bucket/prefix or az://account/container/prefix.",
+    )
     sample_rate: float = Field(0.1, gt=0, le=1, description="Share of the flagged images that is kept.")
     sample_max_bytes: int = Field(
-        256 * 1024 * 1024, ge=1, description="Bytes in that folder from which on none is kept."
+        256 * 1024 * 1024, ge=1, description="Bytes in that place from which on none is kept."
+    )
+    class_drift: int = Field(
+        200,
+        ge=0,
+        le=10_000,
+        description="Most classes a model may have to be counted class by class for drift: 12 series each.",
     )
     watch: bool = Field(True, description="Reload when the bundle folder or the key file is replaced.")
 
@@ -143,6 +155,14 @@ class ServeSettings(BaseSettings):
         2.0, ge=0, le=600, description="Seconds of service after SIGTERM with readiness red, before the port closes."
     )
     drain_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds the admitted requests then have to finish.")
+    traces_endpoint: str | None = Field(
+        None,
+        description="Address of an OpenTelemetry collector (OTLP over HTTP) that traces are sent to, as in "
+        "http://localhost:4318; default: none.",
+    )
+    traces_share: float = Field(
+        1.0, gt=0, le=1, description="Share of the requests that are traced where the caller does not decide."
+    )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "warning", description="How much is logged; info adds a line for each request."
     )
@@ -154,6 +174,20 @@ class ServeSettings(BaseSettings):
         wrong = [part for part in (text or "").split(",") if not ADDRESS.match(part)] if text is not None else []
         if wrong:
             raise ValueError(f"{wrong[0]!r} is not HOST:PORT of a gRPC service, as in localhost:8001")
+        return text
+
+    @field_validator("sample_store")
+    @classmethod
+    def _is_store(cls, text: str | None) -> str | None:
+        if text is not None and not STORE_ADDRESS.match(text):
+            raise ValueError(f"{text!r} is not an address as in s3://bucket/prefix")
+        return text
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _is_web_address(cls, text: str | None) -> str | None:
+        if text is not None and not WEB_ADDRESS.match(text):
+            raise ValueError(f"{text!r} is not an address as in http://localhost:4318")
         return text
 
     @field_validator("tls_cert", "tls_key", "tls_ca", "key_file", "tuning", "triton_ca", "triton_cert", "triton_key")
@@ -190,6 +224,7 @@ class ServeSettings(BaseSettings):
             f"{unknown[0] if unknown else ''} in the environment is not a setting": bool(unknown),
             "tls_cert and tls_key go together": (self.tls_cert is None) != (self.tls_key is None),
             "tls_ca needs tls_cert and tls_key": self.tls_ca is not None and self.tls_cert is None,
+            "sample_dir and sample_store are two places; use one": bool(self.sample_dir and self.sample_store),
             "port and admin_port are the same": self.port == self.admin_port != 0,
             "max_files is larger than max_queue: such a request could never be admitted": self.max_files
             > self.max_queue,

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from oodguard.server.errors import PROBLEMS
+from oodguard.server.manifest_table import manifest_table
 from oodguard.server.metrics_table import metrics_table
 from oodguard.server.settings_table import settings_table
 from oodguard.training.contract import SCORES
@@ -30,7 +31,13 @@ def _by_status(entry: tuple[str, tuple[int, str]]) -> tuple[int, str]:
     return status, code
 
 
-TABLES = {"settings": settings_table, "metrics": metrics_table, "problems": problems_table, "scores": scores_table}
+TABLES = {
+    "settings": settings_table,
+    "metrics": metrics_table,
+    "problems": problems_table,
+    "scores": scores_table,
+    "manifest": manifest_table,
+}
 
 
 def filled(text: str) -> str:

@@ -20,6 +20,7 @@ from oodguard.server.intake import JSON_ON_LOOP, read_body
 from oodguard.server.model import ServedModel
 from oodguard.server.problems import problem_response
 from oodguard.server.service import GuardService, Payload
+from oodguard.server.stages import Outcome, Stages
 from oodguard.training.errors import ImageError
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -95,20 +96,25 @@ async def infer(request: Request) -> Response:
         if not 0 < len(images) <= service.settings.max_files:
             raise RequestError("too_many_files", f"send 1 to {service.settings.max_files} images")
         call.reservation.grow(images=len(images))
-        answers = await while_connected(request, _measure(service, model, images, call))
-    failed = next(((i, a) for i, a in enumerate(answers) if isinstance(a, ImageError)), None)
-    if failed and (not tolerant or all(isinstance(a, ImageError) for a in answers)):
+        read = time.monotonic() - call.started
+        started = time.monotonic()
+        outcomes = await while_connected(request, _measure(service, model, images, call))
+        judging = time.monotonic()
+        answers = [outcome for outcome, _ in outcomes]
+        failed = next(((i, a) for i, a in enumerate(answers) if isinstance(a, ImageError)), None)
+        usable = tolerant and not all(isinstance(a, ImageError) for a in answers)
+        arrays = _arrays(service, model, images, answers, accept) if usable or not failed else {}
+        service.record(Stages(outcomes, read=read, started=started, judging=judging, ended=time.monotonic()), model)
+    if failed and not usable:
         index, error = failed
         return problem_response(problem(error.code, str(error), index=index), path=request.url.path)
-    content, json_length = oip.encode(message, model.manifest, _arrays(service, model, images, answers, accept))
+    content, json_length = oip.encode(message, model.manifest, arrays)
     if json_length is None:
         return Response(content, media_type="application/json")
     return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(json_length)})
 
 
-async def _measure(
-    service: GuardService, model: ServedModel, images: list[oip.Image], call: Call
-) -> list[Answer | ImageError]:
+async def _measure(service: GuardService, model: ServedModel, images: list[oip.Image], call: Call) -> list[Outcome]:
     work = [
         image
         if isinstance(image, np.ndarray)
@@ -117,7 +123,6 @@ async def _measure(
         else Payload(image)
         for image in images
     ]
-    service.metrics.stage["read"].observe(time.monotonic() - call.started)
     return await service.measure(model, work, deadline=call.deadline)
 
 

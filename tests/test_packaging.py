@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("pages", "training", "export", "server", "clients", "cli")
@@ -49,6 +52,64 @@ def test_the_serving_extra_brings_no_training_library() -> None:
             assert not requirement.startswith(("torch", "timm", "scikit-learn", "scipy", "oodguard[train"))
 
 
+HEAVY = {
+    "torch",
+    "timm",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "fastapi",
+    "uvicorn",
+    "matplotlib",
+    "ray",
+}
+
+
+def installed_with(package: str, extra: str) -> set[str]:
+    """Everything that pip would install for `package[extra]`, by the metadata of what is installed here."""
+    found: set[tuple[str, str]] = set()
+    waiting = [(package, extra)]
+    while waiting:
+        name, wanted = waiting.pop()
+        if (name, wanted) in found:
+            continue
+        found.add((name, wanted))
+        for text in importlib.metadata.requires(name) or ():
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": wanted}):
+                waiting += [(canonicalize_name(requirement.name), one) for one in ("", *requirement.extras)]
+    return {name for name, _ in found}
+
+
+@pytest.mark.parametrize("extra", ["client", "cli", "load"])
+def test_clients_bring_neither_torch_nor_a_server(extra: str) -> None:
+    brought = installed_with("oodguard", extra)
+    assert {"oodguard", "pydantic", "numpy", "rich"} <= brought
+    assert ("httpx" in brought) == (extra != "cli")
+    # Locust comes with gevent and Flask, and with nothing of these either.
+    assert not brought & HEAVY
+
+
+def test_the_walk_finds_what_other_extras_bring() -> None:
+    assert {"fastapi", "starlette", "onnxruntime", "uvicorn"} <= installed_with("oodguard", "serve")
+    assert "torch" in installed_with("oodguard", "export")
+
+
+def test_the_client_runs_where_nothing_heavy_is_installed() -> None:
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({sorted(name.replace("-", "_") for name in HEAVY - {"matplotlib"})!r}))
+import oodguard.clients.aio, oodguard.clients.http, oodguard.clients.review, oodguard.cli.predict
+from oodguard.cli.main import run
+assert run(["predict", "--help"]) == run(["review", "--help"]) == 0
+assert run(["predict", sys.argv[0] or "absent.jpg", "--url", "http://127.0.0.1:9"]) == 2
+assert run(["serve", "absent"]) in (2, 3)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_every_direct_dependency_is_pinned() -> None:
     pins = {
         line.split("==")[0].lower().replace("_", "-")
@@ -57,7 +118,7 @@ def test_every_direct_dependency_is_pinned() -> None:
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    for extra in ("train", "serve", "score", "ray", "client", "cli", "bench"):
+    for extra in ("train", "serve", "score", "ray", "client", "cli", "load", "bench"):
         wanted += project["optional-dependencies"][extra]
     for requirement in wanted:
         name = requirement.split(">")[0].split("=")[0].split("[")[0].lower()

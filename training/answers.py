@@ -11,7 +11,6 @@ from torch import Tensor
 
 from oodguard.training.backbone import Backbone
 from oodguard.training.calibration import Scores
-from oodguard.training.contract import SCORES
 from oodguard.training.division import Labels
 from oodguard.training.heads import GuardHeads
 from oodguard.training.tail import tail_features
@@ -40,5 +39,5 @@ def head_answers(heads: GuardHeads, features: Tensor) -> Answers:
     return Answers(
         probabilities=logits.softmax(-1).mean(0).numpy(),
         votes=logits.argmax(-1).numpy(),
-        scores={spec.name.value: columns[:, i] for i, spec in enumerate(SCORES)},
+        scores={spec.name.value: columns[:, i] for i, spec in enumerate(heads.shapes.scores)},
     )

@@ -41,6 +41,7 @@ class ScoreName(StrEnum):
     ICE = "ice"
     KNN = "knn"
     MAHALANOBIS = "mahalanobis"
+    LINEAR_ENERGY = "linear_energy"
 
 
 class Family(StrEnum):
@@ -115,6 +116,15 @@ SCORES: tuple[ScoreSpec, ...] = (
 )
 
 
+# Only of runs trained with a certificate; it never enters the fused score.
+CERTIFIED = ScoreSpec(
+    name=ScoreName.LINEAR_ENERGY,
+    family=Family.CONFIDENCE,
+    title="energy of the certified head",
+    meaning="how little evidence a linear head sees; within the certified radius its verdict cannot change",
+)
+
+
 class Splits(Frozen):
     """How many images went where, and what the near-duplicate groups looked like."""
 
@@ -148,6 +158,12 @@ class HeadShapes(Frozen):
     density_width: int = Field(ge=1)
     bank: int = Field(ge=1)
     neighbours: int = Field(ge=1)
+    certified: bool = False
+
+    @property
+    def scores(self) -> tuple[ScoreSpec, ...]:
+        """The scores that these heads give, in graph order."""
+        return (*SCORES, CERTIFIED) if self.certified else SCORES
 
 
 class CollusionReport(Frozen):

@@ -9,10 +9,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from oodguard.training import scores
+from oodguard.training import greg, scores
 from oodguard.training.anchoring import AnchoredHead, anchored_loss
+from oodguard.training.certificate import fit_certified
 from oodguard.training.compute import start_compute
-from oodguard.training.contract import SCORES, HeadShapes, ScoreName
+from oodguard.training.contract import HeadShapes, ScoreName
 from oodguard.training.density import Density
 from oodguard.training.ensemble_loss import EnsembleLoss, class_shares
 from oodguard.training.ice import IceHead, ice_loss, mixed_outliers
@@ -25,7 +26,7 @@ DENSITY_WIDTH = 128
 
 
 class GuardHeads(nn.Module):
-    """Features `[B, D]` to the ensemble's logits `[M, B, C]` and every score `[B, S]`, in the order of `SCORES`.
+    """Features `[B, D]` to the ensemble's logits `[M, B, C]` and every score `[B, S]`, in the order of `shapes.scores`.
 
     Features are standardised (centred per coordinate, one scale) before the trained heads; feature density works on
     the raw features.
@@ -43,6 +44,7 @@ class GuardHeads(nn.Module):
         self.ensemble = Ensemble(members=shapes.members, width=width, hidden=shapes.hidden, classes=classes)
         self.anchored = AnchoredHead(width=width, hidden=shapes.hidden, classes=classes, anchors=shapes.anchors)
         self.ice = IceHead(width=width, ice_width=shapes.ice_width, classes=classes)
+        self.linear = nn.Linear(width, classes) if shapes.certified else None
         self.density = Density(width=width, density_width=shapes.density_width, classes=classes, bank=shapes.bank)
 
     def standardise(self, features: Tensor) -> Tensor:
@@ -53,10 +55,22 @@ class GuardHeads(nn.Module):
         """Ensemble logits `[M, B, C]` and scores `[B, S]`."""
         x = self.standardise(features)
         to_bank, to_means = self.density(features)
-        return self.score(self.ensemble(x), self.anchored(x), self.ice(x), to_bank, to_means)
+        linear = None if self.linear is None else self.linear(x)
+        return self.score(self.ensemble(x), self.anchored(x), self.ice(x), to_bank, to_means, linear)
+
+    @property
+    def lipschitz(self) -> float | None:
+        """Of the certified head's energy in raw features: how much it can change a unit of distance; None without."""
+        return None if self.linear is None else float(greg.lipschitz(self.linear.weight.detach()) / self.scale)
 
     def score(
-        self, logits: Tensor, anchored: Tensor, heights: Tensor, to_bank: Tensor, to_means: Tensor
+        self,
+        logits: Tensor,
+        anchored: Tensor,
+        heights: Tensor,
+        to_bank: Tensor,
+        to_means: Tensor,
+        linear: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Logits and all scores from the heads' raw outputs; the exported graph ends in this very function."""
         computed = {
@@ -69,7 +83,9 @@ class GuardHeads(nn.Module):
             ScoreName.KNN: scores.knn(to_bank, self.shapes.neighbours),
             ScoreName.MAHALANOBIS: scores.mahalanobis(to_means),
         }
-        return logits, torch.stack([computed[spec.name] for spec in SCORES], dim=-1)
+        if linear is not None:
+            computed[ScoreName.LINEAR_ENERGY] = scores.energy(linear)
+        return logits, torch.stack([computed[spec.name] for spec in self.shapes.scores], dim=-1)
 
 
 def head_shapes(options: TrainOptions, *, width: int, classes: int, images: int) -> HeadShapes:
@@ -84,6 +100,7 @@ def head_shapes(options: TrainOptions, *, width: int, classes: int, images: int)
         density_width=max(1, min(DENSITY_WIDTH, width, images // 4)),
         bank=min(options.bank_size, images),
         neighbours=min(options.neighbours, images),
+        certified=options.certificate,
     )
 
 
@@ -126,6 +143,9 @@ def fit_heads(
             what="head training",
             progress=progress,
         )
+        if heads.linear is not None:
+            # After the others, whose numbers it must not change.
+            fit_certified(heads.linear, x, targets, extra, compute=compute, lr=options.lr, batch=options.batch_size)
     return heads.cpu().eval()
 
 

@@ -53,6 +53,9 @@ class TrainOptions(BaseModel):
     lr: float = Field(1e-3, gt=0, le=0.1, description="Learning rate of the heads.")
     weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay (never on ICE's centres and factor).")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing.")
+    certificate: bool = Field(
+        False, description="Also train a linear head (GReg) whose verdict comes with a certified radius."
+    )
     neighbours: int = Field(5, ge=1, le=100, description="k of the k-nearest-neighbour distance.")
     bank_size: int = Field(2048, ge=16, le=65536, description="Most training images kept for nearest neighbours.")
     calibration_fraction: float = Field(

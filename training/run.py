@@ -18,7 +18,7 @@ from torch import nn
 
 from oodguard.training.backbone import Normalised, create, split
 from oodguard.training.calibration import Scores
-from oodguard.training.contract import CALIBRATION_FILE, RECORD_FILE, SCORES, WEIGHTS_FILE, RunRecord, load_record
+from oodguard.training.contract import CALIBRATION_FILE, RECORD_FILE, WEIGHTS_FILE, RunRecord, ScoreSpec, load_record
 from oodguard.training.errors import EnvironmentProblem, FormatError, InputError
 from oodguard.training.heads import GuardHeads
 
@@ -69,11 +69,11 @@ def write_weights(folder: Path, *, trunk: nn.Module, tail: nn.Module, heads: Gua
 
 
 def write_calibration(folder: Path, scores: Mapping[str, Scores]) -> None:
-    """Write the calibration images' scores, `[n, S]` in the order of `SCORES`."""
-    np.save(folder / CALIBRATION_FILE, np.stack([scores[spec.name] for spec in SCORES], axis=1), allow_pickle=False)
+    """Write the calibration images' scores, `[n, S]` in graph order."""
+    np.save(folder / CALIBRATION_FILE, np.stack(list(scores.values()), axis=1), allow_pickle=False)
 
 
-def _read_calibration(folder: Path) -> dict[str, Scores] | None:
+def _read_calibration(folder: Path, specs: tuple[ScoreSpec, ...]) -> dict[str, Scores] | None:
     path = folder / CALIBRATION_FILE
     if not path.is_file():
         return None
@@ -81,9 +81,9 @@ def _read_calibration(folder: Path) -> dict[str, Scores] | None:
         table = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise FormatError(f"{path} is damaged ({error})") from None
-    if table.ndim != 2 or table.shape[1] != len(SCORES):
-        raise FormatError(f"{path} does not hold {len(SCORES)} scores an image")
-    return {spec.name.value: np.asarray(table[:, i], dtype=np.float64) for i, spec in enumerate(SCORES)}
+    if table.ndim != 2 or table.shape[1] != len(specs):
+        raise FormatError(f"{path} does not hold {len(specs)} scores an image")
+    return {spec.name.value: np.asarray(table[:, i], dtype=np.float64) for i, spec in enumerate(specs)}
 
 
 def begin(out: Path) -> Path:
@@ -133,5 +133,9 @@ def load_run(folder: Path) -> Run:
     except RuntimeError as error:
         raise FormatError(f"{path} does not fit its record ({str(error).splitlines()[0]})") from None
     return Run(
-        record=record, trunk=trunk.eval(), tail=tail.eval(), heads=heads.eval(), calibration=_read_calibration(folder)
+        record=record,
+        trunk=trunk.eval(),
+        tail=tail.eval(),
+        heads=heads.eval(),
+        calibration=_read_calibration(folder, record.heads.scores),
     )

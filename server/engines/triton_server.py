@@ -17,6 +17,7 @@ from oodguard.server.engines.triton_api import Connection, error_of, where
 from oodguard.server.errors import DeadlineMissed, EngineUnavailable, Overloaded
 from oodguard.server.golden import broken_promise, join
 from oodguard.server.logs import server as log
+from oodguard.server.tracing import traced_call
 from oodguard.training.errors import FormatError, OodguardError
 
 MICRO = 1_000_000
@@ -68,15 +69,17 @@ class TritonServer:
             tensor.set_data_from_numpy(images)
         self.busy += 1
         try:
-            answer = await self._client.infer(
-                self._model,
-                [tensor],
-                model_version=self._version,
-                outputs=self._outputs,
-                # Triton then drops it from its queue when it is too late; gRPC ends the call itself.
-                timeout=None if left is None else max(round(left * MICRO), 1),
-                client_timeout=left,
-            )
+            with traced_call("triton") as headers:
+                answer = await self._client.infer(
+                    self._model,
+                    [tensor],
+                    model_version=self._version,
+                    outputs=self._outputs,
+                    # Triton then drops it from its queue when it is too late; gRPC ends the call itself.
+                    timeout=None if left is None else max(round(left * MICRO), 1),
+                    client_timeout=left,
+                    headers=headers,
+                )
             found = [answer.as_numpy(name) for name in (PROBABILITIES_NAME, SCORES_NAME)]
         except InferenceServerException as error:
             # Callers are not told where our servers are; the log is.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import errno
+import io
 import json
 import os
 import shutil
@@ -218,19 +220,67 @@ def server(bundle: Path) -> Iterator[str]:
     assert "Traceback" not in output
 
 
-def test_predict_prints_a_table_json_and_csv(
-    capsys: pytest.CaptureFixture[str], server: str, photos: Path, strangers: Path
+def test_predict_prints_a_table(
+    capsys: pytest.CaptureFixture[str], server: str, photos: Path, strangers: Path, tmp_path: Path
 ) -> None:
-    image = photos / "test" / "amber" / "000.jpg"
+    image = tmp_path / '[red]a, "b".jpg'
+    shutil.copyfile(photos / "test" / "amber" / "000.jpg", image)
     code, out, _ = call(capsys, "predict", image, strangers, "--url", server)
     assert code == 0
     assert out.count("OUT") == 12
-    code, out, _ = call(capsys, "predict", image, "--url", server, "--json", "--accept", "0.9")
-    assert json.loads(out)["label"] == "amber"
-    code, out, _ = call(capsys, "predict", image, "--url", server, "--csv")
-    assert out.startswith("path,label,probability")
-    assert call(capsys, "predict", strangers, "--url", server, "--fail-on-ood")[0] == 10
+    for heading in ("image", "label", "probability", "verdict", "score", "limit"):
+        assert heading in out
+    assert "[red]a" in "".join(out.split())
+
+
+def test_predict_prints_one_json_object_a_line(server: str, photos: Path, strangers: Path) -> None:
+    command = [sys.executable, "-m", "oodguard.cli", "predict", photos / "test" / "amber" / "000.jpg", strangers]
+    ran = subprocess.run([*command, "--url", server, "--json"], capture_output=True, text=True, check=True)
+    with Client(server) as client:
+        expected = list(client.stream([photos / "test" / "amber" / "000.jpg", *sorted(strangers.rglob("*.png"))]))
+    assert len(expected) == 13
+    for line, result in zip(ran.stdout.splitlines(), expected, strict=True):
+        found, prediction = json.loads(line), result.prediction
+        assert prediction is not None
+        assert (found["path"], found["label"], found["is_ood"]) == (
+            str(result.image),
+            prediction.label,
+            prediction.is_ood,
+        )
+        assert set(found["scores"]) == set(prediction.scores)
+    assert ran.stderr == ""
+
+
+def test_predict_prints_csv_that_spreadsheets_read(server: str, photos: Path, tmp_path: Path) -> None:
+    awkward = tmp_path / 'a, "b".jpg'
+    shutil.copyfile(photos / "test" / "amber" / "000.jpg", awkward)
+    command = [sys.executable, "-m", "oodguard.cli", "predict", awkward, photos / "test" / "plum", "--url", server]
+    ran = subprocess.run([*command, "--csv", "--accept", "0.9"], capture_output=True, text=True, check=True)
+    rows = list(csv.DictReader(io.StringIO(ran.stdout)))
+    assert len(rows) == 16
+    assert (rows[0]["path"], rows[0]["label"]) == (str(awkward), "amber")
+    for row in rows:
+        assert row["is_ood"] == str(float(row["ood_score"]) > float(row["threshold"]))
+        assert 0 < float(row["probability"]) <= 1
+    with Client(server) as client:
+        stricter = client.predict([awkward], accept=0.9).predictions[0]
+    assert float(rows[0]["threshold"]) == pytest.approx(stricter.threshold)
+
+
+def test_predict_says_by_its_exit_code_whether_something_was_strange(
+    capsys: pytest.CaptureFixture[str], server: str, photos: Path, strangers: Path, tmp_path: Path
+) -> None:
+    image = photos / "test" / "amber" / "000.jpg"
+    assert call(capsys, "predict", image, strangers, "--url", server, "--fail-on-ood")[0] == 10
     assert call(capsys, "predict", image, "--url", server, "--fail-on-ood")[0] == 0
+    assert call(capsys, "predict", strangers, "--url", server)[0] == 0
+    (tmp_path / "bad.jpg").write_bytes(b"junk")
+    # An image without a verdict is worse than one that is out of distribution.
+    assert call(capsys, "predict", strangers, tmp_path / "bad.jpg", "--url", server, "--fail-on-ood")[0] == 1
+    code, _, err = call(capsys, "predict", image, "--url", server, "--accept", "0.99999")
+    assert (code, "at most" in err) == (2, True), err
+    code, _, err = call(capsys, "predict", image, "--url", server, "--json", "--csv")
+    assert (code, "choose one" in err) == (2, True)
 
 
 def test_predict_names_what_failed_and_shows_the_rest(

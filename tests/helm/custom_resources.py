@@ -60,7 +60,8 @@ PROMETHEUS_RULE = shape(
             interval=PROMETHEUS_DURATION,
             rules=many(
                 shape(
-                    "alert expr",
+                    "expr",
+                    record={"type": "string", "pattern": "^[A-Za-z_:][A-Za-z0-9_:]*$"},
                     alert={"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
                     expr=TEXT,
                     **{"for": PROMETHEUS_DURATION},

@@ -1,4 +1,4 @@
-"""Alerts, dashboard and scaling ask for metrics that the server really exports, by labels it really sets."""
+"""Rules, dashboard and scaling ask for metrics that the server really exports, by labels it really sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
-from charts import CHART, Render
+from charts import CHART, Render, Rendered
 
 from oodguard.export.contract import load_manifest
 from oodguard.server.app import create_gateway
@@ -38,6 +38,23 @@ def exported(bundle: Path) -> dict[str, set[str]]:
     return found
 
 
+@pytest.fixture(scope="session")
+def known(exported: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The same, and what is recorded from them; a record keeps the labels that it is grouped by."""
+    found = dict(exported)
+    for rule in plain_rules():
+        if "record" in rule:
+            group = re.search(r"\bby \(([^)]*)\)", rule["expr"])
+            found[rule["record"]] = set(group[1].replace(" ", "").split(",")) - {"le"} if group else set()
+    return found
+
+
+def plain_rules() -> list[dict[str, Any]]:
+    """The rules as they are loaded without the chart."""
+    groups = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
 def selectors(query: str) -> Iterator[tuple[str, set[str]]]:
     """The metrics and labels that a query names; it must parse."""
     found: list[tuple[str, set[str]]] = []
@@ -54,13 +71,13 @@ def selectors(query: str) -> Iterator[tuple[str, set[str]]]:
 
 def require(query: str, exported: dict[str, set[str]]) -> None:
     names = list(selectors(query))
-    assert names, query
+    assert names or re.fullmatch(r"vector\([0-9.]+\)", query), query
     for name, labels in names:
         assert name in exported, f"the server exports no {name}: {query}"
         assert labels <= exported[name] | TARGET, f"{name} has no label {labels - exported[name] - TARGET}: {query}"
     for group in re.findall(r"\bby \(([^)]*)\)", query):
-        known = set().union(*(exported[name] for name, _ in names)) | TARGET
-        assert {label.strip() for label in group.split(",")} <= known, query
+        labels = set().union(*(exported[name] for name, _ in names)) | TARGET
+        assert {label.strip() for label in group.split(",")} <= labels, query
 
 
 def test_the_check_finds_a_name_that_does_not_exist(exported: dict[str, set[str]]) -> None:
@@ -71,20 +88,58 @@ def test_the_check_finds_a_name_that_does_not_exist(exported: dict[str, set[str]
         require('oodguard_requests_total{code="429"}', exported)
 
 
-def test_every_alert_is_about_exported_metrics_and_has_a_runbook(render: Render, exported: dict[str, set[str]]) -> None:
+def test_every_rule_is_about_exported_metrics_and_every_alert_has_a_runbook(
+    render: Render, known: dict[str, set[str]]
+) -> None:
     runbook = (CHART / "RUNBOOK.md").read_text()
     headings = {line.removeprefix("## ").strip() for line in runbook.splitlines() if line.startswith("## ")}
-    rules = [rule for group in render("production").one("PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
+    rules = rules_of(render("production"))
     for rule in rules:
-        require(rule["expr"], exported)
-        assert rule["labels"]["severity"] in ("critical", "warning")
-        assert rule["annotations"]["runbook_url"] == f"https://runbooks.example.com/oodguard#{rule['alert'].lower()}"
-    assert {rule["alert"] for rule in rules} == headings
-    own = render("cpu", {"prometheusRule": {"enabled": True}}).one("PrometheusRule")["spec"]["groups"][0]["rules"]
-    assert own[0]["annotations"]["runbook"] == "RUNBOOK.md of the chart, OodguardDown"
+        require(rule["expr"], known)
+        if "alert" in rule:
+            assert rule["labels"]["severity"] in ("critical", "warning")
+            link = f"https://runbooks.example.com/oodguard#{rule['alert'].lower()}"
+            assert rule["annotations"]["runbook_url"] == link
+            assert "runbook" not in rule["annotations"]
+    assert {rule["alert"] for rule in rules if "alert" in rule} == headings
+    own = next(r for r in rules_of(render("cpu", {"prometheusRule": {"enabled": True}})) if "alert" in r)
+    assert own["annotations"]["runbook"] == "RUNBOOK.md of the chart, OodguardDown"
 
 
-def test_every_panel_is_about_exported_metrics(render: Render, exported: dict[str, set[str]]) -> None:
+def rules_of(rendered: Rendered) -> list[dict[str, Any]]:
+    return [rule for group in rendered.one("PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
+
+
+def test_the_charts_rules_are_the_plain_ones_about_one_release(render: Render) -> None:
+    own = 'namespace="prod", job="rel-oodguard-metrics"'
+    limits = {"objective": 0.99, "oodExcess": 0.2, "drift": 0.3}
+    rendered = rules_of(render("cpu", {"prometheusRule": {"enabled": True, **limits}}))
+    plain = plain_rules()
+    assert [rule.get("record", rule.get("alert")) for rule in rendered] == [
+        rule.get("record", rule.get("alert")) for rule in plain
+    ]
+    assert [rule["expr"] for rule in rendered[:3]] == ["vector(0.99)", "vector(0.2)", "vector(0.3)"]
+    assert [rule["expr"] for rule in plain[:3]] == ["vector(0.995)", "vector(0.1)", "vector(0.15)"]
+    for found, given in zip(rendered[3:], plain[3:], strict=True):
+        back = found["expr"].replace(own, 'job="oodguard"').replace("(namespace, job", "(job")
+        assert re.sub(r"\bpod\b", "instance", back) == given["expr"]
+        # Two releases in one Prometheus must never be mixed.
+        for name, labels in selectors(found["expr"]):
+            assert {"namespace", "job"} <= labels, (name, found)
+    assert all(rule["labels"] == {"namespace": "prod", "job": "rel-oodguard-metrics"} for rule in rendered[:3])
+
+
+def test_every_alert_has_a_story_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    stories = yaml.safe_load(RULES.read_text())["tests"]
+    told: dict[bool, set[str]] = {True: set(), False: set()}
+    for story in stories:
+        for expected in story.get("alert_rule_test", []):
+            told[bool(expected["exp_alerts"])].add(expected["alertname"])
+    alerts = {rule["alert"] for rule in plain_rules() if "alert" in rule}
+    assert told == {True: alerts, False: alerts}
+
+
+def test_every_panel_is_about_exported_metrics(render: Render, known: dict[str, set[str]]) -> None:
     config = next(
         d for d in render("production").documents if d["kind"] == "ConfigMap" and "oodguard.json" in d["data"]
     )
@@ -94,8 +149,7 @@ def test_every_panel_is_about_exported_metrics(render: Render, exported: dict[st
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     assert len(queries) >= len(dashboard["panels"]) >= 12
     for query in queries:
-        plain = query.replace("$__rate_interval", "5m").replace("$namespace", "n").replace("$service", "s")
-        require(plain, exported)
+        require(query.replace("$__rate_interval", "5m"), known)
     # Panels lie beside each other, never on each other.
     cells = [
         (x, y)
@@ -107,7 +161,7 @@ def test_every_panel_is_about_exported_metrics(render: Render, exported: dict[st
     assert max(x for x, _ in cells) < 24
     for variable in dashboard["templating"]["list"]:
         name = re.match(r"label_values\((\w+)", variable["query"])
-        assert variable["type"] == "datasource" or (name and name[1] in exported)
+        assert variable["type"] == "datasource" or (name and name[1] in known)
 
 
 def test_autoscalers_follow_an_exported_metric(render: Render, exported: dict[str, set[str]]) -> None:
@@ -130,8 +184,11 @@ def test_autoscalers_follow_an_exported_metric(render: Render, exported: dict[st
 def test_alerts_fire_when_they_should_and_only_then(render: Render, tmp_path: Path) -> None:
     spec = render("cpu", {"prometheusRule": {"enabled": True}}).one("PrometheusRule")["spec"]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(spec))
+    shutil.copy(CHART / "files" / "rules.yaml", tmp_path / "plain.yaml")
     shutil.copy(RULES, tmp_path / "alerts_test.yaml")
-    checked = subprocess.run(["promtool", "check", "rules", "rules.yaml"], cwd=tmp_path, capture_output=True, text=True)
+    checked = subprocess.run(
+        ["promtool", "check", "rules", "rules.yaml", "plain.yaml"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert checked.returncode == 0, checked.stdout + checked.stderr
     ran = subprocess.run(
         ["promtool", "test", "rules", "alerts_test.yaml"], cwd=tmp_path, capture_output=True, text=True

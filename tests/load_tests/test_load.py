@@ -4,9 +4,8 @@ import itertools
 import math
 
 import pytest
-from gateway_share import finalists
 from harness import percentile
-from limit import Organisation, organisations
+from limit import Organisation, fastest, finalists, organisations, turns
 from load import LoadResult, schedule
 
 
@@ -75,3 +74,10 @@ def test_every_kind_of_loop_reaches_the_rounds_with_its_best_batch() -> None:
     threads, processes = Organisation(1, 2, 1, batch=1), Organisation(2, 1, 1, batch=4)
     rates = {threads: 50.0, Organisation(1, 2, 1, batch=8): 40.0, Organisation(2, 1, 1, batch=1): 9.0, processes: 10.0}
     assert set(finalists(rates)) == {threads, processes}
+
+
+def test_the_limit_is_the_best_over_all_rounds_and_goes_first_in_every_other() -> None:
+    steady, lucky = Organisation(1, 2, 1, batch=1), Organisation(2, 1, 1, batch=4)
+    rounds = [{steady: 50.0, lucky: 90.0}, {steady: 51.0, lucky: 20.0}, {steady: 50.0, lucky: 30.0}]
+    assert fastest([steady, lucky], rounds) == steady
+    assert [turns(number, "a", "b") for number in range(3)] == [("a", "b"), ("b", "a"), ("a", "b")]

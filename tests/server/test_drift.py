@@ -55,3 +55,27 @@ def test_what_is_expected_is_exported_beside_it(start: Any) -> None:
     assert abs(client.sample("oodguard_expected_ood_share") - 0.1) < 1e-12
     assert client.sample('oodguard_limit{setting="max_queue"}') == 128.0
     assert client.sample('oodguard_requests_total{route="/predict",status="429"}') == 0.0
+
+
+def test_every_answer_is_counted_under_its_label(start: Any, golden: list[bytes], strangers: Any) -> None:
+    client = start()
+    manifest = client.service.model.manifest
+    images = [*golden, *(path.read_bytes() for path in sorted(strangers.rglob("*.png")))]
+    before = series(client, "oodguard_class_percentile")
+    assert {key[1] for key in before if key[0] == "_count"} == set(manifest.classes)
+    assert not any(before.values())
+    files = [("image", (str(i), image)) for i, image in enumerate(images)]
+    answers = client.post("/predict", files=files).json()["predictions"]
+    found = series(client, "oodguard_class_percentile")
+    for label in manifest.classes:
+        mine = [a["percentile"] for a in answers if a["label"] == label]
+        assert found["_count", label] == len(mine)
+        assert found["_bucket", label, "0.9"] == sum(p <= 90 for p in mine)
+    bounds = {key[2] for key in found if key[0] == "_bucket"}
+    assert len(bounds) == 10
+    assert bounds <= {key[1] for key in series(client, "oodguard_expected_share")}
+
+
+def test_a_model_with_too_many_classes_has_no_series_by_class(start: Any) -> None:
+    client = start(class_drift=2)
+    assert not series(client, "oodguard_class_percentile")

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import obstore
 import pytest
+from moto.server import ThreadedMotoServer
+from obstore.store import from_url
+from pydantic import ValidationError
 
 from oodguard.clients.samples import read_samples
 from oodguard.server.engines.fake import FakeEngine
+from oodguard.server.sampling import WAITING, Sampler
+from oodguard.server.settings import ServeSettings
 from oodguard.training.errors import EnvironmentProblem
 
 PNG = {"content-type": "image/png"}
@@ -49,3 +58,98 @@ def test_nothing_is_kept_by_default_and_a_bad_folder_is_refused(start: Any, fake
     file.write_text("")
     with pytest.raises(EnvironmentProblem, match="flagged images cannot be kept"):
         start(engine=fake, sample_dir=file)
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A real S3 API in this process, and a bucket in it."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    for name, value in {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }.items():
+        monkeypatch.setenv(name, value)
+    httpx.put(f"{url}/bucket").raise_for_status()
+    yield from_url("s3://bucket/flagged")
+    server.stop()
+
+
+def test_flagged_images_are_kept_in_a_bucket(start: Any, strangers: Path, s3: Any, tmp_path: Path) -> None:
+    stranger = next(strangers.rglob("*.png")).read_bytes()
+    obstore.put(s3, "older", b"x" * len(stranger))
+    client = start(sample_store="s3://bucket/flagged", sample_rate=1.0, sample_max_bytes=2 * len(stranger))
+    answers = [client.post("/predict", content=stranger, headers=PNG).json()["predictions"][0] for _ in range(2)]
+    assert answers[0]["is_ood"]
+    client.service.sampler.close()
+    assert client.sample('oodguard_samples_total{result="kept"}') == 1.0
+    assert client.sample('oodguard_samples_total{result="dropped"}') == 1.0
+    for objects in obstore.list(s3):
+        for found in objects:
+            (tmp_path / found["path"]).write_bytes(bytes(obstore.get(s3, found["path"]).bytes()))
+    (kept,) = read_samples(tmp_path).good
+    assert kept.image.read_bytes() == stranger
+    assert kept.sample.ood_score == answers[0]["ood_score"]
+
+
+def test_a_bucket_that_fails_costs_no_answer_and_is_counted(
+    start: Any, strangers: Path, s3: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = start(sample_store="s3://nowhere/flagged", sample_rate=1.0)
+    stranger = next(strangers.rglob("*.png")).read_bytes()
+    assert client.post("/predict", content=stranger, headers=PNG).status_code == 200
+    client.service.sampler.close()
+    assert client.sample('oodguard_samples_total{result="failed"}') == 1.0
+    assert client.sample('oodguard_samples_total{result="kept"}') == 0.0
+    sentences = [record.getMessage() for record in caplog.records if record.name == "oodguard.server"]
+    assert any(s.startswith("flagged images cannot be kept in s3://nowhere/flagged: ") for s in sentences)
+    assert all("\n" not in s and len(s) < 300 for s in sentences)
+
+
+class Stuck:
+    """A place that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.names: list[str] = []
+
+    def held(self, enough: int) -> int:
+        return 0
+
+    def put(self, name: str, data: bytes) -> None:
+        assert self.gate.wait(60)
+        self.names.append(name)
+
+
+def test_a_slow_place_holds_up_nobody_and_a_bounded_number_of_images(
+    start: Any, fake: FakeEngine, strangers: Path
+) -> None:
+    client = start(engine=fake)
+    place, metrics = Stuck(), client.service.metrics
+    sampler = client.service.sampler = Sampler(place, rate=1.0, max_bytes=2**30, metrics=metrics)
+    stranger = next(strangers.rglob("*.png")).read_bytes()
+    for _ in range(WAITING + 3):
+        assert client.post("/predict", content=stranger, headers=PNG).json()["predictions"][0]["is_ood"]
+    assert client.sample('oodguard_samples_total{result="dropped"}') == 3.0
+    place.gate.set()
+    sampler.close()
+    assert client.sample('oodguard_samples_total{result="kept"}') == WAITING
+    assert len(place.names) == 2 * WAITING
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"sample_store": "bucket/flagged"}, "is not an address"),
+        ({"sample_store": "s3://key:secret@bucket/x"}, "is not an address"),
+        ({"sample_store": "s3://bucket", "sample_dir": Path("x")}, "two places"),
+    ],
+)
+def test_settings_of_two_places_or_none_are_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        ServeSettings(bundle=Path("x"), **settings)

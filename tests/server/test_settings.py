@@ -76,6 +76,7 @@ def test_anyone_may_call_a_public_address_only_by_explicit_choice() -> None:
         ("docs/METRICS.md", "metrics"),
         ("docs/API.md", "problems"),
         ("docs/SCORES.md", "scores"),
+        ("docs/BUNDLE.md", "manifest"),
     ],
 )
 def test_tables_of_the_documents_are_what_the_code_says(document: str, table: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import tritonclient.grpc as grpc_client
+from collector import Collector
 from google.protobuf import text_format
 from real_triton import Triton
 from tritonclient.grpc import model_config_pb2
@@ -181,3 +182,16 @@ def test_without_a_bundle_and_without_triton_it_does_not_start(bundle: Path) -> 
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 3
     assert "no Triton could be asked for the manifest" in ran.stderr
+
+
+def test_a_trace_has_a_span_for_every_image_sent(gateway: Any, golden: list[bytes]) -> None:
+    collector = Collector()
+    try:
+        running = gateway("--traces-endpoint", collector.url)
+        assert httpx.post(f"{running.url}/predict", files=files(golden[:2])).status_code == 200
+        assert running.stop() == 0
+    finally:
+        collector.close()
+    names = Counter(span.name for span in collector.spans)
+    assert (names["triton"], names["POST /predict"], names["inference"]) == (2, 1, 1)
+    assert len({span.trace_id for span in collector.spans}) == 1

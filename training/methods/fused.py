@@ -11,7 +11,6 @@ from torch import Tensor
 
 from oodguard.training import scores
 from oodguard.training.calibration import Fusion, QuantileCurve
-from oodguard.training.contract import SCORES
 from oodguard.training.heads import GuardHeads, fit_heads, head_shapes
 from oodguard.training.methods.classifier import Classifier
 from oodguard.training.methods.method import Answer, Detector, Progress
@@ -36,7 +35,7 @@ class Guard(Detector):
         """Curves and the fused score on held-out images, as training a guard does."""
         self.eval()
         table = batched(lambda x: self._table(x)[1], problem.space, problem.held, where=self.device)
-        values = {spec.name.value: table[:, i].double().numpy() for i, spec in enumerate(SCORES)}
+        values = {spec.name.value: table[:, i].double().numpy() for i, spec in enumerate(self.heads.shapes.scores)}
         self._curves = {name: QuantileCurve.fit(column) for name, column in values.items()}
         self._fusion = Fusion.fit(self._curves, values)
 
@@ -44,7 +43,7 @@ class Guard(Detector):
     def answer(self, x: Tensor) -> Answer:
         """Every served score, and `fused`."""
         logits, table = self._table(x)
-        found = {spec.name.value: table[:, i] for i, spec in enumerate(SCORES)}
+        found = {spec.name.value: table[:, i] for i, spec in enumerate(self.heads.shapes.scores)}
         if self._fusion is not None:
             fused = self._fusion.score(self._curves, {k: v.double().numpy() for k, v in found.items()})
             found["fused"] = torch.from_numpy(fused)

@@ -1,0 +1,119 @@
+"""Where sampled images are kept: a folder, or a bucket of an object store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from oodguard.training.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+# One request to an object store; whoever waits for it is a thread that has nothing else to do.
+REQUEST_TIMEOUT = "5s"
+RETRIES = 2
+
+
+class Place(Protocol):
+    """Somewhere to put files. `held` and `put` raise `EnvironmentProblem`, in one sentence."""
+
+    def held(self, enough: int) -> int:
+        """Bytes that lie there already; counting may stop at `enough`."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all."""
+
+
+class Folder:
+    """A folder on this machine. Raises `EnvironmentProblem` when it cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if not os.access(path, os.W_OK):
+                raise PermissionError(None, "it is not writable")
+        except OSError as error:
+            raise self._problem(error) from None
+
+    def _problem(self, error: OSError) -> EnvironmentProblem:
+        return EnvironmentProblem(f"flagged images cannot be kept in {self._path}: {error.strerror or error}")
+
+    def held(self, enough: int) -> int:
+        """Bytes of the files in the folder."""
+        try:
+            return sum(path.stat().st_size for path in self._path.iterdir() if path.is_file())
+        except OSError as error:
+            raise self._problem(error) from None
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write beside its place, then rename."""
+        unfinished = self._path / f".{name}"
+        try:
+            unfinished.write_bytes(data)
+            unfinished.rename(self._path / name)
+        except OSError as error:
+            raise self._problem(error) from None
+
+
+class Bucket:
+    """A prefix in an object store: `s3://bucket/prefix`, `gs://bucket/prefix` or `az://account/container/prefix`.
+
+    Credentials and endpoint come from the cloud's usual environment variables (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`
+    and so on) or the machine's own identity. Nothing is asked of the store before the first image. Raises
+    `EnvironmentProblem` without the extra, or for an address that cannot be understood.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            import obstore
+            from obstore.store import from_url
+        except ModuleNotFoundError:
+            raise EnvironmentProblem("flagged images in an object store need: pip install oodguard[store]") from None
+        self._api = obstore
+        self._address = address
+        try:
+            self._store: ObjectStore = from_url(
+                address,
+                # Options given here take the place of those in the environment, so this one is carried over.
+                client_options={
+                    "timeout": REQUEST_TIMEOUT,
+                    "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"),
+                },
+                retry_config={"max_retries": RETRIES},
+            )
+        except (obstore.exceptions.BaseError, ValueError) as error:
+            raise self._problem(error) from None
+
+    def _problem(self, error: Exception) -> EnvironmentProblem:
+        # The store's own errors are pages long; the first line says what happened.
+        reason = " ".join(str(error).strip().splitlines()[0].split())[:200] if str(error).strip() else "no reason given"
+        return EnvironmentProblem(f"flagged images cannot be kept in {self._address}: {reason}")
+
+    def held(self, enough: int) -> int:
+        """Bytes of the objects under the prefix."""
+        found = 0
+        try:
+            for objects in self._api.list(self._store):
+                found += sum(one["size"] for one in objects)
+                if found >= enough:
+                    break
+        except (self._api.exceptions.BaseError, OSError) as error:
+            raise self._problem(error) from None
+        return found
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write one object."""
+        try:
+            self._api.put(self._store, name, data)
+        except (self._api.exceptions.BaseError, OSError) as error:
+            raise self._problem(error) from None
+
+
+def place_of(folder: Path | None, address: str | None) -> Place | None:
+    """The place that settings name; None where they name none."""
+    if address is not None:
+        return Bucket(address)
+    return Folder(folder) if folder is not None else None
