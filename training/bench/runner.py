@@ -165,7 +165,7 @@ def _trial(session: _Session, method: Method, out: Path) -> Finished | None:
         )
         finished = Finished(key=key, trial=trial, records=())
     else:
-        detector.eval()
+        detector.eval().to(session.compute.device)
         detector.calibrate(arena.problem)
         place = scores_path(out, plan.name, plan.seed, method.name)
         finished = _measure(detector, arena, plan, method, key, seconds, place)

@@ -50,8 +50,8 @@ class Guard(Detector):
         return Answer(logits=logits, log_probabilities=scores.mean_log_probabilities(logits), scores=found)
 
     def _table(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits, table = self.heads(self._space.represent(self.network, x).cpu())
-        return logits, table
+        logits, table = self.heads(self._space.represent(self.network, x))
+        return logits.cpu(), table.cpu()
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class FusedMethod:
             compute=compute,
             progress=progress,
         )
+        detector.cpu()
 
     @staticmethod
     def _options(problem: Problem) -> TrainOptions:
