@@ -10,9 +10,9 @@ auxiliary outliers are random patches of the photos in `outliers/`.
 | `frozen` | EfficientNet-Lite0 at 224 pixels | at 96 pixels, the same 2,700 images |
 
 A quick comparison is meant for half an hour on two cores. Seconds of one core that a method takes in `wrn`, with its
-answers: `single` 90, `ldr` 25, `joint` 50, `amp` 85, `greg` 60, `greg-plus` 90, `ice` 15, twice `single` for
-`ice-scratch`; some 1,300 for all. In `frozen`: 55 for the features, then 2 to 10 a method. It shows that everything runs
-and how methods differ in kind; its numbers are those of a weak classifier.
+answers: `single` 90, `ldr` 25, `joint` 50, `amp` 85, `greg` 60, `greg-plus` 90, `ice` 15; from these some 1,300 for all
+methods, of which `ice-scratch` 150. In `frozen`: 55 for the features, then 2 to 10 a method. It shows that all of it
+runs and how methods differ in kind; its numbers are those of a weak classifier.
 """
 
 from __future__ import annotations
