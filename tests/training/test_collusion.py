@@ -112,8 +112,7 @@ def test_codependence_of_two_mirrored_members_is_their_diversity_over_their_loss
 def test_a_larger_dropped_share_costs_more_and_one_member_always_stays() -> None:
     logits, targets = ensemble(members=10)
     rises = [codependence(logits, targets, share, "scores") for share in (0.2, 0.4, 0.6, 1.0)]
-    assert rises == sorted(rises)
-    assert rises[0] > 0
+    assert 0 < rises[0] < rises[1] < rises[2] < rises[3]
     assert rises[-1] < 5
 
 

@@ -120,7 +120,7 @@ def test_the_certificate_is_tight_where_one_class_takes_all() -> None:
 def test_each_cluster_gives_its_lowest_and_its_highest_energy() -> None:
     torch.manual_seed(0)
     axes = torch.eye(3).repeat_interleave(5, 0)
-    lengths = torch.linspace(1, 9, 15)[:, None]  # direction alone makes a cluster
+    lengths = torch.tensor([1.0, 90.0, 30.0]).repeat(5)[:, None]  # direction alone makes a cluster
     embeddings = lengths * (axes + 0.01 * torch.randn(15, 3))
     energies = torch.tensor([3.0, 1, 2, 5, 4, 30, 10, 20, 50, 40, -3, -1, -2, -5, -4])
     logits = -energies[:, None] + torch.tensor([[0.0, -90.0]])

@@ -9,9 +9,10 @@ auxiliary outliers are random patches of the photos in `outliers/`.
 | `wrn` | WRN-40-2, 45,000 images; 100 epochs from nothing, 10 for heads, 10 of tuning | WRN-10-1, 2,700; 10, 4, 1 |
 | `frozen` | EfficientNet-Lite0 at 224 pixels | at 96 pixels, the same 2,700 images |
 
-A quick comparison of all methods takes about 30 minutes on two idle cores: some 50 seconds a method in `wrn`, of which
-GReg's second derivatives and AMP's 20 anchors need most, and some 10 in `frozen`. It shows that everything runs and
-how methods differ in kind; its numbers are those of a weak classifier.
+A quick comparison is meant for half an hour on two cores. Seconds of one core that a method takes in `wrn`, with its
+answers: `single` 90, `ldr` 25, `joint` 50, `amp` 85, `greg` 60, `greg-plus` 90, `ice` 15; from these some 1,300 for all
+methods, of which `ice-scratch` 150. In `frozen`: 55 for the features, then 2 to 10 a method. It shows that all of it
+runs and how methods differ in kind; its numbers are those of a weak classifier.
 """
 
 from __future__ import annotations
