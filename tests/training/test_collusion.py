@@ -19,6 +19,9 @@ from oodguard.training.collusion import (
 from oodguard.training.contract import Averaging
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 def ensemble(members: int = 4, images: int = 60, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(members, images, classes, generator=generator, dtype=torch.float64)
