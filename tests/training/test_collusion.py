@@ -18,7 +18,6 @@ from oodguard.training.collusion import (
 )
 from oodguard.training.contract import Averaging
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
