@@ -1,7 +1,8 @@
-"""An evaluation with everything in it, from numbers made up here: no training."""
+"""An evaluation with everything in it, from numbers made up here: no training. One thread for small networks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from oodguard.training.data import Photo
 from oodguard.training.evaluate import examine
 from oodguard.training.evaluation import Evaluation, Table
 from oodguard.training.evidence import FUSED, Evidence, Measured
+from oodguard.training.heads import single_thread
 from oodguard.training.metrics import detection
 from oodguard.training.preprocess import Preprocessing
 
@@ -110,3 +112,10 @@ def found(evidence: Evidence) -> Evaluation:
     return examine(
         evidence, leave_out={"draw 1": draw, "draw 2": draw}, command="oodguard evaluate '<run>' --accept 0.95"
     )
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small networks gain nothing from several threads and lose a lot beside another worker's."""
+    with single_thread():
+        yield

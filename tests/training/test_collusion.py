@@ -18,6 +18,8 @@ from oodguard.training.collusion import (
 )
 from oodguard.training.contract import Averaging
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def ensemble(members: int = 4, images: int = 60, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)

@@ -22,6 +22,8 @@ from oodguard.training.errors import InputError
 from oodguard.training.methods.pixels import PixelSpace
 from oodguard.training.progress import Silent
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = replace(QUICK, train=20, test=3, ood=4, noise=5, patches=2, image_size=32)
 CLASSES = ("bird", "cat", "ship")
 

@@ -20,6 +20,8 @@ from oodguard.training.methods.method import Detector, Method, answers
 from oodguard.training.methods.problem import FeatureSpace, Problem
 from oodguard.training.metrics import auroc
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SCRATCH = Schedule(epochs=30, batch=64, lr=5e-3)
 TUNE = Schedule(epochs=20, batch=64, lr=3e-3)
 

@@ -11,6 +11,8 @@ from oodguard.training.methods.method import Detector, answers
 from oodguard.training.methods.pixels import PADDING, PixelSpace
 from oodguard.training.methods.problem import Problem
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SCRATCH = Schedule(epochs=3, batch=16, lr=0.1, weight_decay=5e-4, optimiser="sgd")
 TUNE = Schedule(epochs=1, batch=16, lr=0.01, weight_decay=5e-4, optimiser="sgd")
 SPACE = PixelSpace(

@@ -19,6 +19,8 @@ from oodguard.training.networks.residual import by_name
 from oodguard.training.preprocess import Preprocessing
 from oodguard.training.timm_loader import timm
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "wrn": (lambda: by_name("wrn-10-1", classes=4), 32),
     "resnet18": (lambda: by_name("resnet18", classes=4), 16),

@@ -6,6 +6,8 @@ import torch
 from oodguard.training.errors import InputError
 from oodguard.training.networks.residual import by_name, parameters
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.mark.parametrize(
     ("name", "classes", "count"),
