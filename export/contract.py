@@ -6,7 +6,6 @@ No torch here: the server and the clients use this file as it is.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from oodguard.export.verdict import ClassProbability, Measured, ScoreVerdict, Thresholds, Verdict
 from oodguard.training.calibration import DEFAULT_ACCEPT, Fusion, QuantileCurve
 from oodguard.training.contract import CollusionReport, Family, ScoreName, file_sha256
 from oodguard.training.errors import FormatError, QualityError
@@ -129,62 +129,6 @@ class Golden(Frozen):
     is_ood: bool
     probabilities: tuple[float, ...]
     scores: tuple[float, ...]
-
-
-class ClassProbability(Frozen):
-    """One class and its probability."""
-
-    label: str
-    class_index: int
-    probability: float
-
-
-class ScoreVerdict(Frozen):
-    """One score against its calibrated threshold. `percentile`: share of ID images that score lower, 0 to 100."""
-
-    value: float
-    threshold: float
-    percentile: float
-    is_ood: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What was measured on a batch of B images, before any threshold; lists, because they are read row by row."""
-
-    probabilities: list[list[float]]
-    ranked: list[list[int]]
-    scores: list[list[float]]
-    percentiles: list[list[float]]
-    fused: list[float]
-    fused_percentiles: list[float]
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Every threshold at one target acceptance; `scores` in graph order."""
-
-    fused: float
-    scores: tuple[tuple[ScoreName, float], ...]
-
-
-class Verdict(Frozen):
-    """The answer for one image. `is_ood` is `ood_score > threshold`; higher scores are more OOD everywhere.
-
-    `certified_radius`: how far the image's feature may move, in any direction, without another verdict of the certified
-    score: |threshold - value| / Lipschitz constant (GReg, Eq. 4). Null for a model without a certified head.
-    """
-
-    label: str
-    class_index: int
-    probability: float
-    top_k: tuple[ClassProbability, ...]
-    is_ood: bool
-    ood_score: float
-    threshold: float
-    percentile: float
-    scores: dict[ScoreName, ScoreVerdict]
-    certified_radius: float | None = None
 
 
 class Manifest(Frozen):

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from oodguard.export.contract import Manifest, Measured
+from oodguard.export.contract import Manifest
+from oodguard.export.verdict import Measured
 from oodguard.server.engines.base import Batch, Engine
 from oodguard.server.errors import DeadlineMissed, EngineError, EngineUnavailable
 from oodguard.training.errors import QualityError

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
-from oodguard.export.contract import ScoreVerdict, Verdict
+from oodguard.export.verdict import ScoreVerdict, Verdict
 from oodguard.training.contract import ScoreName
 
 

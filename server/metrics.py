@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
-from oodguard.export.contract import Manifest, Verdict
+from oodguard.export.contract import Manifest
+from oodguard.export.verdict import Verdict
 from oodguard.server.drift import Drift
 from oodguard.server.errors import PROBLEMS
 from oodguard.server.settings import ServeSettings

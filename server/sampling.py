@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-from oodguard.export.contract import Verdict
+from oodguard.export.verdict import Verdict
 from oodguard.server.contract import FlaggedSample, ModelRef
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics

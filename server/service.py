@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from oodguard.export.contract import Verdict
+from oodguard.export.verdict import Verdict
 from oodguard.server.admission import Admission
 from oodguard.server.batcher import Watch
 from oodguard.server.contract import Prediction, PredictResponse, Problem, Timing

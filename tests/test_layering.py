@@ -16,6 +16,7 @@ OPEN = {
     "oodguard.training.calibration",
     "oodguard.training.errors",
     "oodguard.export.contract",
+    "oodguard.export.verdict",
     "oodguard.export.triton.contract",
     "oodguard.server.contract",
     "oodguard.pages.page",

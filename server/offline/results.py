@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from oodguard.export.contract import Manifest, Verdict
+from oodguard.export.contract import Manifest
+from oodguard.export.verdict import Verdict
 from oodguard.server.offline.arrays import array
 from oodguard.server.offline.items import Item, shown
 from oodguard.training.errors import ImageError

@@ -13,7 +13,7 @@ from PIL import Image
 
 from oodguard.clients.review import review
 from oodguard.clients.samples import read_samples
-from oodguard.export.contract import ScoreVerdict, Verdict
+from oodguard.export.verdict import ScoreVerdict, Verdict
 from oodguard.server.contract import FlaggedSample, ModelRef
 from oodguard.training.contract import ScoreName
 from oodguard.training.errors import InputError

@@ -94,7 +94,7 @@ def test_damaged_results_are_refused_in_a_sentence(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["nowhere"], "neither a suite"),
-        (["produce", "--ood", "a=b"], "brings its own sets"),
+        (["produce", "--ood", "a=b"], "brings its own OOD sets"),
         (["produce", "--data", "nowhere"], "does not exist"),
         (["produce", "--methods", "magic"], "there is no method 'magic'"),
         (["produce", "--seeds", "0"], "--seeds must be at least 1"),
