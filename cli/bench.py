@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -13,6 +12,9 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from oodguard.cli.progress import TerminalReporter
+
+if TYPE_CHECKING:
+    from oodguard.training.bench.arena import Setting
 
 
 def bench(
@@ -77,10 +79,35 @@ def bench(
             methods=names,
             seeds=seeds,
             compute=compute,
-            command=shlex.join(["oodguard", *sys.argv[1:]]),
+            command=_command(suite, out, names, seeds, setting, ood or [], outliers),
             report=report,
         )
     if compute.is_global_zero:
         written = write_outcome(results, out)
         console.print(Markdown(to_markdown(results)))
         console.print(f"saved: {', '.join(map(str, written))}", highlight=False)
+
+
+def _command(
+    suite: str,
+    out: Path,
+    methods: list[str],
+    seeds: int,
+    setting: Setting,
+    ood: list[str],
+    outliers: Path | None,
+) -> str:
+    """The command line that does this comparison, whatever file or variable an option really came from."""
+    words = ["oodguard", "bench", suite, "--out", str(out), "--data", str(setting.data), "--seeds", str(seeds)]
+    if methods:
+        words += ["--methods", ",".join(methods)]
+    for pair in ood:
+        words += ["--ood", pair]
+    if outliers is not None:
+        words += ["--outliers", str(outliers)]
+    words += ["--backbone", setting.backbone]
+    if setting.image_size is not None:
+        words += ["--image-size", str(setting.image_size)]
+    if setting.quick:
+        words.append("--quick")
+    return shlex.join(words)
