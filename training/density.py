@@ -20,10 +20,16 @@ from torch.nn import functional
 
 from oodguard.training.scores import squared_distances
 
+DENSITY_WIDTH = 128
 SHRINKAGE = 0.1
 # The least share of the variance that is taken to lie outside the principal coordinates: with few training images
 # they fit all of it, and a residual of rounding errors would be divided by next to nothing.
 MIN_RESIDUAL_SHARE = 0.02
+
+
+def density_width(width: int, images: int) -> int:
+    """d, the principal coordinates kept of features of a `width`: no more than `images` training images can bear."""
+    return max(1, min(DENSITY_WIDTH, width, images // 4))
 
 
 class Density(nn.Module):

@@ -22,7 +22,7 @@ from oodguard.training.tail import tail_features
 @torch.no_grad()
 def diagnose_heads(heads: GuardHeads, held: tuple[Tensor, Tensor], training: tuple[Tensor, Tensor]) -> CollusionReport:
     """The report of a guard's ensemble, from features `[N, D]` and classes `[N]` of held-out and training images."""
-    found = [(heads(features)[0], targets) for features, targets in (held, training)]
+    found = [(heads.members(features), targets) for features, targets in (held, training)]
     return diagnose(*found[0], training=found[1])
 
 
@@ -43,7 +43,7 @@ def diagnose_run(folder: Path, *, report: Reporter | None = None) -> CollusionRe
         raise InputError("the run has no test images to diagnose it on")
     features = tail_features(backbone.tail, extractor.extract(test)[0])
     with torch.no_grad():
-        logits, _ = run.heads(features)
+        logits = run.heads.members(features)
     found = diagnose(logits, torch.from_numpy(label_numbers(test, run.record.classes)))
     before = run.record.diagnosis
     if before is None or before.generalisation_gap is None:

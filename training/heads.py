@@ -14,7 +14,7 @@ from oodguard.training.anchoring import AnchoredHead, anchored_loss
 from oodguard.training.certificate import fit_certified
 from oodguard.training.compute import start_compute
 from oodguard.training.contract import HeadShapes, ScoreName
-from oodguard.training.density import Density
+from oodguard.training.density import Density, density_width
 from oodguard.training.ensemble_loss import EnsembleLoss, class_shares
 from oodguard.training.ice import IceHead, ice_loss, mixed_outliers
 from oodguard.training.ldr import Ensemble
@@ -22,7 +22,6 @@ from oodguard.training.loop import EpochReport, Objective, Schedule, fit
 from oodguard.training.options import TrainOptions
 
 ICE_WIDTH = 64
-DENSITY_WIDTH = 128
 
 
 class GuardHeads(nn.Module):
@@ -50,6 +49,11 @@ class GuardHeads(nn.Module):
     def standardise(self, features: Tensor) -> Tensor:
         """`(x - centre) / scale`."""
         return (features - self.centre) / self.scale
+
+    def members(self, features: Tensor) -> Tensor:
+        """Ensemble logits `[M, B, C]` alone."""
+        found: Tensor = self.ensemble(self.standardise(features))
+        return found
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Ensemble logits `[M, B, C]` and scores `[B, S]`."""
@@ -97,7 +101,7 @@ def head_shapes(options: TrainOptions, *, width: int, classes: int, images: int)
         members=options.members,
         anchors=options.anchors,
         ice_width=min(ICE_WIDTH, width),
-        density_width=max(1, min(DENSITY_WIDTH, width, images // 4)),
+        density_width=density_width(width, images),
         bank=min(options.bank_size, images),
         neighbours=min(options.neighbours, images),
         certified=options.certificate,
@@ -201,12 +205,7 @@ class GuardObjective(Objective):
             anchored.weight_residual,
             anchored.weight2,
         ]
-        chosen = {id(parameter) for parameter in decayed}
-        free = [parameter for parameter in self.heads.parameters() if id(parameter) not in chosen]
-        return [
-            {"params": decayed, "weight_decay": schedule.weight_decay},
-            {"params": free, "weight_decay": 0.0},
-        ]
+        return self.groups(decayed, schedule)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,10 +53,19 @@ class Objective(nn.Module):
 
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
         """What is trained, and with which weight decay: matrices and kernels decay, vectors do not."""
-        trained = [p for p in self.parameters() if p.requires_grad]
+        return self.groups([p for p in self.trained if p.ndim > 1], schedule)
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """Every parameter that learns."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def groups(self, decayed: Sequence[nn.Parameter], schedule: Schedule) -> list[dict[str, object]]:
+        """Two groups: the `decayed` parameters, and all others that learn, which do not decay."""
+        chosen = {id(p) for p in decayed}
         return [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": schedule.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": list(decayed), "weight_decay": schedule.weight_decay},
+            {"params": [p for p in self.trained if id(p) not in chosen], "weight_decay": 0.0},
         ]
 
     def peaks(self, schedule: Schedule) -> list[float]:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -16,7 +14,6 @@ from oodguard.training.methods.problem import Problem
 from oodguard.training.progress import Reporter
 
 Kind = Literal["near", "far", "covariate"]
-Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from oodguard.pages.text import count, plain, signed
 from oodguard.training.bench.dots import dot_plot, severity_plot
 from oodguard.training.bench.results import Results, arenas, sets
 from oodguard.training.bench.runner import scores_path
-from oodguard.training.bench.table import DIAGNOSTICS, Row, column, rows
+from oodguard.training.bench.table import Row, columns, ensembles_grid, rows, scores_grid
 from oodguard.training.calibration import Scores
 from oodguard.training.evidence import FUSED
 from oodguard.training.metrics import auroc
@@ -73,14 +73,14 @@ def fused_findings(results: Results, arena: str) -> list[Finding]:
 
 def _arena(results: Results, arena: str, out: Path) -> Section:
     table = rows(results, arena)
-    columns = list(dict.fromkeys(column(name, kind) for name, kind in sets(results.records, arena)))
+    names = columns(results, arena)
     slug = "".join(c if c.isalpha() else "-" for c in arena)
     blocks: list[Block] = [
         Illustration(
-            plot=dot_plot(table, columns, name=f"dots-{slug}", alt=_dots_alt(table, columns)),
+            plot=dot_plot(table, names, name=f"dots-{slug}", alt=_dots_alt(table, names)),
             caption="AUROC of every method by its own scores; bars: one standard deviation over seeds.",
         ),
-        _table(arena, table, columns),
+        _table(arena, table, names),
     ]
     shifted = severity_plot(results, arena, name=f"severity-{slug}")
     if shifted is not None:
@@ -100,39 +100,25 @@ def _dots_alt(table: list[Row], columns: list[str]) -> str:
     )
 
 
-def _table(arena: str, table: list[Row], columns: list[str]) -> Table:
+def _table(arena: str, table: list[Row], names: list[str]) -> Table:
+    grid = scores_grid(table, names)
     return Table(
         caption=f"{arena.capitalize()}: AUROC / FPR95 in percent, mean ± standard deviation over seeds",
-        head=("method", "score", "accuracy", *columns, "seconds"),
-        rows=tuple(
-            (
-                row.method,
-                row.score,
-                row.accuracy.percent(),
-                *(f"{row.auroc[name].percent()} / {row.fpr95[name].percent()}" for name in columns),
-                f"{row.seconds.mean:.1f}",
-            )
-            for row in table
-        ),
+        head=grid.head,
+        rows=grid.body,
         words=frozenset({1}),
         strong=frozenset(i for i, row in enumerate(table) if row.method == FUSED),
     )
 
 
 def _ensembles(results: Results, arena: str) -> Table | None:
-    trials = [t for t in results.trials if t.arena == arena and "diversity" in t.diagnostics]
-    if not trials:
+    grid = ensembles_grid(results, arena)
+    if grid is None:
         return None
-    body = []
-    for method in dict.fromkeys(t.method for t in trials):
-        mine = [t for t in trials if t.method == method]
-        cells = (f"{np.mean([t.diagnostics[name] for t in mine]):.3g}" for name in DIAGNOSTICS)
-        colluding = sum(t.diagnostics["colluding"] > 0 for t in mine)
-        body.append((method, *cells, f"{colluding} of {len(mine)}"))
     return Table(
         caption="Ensembles on held-out images",
-        head=("method", *(name.replace("_", " ") for name in DIAGNOSTICS), "colluding"),
-        rows=tuple(body),
+        head=grid.head,
+        rows=grid.body,
         note="Diversity in nats; codependence is the rise of the loss when 40 % of the members are dropped.",
     )
 

@@ -49,7 +49,7 @@ class Finished(Frozen):
 
 @dataclass
 class _Session:
-    """One seed's arena, built on first need, and its detectors so far."""
+    """One seed's arena, built on first need."""
 
     plan: Plan
     compute: Fabric

@@ -73,6 +73,57 @@ def _mean(records: Sequence[Record], what: str) -> Mean:
     )
 
 
+@dataclass(frozen=True)
+class Grid:
+    """A table as text: what Markdown and HTML both show."""
+
+    head: tuple[str, ...]
+    body: tuple[tuple[str, ...], ...]
+
+    def lines(self) -> list[str]:
+        """In Markdown."""
+        return [
+            f"| {' | '.join(self.head)} |",
+            "|" + "---|" * len(self.head),
+            *(f"| {' | '.join(row)} |" for row in self.body),
+        ]
+
+
+def columns(results: Results, arena: str) -> list[str]:
+    """The table's columns of OOD sets, in their order."""
+    return list(dict.fromkeys(column(name, kind) for name, kind in sets(results.records, arena)))
+
+
+def scores_grid(table: Sequence[Row], names: Sequence[str]) -> Grid:
+    """Accuracy, `AUROC / FPR95` for every column of `names`, and seconds, one line a row."""
+    return Grid(
+        head=("method", "score", "accuracy", *names, "seconds"),
+        body=tuple(
+            (
+                row.method,
+                row.score,
+                row.accuracy.percent(),
+                *(f"{row.auroc[name].percent()} / {row.fpr95[name].percent()}" for name in names),
+                f"{row.seconds.mean:.1f}",
+            )
+            for row in table
+        ),
+    )
+
+
+def ensembles_grid(results: Results, arena: str) -> Grid | None:
+    """The diagnostics of every ensemble in an arena, means over seeds; None where there is no ensemble."""
+    trials = [t for t in results.trials if t.arena == arena and "diversity" in t.diagnostics]
+    if not trials:
+        return None
+    body = []
+    for method in dict.fromkeys(t.method for t in trials):
+        mine = [t for t in trials if t.method == method]
+        cells = (f"{Mean.of(t.diagnostics[name] for t in mine).mean:.3g}" for name in DIAGNOSTICS)
+        body.append((method, *cells, f"{sum(t.diagnostics['colluding'] > 0 for t in mine)} of {len(mine)}"))
+    return Grid(head=("method", *(name.replace("_", " ") for name in DIAGNOSTICS), "colluding"), body=tuple(body))
+
+
 def to_markdown(results: Results) -> str:
     """All arenas: each method's own scores against every OOD set as `AUROC / FPR95` in percent."""
     lines = [
@@ -87,42 +138,14 @@ def to_markdown(results: Results) -> str:
         table = rows(results, arena)
         if not table:
             continue
-        columns = list(dict.fromkeys(column(name, kind) for name, kind in sets(results.records, arena)))
-        lines += [
-            "",
-            f"## {arena}",
-            "",
-            f"| method | score | accuracy | {' | '.join(columns)} | seconds |",
-            "|" + "---|" * (len(columns) + 4),
-        ]
-        for row in table:
-            cells = [f"{row.auroc[c].percent()} / {row.fpr95[c].percent()}" for c in columns]
-            lines.append(
-                f"| {row.method} | {row.score} | {row.accuracy.percent()} | {' | '.join(cells)} "
-                f"| {row.seconds.mean:.1f} |"
-            )
+        lines += ["", f"## {arena}", "", *scores_grid(table, columns(results, arena)).lines()]
         lines += _ensembles(results, arena) + _gradients(results, arena) + _failures(results, arena)
     return "\n".join(lines) + "\n"
 
 
 def _ensembles(results: Results, arena: str) -> list[str]:
-    trials = [t for t in results.trials if t.arena == arena and "diversity" in t.diagnostics]
-    if not trials:
-        return []
-    lines = [
-        "",
-        f"Ensembles in {arena}, on held-out images:",
-        "",
-        f"| method | {' | '.join(name.replace('_', ' ') for name in DIAGNOSTICS)} | colluding |",
-        "|" + "---|" * (len(DIAGNOSTICS) + 2),
-    ]
-    for method in dict.fromkeys(t.method for t in trials):
-        mine = [t for t in trials if t.method == method]
-        cells = [f"{Mean.of(t.diagnostics[name] for t in mine).mean:.3g}" for name in DIAGNOSTICS]
-        lines.append(
-            f"| {method} | {' | '.join(cells)} | {sum(t.diagnostics['colluding'] > 0 for t in mine)} of {len(mine)} |"
-        )
-    return lines
+    grid = ensembles_grid(results, arena)
+    return [] if grid is None else ["", f"Ensembles in {arena}, on held-out images:", "", *grid.lines()]
 
 
 def _gradients(results: Results, arena: str) -> list[str]:

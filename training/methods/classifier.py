@@ -16,7 +16,7 @@ from oodguard.training.baselines.odin import odin
 from oodguard.training.baselines.react import clipped, fit_clip
 from oodguard.training.baselines.temperature import fit_temperature
 from oodguard.training.baselines.vim import Vim
-from oodguard.training.density import Density
+from oodguard.training.density import Density, density_width
 from oodguard.training.greg import gradient_norms
 from oodguard.training.loop import Objective, Schedule, fit
 from oodguard.training.methods.method import Answer, Detector, Progress
@@ -25,7 +25,6 @@ from oodguard.training.networks.network import Network
 
 LABEL_SMOOTHING = 0.1
 BANK = 4096
-DENSITY_WIDTH = 128
 NEIGHBOURS = 5
 
 Loss = Callable[[Network, Tensor, Tensor, int], Tensor]
@@ -64,7 +63,7 @@ class Classifier(Detector):
         width = represented.shape[1]
         density = Density(
             width=width,
-            density_width=max(1, min(DENSITY_WIDTH, width, len(represented) // 4)),
+            density_width=density_width(width, len(represented)),
             classes=problem.classes,
             bank=min(BANK, len(represented)),
         )

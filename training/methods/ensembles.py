@@ -204,6 +204,7 @@ class MembersObjective(Objective):
         self._problem = problem
         self._method = method
         self._unsure = unsure
+        self._prior = class_shares(problem.targets, problem.classes)
 
     def forward(self, rows: Tensor, step: int) -> Tensor:
         """One batch."""
@@ -215,7 +216,7 @@ class MembersObjective(Objective):
             x,
             y,
             outliers=problem.some_outliers(len(x), where) if method.needs_outliers else None,
-            prior=class_shares(problem.targets, problem.classes).to(where),
+            prior=self._prior.to(where),
             unsure=None if self._unsure is None else self._unsure[rows].to(where),
         )
 

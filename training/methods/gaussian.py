@@ -30,14 +30,13 @@ ICE_WIDTH = 64
 class GaussianTop(Detector):
     """A network whose linear classifier is replaced by `IceHead`."""
 
-    def __init__(self, network: Network, classes: int, loss: Loss) -> None:
+    def __init__(self, network: Network, classes: int) -> None:
         super().__init__()
         self.network = network
         width = network.head.in_features
         self.network.head.requires_grad_(False)
         self.top = IceHead(width=width, ice_width=min(ICE_WIDTH, width), classes=classes)
         self.offset = nn.Parameter(torch.zeros(()))
-        self._loss = loss
 
     def heights(self, x: Tensor) -> Tensor:
         """`h [B, C]`."""
@@ -74,7 +73,7 @@ class GaussianMethod:
     def build(self, problem: Problem) -> GaussianTop:
         """An untrained network with a Gaussian top."""
         problem.need_outliers()
-        return GaussianTop(problem.space.network(classes=problem.classes), problem.classes, self.loss)
+        return GaussianTop(problem.space.network(classes=problem.classes), problem.classes)
 
     def train(
         self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
@@ -136,13 +135,7 @@ class GaussianObjective(Objective):
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
         """No decay on the Gaussian top."""
         top = {id(p) for p in (*self.detector.top.parameters(), self.detector.offset)}
-        trained = [p for p in self.parameters() if p.requires_grad]
-        decayed = [p for p in trained if id(p) not in top and p.ndim > 1]
-        chosen = {id(p) for p in decayed}
-        return [
-            {"params": decayed, "weight_decay": schedule.weight_decay},
-            {"params": [p for p in trained if id(p) not in chosen], "weight_decay": 0.0},
-        ]
+        return self.groups([p for p in self.trained if id(p) not in top and p.ndim > 1], schedule)
 
 
 GAUSSIAN_METHODS = (
