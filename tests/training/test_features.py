@@ -19,7 +19,7 @@ def few(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Photo, 
 
 
 def extractor(cache: Path, **options: str) -> Extractor:
-    return Extractor(load_backbone("efficientnet_lite0", image_size=64), cache=cache, **options)  # type: ignore[arg-type]
+    return Extractor(load_backbone("tf_efficientnet_lite0", image_size=64), cache=cache, **options)  # type: ignore[arg-type]
 
 
 def test_activations_are_the_trunks_on_the_served_pixels(few: tuple[Photo, ...], tmp_path: Path) -> None:
