@@ -31,7 +31,7 @@ def bench(
     outliers: Annotated[
         Path | None, Parameter(help="For a folder: auxiliary outliers, for the methods that learn from them.")
     ] = None,
-    backbone: Annotated[str, Parameter(help="For suites of photos: any timm model.")] = "efficientnet_lite0",
+    backbone: Annotated[str, Parameter(help="For suites of photos: any timm model.")] = "tf_efficientnet_lite0",
     image_size: Annotated[int | None, Parameter(help="For suites of photos: side of the input.")] = None,
     cache: Annotated[Path, Parameter(help="Where features are cached.")] = Path(".oodguard-cache"),
     devices: Annotated[int, Parameter(help="GPUs or CPU processes; 0: all GPUs, or one CPU process.")] = 0,

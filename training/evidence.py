@@ -109,7 +109,7 @@ def prepare(run: Run, options: TrainOptions) -> tuple[Backbone, Extractor]:
 @torch.no_grad()
 def member_losses(heads: GuardHeads, features: torch.Tensor, targets: Labels) -> npt.NDArray[np.float64]:
     """Cross-entropy `-log p_y^m` of every member on every image, `[M, N]`, in nats."""
-    logits, _ = heads(features)
+    logits = heads.members(features)
     rows = torch.from_numpy(targets).expand(len(logits), -1)
     return np.asarray(functional.nll_loss(logits.log_softmax(-1).mT, rows, reduction="none").double().numpy())
 

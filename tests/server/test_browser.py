@@ -216,7 +216,7 @@ def test_traffic_and_model_card(page: Page, serving: Any, known: list[Path]) -> 
     expect(page.locator("#t-queue")).to_have_text("0 of 128")
     expect(page.locator("#state")).to_have_text("Ready")
     card = page.locator("#card")
-    for text in ("Export parity (fp32): passed", "Training images", "Accuracy, test images", "efficientnet_lite0"):
+    for text in ("Export parity (fp32): passed", "Training images", "Accuracy, test images", "tf_efficientnet_lite0"):
         expect(card).to_contain_text(text)
     page.get_by_text("Classes (3)").click()
     expect(page.locator("#classes")).to_have_text(re.compile("amber.*jade.*plum"))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from oodguard.training.contract import CALIBRATION_FILE
 from oodguard.training.data import load_photos
 from oodguard.training.errors import FormatError
 from oodguard.training.evidence import Evidence, gather, member_losses, options_of
+from oodguard.training.heads import GuardHeads, head_shapes
 from oodguard.training.options import TrainOptions
 from oodguard.training.progress import Silent
 from oodguard.training.run import Run, load_run
@@ -52,11 +52,12 @@ def test_calibration_scores_of_other_images_are_not_used(run: Path, options: Tra
 
 
 def test_member_losses_are_cross_entropies() -> None:
-    logits = torch.log(torch.tensor([[[0.5, 0.25, 0.25]], [[0.2, 0.7, 0.1]]]))
-
-    class Heads:
-        def __call__(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return logits, torch.zeros(1, 8)
-
-    found = member_losses(Heads(), torch.zeros(1, 4), np.array([1]))  # type: ignore[arg-type]
-    np.testing.assert_allclose(found, [[math.log(4)], [-math.log(0.7)]], rtol=1e-6)
+    torch.manual_seed(0)
+    options = TrainOptions(data=Path(), members=2, hidden=8)
+    heads = GuardHeads(head_shapes(options, width=4, classes=3, images=9))
+    features = torch.randn(5, 4)
+    targets = np.array([0, 1, 2, 2, 0])
+    with torch.no_grad():
+        p = heads.members(features).softmax(-1).numpy()
+    expected = -np.log(p[:, np.arange(5), targets])
+    np.testing.assert_allclose(member_losses(heads, features, targets), expected, rtol=1e-5)

@@ -60,7 +60,7 @@ class Setting:
     cache: Path
     quick: bool = False
     threads: int = 0
-    backbone: str = "efficientnet_lite0"
+    backbone: str = "tf_efficientnet_lite0"
     image_size: int | None = None
 
 

@@ -73,6 +73,8 @@ def fused_findings(results: Results, arena: str) -> list[Finding]:
 
 def _arena(results: Results, arena: str, out: Path) -> Section:
     table = rows(results, arena)
+    if not table:
+        return Section(arena.capitalize(), (Findings((Finding("weak", "no method finished"),)),))
     names = columns(results, arena)
     slug = "".join(c if c.isalpha() else "-" for c in arena)
     blocks: list[Block] = [
@@ -93,7 +95,7 @@ def _arena(results: Results, arena: str, out: Path) -> Section:
 
 
 def _dots_alt(table: list[Row], columns: list[str]) -> str:
-    best = [max(table, key=lambda row: row.auroc[name].mean) for name in columns] if table else []
+    best = [max(table, key=lambda row: row.auroc[name].mean) for name in columns]
     return "Best by OOD set: " + "; ".join(
         f"{name}: {row.method} / {row.score} {row.auroc[name].percent()}"
         for name, row in zip(columns, best, strict=True)

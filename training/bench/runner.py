@@ -115,8 +115,11 @@ def run_bench(
 
 
 def _key(plan: Plan, method: Method) -> str:
-    """Methods are data classes: their repr is all that they are."""
-    return digest({**plan.key, "method": repr(method), "runner": FORMAT})
+    """Methods are data classes: their repr is all that they are, with that of the method they start from."""
+    lineage = [method]
+    while (before := lineage[-1].starts_from) is not None:
+        lineage += chosen([before])[-1:]
+    return digest({**plan.key, "method": "; ".join(map(repr, lineage)), "runner": FORMAT})
 
 
 def _folder(out: Path, arena: str, seed: int) -> Path:
@@ -142,7 +145,12 @@ def _trial(session: _Session, method: Method, out: Path) -> Finished | None:
         return None
     start = None
     if method.starts_from is not None:
-        start = _load(chosen([method.starts_from])[0], arena, _folder(out, plan.name, plan.seed))
+        before = chosen([method.starts_from])[-1]
+        weights = _weights(out, plan, before)
+        if not weights.is_file():
+            report.note(f"{plan.name}: {method.name} is skipped: {before.name}, which it starts from, has not finished")
+            return None
+        start = _load(before, arena, weights)
     torch.manual_seed(plan.seed)
     began = time.perf_counter()
 
@@ -160,6 +168,9 @@ def _trial(session: _Session, method: Method, out: Path) -> Finished | None:
     seconds = time.perf_counter() - began
     if failed is not None:
         report.note(f"{plan.name}: {method.name}: {failed}")
+        # Those of an earlier version must not be what others start from.
+        if session.compute.is_global_zero:
+            _weights(out, plan, method).unlink(missing_ok=True)
         trial = Trial(
             arena=plan.name, method=method.name, seed=plan.seed, accuracy=None, seconds=seconds, failed=failed
         )
@@ -171,7 +182,7 @@ def _trial(session: _Session, method: Method, out: Path) -> Finished | None:
         finished = _measure(detector, arena, plan, method, key, seconds, place)
     if session.compute.is_global_zero:
         if failed is None:
-            _save(detector, _folder(out, plan.name, plan.seed) / f"{method.name}.safetensors")
+            _save(detector, _weights(out, plan, method))
         _write(path, finished.model_dump_json())
     session.compute.barrier()
     return finished
@@ -238,10 +249,14 @@ def _accuracy(found: Answer, targets: Tensor) -> float:
     return float((found.log_probabilities.argmax(-1) == targets).double().mean())
 
 
-def _load(method: Method, arena: Arena, folder: Path) -> Detector:
+def _weights(out: Path, plan: Plan, method: Method) -> Path:
+    return _folder(out, plan.name, plan.seed) / f"{method.name}.safetensors"
+
+
+def _load(method: Method, arena: Arena, weights: Path) -> Detector:
     """A trained detector from the weights of its trial."""
     detector = method.build(arena.problem)
-    detector.load_state_dict(safetensors.torch.load_file(folder / f"{method.name}.safetensors"))
+    detector.load_state_dict(safetensors.torch.load_file(weights))
     return detector.eval()
 
 

@@ -66,7 +66,10 @@ class AnchoredDetector(Detector):
 
 @dataclass(frozen=True)
 class AnchoredMethod:
-    """Anchored training from scratch. consistent: with T; anchors: K."""
+    """Anchored training from scratch, or other anchors for the trained network of `starts_from`.
+
+    consistent: with T; anchors: K.
+    """
 
     name: str
     summary: str
@@ -89,8 +92,12 @@ class AnchoredMethod:
     def train(
         self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
     ) -> None:
-        """From scratch."""
+        """From scratch. Anchors are drawn in inference alone, so that another K needs no other training."""
         assert isinstance(detector, AnchoredDetector)
+        if start is not None:
+            assert isinstance(start, AnchoredDetector)
+            detector.network.load_state_dict(start.network.state_dict())
+            return
 
         def loss(net: Network, x: Tensor, y: Tensor, step: int) -> Tensor:
             anchors = x[torch.randperm(len(x))]
@@ -105,6 +112,6 @@ class AnchoredMethod:
 ANCHORED_METHODS = (
     AnchoredMethod("amp", "anchored network with consistency training (AMP), K = 5"),
     AnchoredMethod("amp-plain", "AMP without consistency training", consistent=False),
-    AnchoredMethod("amp-2", "AMP with K = 2 anchors", anchors=2),
-    AnchoredMethod("amp-20", "AMP with K = 20 anchors", anchors=20),
+    AnchoredMethod("amp-2", "the network of amp with K = 2 anchors", anchors=2, starts_from="amp"),
+    AnchoredMethod("amp-20", "the network of amp with K = 20 anchors", anchors=20, starts_from="amp"),
 )

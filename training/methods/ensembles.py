@@ -232,9 +232,11 @@ class MembersObjective(Objective):
 
 
 ENSEMBLE_METHODS = (
-    EnsembleMethod("deep-ensemble", "independent members", "independent"),
+    EnsembleMethod("deep-ensemble", "independent members, all trained in every step", "independent", active=5),
     EnsembleMethod("diverse-ensemble", "independent members, each with its own learning rate and label smoothing",
-                   "independent", diverse=True),
+                   "independent", active=5, diverse=True),
+    EnsembleMethod("independent-pairs", "independent members, a random pair in a step: LDR without disagreement",
+                   "independent"),
     EnsembleMethod("ldr", "loss-guided diversification (LDR)", "ldr"),
     EnsembleMethod("two-stage", "disagreement on the training images a first classifier is unsure of", "two-stage"),
     EnsembleMethod("a2d", "agreement to disagree on auxiliary outliers", "a2d", needs_outliers=True),

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from oodguard.cli.main import run as oodguard
+from oodguard.training.bench import folders
 from oodguard.training.bench.corruptions import SEVERITIES, Corrupted, corruptions
 from oodguard.training.bench.results import Mean, Results, load_results
 from oodguard.training.bench.table import rows, to_markdown
 from oodguard.training.errors import FormatError
+from oodguard.training.methods import catalogue
+from oodguard.training.methods.anchored import AnchoredMethod
 
 METHODS = "greg,deep-ensemble,amp,fused"
 
@@ -147,3 +152,52 @@ def test_the_table_merges_severities_and_keeps_a_methods_own_scores(results: Res
     merged = next(r for r in table if r.method == "greg").auroc["noise (1-5)"]
     assert merged.mean == pytest.approx(sum(r.auroc for r in noise) / len(noise))
     assert "| greg | energy |" in to_markdown(results)
+
+
+def test_what_starts_from_a_method_that_diverged_is_skipped(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(folders, "SCRATCH", replace(folders.SCRATCH, lr=1e30))
+    arguments = list(arguments)
+    arguments[arguments.index("--out") + 1] = str(tmp_path)
+    arguments[arguments.index("--methods") + 1] = "greg"
+    assert oodguard(arguments) == 0
+    assert "greg is skipped: single, which it starts from, has not finished" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    found = load_results(tmp_path)
+    assert [(t.method, t.failed is not None) for t in found.trials] == [("single", True)]
+    assert not found.records
+
+
+def test_a_method_is_trained_again_when_the_one_it_starts_from_is_another(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = list(arguments)
+    arguments[arguments.index("--out") + 1] = str(tmp_path)
+    arguments[arguments.index("--methods") + 1] = "amp,amp-2"
+    assert oodguard(arguments) == 0
+    kept = {path.stem: path.read_bytes() for path in (tmp_path / "trials").rglob("*.json")}
+    monkeypatch.setitem(catalogue.METHODS, "amp", AnchoredMethod("amp", "other", consistent=False))
+    assert oodguard(arguments) == 0
+    again = {path.stem: path.read_bytes() for path in (tmp_path / "trials").rglob("*.json")}
+    assert kept.keys() == again.keys() == {"amp", "amp-2"}
+    assert all(kept[name] != again[name] for name in kept)
+
+
+def test_other_anchors_need_no_other_training(tmp_path: Path, arguments: list[str]) -> None:
+    arguments = list(arguments)
+    arguments[arguments.index("--out") + 1] = str(tmp_path)
+    arguments[arguments.index("--methods") + 1] = "amp-20"
+    assert oodguard(arguments) == 0
+    few, many = (
+        safetensors.numpy.load_file(path)
+        for path in (
+            tmp_path / "trials/all-classes-0/amp.safetensors",
+            tmp_path / "trials/all-classes-0/amp-20.safetensors",
+        )
+    )
+    assert (len(few.pop("anchors")), len(many.pop("anchors"))) == (5, 20)
+    assert few.keys() == many.keys()
+    for name in few:
+        np.testing.assert_array_equal(few[name], many[name])
