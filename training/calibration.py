@@ -21,7 +21,7 @@ DEFAULT_ACCEPT = 0.95
 MIN_CALIBRATION = 20
 TAIL_LEVEL = 0.9
 
-NEAR_WEIGHTS: Mapping[str, float] = {"amp": 1 / 3, "energy": 1 / 3, "ensemble_entropy": 1 / 3, "knn": 0.25}
+NEAR_WEIGHTS: Mapping[str, float] = {"amp": 0.25, "energy": 0.25, "ensemble_entropy": 0.25, "ice": 0.25}
 FAR_WEIGHTS: Mapping[str, float] = {"mahalanobis": 8.0}
 FAR_FROM = 2.8
 
@@ -136,12 +136,14 @@ class Fusion(BaseModel):
     Why this form. Near OOD (unseen classes of the same kind) is found by the heads: confidence and disagreement
     separate it, feature density is close to chance. Far OOD is the reverse: density separates it almost perfectly
     while heads are often sure of junk. A plain sum would drown the near signal in the density scores' noise; a
-    maximum would pay for every detector's false alarms. So the three steadiest confidence scores are averaged, the
-    nearest-neighbour distance, informative at both ends, joins with a small weight, and Mahalanobis counts only where
-    it leaves the ID range (`far_from` nats: the 94th ID percentile is at 2.8), where it then wins.
+    maximum would pay for every detector's false alarms. So the steadiest scores of the three trained heads are
+    averaged (energy and entropy of the ensemble, AMP of the anchored head, ICE's distance: their errors differ), and
+    Mahalanobis counts only where it leaves the ID range (`far_from` nats: the 94th ID percentile is at 2.8), where it
+    then wins.
 
-    PDS, 1 - BMA and ICE are reported and left out here: on unseen classes they trail the other three, and what they
-    add to the average is their noise (`oodguard evaluate` prints the ablation).
+    PDS and 1 - BMA see the same ensemble as energy and entropy and trail them; the nearest-neighbour distance trails
+    on unseen classes, and far away Mahalanobis says the same: what they would add to the average is their noise
+    (docs/NEAR_OOD.md; `oodguard evaluate` prints the ablation).
 
     No OOD data is needed: the weights are constants, the surprises and the curve of F come from held-out ID images.
     """

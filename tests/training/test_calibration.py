@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from oodguard.training.calibration import Fusion, QuantileCurve, fuse
+from oodguard.training.calibration import FAR_WEIGHTS, NEAR_WEIGHTS, Fusion, QuantileCurve, fuse
 
 
 def test_threshold_is_the_conformal_order_statistic() -> None:
@@ -70,7 +70,7 @@ def test_fused_score_by_hand() -> None:
 
 def test_fused_score_is_calibrated_on_itself() -> None:
     rng = np.random.default_rng(4)
-    names = ("amp", "energy", "ensemble_entropy", "knn", "mahalanobis")
+    names = (*NEAR_WEIGHTS, *FAR_WEIGHTS)
     scores = {name: rng.normal(size=500) for name in names}
     curves = {name: QuantileCurve.fit(value) for name, value in scores.items()}
     fusion = Fusion.fit(curves, scores)
@@ -81,7 +81,7 @@ def test_fused_score_is_calibrated_on_itself() -> None:
 
 def test_one_far_detector_is_enough() -> None:
     rng = np.random.default_rng(5)
-    names = ("amp", "energy", "ensemble_entropy", "knn", "mahalanobis")
+    names = (*NEAR_WEIGHTS, *FAR_WEIGHTS)
     scores = {name: rng.normal(size=500) for name in names}
     curves = {name: QuantileCurve.fit(value) for name, value in scores.items()}
     fusion = Fusion.fit(curves, scores)

@@ -113,7 +113,8 @@ class Members(Detector):
 class EnsembleMethod:
     """M members; `active` = |I| of them are trained in a step (the stochastic sum).
 
-    shared_start: all members start from the very same weights (LDR paper, Table 2). diverse: members differ in label
+    No label smoothing but for `diverse`: it makes members equally unsure of unknown images, and PDS looks for where they
+    are not. shared_start: all members start from the very same weights (LDR paper, Table 2). diverse: members differ in label
     smoothing and learning-rate multiplier (Wenzel et al. 2020).
     """
 
@@ -125,7 +126,7 @@ class EnsembleMethod:
     weight: float = 0.3
     beta: float = 0.0
     floor: float = ALPHA_FLOOR
-    label_smoothing: float = LABEL_SMOOTHING
+    label_smoothing: float = 0.0
     shared_start: bool = False
     diverse: bool = False
     averaging: Averaging = "probabilities"
@@ -234,7 +235,7 @@ class MembersObjective(Objective):
 ENSEMBLE_METHODS = (
     EnsembleMethod("deep-ensemble", "independent members, all trained in every step", "independent", active=5),
     EnsembleMethod("diverse-ensemble", "independent members, each with its own learning rate and label smoothing",
-                   "independent", active=5, diverse=True),
+                   "independent", active=5, label_smoothing=LABEL_SMOOTHING, diverse=True),
     EnsembleMethod("independent-pairs", "independent members, a random pair in a step: LDR without disagreement",
                    "independent"),
     EnsembleMethod("ldr", "loss-guided diversification (LDR)", "ldr"),

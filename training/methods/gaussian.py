@@ -25,6 +25,7 @@ from oodguard.training.networks.network import Network
 
 Loss = Literal["ice", "energy", "bce", "no-id"]
 ICE_WIDTH = 64
+FINE_TUNED_TOP_RATE = 10.0
 
 
 class GaussianTop(Detector):
@@ -92,7 +93,9 @@ class GaussianMethod:
         schedule = problem.space.scratch if self.from_scratch else problem.space.fine_tune
         fit(
             compute,
-            GaussianObjective(detector, problem, self.loss, self.weight),
+            GaussianObjective(
+                detector, problem, self.loss, self.weight, 1.0 if self.from_scratch else FINE_TUNED_TOP_RATE
+            ),
             schedule,
             count=len(problem.targets),
             remedy="lower the learning rate",
@@ -106,12 +109,13 @@ class GaussianObjective(Objective):
 
     max_norm = 1.0
 
-    def __init__(self, detector: GaussianTop, problem: Problem, loss: Loss, weight: float) -> None:
+    def __init__(self, detector: GaussianTop, problem: Problem, loss: Loss, weight: float, top_rate: float) -> None:
         super().__init__()
         self.detector = detector
         self._problem = problem
         self._loss = loss
         self._weight = weight
+        self._top_rate = top_rate
 
     def forward(self, rows: Tensor, step: int) -> Tensor:
         """One batch, and as many outliers."""
@@ -133,9 +137,14 @@ class GaussianObjective(Objective):
         return main + self._weight * binary
 
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
-        """No decay on the Gaussian top."""
-        top = {id(p) for p in (*self.detector.top.parameters(), self.detector.offset)}
-        return self.groups([p for p in self.trained if id(p) not in top and p.ndim > 1], schedule)
+        """No decay on the Gaussian top, which is new where the network under it is trained, and learns faster there."""
+        top = [*self.detector.top.parameters(), self.detector.offset]
+        under = [p for p in self.trained if all(p is not mine for mine in top)]
+        return [
+            {"params": [p for p in under if p.ndim > 1], "weight_decay": schedule.weight_decay},
+            {"params": [p for p in under if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": top, "weight_decay": 0.0, "lr": self._top_rate * schedule.lr},
+        ]
 
 
 GAUSSIAN_METHODS = (
