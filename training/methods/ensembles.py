@@ -113,8 +113,8 @@ class Members(Detector):
 class EnsembleMethod:
     """M members; `active` = |I| of them are trained in a step (the stochastic sum).
 
-    No label smoothing but for `diverse`: it makes members equally unsure of unknown images, and PDS looks for where they
-    are not. shared_start: all members start from the very same weights (LDR paper, Table 2). diverse: members differ in
+    No label smoothing but for `diverse`: it makes members equally unsure of unknown images, and PDS lives on where they
+    differ. shared_start: all members start from the very same weights (LDR paper, Table 2). diverse: members differ in
     label smoothing and learning-rate multiplier (Wenzel et al. 2020).
     """
 
