@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
@@ -33,6 +33,9 @@ def bench(
     ] = None,
     backbone: Annotated[str, Parameter(help="For suites of photos: any timm model.")] = "tf_efficientnet_lite0",
     image_size: Annotated[int | None, Parameter(help="For suites of photos: side of the input.")] = None,
+    hidden: Annotated[
+        int, Parameter(help="Hidden units of heads on features.", validator=validators.Number(gte=8, lte=4096))
+    ] = 128,
     cache: Annotated[Path, Parameter(help="Where features are cached.")] = Path(".oodguard-cache"),
     devices: Annotated[int, Parameter(help="GPUs or CPU processes; 0: all GPUs, or one CPU process.")] = 0,
     threads: Annotated[int, Parameter(help="CPU threads; 0: all.")] = 0,
@@ -69,7 +72,15 @@ def bench(
         raise InputError("--seeds must be at least 1")
     names = [name.strip() for name in methods.split(",") if name.strip()]
     chosen_suite = suite_of(suite, ood or [], outliers)
-    setting = Setting(data=data, cache=cache, quick=quick, threads=threads, backbone=backbone, image_size=image_size)
+    setting = Setting(
+        data=data,
+        cache=cache,
+        quick=quick,
+        threads=threads,
+        backbone=backbone,
+        image_size=image_size,
+        hidden=hidden,
+    )
     compute = start_compute(devices)
     with TerminalReporter() as report:
         results = run_bench(
@@ -108,6 +119,7 @@ def _command(
     words += ["--backbone", setting.backbone]
     if setting.image_size is not None:
         words += ["--image-size", str(setting.image_size)]
+    words += ["--hidden", str(setting.hidden)]
     if setting.quick:
         words.append("--quick")
     return shlex.join(words)

@@ -54,7 +54,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Setting:
-    """What `oodguard bench` was asked for. `backbone` and `image_size` are for suites of photos."""
+    """What `oodguard bench` was asked for.
+
+    `backbone` and `image_size` are for suites of photos, `hidden` (units of a head) for all features of a network.
+    """
 
     data: Path
     cache: Path
@@ -62,6 +65,7 @@ class Setting:
     threads: int = 0
     backbone: str = "tf_efficientnet_lite0"
     image_size: int | None = None
+    hidden: int = 128
 
 
 class Suite(Protocol):

@@ -30,14 +30,13 @@ from torch import Tensor
 from oodguard.training.backbone import load_backbone
 from oodguard.training.bench import cifar_data, store
 from oodguard.training.bench.arena import Arena, OodSet, Plan, Setting
-from oodguard.training.bench.folders import feature_space
+from oodguard.training.bench.folders import feature_space, heads_key
 from oodguard.training.data import Photo, identity, load_unlabelled
 from oodguard.training.errors import InputError
 from oodguard.training.features import BATCH, batches, trunk_runner
 from oodguard.training.loop import Schedule
 from oodguard.training.methods.pixels import PixelSpace
 from oodguard.training.methods.problem import Problem, Space
-from oodguard.training.options import TrainOptions
 from oodguard.training.preprocess import Preprocessing
 from oodguard.training.progress import Reporter
 from oodguard.training.split import split_off
@@ -132,12 +131,12 @@ class CifarSuite:
                 store.path_of(setting.cache, framed),
                 compute,
                 lambda: _featured(pixels(compute, report), setting, setting.image_size or size.image_size, report),
-                lambda inputs: _frozen_space(inputs[0], setting),
+                lambda inputs: feature_space(inputs[0], setting),
             )
 
         return [
             Plan(name="wrn", seed=seed, key={**key, "arena": "wrn"}, build=pixels),
-            Plan(name="frozen", seed=seed, key=framed, build=frozen),
+            Plan(name="frozen", seed=seed, key={**framed, **heads_key(setting)}, build=frozen),
         ]
 
 
@@ -215,10 +214,6 @@ def _pixel_space(size: Size) -> PixelSpace:
     )
 
 
-def _frozen_space(features: Tensor, setting: Setting) -> Space:
-    return feature_space(features, TrainOptions(data=setting.data).hidden, setting)
-
-
 def _featured(pixels: Arena, setting: Setting, side: int, report: Reporter) -> Arena:
     """The same arena in the features of a frozen network, of images enlarged as photos are shrunk."""
     backbone = load_backbone(setting.backbone, image_size=side, tune=False)
@@ -241,7 +236,7 @@ def _featured(pixels: Arena, setting: Setting, side: int, report: Reporter) -> A
         held_targets=old.held_targets,
         outliers=features(old.outliers, "outliers"),
         classes=old.classes,
-        space=_frozen_space(inputs, setting),
+        space=feature_space(inputs, setting),
         seed=old.seed,
     )
     ood = {name: OodSet(found.kind, features(found.inputs, name)) for name, found in pixels.ood.items()}

@@ -61,6 +61,7 @@ class FolderSuite:
             threads=setting.threads,
             backbone=setting.backbone,
             image_size=setting.image_size,
+            hidden=setting.hidden,
             views=1 if setting.quick else 3,
             tune_epochs=3 if setting.quick else 6,
         )
@@ -96,10 +97,10 @@ class FolderSuite:
                 store.path_of(setting.cache, key),
                 compute,
                 lambda: _arena(options, setting, sets, compute, report),
-                lambda inputs: feature_space(inputs[0], options.hidden, setting),
+                lambda inputs: feature_space(inputs[0], setting),
             )
 
-        return Plan(name=arena, seed=options.seed, key=key, build=build)
+        return Plan(name=arena, seed=options.seed, key={**key, **heads_key(setting)}, build=build)
 
 
 def _arena(
@@ -142,19 +143,29 @@ def _arena(
         held_targets=labels(division.calibration),
         outliers=learned.outliers,
         classes=len(classes),
-        space=feature_space(learned.features[0], options.hidden, setting),
+        space=feature_space(learned.features[0], setting),
         seed=options.seed,
     )
     test = features(division.test, "features of test photos")
     return Arena(problem=problem, test=test, test_targets=labels(division.test), ood=ood)
 
 
-def feature_space(features: Tensor, hidden: int, setting: Setting) -> FeatureSpace:
+def feature_space(features: Tensor, setting: Setting) -> FeatureSpace:
     """Two-layer heads over frozen features `[N, D]`, and how long they train."""
-    scratch, fine_tune = SCRATCH, FINE_TUNE
+    scratch, fine_tune = schedules(setting)
+    return FeatureSpace.of(features, hidden=setting.hidden, scratch=scratch, fine_tune=fine_tune)
+
+
+def heads_key(setting: Setting) -> dict[str, str | int]:
+    """What a trial in features depends on beside its arena."""
+    return {"hidden": setting.hidden, "schedules": repr(schedules(setting))}
+
+
+def schedules(setting: Setting) -> tuple[Schedule, Schedule]:
+    """How long heads train from nothing, and how long trained ones go on."""
     if setting.quick:
-        scratch, fine_tune = replace(scratch, epochs=QUICK_EPOCHS), replace(fine_tune, epochs=QUICK_EPOCHS // 3)
-    return FeatureSpace.of(features, hidden=hidden, scratch=scratch, fine_tune=fine_tune)
+        return replace(SCRATCH, epochs=QUICK_EPOCHS), replace(FINE_TUNE, epochs=QUICK_EPOCHS // 3)
+    return SCRATCH, FINE_TUNE
 
 
 _NEIGHBOURS: dict[str, tuple[Kind, Path]] = {
