@@ -201,3 +201,17 @@ def test_other_anchors_need_no_other_training(tmp_path: Path, arguments: list[st
     assert few.keys() == many.keys()
     for name in few:
         np.testing.assert_array_equal(few[name], many[name])
+
+
+def test_heads_of_another_width_are_other_trials(arguments: list[str], tmp_path: Path) -> None:
+    arguments = [*arguments, "--hidden", "16"]
+    arguments[arguments.index("--out") + 1] = str(tmp_path)
+    arguments[arguments.index("--methods") + 1] = "single"
+    trial = tmp_path / "trials/all-classes-0/single.safetensors"
+    widths = []
+    for width in ("16", "24"):
+        arguments[-1] = width
+        assert oodguard(arguments) == 0
+        widths.append(safetensors.numpy.load_file(trial)["network.head.weight"].shape[1])
+    assert widths == [16, 24]
+    assert f"--hidden {width}" in load_results(tmp_path).command
