@@ -119,7 +119,9 @@ def ensembles_grid(results: Results, arena: str) -> Grid | None:
     body = []
     for method in dict.fromkeys(t.method for t in trials):
         mine = [t for t in trials if t.method == method]
-        cells = (f"{Mean.of(t.diagnostics[name] for t in mine).mean:.3g}" for name in DIAGNOSTICS)
+        # What rounding errors leave of 0 is 0.
+        means = (round(Mean.of(t.diagnostics[name] for t in mine).mean, 9) + 0.0 for name in DIAGNOSTICS)
+        cells = (f"{mean:.3g}" for mean in means)
         body.append((method, *cells, f"{sum(t.diagnostics['colluding'] > 0 for t in mine)} of {len(mine)}"))
     return Grid(head=("method", *(name.replace("_", " ") for name in DIAGNOSTICS), "colluding"), body=tuple(body))
 
