@@ -22,7 +22,7 @@ def bench(
     *,
     out: Annotated[Path | None, Parameter(help="Folder to write; what it already holds is used again.")] = None,
     methods: Annotated[str, Parameter(help="Methods by name, with commas between; default: all.")] = "",
-    seeds: Annotated[int, Parameter(help="How many seeds, from 0.")] = 3,
+    seeds: Annotated[int | None, Parameter(help="How many seeds, from 0; default: 3, and 1 with --quick.")] = None,
     quick: Annotated[bool, Parameter(help="Shorter training, fewer corrupted images, smaller networks.")] = False,
     data: Annotated[Path, Parameter(help="Folder that holds the suite's data sets.")] = Path("data"),
     ood: Annotated[
@@ -68,6 +68,7 @@ def bench(
         return
     if suite is None or out is None:
         raise InputError("bench needs a suite and --out FOLDER; --list names suites and methods")
+    seeds = (1 if quick else 3) if seeds is None else seeds
     if seeds < 1:
         raise InputError("--seeds must be at least 1")
     names = [name.strip() for name in methods.split(",") if name.strip()]

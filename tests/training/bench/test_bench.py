@@ -29,7 +29,7 @@ def arguments(photos: Path, strangers: Path, cache: Path, tmp_path_factory: pyte
     out = tmp_path_factory.mktemp("bench") / "out"
     return [
         "bench", str(photos), "--ood", f"noise={strangers}", "--outliers", str(strangers), "--cache", str(cache),
-        "--out", str(out), "--methods", METHODS, "--seeds", "1", "--quick",
+        "--out", str(out), "--methods", METHODS, "--quick",
         "--image-size", "64",
     ]  # fmt: skip
 
@@ -43,6 +43,10 @@ def out(arguments: list[str]) -> Path:
 @pytest.fixture(scope="module")
 def results(out: Path) -> Results:
     return load_results(out)
+
+
+def test_quick_is_one_seed(results: Results) -> None:
+    assert (results.quick, results.seeds) == (True, (0,))
 
 
 def test_every_method_is_measured_on_every_set_with_every_score(results: Results) -> None:
