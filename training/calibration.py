@@ -22,7 +22,7 @@ MIN_CALIBRATION = 20
 TAIL_LEVEL = 0.9
 
 NEAR_WEIGHTS: Mapping[str, float] = {"amp": 0.25, "energy": 0.25, "ensemble_entropy": 0.25, "ice": 0.25}
-FAR_WEIGHTS: Mapping[str, float] = {"mahalanobis": 2.0}
+FAR_WEIGHTS: Mapping[str, float] = {"mahalanobis": 8.0}
 FAR_FROM = 2.8
 
 
