@@ -91,7 +91,8 @@ def test_rows_are_the_graphs_verdicts_and_bad_files_are_rows(
     for row, verdict in zip(good, manifest.judge(outputs, accept=0.9), strict=True):
         assert (row["label"], row["is_ood"]) == (verdict.label, verdict.is_ood)
         assert row["probability"] == pytest.approx(verdict.probability, rel=1e-6)
-        assert row["ood_score"] == pytest.approx(verdict.ood_score, rel=1e-6, abs=1e-6)
+        # The fused score multiplies what another batch size changes in the last digits of the others.
+        assert row["ood_score"] == pytest.approx(verdict.ood_score, rel=1e-4, abs=1e-6)
         assert row["percentile"] == pytest.approx(verdict.percentile, abs=1e-3)
         for name, score in verdict.scores.items():
             assert row[f"{name}_score"] == pytest.approx(score.value, rel=1e-5, abs=1e-6)

@@ -172,7 +172,7 @@ def test_the_gate_closes_on_labels_flags_and_detection(
     good = compare_decisions(exact, draft, expected, found, {"noise": (outside[0], outside[1])})
     require_decisions(good)
     rolled = Outputs(probabilities=np.roll(found.probabilities, 1, axis=1), scores=found.scores)
-    with pytest.raises(QualityError, match=r"changes 97\.8% of the labels"):
+    with pytest.raises(QualityError, match=r"changes (9\d\.\d|100\.0)% of the labels"):
         require_decisions(compare_decisions(exact, draft, expected, rolled, {}))
     strange = Outputs(probabilities=found.probabilities, scores=np.resize(outside[1].scores, found.scores.shape))
     with pytest.raises(QualityError, match=r"of the OOD flags"):

@@ -114,9 +114,9 @@ def test_tables_show_no_number_that_is_not_in_the_json(tree: Element, found: Eva
 def test_ablation_and_confusion_tables_are_the_jsons(tree: Element, found: Evaluation) -> None:
     rows = table(tree, "far: the fused score with parts left out")
     assert list(rows) == list(found.ood["far"].ablation)
-    change = found.ood["far"].ablation["without knn"].auroc_change.change
+    change = found.ood["far"].ablation["without ice"].auroc_change.change
     assert (
-        rows["without knn"]["change of AUROC, points"]
+        rows["without ice"]["change of AUROC, points"]
         .replace(MINUS, "-")
         .startswith(f"{100 * change:+.2f}" if round(100 * change, 2) else "0.00")
     )
