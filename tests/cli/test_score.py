@@ -91,11 +91,11 @@ def test_rows_are_the_graphs_verdicts_and_bad_files_are_rows(
     for row, verdict in zip(good, manifest.judge(outputs, accept=0.9), strict=True):
         assert (row["label"], row["is_ood"]) == (verdict.label, verdict.is_ood)
         assert row["probability"] == pytest.approx(verdict.probability, rel=1e-6)
-        # The fused score multiplies what another batch size changes in the last digits of the others.
+        # Another batch size changes last digits, which distances and the fused score multiply.
         assert row["ood_score"] == pytest.approx(verdict.ood_score, rel=1e-4, abs=1e-6)
         assert row["percentile"] == pytest.approx(verdict.percentile, abs=1e-3)
         for name, score in verdict.scores.items():
-            assert row[f"{name}_score"] == pytest.approx(score.value, rel=1e-5, abs=1e-6)
+            assert row[f"{name}_score"] == pytest.approx(score.value, rel=1e-4, abs=1e-5)
             assert row[f"{name}_is_ood"] == score.is_ood
     assert sum(row["is_ood"] for row in good if "noise" in row["path"]) == 12
     about = {key.decode(): value.decode() for key, value in pq.read_schema(out).metadata.items()}
