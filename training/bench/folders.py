@@ -61,7 +61,6 @@ class FolderSuite:
             threads=setting.threads,
             backbone=setting.backbone,
             image_size=setting.image_size,
-            hidden=setting.hidden,
             views=1 if setting.quick else 3,
             tune_epochs=3 if setting.quick else 6,
         )

@@ -94,11 +94,10 @@ def _arena(results: Results, arena: str, out: Path) -> Section:
     return Section(arena.capitalize(), tuple(blocks))
 
 
-def _dots_alt(table: list[Row], columns: list[str]) -> str:
-    best = [max(table, key=lambda row: row.auroc[name].mean) for name in columns]
+def _dots_alt(table: list[Row], names: list[str]) -> str:
+    best = [max(table, key=lambda row: row.auroc[name].mean) for name in names]
     return "Best by OOD set: " + "; ".join(
-        f"{name}: {row.method} / {row.score} {row.auroc[name].percent()}"
-        for name, row in zip(columns, best, strict=True)
+        f"{name}: {row.method} / {row.score} {row.auroc[name].percent()}" for name, row in zip(names, best, strict=True)
     )
 
 

@@ -27,7 +27,7 @@ from oodguard.training.contract import Frozen
 from oodguard.training.errors import EnvironmentProblem, QualityError
 from oodguard.training.heads import single_thread
 from oodguard.training.loop import EpochReport
-from oodguard.training.methods.catalogue import chosen
+from oodguard.training.methods.catalogue import METHODS, chosen
 from oodguard.training.methods.method import Answer, Detector, Method, answers
 from oodguard.training.methods.problem import FeatureSpace
 from oodguard.training.metrics import detection
@@ -118,7 +118,7 @@ def _key(plan: Plan, method: Method) -> str:
     """Methods are data classes: their repr is all that they are, with that of the method they start from."""
     lineage = [method]
     while (before := lineage[-1].starts_from) is not None:
-        lineage += chosen([before])[-1:]
+        lineage.append(METHODS[before])
     return digest({**plan.key, "method": "; ".join(map(repr, lineage)), "runner": FORMAT})
 
 
@@ -145,7 +145,7 @@ def _trial(session: _Session, method: Method, out: Path) -> Finished | None:
         return None
     start = None
     if method.starts_from is not None:
-        before = chosen([method.starts_from])[-1]
+        before = METHODS[method.starts_from]
         weights = _weights(out, plan, before)
         if not weights.is_file():
             report.note(f"{plan.name}: {method.name} is skipped: {before.name}, which it starts from, has not finished")
