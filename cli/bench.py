@@ -14,7 +14,7 @@ from rich.table import Table
 from oodguard.cli.progress import TerminalReporter
 
 if TYPE_CHECKING:
-    from oodguard.training.bench.arena import Setting
+    from oodguard.bench.arena import Setting
 
 
 def bench(
@@ -49,14 +49,14 @@ def bench(
 
     Example: oodguard bench produce --data data --out results/produce --methods single,ldr,fused --quick
     """
-    from oodguard.training.bench.arena import Setting
-    from oodguard.training.bench.outcome import write_outcome
-    from oodguard.training.bench.runner import run_bench
-    from oodguard.training.bench.suites import suite_of, suites
-    from oodguard.training.bench.table import to_markdown
+    from oodguard.bench.arena import Setting
+    from oodguard.bench.methods.catalogue import METHODS
+    from oodguard.bench.outcome import write_outcome
+    from oodguard.bench.runner import run_bench
+    from oodguard.bench.suites import suite_of, suites
+    from oodguard.bench.table import to_markdown
+    from oodguard.core.errors import InputError
     from oodguard.training.compute import start_compute
-    from oodguard.training.errors import InputError
-    from oodguard.training.methods.catalogue import METHODS
 
     console = Console()
     if list_:

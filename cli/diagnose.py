@@ -25,7 +25,7 @@ def diagnose(
 
     Example: oodguard diagnose runs/photos
     """
-    from oodguard.training.diagnosis import diagnose_run
+    from oodguard.evaluation.diagnosis import diagnose_run
 
     with TerminalReporter() as report:
         found = diagnose_run(run, report=report)

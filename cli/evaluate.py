@@ -31,11 +31,11 @@ def evaluate(
 
     Example: oodguard evaluate runs/photos --ood clothes=data/clothes --leave-out 8
     """
-    from oodguard.training.errors import InputError
-    from oodguard.training.evaluate import evaluate as run_evaluation
-    from oodguard.training.evaluate import parse_sets
-    from oodguard.training.evaluation import HTML_FILE, JSON_FILE, MARKDOWN_FILE
-    from oodguard.training.report.markdown import to_markdown
+    from oodguard.core.errors import InputError
+    from oodguard.evaluation.evaluate import evaluate as run_evaluation
+    from oodguard.evaluation.evaluate import parse_sets
+    from oodguard.evaluation.evaluation import HTML_FILE, JSON_FILE, MARKDOWN_FILE
+    from oodguard.evaluation.report.markdown import to_markdown
 
     if leave_out < 0 or draws < 1:
         raise InputError("--leave-out must not be negative and --draws must be at least 1")

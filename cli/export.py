@@ -10,9 +10,9 @@ from cyclopts import Parameter, default_name_transform
 from rich.console import Console
 
 from oodguard.cli.progress import TerminalReporter
-from oodguard.export.contract import MANIFEST_FILE, Manifest
+from oodguard.core.errors import InputError
+from oodguard.core.manifest import MANIFEST_FILE, Manifest
 from oodguard.export.triton.options import TritonOptions
-from oodguard.training.errors import InputError
 
 
 def _triton_flag(name: str) -> str:
@@ -89,8 +89,8 @@ def _to_bundle(
     *,
     allow_collusion: bool,
 ) -> Manifest:
+    from oodguard.evaluation.evaluate import parse_sets
     from oodguard.export.bundle import export_bundle
-    from oodguard.training.evaluate import parse_sets
 
     with TerminalReporter() as report:
         return export_bundle(

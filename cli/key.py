@@ -16,8 +16,8 @@ def key(name: Annotated[str, Parameter(help="Who the key is for; appears in the 
 
     Example: oodguard key alice
     """
+    from oodguard.core.errors import InputError
     from oodguard.server.keys import ENTRY, digest, new_key
-    from oodguard.training.errors import InputError
 
     secret = new_key()
     entry = f"{name}:{digest(secret)}"

@@ -13,7 +13,7 @@ from cyclopts.config import Env, Toml
 from pydantic import ValidationError
 from rich.console import Console
 
-from oodguard.training.errors import OodguardError
+from oodguard.core.errors import OodguardError
 
 # ONNX Runtime reports to its makers unless it is told not to before its first import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

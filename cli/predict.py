@@ -15,9 +15,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from oodguard.clients.http import Client
-from oodguard.server.contract import Prediction
-from oodguard.training.errors import InputError
-from oodguard.training.preprocess import IMAGE_SUFFIXES
+from oodguard.core.answers import Prediction
+from oodguard.core.errors import InputError
+from oodguard.core.preprocessing import IMAGE_SUFFIXES
 
 SOME_FAILED = 1
 FOUND_OOD = 10

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from oodguard.clients.review import DEFAULT_LIMIT
 from oodguard.clients.review import review as make_review
-from oodguard.training.errors import EnvironmentProblem, InputError
+from oodguard.core.errors import EnvironmentProblem, InputError
 
 
 def review(

@@ -18,7 +18,7 @@ def samples(
 
     Example: oodguard samples --out samples
     """
-    from oodguard.training.digits import write_samples
+    from oodguard.training.photos.digits import write_samples
 
     for path in write_samples(cache, out):
         Console().print(str(path))

@@ -30,7 +30,7 @@ def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
 
     Example: oodguard score bundles/photos some/folder --out results.parquet
     """
-    from oodguard.training.errors import EnvironmentProblem
+    from oodguard.core.errors import EnvironmentProblem
 
     try:
         from oodguard.server.offline.job import score as run

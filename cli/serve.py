@@ -7,8 +7,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from oodguard.core.errors import InputError
 from oodguard.server.settings import ServeSettings
-from oodguard.training.errors import InputError
 
 
 def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None) -> int:

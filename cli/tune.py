@@ -27,9 +27,9 @@ def tune(
 
     Example: oodguard tune bundles/photos
     """
+    from oodguard.core.errors import EnvironmentProblem, InputError
     from oodguard.server.search import installed_engines, search
     from oodguard.server.tuning import TUNING_FILE, cores
-    from oodguard.training.errors import EnvironmentProblem, InputError
 
     if not 0 < seconds <= 3600:
         raise InputError("--seconds must be above 0 and at most 3600")

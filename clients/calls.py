@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
 from oodguard.clients.images import ImageLike, Part, part_of
-from oodguard.server.contract import PredictResponse, Problem
+from oodguard.core.answers import PredictResponse
+from oodguard.core.problems import Problem
 
 TIMEOUT = 60.0
 # The server takes no timeout below this.

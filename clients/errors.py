@@ -7,8 +7,8 @@ ClientError
 
 from __future__ import annotations
 
-from oodguard.server.contract import Problem
-from oodguard.training.errors import EnvironmentProblem, OodguardError
+from oodguard.core.errors import EnvironmentProblem, OodguardError
+from oodguard.core.problems import Problem
 
 
 class ClientError(OodguardError):

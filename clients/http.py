@@ -14,8 +14,8 @@ from oodguard.clients.calls import Calls, Reply, Send, Wait
 from oodguard.clients.errors import ServerProblem
 from oodguard.clients.images import ImageLike
 from oodguard.clients.results import CONCURRENCY, Result, problem_of
-from oodguard.server.contract import PredictResponse
-from oodguard.training.errors import InputError
+from oodguard.core.answers import PredictResponse
+from oodguard.core.errors import InputError
 
 
 class Client(Calls):

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from oodguard.training.errors import InputError
+from oodguard.core.errors import InputError
 
 ImageLike = Path | bytes | Image.Image | npt.NDArray[np.uint8]
 Part = tuple[str, bytes, str]

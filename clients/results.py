@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from oodguard.clients.errors import ServerProblem
 from oodguard.clients.images import ImageLike
-from oodguard.server.contract import Prediction, Problem
-from oodguard.training.errors import InputError
+from oodguard.core.answers import Prediction
+from oodguard.core.errors import InputError
+from oodguard.core.problems import Problem
 
 CONCURRENCY = 8
 

@@ -8,11 +8,11 @@ from datetime import UTC
 from pathlib import Path
 
 from oodguard.clients.samples import Sampled, Samples, Unreadable, read_samples
+from oodguard.core.errors import ImageError
+from oodguard.core.preprocessing import open_image
 from oodguard.pages.page import Block, Card, Fact, Facts, Gallery, Page, Prose, Section, Table, render
 from oodguard.pages.text import count, percent
 from oodguard.pages.thumbnail import thumbnail
-from oodguard.training.errors import ImageError
-from oodguard.training.preprocess import open_image
 
 DEFAULT_LIMIT = 500
 MOST_LABELS = 20

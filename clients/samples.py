@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from oodguard.server.contract import FlaggedSample
-from oodguard.training.errors import InputError
-from oodguard.training.preprocess import IMAGE_SUFFIXES
+from oodguard.core.answers import FlaggedSample
+from oodguard.core.errors import InputError
+from oodguard.core.preprocessing import IMAGE_SUFFIXES
 
 MAX_SIDECAR_BYTES = 1 << 20
 

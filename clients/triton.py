@@ -21,9 +21,9 @@ from tritonclient.utils import InferenceServerException
 
 from oodguard.clients.images import ImageLike
 from oodguard.clients.triton_calls import ATTEMPTS, Model, TritonCalls, parts
-from oodguard.export.contract import Manifest
-from oodguard.export.triton.contract import Configuration
-from oodguard.server.contract import PredictResponse
+from oodguard.core.answers import PredictResponse
+from oodguard.core.manifest import Manifest
+from oodguard.core.triton import Configuration
 
 
 class TritonClient(TritonCalls):

@@ -15,12 +15,12 @@ from tritonclient.utils import InferenceServerException
 from oodguard.clients.calls import TIMEOUT
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
 from oodguard.clients.images import ImageLike, part_of
-from oodguard.export.contract import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
-from oodguard.export.triton.contract import Configuration, failure_of, hashes
-from oodguard.server.contract import ModelRef, Prediction, PredictResponse, Problem, Timing
-from oodguard.server.errors import problem, summary_of
-from oodguard.training.errors import FormatError, ImageError
-from oodguard.training.preprocess import Pixels, load_pixels
+from oodguard.core.answers import ModelRef, Prediction, PredictResponse, Timing
+from oodguard.core.errors import FormatError, ImageError
+from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
+from oodguard.core.preprocessing import Pixels, load_pixels
+from oodguard.core.problems import Problem, problem, summary_of
+from oodguard.core.triton import Configuration, failure_of, hashes
 
 ATTEMPTS = 2
 MICRO = 1_000_000

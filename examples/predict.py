@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from oodguard.clients import Client
-from oodguard.training.errors import OodguardError
+from oodguard.core.errors import OodguardError
 
 
 def main(url, *names):

@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from oodguard.clients import AsyncClient
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
-from oodguard.server.contract import FlaggedSample
+from oodguard.core.answers import FlaggedSample
 
 MAX_BYTES = 20 * 1024 * 1024
 # Those that belong to one connection and not to the message (RFC 9110, 7.6.1), and those httpx sets itself.

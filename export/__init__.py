@@ -1,1 +1,1 @@
-"""From a run to a bundle: one ONNX graph, one manifest. Downstream stages import only `contract`."""
+"""From a run to a bundle: one ONNX graph, one manifest."""

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from oodguard.export.contract import INPUT_NAME
+from oodguard.core.manifest import INPUT_NAME
 from oodguard.export.fuse import FusedGuard
 from oodguard.export.graph import session, to_onnx
 from oodguard.training.run import Run, load_run

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from oodguard.export.contract import (
+from oodguard.core.calibration import Fusion, QuantileCurve
+from oodguard.core.errors import EnvironmentProblem, FormatError, InputError, QualityError
+from oodguard.core.files import file_sha256
+from oodguard.core.manifest import (
     GRAPH_FILE,
     INPUT_NAME,
     MANIFEST_FILE,
@@ -27,16 +30,15 @@ from oodguard.export.contract import (
     TensorSpec,
     load_manifest,
 )
+from oodguard.core.preprocessing import Pixels, load_pixels
+from oodguard.core.scores import CERTIFIED
 from oodguard.export.fuse import FusedGuard
 from oodguard.export.graph import run_graph, session, to_onnx, with_metadata
 from oodguard.export.parity import TOLERANCE, compare, compare_decisions, require, require_decisions
 from oodguard.export.reduce import Lower, Material, gather, reduce
-from oodguard.training.calibration import Fusion, QuantileCurve
-from oodguard.training.contract import CERTIFIED, GOLDEN_FOLDER, RunRecord, file_sha256
-from oodguard.training.errors import EnvironmentProblem, FormatError, InputError, QualityError
-from oodguard.training.features import TRAINING_LIMITS
-from oodguard.training.preprocess import Pixels, load_pixels
+from oodguard.training.backbone.features import TRAINING_LIMITS
 from oodguard.training.progress import Reporter, Silent
+from oodguard.training.record import GOLDEN_FOLDER, RunRecord
 from oodguard.training.run import Run, finish, load_run
 
 

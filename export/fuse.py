@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from oodguard.training.backbone import Normalised
+from oodguard.training.backbone.network import Normalised
+from oodguard.training.heads.scores import squared_distances
 from oodguard.training.run import Run
-from oodguard.training.scores import squared_distances
 
 
 class FusedGuard(nn.Module):

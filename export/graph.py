@@ -11,10 +11,10 @@ import onnx
 import onnxruntime as ort
 from torch import nn
 
-from oodguard.export.contract import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Outputs
-from oodguard.training.errors import InputError
-from oodguard.training.features import export_onnx
-from oodguard.training.preprocess import Preprocessing
+from oodguard.core.errors import InputError
+from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Outputs
+from oodguard.core.preprocessing import Preprocessing
+from oodguard.training.backbone.features import export_onnx
 
 
 def to_onnx(network: nn.Module, preprocessing: Preprocessing, *, metadata: Mapping[str, str]) -> bytes:

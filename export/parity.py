@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oodguard.export.contract import Manifest, Outputs, Parity, Precision
-from oodguard.training.errors import QualityError
+from oodguard.core.errors import QualityError
+from oodguard.core.manifest import Manifest, Outputs, Parity, Precision
 from oodguard.training.metrics import detection
 
 TOLERANCE = 1e-4

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from oodguard.training.backbone import load_backbone
-from oodguard.training.contract import GOLDEN_FOLDER, file_sha256
-from oodguard.training.data import Photo
-from oodguard.training.division import chosen_photos, divide
-from oodguard.training.errors import ImageError, InputError
-from oodguard.training.evaluate import options_of
-from oodguard.training.features import TRAINING_LIMITS, Extractor, batches
+from oodguard.core.errors import ImageError, InputError
+from oodguard.core.files import file_sha256
+from oodguard.core.preprocessing import Pixels, Preprocessing, load_pixels
+from oodguard.evaluation.evaluate import options_of
+from oodguard.training.backbone.features import TRAINING_LIMITS, Extractor, batches
+from oodguard.training.backbone.network import load_backbone
 from oodguard.training.options import DIGITS
-from oodguard.training.preprocess import Pixels, Preprocessing, load_pixels
+from oodguard.training.photos.division import chosen_photos, divide
+from oodguard.training.photos.labelled import Photo
 from oodguard.training.progress import Reporter
+from oodguard.training.record import GOLDEN_FOLDER
 from oodguard.training.run import Run
 
 BATCH = 16

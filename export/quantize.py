@@ -25,9 +25,9 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from oodguard.core.manifest import INPUT_NAME
+from oodguard.core.preprocessing import Pixels
 from oodguard.export.anatomy import PRODUCTS, attribute, backbone, first_layer
-from oodguard.export.contract import INPUT_NAME
-from oodguard.training.preprocess import Pixels
 
 # Rectifiers become the range of what feeds them; additions are the residual ones.
 KINDS = (*PRODUCTS, "Add", "Clip", "Relu", "MaxPool")

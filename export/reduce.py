@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from oodguard.export.contract import Outputs
+from oodguard.core.calibration import Fusion, QuantileCurve
+from oodguard.core.manifest import Outputs
 from oodguard.export.graph import run_batches, session
 from oodguard.export.half import to_float16
 from oodguard.export.photos import RunPhotos, pixel_batches, run_photos, spread
 from oodguard.export.quantize import to_int8
-from oodguard.training.calibration import Fusion, QuantileCurve
-from oodguard.training.data import Photo, load_unlabelled
+from oodguard.training.photos.labelled import Photo, load_unlabelled
 from oodguard.training.progress import Reporter
 from oodguard.training.run import Run
 

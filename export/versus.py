@@ -16,13 +16,13 @@ import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
-from oodguard.export.contract import INPUT_NAME, Manifest, Outputs, load_manifest
+from oodguard.core.errors import InputError
+from oodguard.core.manifest import INPUT_NAME, Manifest, Outputs, load_manifest
+from oodguard.evaluation.evaluate import parse_sets
 from oodguard.export.graph import run_batches, session
 from oodguard.export.photos import pixel_batches
-from oodguard.training.data import Photo, load_unlabelled
-from oodguard.training.errors import InputError
-from oodguard.training.evaluate import parse_sets
 from oodguard.training.metrics import detection
+from oodguard.training.photos.labelled import Photo, load_unlabelled
 from oodguard.training.progress import Silent
 
 WARM_UP = 5

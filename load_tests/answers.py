@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
-from triton_http import read_outputs
 
-from oodguard.export.contract import Manifest
-from oodguard.server.contract import PredictResponse
-from oodguard.training.errors import QualityError
+from oodguard.core.answers import PredictResponse
+from oodguard.core.errors import QualityError
+from oodguard.core.manifest import Manifest
+from oodguard.load_tests.triton_http import read_outputs
 
 BROKEN = "broken"
 UNREADABLE = "unreadable"

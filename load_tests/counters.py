@@ -6,9 +6,9 @@ from collections import Counter
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
-from serving import HOST
 
-from oodguard.training.errors import EnvironmentProblem
+from oodguard.core.errors import EnvironmentProblem
+from oodguard.load_tests.serving import HOST
 
 
 class Counters:

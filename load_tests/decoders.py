@@ -23,7 +23,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from oodguard.training.preprocess import REDUCED_MARGIN, Pixels, Preprocessing, load_pixels, to_pixels
+from oodguard.core.preprocessing import REDUCED_MARGIN, Pixels, Preprocessing, load_pixels, to_pixels
 
 FULL = Preprocessing(resize=256, crop=224, mean=(0, 0, 0), std=(1, 1, 1))
 REDUCED = FULL.model_copy(update={"reduced_jpeg": True})

@@ -7,9 +7,8 @@ import subprocess
 import venv
 from pathlib import Path
 
-from harness import console
-
-from oodguard.training.errors import EnvironmentProblem
+from oodguard.core.errors import EnvironmentProblem
+from oodguard.load_tests.harness import console
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE / "peers"

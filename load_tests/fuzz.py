@@ -19,10 +19,11 @@ from pathlib import Path
 
 import httpx
 import psutil
-from hostile import Hostile, requests
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+
+from oodguard.load_tests.hostile import Hostile, requests
 
 ALLOWED = {200, 400, 413, 415, 422}
 

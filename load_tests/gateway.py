@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from counters import Counters
-from harness import read_bundle
-from real_triton import free_ports
-from serving import HOST, Server, oodguard_command
+from oodguard.load_tests.counters import Counters
+from oodguard.load_tests.harness import read_bundle
+from oodguard.load_tests.real_triton import free_ports
+from oodguard.load_tests.serving import HOST, Server, oodguard_command
 
 
 class Gateway(Server):

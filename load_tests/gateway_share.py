@@ -14,12 +14,19 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import Bystanders, console, read_bundle, read_images, report_table, run_script, write_report
-from limit import Limit, Organisation, fastest, finalists, organisations, turns
-from serving import Server, free_port, oodguard_command
-from wrk import Form, WrkResult, multipart_form, raw_form, require_wrk, run_wrk
-
-from oodguard.training.errors import InputError
+from oodguard.core.errors import InputError
+from oodguard.load_tests.harness import (
+    Bystanders,
+    console,
+    read_bundle,
+    read_images,
+    report_table,
+    run_script,
+    write_report,
+)
+from oodguard.load_tests.limit import Limit, Organisation, fastest, finalists, organisations, turns
+from oodguard.load_tests.serving import Server, free_port, oodguard_command
+from oodguard.load_tests.wrk import Form, WrkResult, multipart_form, raw_form, require_wrk, run_wrk
 
 COLUMNS = {
     "bundle": "bundle",

@@ -20,9 +20,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from oodguard.export.contract import Manifest, load_manifest
-from oodguard.training.errors import InputError, OodguardError
-from oodguard.training.preprocess import IMAGE_SUFFIXES
+from oodguard.core.errors import InputError, OodguardError
+from oodguard.core.manifest import Manifest, load_manifest
+from oodguard.core.preprocessing import IMAGE_SUFFIXES
 
 INTERRUPTED = 130
 BYSTANDER_CORES = 0.1

@@ -14,13 +14,20 @@ import asyncio
 import time
 from pathlib import Path
 
-from harness import Bystanders, console, read_bundle, read_images, report_table, run_script, write_report
-from load import LoadResult, schedule
-from open_loop import TIMEOUT, OpenLoop
-from serving import Server, free_port, oodguard_command
-from wrk import Form, multipart_form, raw_form, require_wrk, run_wrk
-
-from oodguard.training.errors import InputError
+from oodguard.core.errors import InputError
+from oodguard.load_tests.harness import (
+    Bystanders,
+    console,
+    read_bundle,
+    read_images,
+    report_table,
+    run_script,
+    write_report,
+)
+from oodguard.load_tests.load import LoadResult, schedule
+from oodguard.load_tests.open_loop import TIMEOUT, OpenLoop
+from oodguard.load_tests.serving import Server, free_port, oodguard_command
+from oodguard.load_tests.wrk import Form, multipart_form, raw_form, require_wrk, run_wrk
 
 SHARES = (10, 30, 50, 70, 90, 100, 120, 150)
 COLUMNS = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from counters import Counters
-
-from oodguard.server.contract import PredictResponse, Problem
+from oodguard.core.answers import PredictResponse
+from oodguard.core.problems import Problem
+from oodguard.load_tests.counters import Counters
 
 ROUTE = "/predict"
 

@@ -20,11 +20,11 @@ from types import TracebackType
 
 import numpy as np
 import onnxruntime as ort
-from harness import cores
 
-from oodguard.export.contract import INPUT_NAME, Manifest, load_manifest
-from oodguard.training.errors import EnvironmentProblem
-from oodguard.training.preprocess import load_pixels
+from oodguard.core.errors import EnvironmentProblem
+from oodguard.core.manifest import INPUT_NAME, Manifest, load_manifest
+from oodguard.core.preprocessing import load_pixels
+from oodguard.load_tests.harness import cores
 
 BATCHES = (1, 4, 8)
 GRACE_SECONDS = 60.0

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from harness import percentile
+
+from oodguard.load_tests.harness import percentile
 
 Arrivals = Literal["constant", "poisson"]
 # What a server answers that has no room, is not ready or has no time left: it did not fail on the request.

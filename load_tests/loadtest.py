@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gateway import Gateway
-from harness import Bystanders, run_script
+from oodguard.load_tests.gateway import Gateway
+from oodguard.load_tests.harness import Bystanders, run_script
 
 LOCUSTFILE = Path(__file__).resolve().parent / "locustfile.py"
 

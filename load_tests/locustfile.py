@@ -13,13 +13,13 @@ from typing import Any
 
 from locust import events
 from locust.runners import MasterRunner, WorkerRunner
-from mix import MixOptions, add_mix
-from shapes import SHAPES
-from summary import Summary
-from thresholds import THRESHOLDS, add_thresholds, check
-from users import TALLIES, Caller, Chosen, target
 
-from oodguard.training.errors import InputError, OodguardError
+from oodguard.core.errors import InputError, OodguardError
+from oodguard.load_tests.mix import MixOptions, add_mix
+from oodguard.load_tests.shapes import SHAPES
+from oodguard.load_tests.summary import Summary
+from oodguard.load_tests.thresholds import THRESHOLDS, add_thresholds, check
+from oodguard.load_tests.users import TALLIES, Caller, Chosen, target
 
 __all__ = ["Caller", "Chosen"]
 MESSAGE = "oodguard"

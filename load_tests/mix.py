@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import triton_http
-from bodies import Body, json_body, multipart_body, raw_body
-from harness import read_images
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from oodguard.training.errors import InputError
+from oodguard.core.errors import InputError
+from oodguard.load_tests import triton_http
+from oodguard.load_tests.bodies import Body, json_body, multipart_body, raw_body
+from oodguard.load_tests.harness import read_images
 
 DISTINCT = 200
 # Most callers send one image as it is; some send a few; programs that speak JSON are the exception.

@@ -19,10 +19,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import Bystanders, console, read_bundle, read_images, report_table, run_script, write_report
-from limit import Limit, Organisation, fastest, finalists, organisations, turns
-
-from oodguard.training.errors import EnvironmentProblem, InputError
+from oodguard.core.errors import EnvironmentProblem, InputError
+from oodguard.load_tests.harness import (
+    Bystanders,
+    console,
+    read_bundle,
+    read_images,
+    report_table,
+    run_script,
+    write_report,
+)
+from oodguard.load_tests.limit import Limit, Organisation, fastest, finalists, organisations, turns
 
 RUN_SECONDS = 3600
 COLUMNS = {

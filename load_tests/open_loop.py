@@ -13,10 +13,10 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from harness import percentile
-from load import LoadResult
-from serving import HOST
-from wrk import Form
+from oodguard.load_tests.harness import percentile
+from oodguard.load_tests.load import LoadResult
+from oodguard.load_tests.serving import HOST
+from oodguard.load_tests.wrk import Form
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 TIMEOUT = 10.0

@@ -19,16 +19,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime as ort
-from environments import PEERS, environment
-from harness import Bystanders, console, read_bundle, read_images, report_table, run_script, write_report
-from load import LoadResult, schedule
-from open_loop import OpenLoop
-from serving import Server, free_port, oodguard_command
-from wrk import Form, WrkResult, raw_form, require_wrk, run_wrk
 
-from oodguard.export.contract import INPUT_NAME, PROBABILITIES_NAME, Manifest
-from oodguard.training.errors import InputError, QualityError
-from oodguard.training.preprocess import load_pixels
+from oodguard.core.errors import InputError, QualityError
+from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, Manifest
+from oodguard.core.preprocessing import load_pixels
+from oodguard.load_tests.environments import PEERS, environment
+from oodguard.load_tests.harness import (
+    Bystanders,
+    console,
+    read_bundle,
+    read_images,
+    report_table,
+    run_script,
+    write_report,
+)
+from oodguard.load_tests.load import LoadResult, schedule
+from oodguard.load_tests.open_loop import OpenLoop
+from oodguard.load_tests.serving import Server, free_port, oodguard_command
+from oodguard.load_tests.wrk import Form, WrkResult, raw_form, require_wrk, run_wrk
 
 OWN = "oodguard"
 LOAD = 0.7

@@ -25,7 +25,7 @@ from types import TracebackType
 
 import psutil
 
-from oodguard.training.errors import EnvironmentProblem
+from oodguard.core.errors import EnvironmentProblem
 
 HOST = "127.0.0.1"
 REQUIREMENTS = Path(__file__).resolve().parent / "peers" / "requirements-triton.txt"

@@ -17,7 +17,7 @@ from types import TracebackType
 
 import psutil
 
-from oodguard.training.errors import EnvironmentProblem
+from oodguard.core.errors import EnvironmentProblem
 
 HOST = "127.0.0.1"
 START_SECONDS = 60.0

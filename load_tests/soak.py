@@ -22,15 +22,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gateway import Gateway
-from harness import Bystanders, console, report_table, run_script, write_report
-from ledger import Book, compare
-from load import SHED, schedule
-from mix import Ask, Mix, add_mix, mix_options
-from open_loop import OpenLoop
-from wrk import Form, raw_form, run_wrk
-
-from oodguard.training.errors import InputError
+from oodguard.core.errors import InputError
+from oodguard.load_tests.gateway import Gateway
+from oodguard.load_tests.harness import Bystanders, console, report_table, run_script, write_report
+from oodguard.load_tests.ledger import Book, compare
+from oodguard.load_tests.load import SHED, schedule
+from oodguard.load_tests.mix import Ask, Mix, add_mix, mix_options
+from oodguard.load_tests.open_loop import OpenLoop
+from oodguard.load_tests.wrk import Form, raw_form, run_wrk
 
 REQUESTS = 200
 # One request in so many has a damaged image; half of these have a good one beside it.

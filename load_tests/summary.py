@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import machine
-from tally import Tallies, Tally
-from thresholds import Check
-
+from oodguard.core.errors import InputError
+from oodguard.load_tests.harness import machine
+from oodguard.load_tests.tally import Tallies, Tally
+from oodguard.load_tests.thresholds import Check
 from oodguard.pages.page import Fact, Facts, Finding, Findings, Page, Section, Table, render
 from oodguard.pages.text import count, percent
-from oodguard.training.errors import InputError
 
 TITLE = "Load test"
 HEAD = (

@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from answers import Answer
-from harness import percentile
-from load import SHED
+from oodguard.load_tests.answers import Answer
+from oodguard.load_tests.harness import percentile
+from oodguard.load_tests.load import SHED
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tally import Tally
+from oodguard.load_tests.tally import Tally
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import httpx
 import numpy as np
 
-from oodguard.export.contract import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
-from oodguard.export.triton.contract import Configuration, hashes
-from oodguard.training.errors import EnvironmentProblem, FormatError
-from oodguard.training.preprocess import Pixels, load_pixels
+from oodguard.core.errors import EnvironmentProblem, FormatError
+from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
+from oodguard.core.preprocessing import Pixels, load_pixels
+from oodguard.core.triton import Configuration, hashes
 
 HEAD_LENGTH = "Inference-Header-Content-Length"
 

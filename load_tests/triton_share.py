@@ -18,16 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from harness import Bystanders, console, cores, read_bundle, read_images, report_table, run_script, write_report
-from real_triton import Triton, triton_environment
-from serving import HOST, Server, free_port, oodguard_command
-from triton_http import HEAD_LENGTH, decode, pixel_request
-from wrk import Form, WrkResult, raw_form, require_wrk, run_wrk
 
-from oodguard.export.contract import Manifest
+from oodguard.core.errors import InputError, QualityError
+from oodguard.core.manifest import Manifest
 from oodguard.export.triton.options import TritonOptions
 from oodguard.export.triton.repository import Placed, write_repository
-from oodguard.training.errors import InputError, QualityError
+from oodguard.load_tests.harness import (
+    Bystanders,
+    console,
+    cores,
+    read_bundle,
+    read_images,
+    report_table,
+    run_script,
+    write_report,
+)
+from oodguard.load_tests.real_triton import Triton, triton_environment
+from oodguard.load_tests.serving import HOST, Server, free_port, oodguard_command
+from oodguard.load_tests.triton_http import HEAD_LENGTH, decode, pixel_request
+from oodguard.load_tests.wrk import Form, WrkResult, raw_form, require_wrk, run_wrk
 
 EMBEDDED, GATEWAY, SHARED, DIRECT = "gateway, embedded", "gateway, Triton", "gateway, Triton, shared memory", "Triton"
 TOLERANCE = 1e-4

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from answers import Answer, gateway_answer, triton_answer
 from locust import FastHttpUser, LoadTestShape, task
-from mix import Ask, Mix, MixOptions, mix_options
-from shapes import people_at
-from tally import Tallies
-from triton_http import Served, read_served
+
+from oodguard.load_tests.answers import Answer, gateway_answer, triton_answer
+from oodguard.load_tests.mix import Ask, Mix, MixOptions, mix_options
+from oodguard.load_tests.shapes import people_at
+from oodguard.load_tests.tally import Tallies
+from oodguard.load_tests.triton_http import Served, read_served
 
 TALLIES = Tallies()
 

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bodies import multipart_body
-from serving import HOST
-
-from oodguard.training.errors import EnvironmentProblem
+from oodguard.core.errors import EnvironmentProblem
+from oodguard.load_tests.bodies import multipart_body
+from oodguard.load_tests.serving import HOST
 
 MARK = "summary "
 

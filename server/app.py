@@ -12,17 +12,16 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from oodguard.core.errors import OodguardError
+from oodguard.core.problems import Problem, problem, problem_of
 from oodguard.server import endpoints, page, v2
-from oodguard.server.contract import Problem
 from oodguard.server.engines.base import Engine
-from oodguard.server.errors import problem, problem_of
 from oodguard.server.frame import MODEL_ROUTE, SAMPLE_ROUTE, STATIC_ROUTE, Frame
 from oodguard.server.metrics import Metrics
 from oodguard.server.problems import PROBLEM_JSON, error_response, problem_response
 from oodguard.server.service import GuardService
 from oodguard.server.settings import ServeSettings
 from oodguard.server.watch import watch, watch_remote
-from oodguard.training.errors import OodguardError
 
 HEALTH = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 PAGE = ("/", "/model", "/traffic", SAMPLE_ROUTE, STATIC_ROUTE)

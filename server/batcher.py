@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from oodguard.export.contract import Manifest
-from oodguard.export.verdict import Measured
+from oodguard.core.errors import QualityError
+from oodguard.core.manifest import Manifest
+from oodguard.core.preprocessing import Pixels
+from oodguard.core.verdict import Measured
 from oodguard.server.engines.base import Batch, Engine
 from oodguard.server.errors import DeadlineMissed, EngineError, EngineUnavailable
-from oodguard.training.errors import QualityError
-from oodguard.training.preprocess import Pixels
 
 
 @dataclass(frozen=True, slots=True)

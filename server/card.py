@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from oodguard.export.contract import Manifest, Parity, Precision
-from oodguard.server.contract import Frozen, ModelRef
+from oodguard.core.answers import ModelRef
+from oodguard.core.calibration import DEFAULT_ACCEPT, QuantileCurve
+from oodguard.core.frozen import Frozen
+from oodguard.core.manifest import Manifest, Parity, Precision
+from oodguard.core.preprocessing import SUPPORTED_FORMATS, Preprocessing
+from oodguard.core.scores import Family, ScoreName
 from oodguard.server.model import ServedModel
 from oodguard.server.settings import ServeSettings
-from oodguard.training.calibration import DEFAULT_ACCEPT, QuantileCurve
-from oodguard.training.contract import Family, ScoreName
-from oodguard.training.preprocess import SUPPORTED_FORMATS, Preprocessing
 
 # Where a slider may stand, in thousandths: finer where a step changes more verdicts.
 STOPS = (*range(500, 900, 10), *range(900, 990, 5), *range(990, 1000))

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from oodguard.export.contract import Manifest
-from oodguard.export.verdict import Verdict
+from oodguard.core.manifest import Manifest
+from oodguard.core.verdict import Verdict
 
 # Shares of the ID images that score lower. The tail is finer: that is where out-of-distribution images land.
 BOUNDS = (*(round(0.05 * step, 2) for step in range(1, 20)), 0.975, 0.99, 1.0)

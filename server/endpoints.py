@@ -9,9 +9,10 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from oodguard.core.answers import PredictResponse
+from oodguard.core.problems import Problem, problem, summary_of
 from oodguard.server.call import SHORTEST_MS, admitted, while_connected
-from oodguard.server.contract import PredictResponse, Problem
-from oodguard.server.errors import RequestError, problem, summary_of
+from oodguard.server.errors import RequestError
 from oodguard.server.intake import read_payloads
 from oodguard.server.problems import PROBLEM_JSON, problem_response
 from oodguard.server.service import GuardService

@@ -11,14 +11,15 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from oodguard.server.errors import RequestError, problem_of
+from oodguard.core.errors import OodguardError
+from oodguard.core.problems import problem_of
+from oodguard.server.errors import RequestError
 from oodguard.server.logs import log_request
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import INFERENCE
 from oodguard.server.problems import error_response
 from oodguard.server.service import GuardService
 from oodguard.server.tracing import CURRENT
-from oodguard.training.errors import OodguardError
 
 REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=-]{1,128}$")
 MODEL_ROUTE = "/v2/models/*"

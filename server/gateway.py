@@ -15,10 +15,10 @@ from typing import cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from oodguard.core.errors import EnvironmentProblem
 from oodguard.server.app import Gateway
 from oodguard.server.logs import server as log
 from oodguard.server.protocol import protocol_for
-from oodguard.training.errors import EnvironmentProblem
 
 EXIT_KILLED = 128
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from oodguard.export.contract import Golden, Manifest, Outputs
-from oodguard.training.errors import QualityError
+from oodguard.core.errors import QualityError
+from oodguard.core.manifest import Golden, Manifest, Outputs
 
 
 def broken_promise(manifest: Manifest, golden: Sequence[Golden], outputs: Outputs) -> str | None:

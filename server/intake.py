@@ -14,13 +14,13 @@ from collections.abc import Callable
 from pydantic import ValidationError
 from starlette.requests import Request
 
+from oodguard.core.answers import PredictRequest
+from oodguard.core.errors import ImageError
 from oodguard.server.admission import Reservation
-from oodguard.server.contract import PredictRequest
 from oodguard.server.errors import ClientGone, RequestError
 from oodguard.server.multipart import FileCollector
 from oodguard.server.service import GuardService, Payload
 from oodguard.server.settings import ServeSettings
-from oodguard.training.errors import ImageError
 
 RAW_TYPES = ("application/octet-stream",)
 DATA_URI = re.compile(r"^data:[\w.+/-]*(;[\w.+=-]+)*;base64,", re.IGNORECASE)

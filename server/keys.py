@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from oodguard.training.errors import EnvironmentProblem, InputError
+from oodguard.core.errors import EnvironmentProblem, InputError
 
 PREFIX = "og_"
 ENTRY = re.compile(r"^(?P<name>[A-Za-z0-9._-]{1,64}):(?P<digest>[0-9a-f]{64})$")

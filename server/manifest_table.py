@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from oodguard.export.contract import Manifest
+from oodguard.core.manifest import Manifest
 
 
 def manifest_table() -> str:

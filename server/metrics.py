@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
-from oodguard.export.contract import Manifest
-from oodguard.export.verdict import Verdict
+from oodguard.core.manifest import Manifest
+from oodguard.core.problems import PROBLEMS
+from oodguard.core.verdict import Verdict
 from oodguard.server.drift import Drift
-from oodguard.server.errors import PROBLEMS
 from oodguard.server.settings import ServeSettings
 from oodguard.server.stages import STAGES
 

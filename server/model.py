@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from oodguard.export.contract import Manifest, Outputs, load_manifest
+from oodguard.core.answers import ModelRef
+from oodguard.core.errors import FormatError, ImageError
+from oodguard.core.manifest import Manifest, Outputs, load_manifest
+from oodguard.core.preprocessing import load_pixels
 from oodguard.server.batcher import Batcher, Watch
-from oodguard.server.contract import ModelRef
 from oodguard.server.engines.base import Engine, RemoteEngine
 from oodguard.server.engines.build import build_engine
 from oodguard.server.errors import EngineError
@@ -20,8 +22,6 @@ from oodguard.server.golden import broken_promise, join
 from oodguard.server.sender import Sender
 from oodguard.server.settings import ServeSettings
 from oodguard.server.tuning import Plan, plan_for
-from oodguard.training.errors import FormatError, ImageError
-from oodguard.training.preprocess import load_pixels
 
 
 @dataclass(frozen=True)

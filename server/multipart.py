@@ -5,9 +5,9 @@ from __future__ import annotations
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from oodguard.core.errors import ImageError
 from oodguard.server.errors import RequestError
 from oodguard.server.settings import ServeSettings
-from oodguard.training.errors import ImageError
 
 MAX_PART_HEADERS = 16
 MAX_PART_HEADER_BYTES = 8 * 1024

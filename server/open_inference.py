@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from oodguard.export.contract import Manifest
+from oodguard.core.errors import ImageError
+from oodguard.core.manifest import Manifest
+from oodguard.core.preprocessing import Pixels
 from oodguard.server.errors import RequestError
-from oodguard.training.errors import ImageError
-from oodguard.training.preprocess import Pixels
 
 ENCODED = "image"
 PIXELS = "pixels"

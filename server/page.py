@@ -13,8 +13,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
+from oodguard.core.problems import Problem
 from oodguard.server.card import ModelCard, card_of, sample_files
-from oodguard.server.contract import Problem
 from oodguard.server.errors import RequestError
 from oodguard.server.model import ServedModel
 from oodguard.server.problems import PROBLEM_JSON

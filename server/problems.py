@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi.responses import JSONResponse, Response
 
-from oodguard.server.contract import Problem
-from oodguard.server.errors import Overloaded, problem_of
+from oodguard.core.problems import Problem, problem_of
+from oodguard.server.errors import Overloaded
 
 PROBLEM_JSON = "application/problem+json"
 

@@ -10,7 +10,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from oodguard.server.errors import problem
+from oodguard.core.problems import problem
 from oodguard.server.problems import PROBLEM_JSON
 from oodguard.server.settings import ServeSettings
 

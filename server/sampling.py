@@ -11,12 +11,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-from oodguard.export.verdict import Verdict
-from oodguard.server.contract import FlaggedSample, ModelRef
+from oodguard.core.answers import FlaggedSample, ModelRef
+from oodguard.core.errors import EnvironmentProblem
+from oodguard.core.verdict import Verdict
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
 from oodguard.server.places import Place
-from oodguard.training.errors import EnvironmentProblem
 
 # First bytes of what the decoder reads, and the suffix that `oodguard review` looks for.
 KINDS = (

@@ -12,13 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-from oodguard.export.contract import Manifest, load_manifest
+from oodguard.core.errors import FormatError, OodguardError
+from oodguard.core.manifest import Manifest, load_manifest
+from oodguard.core.preprocessing import load_pixels
 from oodguard.server.engines.base import Engine
 from oodguard.server.engines.build import build_engine
 from oodguard.server.errors import EngineError
 from oodguard.server.tuning import EngineName, Plan, Trial, TuningRecord, cores, machine
-from oodguard.training.errors import FormatError, OodguardError
-from oodguard.training.preprocess import load_pixels
 
 BATCHES = (1, 2, 4, 8, 16)
 # Images a second may differ this much by chance; within it the plan that answers one image sooner wins, and of two

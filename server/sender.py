@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 
-from oodguard.export.contract import Manifest
+from oodguard.core.errors import QualityError
+from oodguard.core.manifest import Manifest
+from oodguard.core.preprocessing import Pixels
 from oodguard.server.batcher import Answer, Watch
 from oodguard.server.engines.base import RemoteEngine
 from oodguard.server.errors import DeadlineMissed, EngineError, EngineUnavailable, Overloaded
-from oodguard.training.errors import QualityError
-from oodguard.training.preprocess import Pixels
 
 
 class Sender:

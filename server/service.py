@@ -11,12 +11,15 @@ from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from oodguard.export.verdict import Verdict
+from oodguard.core.answers import Prediction, PredictResponse, Timing
+from oodguard.core.errors import ImageError, OodguardError
+from oodguard.core.preprocessing import Pixels, load_pixels
+from oodguard.core.problems import Problem, problem
+from oodguard.core.verdict import Verdict
 from oodguard.server.admission import Admission
 from oodguard.server.batcher import Watch
-from oodguard.server.contract import Prediction, PredictResponse, Problem, Timing
 from oodguard.server.engines.base import Engine
-from oodguard.server.errors import DeadlineMissed, EngineUnavailable, ReloadRefused, RequestError, problem
+from oodguard.server.errors import DeadlineMissed, EngineUnavailable, ReloadRefused, RequestError
 from oodguard.server.keys import KeyRing
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
@@ -26,8 +29,6 @@ from oodguard.server.sampling import Sampler
 from oodguard.server.settings import ServeSettings
 from oodguard.server.stages import Outcome, Seconds, Stages
 from oodguard.server.tracing import CURRENT, Tracing
-from oodguard.training.errors import ImageError, OodguardError
-from oodguard.training.preprocess import Pixels, load_pixels
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from oodguard.training.preprocess import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
 
 ENV_PREFIX = "OODGUARD_SERVE_"
 ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")

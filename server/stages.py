@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from oodguard.core.errors import ImageError
 from oodguard.server.batcher import Answer
-from oodguard.training.errors import ImageError
 
 STAGES = ("read", "decode", "queue", "inference", "judge")
 # An image's answer or its own error, and the seconds its decoding took.

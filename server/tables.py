@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from oodguard.server.errors import PROBLEMS
+from oodguard.core.problems import PROBLEMS
+from oodguard.core.scores import SCORES
 from oodguard.server.manifest_table import manifest_table
 from oodguard.server.metrics_table import metrics_table
 from oodguard.server.settings_table import settings_table
-from oodguard.training.contract import SCORES
 
 
 def problems_table() -> str:

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from oodguard.server.contract import ModelRef
+from oodguard.core.answers import ModelRef
+from oodguard.core.errors import EnvironmentProblem
 from oodguard.server.stages import Stages
-from oodguard.training.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from oodguard.server.contract import Frozen, ModelRef
+from oodguard.core.answers import ModelRef
+from oodguard.core.frozen import Frozen
 from oodguard.server.metrics import Metrics, Reading
 from oodguard.server.service import GuardService
 

@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from oodguard.export.contract import Manifest
-from oodguard.training.errors import FormatError
+from oodguard.core.errors import FormatError
+from oodguard.core.manifest import Manifest
 
 TUNING_FILE = "tuning.json"
 DEFAULT_BATCH = 8

@@ -11,17 +11,18 @@ import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
+from oodguard.core.errors import ImageError
+from oodguard.core.frozen import Frozen
+from oodguard.core.problems import problem
 from oodguard.server import open_inference as oip
 from oodguard.server.batcher import Answer
 from oodguard.server.call import Call, admitted, while_connected
-from oodguard.server.contract import Frozen
-from oodguard.server.errors import RequestError, problem
+from oodguard.server.errors import RequestError
 from oodguard.server.intake import JSON_ON_LOOP, read_body
 from oodguard.server.model import ServedModel
 from oodguard.server.problems import problem_response
 from oodguard.server.service import GuardService, Payload
 from oodguard.server.stages import Outcome, Stages
-from oodguard.training.errors import ImageError
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from watchfiles import awatch
 
-from oodguard.export.contract import MANIFEST_FILE
+from oodguard.core.manifest import MANIFEST_FILE
 from oodguard.server.errors import ReloadRefused
 from oodguard.server.service import GuardService
 

@@ -11,14 +11,14 @@ import html5lib
 import numpy as np
 import pytest
 from PIL import Image
-from real_triton import Triton, triton_environment
 
+from oodguard.core.files import file_sha256
+from oodguard.core.manifest import GRAPH_FILE, MANIFEST_FILE, FileRef, load_manifest
 from oodguard.export.bundle import export_bundle
-from oodguard.export.contract import GRAPH_FILE, MANIFEST_FILE, FileRef, load_manifest
 from oodguard.export.graph import with_metadata
 from oodguard.export.triton.options import TritonOptions
 from oodguard.export.triton.repository import write_repository
-from oodguard.training.contract import file_sha256
+from oodguard.load_tests.real_triton import Triton, triton_environment
 from oodguard.training.options import TrainOptions
 from oodguard.training.pipeline import train
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from real_triton import free_ports
 
 from oodguard.cli.main import build
+from oodguard.load_tests.real_triton import free_ports
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

@@ -1,43 +1,46 @@
-"""Data flows one way: the import rule of ARCHITECTURE.md, read off the source."""
+"""Data flows one way: the table of rooms in ARCHITECTURE.md, held against the imports of the source."""
 
 from __future__ import annotations
 
 import ast
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("pages", "training", "export", "server", "clients", "cli")
-# What downstream stages may import; none of these may reach torch.
-OPEN = {
-    "oodguard.training.contract",
-    "oodguard.training.preprocess",
-    "oodguard.training.calibration",
-    "oodguard.training.errors",
-    "oodguard.export.contract",
-    "oodguard.export.verdict",
-    "oodguard.export.triton.contract",
-    "oodguard.server.contract",
-    "oodguard.pages.page",
-    "oodguard.pages.plot",
-    "oodguard.pages.text",
-    "oodguard.pages.thumbnail",
-    "oodguard.server.errors",
-}
-LIGHT = {"numpy", "PIL", "pydantic", "oodguard"}
-# Pages draw with these; a plot imports matplotlib when it is drawn, and not before.
-PAGES = {"jinja2", "markupsafe", "matplotlib"}
-UPSTREAM = {
-    "pages": set(),
-    "training": {"pages"},
-    "export": {"pages", "training"},
-    "server": {"training", "export"},
-    "clients": {"pages", "training", "export", "server"},
-}
+
+
+@dataclass(frozen=True)
+class Room:
+    """One row of the table."""
+
+    name: str
+    may_import: frozenset[str]
+    must_not_import: frozenset[str]
+
+
+def words(cell: str) -> frozenset[str]:
+    return frozenset(word.strip() for word in cell.split(",") if word.strip() not in ("", "-"))
+
+
+def rooms() -> dict[str, Room]:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    table = text.split("<!-- rooms -->")[1].split("<!-- /rooms -->")[0]
+    found = {}
+    for line in table.strip().splitlines()[2:]:
+        name, may, must_not, _ = (cell.strip() for cell in line.strip("|").split("|"))
+        name = name.strip("`/")
+        found[name] = Room(name, words(may), words(must_not))
+    return found
+
+
+ROOMS = rooms()
 
 
 def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file; `from a import b` gives both `a` and `a.b`."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -45,50 +48,48 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
-            found.add(node.module)
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
 
 
-def sources(stage: str) -> list[Path]:
-    return sorted((ROOT / stage).rglob("*.py"))
+def sources(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
 
 
-@pytest.mark.parametrize("stage", UPSTREAM)
-def test_a_stage_imports_only_what_lies_upstream(stage: str) -> None:
-    assert sources(stage)
-    for path in sources(stage):
+def test_the_table_lists_every_room_of_the_package() -> None:
+    linked = {path.name for path in (ROOT / "oodguard").iterdir() if path.is_symlink()}
+    assert linked == {*ROOMS, "load_tests"}
+    for name in linked:
+        assert (ROOT / "oodguard" / name).resolve() == ROOT / name
+
+
+@pytest.mark.parametrize("room", ROOMS.values(), ids=lambda room: room.name)
+def test_a_room_imports_only_what_the_table_allows(room: Room) -> None:
+    assert sources(room.name)
+    unknown = room.may_import - set(ROOMS)
+    assert not unknown, f"the table lets {room.name} import {unknown}, which is no room"
+    for path in sources(room.name):
         for name in imports(path):
-            if not name.startswith("oodguard."):
-                assert name.split(".")[0] not in STAGES, f"{path} imports {name} by its flat name"
-                continue
-            other = name.split(".")[1]
-            if other == stage:
-                continue
-            assert other in UPSTREAM[stage], f"{path} imports {name}, which is downstream"
-            torch_allowed = stage == "export" and path.name != "contract.py"
-            assert torch_allowed or name in OPEN, f"{path} imports {name}, which is not open to it"
+            top, _, rest = name.partition(".")
+            assert top not in (*ROOMS, "load_tests"), f"{path} imports {name}: import oodguard.{name}"
+            if top == "oodguard" and rest:
+                other = rest.split(".")[0]
+                allowed = other == room.name or other in room.may_import or other not in (*ROOMS, "load_tests")
+                assert allowed, f"{path} imports {name}"
+            assert top not in room.must_not_import, f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("module", sorted(OPEN))
-def test_open_modules_are_light(module: str) -> None:
-    path = ROOT / (module.removeprefix("oodguard.").replace(".", "/") + ".py")
-    for name in imports(path):
-        top = name.split(".")[0]
-        standard = top in __import__("sys").stdlib_module_names
-        allowed = LIGHT | PAGES if path.parent.name == "pages" else LIGHT
-        assert standard or top in allowed, f"{path} imports {name}"
-        if top == "oodguard":
-            assert name in OPEN, f"{path} imports {name}"
+def test_the_table_has_no_cycle() -> None:
+    waiting = dict(ROOMS)
+    while waiting:
+        free = [name for name, room in waiting.items() if not room.may_import & set(waiting)]
+        assert free, f"{sorted(waiting)} import each other"
+        for name in free:
+            del waiting[name]
 
 
-def test_nobody_imports_the_command_line() -> None:
-    for stage in UPSTREAM:
-        for path in sources(stage):
-            assert not any(name == "oodguard.cli" or name.startswith("oodguard.cli.") for name in imports(path)), path
-
-
-def test_no_file_is_a_drawer() -> None:
-    for stage in STAGES:
-        for path in sources(stage):
-            assert path.stem not in {"utils", "helpers", "common", "misc"}, path
-            assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+@pytest.mark.parametrize("folder", [*ROOMS, "load_tests", "helm", "images", "examples", "tests"])
+def test_no_file_is_a_drawer(folder: str) -> None:
+    for path in sources(folder):
+        assert not re.fullmatch(r"utils?|helpers?|common|misc", path.stem), path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path

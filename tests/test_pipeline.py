@@ -10,16 +10,16 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from oodguard.export.contract import Outputs, load_manifest
+from oodguard.core import preprocessing as preprocess
+from oodguard.core.manifest import Outputs, load_manifest
+from oodguard.evaluation.evaluate import evaluate
+from oodguard.evaluation.evaluation import read_evaluation
 from oodguard.server.app import create_gateway
 from oodguard.server.settings import ServeSettings
-from oodguard.training import preprocess
-from oodguard.training.contract import load_record
-from oodguard.training.evaluate import evaluate
-from oodguard.training.evaluation import read_evaluation
-from oodguard.training.heads import fit_heads
+from oodguard.training.heads.guard import fit_heads
 from oodguard.training.options import TrainOptions
 from oodguard.training.pipeline import train
+from oodguard.training.record import load_record
 from oodguard.training.run import load_run
 
 
@@ -64,7 +64,7 @@ def test_pytorch_and_the_service_agree_on_every_test_image(run: Path, bundle: Pa
 
 def test_training_and_server_call_the_same_image_function() -> None:
     from oodguard.server import service
-    from oodguard.training import features
+    from oodguard.training.backbone import features
 
     assert service.load_pixels is preprocess.load_pixels
     assert features.to_pixels is preprocess.to_pixels

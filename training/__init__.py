@@ -1,4 +1,1 @@
-"""From labelled photos to a trained, calibrated guard.
-
-The files other stages may import, all free of torch: `contract`, `preprocess`, `calibration`.
-"""
+"""From labelled photos to a trained, calibrated run."""

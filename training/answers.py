@@ -9,11 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from oodguard.training.backbone import Backbone
-from oodguard.training.calibration import Scores
-from oodguard.training.division import Labels
-from oodguard.training.heads import GuardHeads
-from oodguard.training.tail import tail_features
+from oodguard.core.calibration import Scores
+from oodguard.training.backbone.network import Backbone
+from oodguard.training.backbone.tail import tail_features
+from oodguard.training.heads.guard import GuardHeads
+from oodguard.training.photos.division import Labels
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from oodguard.training.errors import InputError
+from oodguard.core.errors import InputError
 
 
 def start_compute(devices: int = 0) -> Fabric:

@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from oodguard.training.errors import QualityError
+from oodguard.core.errors import QualityError
 
 
 @dataclass(frozen=True)

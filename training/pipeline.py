@@ -14,32 +14,31 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from oodguard.core.calibration import DEFAULT_ACCEPT, Fusion, QuantileCurve
+from oodguard.core.errors import EnvironmentProblem
+from oodguard.core.files import file_sha256
 from oodguard.training import run as runs
 from oodguard.training.answers import Answers, answers, head_answers
-from oodguard.training.calibration import DEFAULT_ACCEPT, Fusion, QuantileCurve
+from oodguard.training.backbone.learning_set import LearningSet, learning_set
+from oodguard.training.backbone.tail import tail_features
 from oodguard.training.compute import start_compute
-from oodguard.training.contract import (
+from oodguard.training.heads.guard import GuardHeads, diagnose_heads, fit_heads
+from oodguard.training.loop import EpochReport
+from oodguard.training.metrics import calibration_error
+from oodguard.training.options import TrainOptions
+from oodguard.training.photos.division import label_numbers
+from oodguard.training.photos.labelled import Photo
+from oodguard.training.photos.leak import leak_metrics
+from oodguard.training.progress import Reporter, Silent
+from oodguard.training.record import (
     GOLDEN_FOLDER,
     RECORD_FILE,
     WEIGHTS_FILE,
     BackboneRecord,
     RunRecord,
     Splits,
-    file_sha256,
     load_record,
 )
-from oodguard.training.data import Photo
-from oodguard.training.diagnosis import diagnose_heads
-from oodguard.training.division import label_numbers
-from oodguard.training.errors import EnvironmentProblem
-from oodguard.training.heads import GuardHeads, fit_heads
-from oodguard.training.leak import leak_metrics
-from oodguard.training.learning_set import LearningSet, learning_set
-from oodguard.training.loop import EpochReport
-from oodguard.training.metrics import calibration_error
-from oodguard.training.options import TrainOptions
-from oodguard.training.progress import Reporter, Silent
-from oodguard.training.tail import tail_features
 
 GOLDEN_IMAGES = 8
 

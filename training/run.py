@@ -16,11 +16,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from oodguard.training.backbone import Normalised, create, split
-from oodguard.training.calibration import Scores
-from oodguard.training.contract import CALIBRATION_FILE, RECORD_FILE, WEIGHTS_FILE, RunRecord, ScoreSpec, load_record
-from oodguard.training.errors import EnvironmentProblem, FormatError, InputError
-from oodguard.training.heads import GuardHeads
+from oodguard.core.calibration import Scores
+from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
+from oodguard.core.scores import ScoreSpec
+from oodguard.training.backbone.network import Normalised, create, split
+from oodguard.training.heads.guard import GuardHeads
+from oodguard.training.record import CALIBRATION_FILE, RECORD_FILE, WEIGHTS_FILE, RunRecord, load_record
 
 PACKAGES = ("torch", "timm", "numpy", "scipy", "pillow", "onnx", "onnxruntime", "scikit-learn", "safetensors")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from oodguard.export.contract import Manifest, Precision, TensorSpec
-from oodguard.export.triton.contract import DATATYPES
+from oodguard.core.errors import InputError
+from oodguard.core.manifest import Manifest, Precision, TensorSpec
+from oodguard.core.triton import DATATYPES
 from oodguard.export.triton.options import TritonOptions
-from oodguard.training.errors import InputError
 
 MICRO = 1_000_000
 TENSORRT_MODES: Mapping[Precision, str] = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8"}

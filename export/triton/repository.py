@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from oodguard.export.contract import GRAPH_FILE, MANIFEST_FILE, Manifest, load_manifest
+from oodguard.core.errors import EnvironmentProblem, InputError
+from oodguard.core.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest, load_manifest
+from oodguard.core.preprocessing import load_pixels
+from oodguard.core.triton import describe
 from oodguard.export.triton.config import model_config
-from oodguard.export.triton.contract import describe
 from oodguard.export.triton.options import TritonOptions
-from oodguard.training.errors import EnvironmentProblem, InputError
-from oodguard.training.preprocess import load_pixels
 
 CONFIG_FILE = "config.pbtxt"
 WARMUP_FOLDER = "warmup"

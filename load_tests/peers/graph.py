@@ -13,8 +13,8 @@ import numpy as np
 import onnxruntime as ort
 from typing_extensions import TypedDict
 
-from oodguard.export.contract import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, load_manifest
-from oodguard.training.preprocess import Pixels, load_pixels
+from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, load_manifest
+from oodguard.core.preprocessing import Pixels, load_pixels
 
 BUNDLE_VARIABLE = "PEER_BUNDLE"
 SETTINGS_VARIABLE = "PEER_SETTINGS"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from oodguard.export.contract import Manifest
+from oodguard.core.manifest import Manifest
 from oodguard.server.engines.base import Engine
 from oodguard.server.engines.ort import OrtEngine
 from oodguard.server.tuning import Plan

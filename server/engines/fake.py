@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from oodguard.export.contract import Manifest, Outputs
+from oodguard.core.manifest import Manifest, Outputs
+from oodguard.core.preprocessing import load_pixels
 from oodguard.server.engines.base import Batch
 from oodguard.server.errors import EngineError, EngineUnavailable
-from oodguard.training.preprocess import load_pixels
 
 
 class FakeEngine:

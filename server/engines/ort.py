@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import onnxruntime as ort
 
-from oodguard.export.contract import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
+from oodguard.core.errors import EnvironmentProblem, FormatError
+from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
 from oodguard.server.engines.base import Batch
 from oodguard.server.errors import EngineError, EngineUnavailable
-from oodguard.training.errors import EnvironmentProblem, FormatError
 
 SILENT = 3
 

@@ -7,16 +7,16 @@ import contextlib
 
 import numpy as np
 
-from oodguard.export.contract import Manifest, Outputs, load_manifest
-from oodguard.export.triton.contract import Described
+from oodguard.core.errors import EnvironmentProblem, OodguardError
+from oodguard.core.manifest import Manifest, Outputs, load_manifest
+from oodguard.core.preprocessing import load_pixels
+from oodguard.core.triton import Described
 from oodguard.server.engines.base import Batch
 from oodguard.server.engines.shared_memory import SharedInputs
 from oodguard.server.engines.triton_api import Connection, read_newest, require_match
 from oodguard.server.engines.triton_server import TritonServer
 from oodguard.server.errors import DeadlineMissed, EngineError, EngineUnavailable, Overloaded
 from oodguard.server.settings import ServeSettings
-from oodguard.training.errors import EnvironmentProblem, OodguardError
-from oodguard.training.preprocess import load_pixels
 
 # Inference changes nothing, so asking again is safe; once is enough to get over a server that has just gone.
 ATTEMPTS = 2

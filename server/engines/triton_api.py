@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oodguard.export.contract import Manifest
-from oodguard.export.triton.contract import Configuration, Described, failure_of, hashes
+from oodguard.core.errors import EnvironmentProblem, FormatError, OodguardError
+from oodguard.core.manifest import Manifest
+from oodguard.core.triton import Configuration, Described, failure_of, hashes
 from oodguard.server.errors import DeadlineMissed, EngineError, EngineUnavailable, Overloaded
-from oodguard.training.errors import EnvironmentProblem, FormatError, OodguardError
 
 # gRPC writes to standard error by itself, in a format of its own; what matters is in our log.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

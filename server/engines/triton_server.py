@@ -9,8 +9,9 @@ import numpy as np
 from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException
 
-from oodguard.export.contract import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
-from oodguard.export.triton.contract import Configuration, hashes
+from oodguard.core.errors import FormatError, OodguardError
+from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
+from oodguard.core.triton import Configuration, hashes
 from oodguard.server.engines.base import Batch
 from oodguard.server.engines.shared_memory import SharedInputs
 from oodguard.server.engines.triton_api import Connection, error_of, where
@@ -18,7 +19,6 @@ from oodguard.server.errors import DeadlineMissed, EngineUnavailable, Overloaded
 from oodguard.server.golden import broken_promise, join
 from oodguard.server.logs import server as log
 from oodguard.server.tracing import traced_call
-from oodguard.training.errors import FormatError, OodguardError
 
 MICRO = 1_000_000
 UNSEEN = "it has not been asked yet"

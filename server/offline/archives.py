@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from oodguard.core.preprocessing import IMAGE_SUFFIXES
 from oodguard.server.offline.items import Item, Kind
 from oodguard.server.offline.tarballs import DamagedTar, members
-from oodguard.training.preprocess import IMAGE_SUFFIXES
 
 TAR_SUFFIXES = (".tar",)
 # Photos hardly shrink: an archive that unpacks to more than this many times its size is no set of photos.

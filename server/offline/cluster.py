@@ -21,11 +21,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
+from oodguard.core.errors import EnvironmentProblem, OodguardError
 from oodguard.server.offline.items import Item
 from oodguard.server.offline.ledger import Ledger
 from oodguard.server.offline.scorer import Scorer, Spec, Tally
 from oodguard.server.tuning import cores
-from oodguard.training.errors import EnvironmentProblem, OodguardError
 
 LOCAL = "local"
 LOG_FILE = "ray.log"

@@ -16,7 +16,7 @@ import json
 from dataclasses import astuple, dataclass
 from typing import Literal
 
-from oodguard.training.errors import ImageError
+from oodguard.core.errors import ImageError
 
 # stream: a compressed tar, which can only be read from its beginning.
 Kind = Literal["file", "zip", "tar", "stream"]

@@ -12,15 +12,15 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute
 
-from oodguard.export.contract import MANIFEST_FILE, load_manifest
+from oodguard.core.errors import InputError
+from oodguard.core.files import file_sha256
+from oodguard.core.manifest import MANIFEST_FILE, load_manifest
 from oodguard.server.offline.ledger import Ledger, Purpose, State
 from oodguard.server.offline.options import ScoreOptions
 from oodguard.server.offline.results import columns, metadata, write_result
 from oodguard.server.offline.scorer import Scorer, Spec, Tally
 from oodguard.server.offline.sources import Source
 from oodguard.server.tuning import plan_for
-from oodguard.training.contract import file_sha256
-from oodguard.training.errors import InputError
 
 
 @dataclass

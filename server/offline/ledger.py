@@ -24,10 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.server.offline.items import Item
 from oodguard.server.offline.results import put, settle
 from oodguard.server.offline.sources import Source
-from oodguard.training.errors import EnvironmentProblem, InputError
 
 try:
     import fcntl

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from oodguard.training.preprocess import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
 
 OUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
 

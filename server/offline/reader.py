@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from oodguard.core.errors import ImageError
 from oodguard.server.offline.archives import READ_ERRORS, open_tar
 from oodguard.server.offline.items import Item
-from oodguard.training.errors import ImageError
 
 KEPT_OPEN = 4
 # A pipe that is named like a photo must not be waited for.

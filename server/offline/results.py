@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from oodguard.export.contract import Manifest
-from oodguard.export.verdict import Verdict
+from oodguard.core.errors import ImageError
+from oodguard.core.manifest import Manifest
+from oodguard.core.verdict import Verdict
 from oodguard.server.offline.arrays import array
 from oodguard.server.offline.items import Item, shown
-from oodguard.training.errors import ImageError
 
 ROW_GROUP = 64 * 1024
 

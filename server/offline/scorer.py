@@ -16,7 +16,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from oodguard.export.contract import MANIFEST_FILE, load_manifest
+from oodguard.core.errors import EnvironmentProblem, FormatError, ImageError, QualityError
+from oodguard.core.files import file_sha256
+from oodguard.core.manifest import MANIFEST_FILE, load_manifest
+from oodguard.core.preprocessing import ImageLimits, Pixels, load_pixels
 from oodguard.server.engines.base import Engine
 from oodguard.server.engines.build import build_engine
 from oodguard.server.errors import EngineError, EngineUnavailable
@@ -24,9 +27,6 @@ from oodguard.server.offline.items import Item
 from oodguard.server.offline.reader import Reader
 from oodguard.server.offline.results import Outcome, columns, table
 from oodguard.server.tuning import Plan
-from oodguard.training.contract import file_sha256
-from oodguard.training.errors import EnvironmentProblem, FormatError, ImageError, QualityError
-from oodguard.training.preprocess import ImageLimits, Pixels, load_pixels
 
 Part = tuple[int, Sequence[Item]]
 Result = TypeVar("Result")

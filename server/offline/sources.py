@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
+from oodguard.core.errors import InputError
+from oodguard.core.preprocessing import IMAGE_SUFFIXES
 from oodguard.server.offline.archives import kind_of, list_archive
 from oodguard.server.offline.items import Item, shown
-from oodguard.training.errors import InputError
-from oodguard.training.preprocess import IMAGE_SUFFIXES
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 LONGEST_LINE = 64 * 1024

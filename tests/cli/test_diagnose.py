@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from oodguard.cli.main import run as oodguard
+from oodguard.core.errors import QualityError
+from oodguard.core.manifest import load_manifest
 from oodguard.export.bundle import export_bundle
-from oodguard.export.contract import load_manifest
-from oodguard.training.contract import RECORD_FILE, load_record
-from oodguard.training.errors import QualityError
+from oodguard.training.record import RECORD_FILE, load_record
 
 
 def test_a_healthy_run_says_so_on_photos_it_was_not_trained_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from oodguard.cli.main import run as command
-from oodguard.export.contract import load_manifest
+from oodguard.core.manifest import load_manifest
+from oodguard.core.preprocessing import load_pixels
 from oodguard.export.graph import run_graph, session
-from oodguard.training.preprocess import load_pixels
 
 FLAGS = ["--part-size", "16", "--batch", "4"]
 

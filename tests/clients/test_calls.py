@@ -14,7 +14,7 @@ from PIL import Image
 from oodguard.clients.calls import Retries, Send, Steps, Wait, predict
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
 from oodguard.clients.images import part_of
-from oodguard.training.errors import InputError
+from oodguard.core.errors import InputError
 
 ANSWER = (
     '{"model": {"name": "m", "version": "1"}, "accept": 0.95, "predictions": [], "errors": [],'

@@ -9,7 +9,7 @@ import pytest
 
 from oodguard.clients import Client
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
-from oodguard.training.errors import InputError
+from oodguard.core.errors import InputError
 
 
 @pytest.fixture

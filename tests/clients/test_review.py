@@ -13,10 +13,10 @@ from PIL import Image
 
 from oodguard.clients.review import review
 from oodguard.clients.samples import read_samples
-from oodguard.export.verdict import ScoreVerdict, Verdict
-from oodguard.server.contract import FlaggedSample, ModelRef
-from oodguard.training.contract import ScoreName
-from oodguard.training.errors import InputError
+from oodguard.core.answers import FlaggedSample, ModelRef
+from oodguard.core.errors import InputError
+from oodguard.core.scores import ScoreName
+from oodguard.core.verdict import ScoreVerdict, Verdict
 
 Parse = Callable[[str], Element]
 TIME = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
-from real_triton import Triton
 
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
 from oodguard.clients.triton import AsyncTritonClient, TritonClient
-from oodguard.export.contract import Manifest, load_manifest
-from oodguard.server.contract import PredictResponse
-from oodguard.training.errors import FormatError, InputError
+from oodguard.core.answers import PredictResponse
+from oodguard.core.errors import FormatError, InputError
+from oodguard.core.manifest import Manifest, load_manifest
+from oodguard.load_tests.real_triton import Triton
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_what_is_not_there_is_a_sentence(triton: Triton) -> None:
 def test_the_raw_example_judges_as_we_do(
     triton: Triton, bundle: Path, manifest: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from raw_triton import main
+    from examples.raw_triton import main
 
     main([triton.address, "discs", *map(str, images(bundle, manifest))])
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

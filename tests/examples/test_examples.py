@@ -15,11 +15,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gateway import Gateway
-from serving import HOST, free_port
 
 from oodguard.cli.main import run as oodguard
 from oodguard.clients import Client
+from oodguard.load_tests.gateway import Gateway
+from oodguard.load_tests.serving import HOST, free_port
 from oodguard.server.keys import digest, new_key
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -7,13 +7,13 @@ import onnx
 import pytest
 import torch
 
+from oodguard.core.errors import FormatError, InputError, QualityError
+from oodguard.core.manifest import GRAPH_FILE, Outputs, load_manifest
+from oodguard.core.preprocessing import load_pixels
 from oodguard.export import bundle as bundling
-from oodguard.export.contract import GRAPH_FILE, Outputs, load_manifest
 from oodguard.export.fuse import FusedGuard
 from oodguard.export.graph import run_graph, session
 from oodguard.export.parity import compare, require
-from oodguard.training.errors import FormatError, InputError, QualityError
-from oodguard.training.preprocess import load_pixels
 from oodguard.training.run import load_run
 
 

@@ -14,10 +14,13 @@ from onnx import TensorProto, numpy_helper
 from starlette.testclient import TestClient
 
 from oodguard.cli.main import run as command
+from oodguard.core.calibration import Fusion, QuantileCurve
+from oodguard.core.errors import InputError, QualityError
+from oodguard.core.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest, Outputs, load_manifest
+from oodguard.core.preprocessing import Pixels, load_pixels
 from oodguard.export import bundle as bundling
 from oodguard.export import reduce as reducing
 from oodguard.export.bundle import export_bundle
-from oodguard.export.contract import GRAPH_FILE, MANIFEST_FILE, Manifest, Outputs, load_manifest
 from oodguard.export.graph import run_batches, run_graph, session
 from oodguard.export.half import to_float16
 from oodguard.export.parity import LIMITS, compare_decisions, require_decisions
@@ -25,12 +28,9 @@ from oodguard.export.photos import RunPhotos, pixel_batches, run_photos, spread
 from oodguard.export.quantize import safe_scales, to_int8
 from oodguard.server.app import create_gateway
 from oodguard.server.settings import ServeSettings
-from oodguard.training.calibration import Fusion, QuantileCurve
-from oodguard.training.contract import load_record
-from oodguard.training.data import load_unlabelled
-from oodguard.training.errors import InputError, QualityError
-from oodguard.training.preprocess import Pixels, load_pixels
+from oodguard.training.photos.labelled import load_unlabelled
 from oodguard.training.progress import Silent
+from oodguard.training.record import load_record
 from oodguard.training.run import load_run
 
 

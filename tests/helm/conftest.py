@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from charts import CHART, KUBERNETES, ROOT, Document, Render, Rendered, Run, value_set
-from cluster import Cluster
 from filelock import FileLock
+
+from tests.helm.charts import CHART, KUBERNETES, ROOT, Document, Render, Rendered, Run, value_set
+from tests.helm.cluster import Cluster
 
 TOOLS = ROOT / ".oodguard-cache" / "tools" / "kubectl-v37-2.0.0"
 # A package of the registry that tests use anyway, which holds static binaries of both.

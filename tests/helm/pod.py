@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from charts import ROOT, Document, Rendered
+
+from tests.helm.charts import ROOT, Document, Rendered
 
 CONFINED = ROOT / "images" / "confined.sh"
 # The parts of this machine that stand for the image's file system.

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from charts import Render, Rendered
+
+from tests.helm.charts import Render, Rendered
 
 FOLDER = Path(__file__).parent / "golden"
 NAMES = ("cpu", "production", "triton-sidecar", "triton-deployment")

@@ -8,9 +8,10 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from charts import CHART, KUBERNETES, Document, Render, Run, value_set, value_sets
-from custom_resources import KSERVE_SCALING, SCHEMAS
 from jsonschema import Draft202012Validator
+
+from tests.helm.charts import CHART, KUBERNETES, Document, Render, Run, value_set, value_sets
+from tests.helm.custom_resources import KSERVE_SCALING, SCHEMAS
 
 
 def check(document: Document) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
-from charts import CHART, Render, Rendered
 
-from oodguard.export.contract import load_manifest
+from oodguard.core.manifest import load_manifest
 from oodguard.server.app import create_gateway
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.settings import ServeSettings
+from tests.helm.charts import CHART, Render, Rendered
 
 # What Prometheus and the operator add to every series of a pod.
 TARGET = {"namespace", "service", "pod", "job", "instance", "container", "endpoint"}

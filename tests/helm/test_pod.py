@@ -18,12 +18,12 @@ from typing import Any
 
 import httpx
 import pytest
-from charts import Render, Rendered
-from pod import Pod, probe, status_of, wait_until_started
-from real_triton import server_folder
 
-from oodguard.export.contract import load_manifest
+from oodguard.core.manifest import load_manifest
+from oodguard.load_tests.real_triton import server_folder
 from oodguard.server.keys import digest
+from tests.helm.charts import Render, Rendered
+from tests.helm.pod import Pod, probe, status_of, wait_until_started
 
 
 def confinable() -> bool:

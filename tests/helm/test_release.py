@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
-from charts import CHART, Document, Run, value_set
-from cluster import Cluster
 
 from oodguard.server.keys import KeyRing
+from tests.helm.charts import CHART, Document, Run, value_set
+from tests.helm.cluster import Cluster
 
 Release = Callable[..., str]
 

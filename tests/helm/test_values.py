@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import document
 import pytest
 import yaml
-from charts import CHART, Render
 
+from helm import document
 from oodguard.server.settings import ENV_PREFIX, ServeSettings
+from tests.helm.charts import CHART, Render
 
 SIDECAR = {"triton": {"mode": "sidecar", "repository": {"image": {"reference": "r:1"}}}}
 

@@ -11,9 +11,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
-import requirements
-import sbom
-import slim
+
+from images import requirements, sbom, slim
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "images" / "Dockerfile"

@@ -4,9 +4,10 @@ import itertools
 import math
 
 import pytest
-from harness import percentile
-from limit import Organisation, fastest, finalists, organisations, turns
-from load import LoadResult, schedule
+
+from oodguard.load_tests.harness import percentile
+from oodguard.load_tests.limit import Organisation, fastest, finalists, organisations, turns
+from oodguard.load_tests.load import LoadResult, schedule
 
 
 def test_percentiles_are_values_that_were_measured() -> None:

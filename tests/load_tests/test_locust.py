@@ -14,10 +14,11 @@ from xml.etree.ElementTree import Element
 
 import httpx
 import pytest
-from gateway import Gateway
-from loadtest import LOCUSTFILE, locust_command
-from real_triton import Triton
-from serving import HOST, free_port
+
+from oodguard.load_tests.gateway import Gateway
+from oodguard.load_tests.loadtest import LOCUSTFILE, locust_command
+from oodguard.load_tests.real_triton import Triton
+from oodguard.load_tests.serving import HOST, free_port
 
 WAIT = 120
 

@@ -8,10 +8,11 @@ import itertools
 from collections.abc import Awaitable, Callable
 
 import pytest
-from load import LoadResult, schedule
-from open_loop import OpenLoop
-from serving import HOST
-from wrk import raw_form
+
+from oodguard.load_tests.load import LoadResult, schedule
+from oodguard.load_tests.open_loop import OpenLoop
+from oodguard.load_tests.serving import HOST
+from oodguard.load_tests.wrk import raw_form
 
 FORM = raw_form([b"first", b"the second"])
 Answer = Callable[[int, bytes], Awaitable[bytes | None]]

@@ -8,11 +8,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from gateway import Gateway
-from ledger import Book, compare
-from mix import Mix, MixOptions
 from pydantic import ValidationError
-from soak import REQUESTS, Mark, Soak, requests, soak
+
+from oodguard.load_tests.gateway import Gateway
+from oodguard.load_tests.ledger import Book, compare
+from oodguard.load_tests.mix import Mix, MixOptions
+from oodguard.load_tests.soak import REQUESTS, Mark, Soak, requests, soak
 
 
 def test_server_and_clients_count_the_same(bundle: Path, photos: Path, strangers: Path) -> None:

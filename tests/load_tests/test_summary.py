@@ -8,15 +8,15 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import pytest
-from answers import BROKEN, UNREADABLE, Answer, gateway_answer
-from mix import Mix, MixOptions, mix_options
-from shapes import SHAPES, people_at
-from summary import Summary
-from tally import Tallies, Tally
-from thresholds import add_thresholds, check
-from triton_http import read_served
 
-from oodguard.training.errors import EnvironmentProblem, InputError
+from oodguard.core.errors import EnvironmentProblem, InputError
+from oodguard.load_tests.answers import BROKEN, UNREADABLE, Answer, gateway_answer
+from oodguard.load_tests.mix import Mix, MixOptions, mix_options
+from oodguard.load_tests.shapes import SHAPES, people_at
+from oodguard.load_tests.summary import Summary
+from oodguard.load_tests.tally import Tallies, Tally
+from oodguard.load_tests.thresholds import add_thresholds, check
+from oodguard.load_tests.triton_http import read_served
 
 
 def counted(*answers: tuple[Answer, float]) -> Tally:

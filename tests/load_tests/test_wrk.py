@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from wrk import multipart_form, parse_summary, raw_form, require_wrk, write_lua
 
-from oodguard.training.errors import EnvironmentProblem
+from oodguard.core.errors import EnvironmentProblem
+from oodguard.load_tests.wrk import multipart_form, parse_summary, raw_form, require_wrk, write_lua
 
 CAPTURED = """\
 Running 1s test @ http://127.0.0.1:8000

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from oodguard.export.contract import load_manifest
+from oodguard.core.manifest import load_manifest
 from oodguard.server.app import create_gateway
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.settings import ServeSettings

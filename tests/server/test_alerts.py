@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from real_triton import free_ports
 
 from oodguard.export.photos import run_photos
+from oodguard.load_tests.real_triton import free_ports
 from oodguard.training.progress import Silent
 from oodguard.training.run import load_run
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oodguard.export.contract import Manifest, load_manifest
+from oodguard.core.manifest import Manifest, load_manifest
 from oodguard.server.batcher import Batcher, Watch
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.errors import DeadlineMissed, EngineError, EngineUnavailable

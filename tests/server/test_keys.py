@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from oodguard.core.errors import InputError
 from oodguard.server.keys import KeyRing, digest, new_key, parse_keys
-from oodguard.training.errors import InputError
 
 
 def test_a_key_opens_and_only_its_hash_is_kept() -> None:

@@ -15,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
+from oodguard.core.manifest import MANIFEST_FILE
 from oodguard.export.bundle import export_bundle
-from oodguard.export.contract import MANIFEST_FILE
 
 PNG = {"content-type": "image/png"}
 

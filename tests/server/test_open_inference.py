@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oodguard.export.contract import load_manifest
-from oodguard.training.preprocess import load_pixels
+from oodguard.core.manifest import load_manifest
+from oodguard.core.preprocessing import load_pixels
 
 INFER = "/v2/models/discs/infer"
 

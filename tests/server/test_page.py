@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from oodguard.export.contract import load_manifest
+from oodguard.core.calibration import QuantileCurve
+from oodguard.core.manifest import load_manifest
 from oodguard.server.card import ModelCard, _acceptance, scale_of
 from oodguard.server.keys import digest, new_key
 from oodguard.server.page import STATIC
-from oodguard.training.calibration import QuantileCurve
 
 FILES = sorted(path.name for path in STATIC.iterdir())
 

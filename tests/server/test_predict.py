@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from oodguard.export.contract import load_manifest
-from oodguard.server.contract import PredictResponse
+from oodguard.core.answers import PredictResponse
+from oodguard.core.manifest import load_manifest
 
 PROBLEM = "application/problem+json"
 

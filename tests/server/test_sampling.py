@@ -13,10 +13,10 @@ from obstore.store import from_url
 from pydantic import ValidationError
 
 from oodguard.clients.samples import read_samples
+from oodguard.core.errors import EnvironmentProblem
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.sampling import WAITING, Sampler
 from oodguard.server.settings import ServeSettings
-from oodguard.training.errors import EnvironmentProblem
 
 PNG = {"content-type": "image/png"}
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from oodguard.export.contract import MANIFEST_FILE
+from oodguard.core.errors import FormatError
+from oodguard.core.manifest import MANIFEST_FILE
 from oodguard.server.app import create_gateway
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.settings import ServeSettings
-from oodguard.training.errors import FormatError
 
 
 def post(client: Any, *images: bytes) -> Any:

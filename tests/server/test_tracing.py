@@ -14,18 +14,18 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from collector import Collector, attributes
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from pydantic import ValidationError
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from oodguard.export.contract import PROBABILITIES_NAME, SCORES_NAME, load_manifest
+from oodguard.core.manifest import PROBABILITIES_NAME, SCORES_NAME, load_manifest
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.engines.triton_api import Connection
 from oodguard.server.engines.triton_server import TritonServer
 from oodguard.server.settings import ServeSettings
 from oodguard.server.stages import STAGES
 from oodguard.server.tracing import CURRENT, Tracing
+from tests.server.collector import Collector, attributes
 
 PNG = {"content-type": "image/png"}
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -15,13 +15,13 @@ from typing import Any
 import httpx
 import pytest
 import tritonclient.grpc as grpc_client
-from collector import Collector
 from google.protobuf import text_format
-from real_triton import Triton
 from tritonclient.grpc import model_config_pb2
 
 from oodguard.export.triton.options import TritonOptions
 from oodguard.export.triton.repository import CONFIG_FILE, write_repository
+from oodguard.load_tests.real_triton import Triton
+from tests.server.collector import Collector
 
 PNG = {"content-type": "image/png"}
 

@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 import pytest
 import tritonclient.grpc as grpc_client
-from real_triton import Triton
 
 from oodguard.export.triton.options import TritonOptions
 from oodguard.export.triton.repository import write_repository
+from oodguard.load_tests.real_triton import Triton
 
 PNG = {"content-type": "image/png"}
 BACK_WITHIN = 2.0

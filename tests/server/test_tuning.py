@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oodguard.export.contract import load_manifest
+from oodguard.core.errors import FormatError
+from oodguard.core.manifest import load_manifest
+from oodguard.core.preprocessing import load_pixels
 from oodguard.server.engines.build import build_engine
 from oodguard.server.engines.openvino import OpenVinoEngine
 from oodguard.server.errors import EngineUnavailable
 from oodguard.server.search import candidates, search
 from oodguard.server.settings import ServeSettings
 from oodguard.server.tuning import DEFAULT_BATCH, TUNING_FILE, Plan, cores, plan_for, read_record
-from oodguard.training.errors import FormatError
-from oodguard.training.preprocess import load_pixels
 
 
 def test_candidates_share_the_cores_in_every_way() -> None:

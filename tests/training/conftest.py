@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oodguard.training.ablation import ablate
+from oodguard.core.calibration import Fusion, QuantileCurve
+from oodguard.core.preprocessing import Preprocessing
+from oodguard.core.scores import SCORES
+from oodguard.evaluation.ablation import ablate
+from oodguard.evaluation.evaluate import examine
+from oodguard.evaluation.evaluation import Evaluation, Table
+from oodguard.evaluation.evidence import FUSED, Evidence, Measured
 from oodguard.training.answers import Answers
-from oodguard.training.calibration import Fusion, QuantileCurve
-from oodguard.training.contract import SCORES, BackboneRecord, HeadShapes, RunRecord, Splits
-from oodguard.training.data import Photo
-from oodguard.training.evaluate import examine
-from oodguard.training.evaluation import Evaluation, Table
-from oodguard.training.evidence import FUSED, Evidence, Measured
-from oodguard.training.heads import single_thread
+from oodguard.training.heads.guard import single_thread
 from oodguard.training.metrics import detection
-from oodguard.training.preprocess import Preprocessing
+from oodguard.training.photos.labelled import Photo
+from oodguard.training.record import BackboneRecord, HeadShapes, RunRecord, Splits
 
 CLASSES = ("amber", "<b>jade</b>", "plum & $x$")
 HEADS = HeadShapes(

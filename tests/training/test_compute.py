@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from oodguard.core.errors import QualityError
 from oodguard.training.compute import start_compute
-from oodguard.training.contract import load_record
-from oodguard.training.errors import QualityError
 from oodguard.training.loop import Objective, Schedule, fit
 from oodguard.training.options import TrainOptions
+from oodguard.training.record import load_record
 
 SCRIPT = """
 import json, sys

@@ -10,11 +10,11 @@ from google.protobuf import text_format
 from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2 as schema
 
-from oodguard.export.contract import Manifest, load_manifest
+from oodguard.core.errors import FormatError, InputError
+from oodguard.core.manifest import Manifest, load_manifest
+from oodguard.core.triton import Configuration, describe, failure_of, hashes
 from oodguard.export.triton.config import model_config, render
-from oodguard.export.triton.contract import Configuration, describe, failure_of, hashes
 from oodguard.export.triton.options import TritonOptions
-from oodguard.training.errors import FormatError, InputError
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
 from oodguard.cli.main import run as oodguard
-from oodguard.export.contract import Manifest, load_manifest
+from oodguard.core.errors import FormatError, InputError
+from oodguard.core.manifest import Manifest, load_manifest
+from oodguard.core.preprocessing import load_pixels
 from oodguard.export.triton.options import TritonOptions
 from oodguard.export.triton.repository import CONFIG_FILE, WARMUP_FOLDER, Placed, write_repository
-from oodguard.training.errors import FormatError, InputError
-from oodguard.training.preprocess import load_pixels
 
 
 def variant(bundle: Path, folder: Path, **changes: Any) -> Path:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from oodguard.core.errors import ImageError
 from oodguard.server.offline.items import Item
 from oodguard.server.offline.reader import Reader
 from oodguard.server.offline.sources import Source
-from oodguard.training.errors import ImageError
 
 MAX_BYTES = 100_000
 

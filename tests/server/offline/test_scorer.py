@@ -10,7 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from oodguard.export.contract import MANIFEST_FILE, Outputs, load_manifest
+from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
+from oodguard.core.files import file_sha256
+from oodguard.core.manifest import MANIFEST_FILE, Outputs, load_manifest
+from oodguard.core.preprocessing import ImageLimits
 from oodguard.server.engines.base import Batch
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.errors import EngineError, EngineUnavailable
@@ -19,9 +22,6 @@ from oodguard.server.offline.ledger import Ledger, Purpose
 from oodguard.server.offline.scorer import Scorer, Spec, Tally
 from oodguard.server.offline.sources import Source
 from oodguard.server.tuning import Plan
-from oodguard.training.contract import file_sha256
-from oodguard.training.errors import EnvironmentProblem, FormatError, InputError
-from oodguard.training.preprocess import ImageLimits
 
 
 class Brittle(FakeEngine):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from oodguard.core.errors import InputError
 from oodguard.server.offline.items import Item
 from oodguard.server.offline.sources import Source
-from oodguard.training.errors import InputError
 
 
 def paths(items: list[Item]) -> list[str]:

@@ -1,0 +1,63 @@
+"""Every method by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from oodguard.bench.methods.anchored import ANCHORED_METHODS
+from oodguard.bench.methods.classifier import Single
+from oodguard.bench.methods.ensembles import ENSEMBLE_METHODS
+from oodguard.bench.methods.fused import FusedMethod
+from oodguard.bench.methods.gaussian import GAUSSIAN_METHODS
+from oodguard.bench.methods.method import Method
+from oodguard.bench.methods.outliers import OUTLIER_METHODS
+from oodguard.core.errors import InputError
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Single(),
+        *ENSEMBLE_METHODS,
+        *ANCHORED_METHODS,
+        *OUTLIER_METHODS,
+        *GAUSSIAN_METHODS,
+        FusedMethod(),
+    )
+}
+
+# The scores that stand for a method in a comparison; for any other method, the first that it gives.
+HEADLINES: dict[str, tuple[str, ...]] = {
+    "single": (
+        "max_softmax",
+        "temperature",
+        "max_logit",
+        "energy",
+        "odin",
+        "react",
+        "vim",
+        "knn",
+        "mahalanobis",
+    ),
+    "energy": ("energy",),
+    "greg": ("energy",),
+    "greg-plus": ("energy",),
+    "fused": ("fused",),
+    **{method.name: ("pds", "one_minus_bma") for method in ENSEMBLE_METHODS},
+}
+
+
+def chosen(names: Sequence[str]) -> list[Method]:
+    """Methods by name, each after the one it starts from, which is added where it is missing; all for no names.
+
+    Raises `InputError` for an unknown name.
+    """
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"there is no method {name!r}; methods: {', '.join(METHODS)}")
+    ordered: dict[str, Method] = {}
+    for name in names or METHODS:
+        before = METHODS[name].starts_from
+        if before is not None:
+            ordered.setdefault(before, METHODS[before])
+        ordered.setdefault(name, METHODS[name])
+    return list(ordered.values())

@@ -1,0 +1,169 @@
+"""`single`: one classifier trained by cross-entropy, with every post-hoc score; where others fine-tune from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.nn import functional
+
+from oodguard.bench.baselines.odin import odin
+from oodguard.bench.baselines.react import clipped, fit_clip
+from oodguard.bench.baselines.temperature import fit_temperature
+from oodguard.bench.baselines.vim import Vim
+from oodguard.bench.methods.method import Answer, Detector, Progress
+from oodguard.bench.methods.problem import EVALUATION_BATCH, Problem, batched
+from oodguard.bench.networks.network import Network
+from oodguard.training.heads import scores
+from oodguard.training.heads.density import Density, density_width
+from oodguard.training.heads.greg import gradient_norms
+from oodguard.training.loop import Objective, Schedule, fit
+
+LABEL_SMOOTHING = 0.1
+BANK = 4096
+NEIGHBOURS = 5
+
+Loss = Callable[[Network, Tensor, Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class PostHoc:
+    """What is fitted on a trained classifier; no part of its weights."""
+
+    temperature: float
+    clip: float
+    vim: Vim
+    density: Density
+
+
+class Classifier(Detector):
+    """One network; scores: max softmax (plain and at the fitted temperature), max logit, energy, ODIN, ReAct, ViM, kNN
+    and Mahalanobis.
+    """
+
+    def __init__(self, network: Network, problem: Problem) -> None:
+        super().__init__()
+        self.network = network
+        self._space = problem.space
+        self._fitted: PostHoc | None = None
+
+    @torch.no_grad()
+    def calibrate(self, problem: Problem) -> None:
+        """Temperature on held-out images; clip, ViM, bank and class statistics on plain training images."""
+        self.eval()
+        space = problem.space
+        where, training = self.device, problem.inputs[0]
+        inside = batched(self.network.embed, space, training, where=where)
+        held = batched(self.network, space, problem.held, where=where)
+        represented = batched(lambda x: space.represent(self.network, x), space, training, where=where)
+        width = represented.shape[1]
+        density = Density(
+            width=width,
+            density_width=density_width(width, len(represented)),
+            classes=problem.classes,
+            bank=min(BANK, len(represented)),
+        )
+        density.fit(represented, problem.targets)
+        self._fitted = PostHoc(
+            temperature=fit_temperature(held, problem.held_targets),
+            clip=fit_clip(inside),
+            vim=Vim.fit(inside, copy.deepcopy(self.network.head).cpu()),
+            density=density,
+        )
+
+    def answer(self, x: Tensor) -> Answer:
+        """All scores; those that need `calibrate` after it."""
+        fitted = self._fitted
+        with torch.no_grad():
+            embedding = self.network.embed(x)
+            logits = self.network.classify(embedding)
+            found = {
+                "max_softmax": scores.max_softmax(logits),
+                "max_logit": scores.max_logit(logits),
+                "energy": scores.energy(logits),
+            }
+            if fitted is not None:
+                to_bank, to_means = fitted.density(self._space.represent(self.network, x).cpu())
+                found |= {
+                    "temperature": scores.max_softmax(logits / fitted.temperature),
+                    "react": scores.energy(self.network.classify(clipped(embedding, fitted.clip))),
+                    "vim": fitted.vim.score(embedding.cpu(), logits.cpu()),
+                    "knn": scores.knn(to_bank, min(NEIGHBOURS, to_bank.shape[1])),
+                    "mahalanobis": scores.mahalanobis(to_means),
+                }
+        if fitted is not None:
+            found["odin"] = odin(self.network, x, unit=self._space.unit)
+        return Answer(logits=logits.unsqueeze(0), log_probabilities=logits.log_softmax(-1), scores=found)
+
+    def diagnostics(self, problem: Problem) -> dict[str, float]:
+        """The temperature, and the energy's mean gradient norm on held-out images in standardised units (GReg)."""
+        norms = []
+        for rows in torch.split(problem.held, EVALUATION_BATCH):
+            x = problem.space.plain(rows).to(self.device, copy=True).requires_grad_()
+            norms.append(gradient_norms(scores.energy(self.network(x)), x).detach())
+        found = {"gradient_norm": self._space.unit * float(torch.cat(norms).mean())}
+        return found if self._fitted is None else {"temperature": self._fitted.temperature, **found}
+
+
+class ClassifierObjective(Objective):
+    """Cross-entropy of one network, plus a method's own `extra(network, x, y, step)`."""
+
+    def __init__(self, network: Network, problem: Problem, extra: Loss | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self._problem = problem
+        self._extra = extra
+
+    def forward(self, rows: Tensor, step: int) -> Tensor:
+        """The loss of one batch."""
+        x, y = self._problem.batch(rows, self.network.head.weight.device)
+        if self._extra is not None:
+            return self._extra(self.network, x, y, step)
+        return functional.cross_entropy(self.network(x), y, label_smoothing=LABEL_SMOOTHING)
+
+
+@dataclass(frozen=True)
+class Single:
+    """Cross-entropy with label smoothing."""
+
+    name: str = "single"
+    summary: str = "one classifier; max softmax, max logit, ODIN, energy, ReAct, Mahalanobis, kNN, ViM, temperature"
+    needs_outliers: bool = False
+    starts_from: str | None = None
+
+    def build(self, problem: Problem) -> Classifier:
+        """An untrained classifier."""
+        return Classifier(problem.space.network(classes=problem.classes), problem)
+
+    def train(
+        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+    ) -> None:
+        """From scratch."""
+        assert isinstance(detector, Classifier)
+        train_network(detector.network, problem, compute, problem.space.scratch, progress)
+
+
+def train_network(
+    network: Network,
+    problem: Problem,
+    compute: Fabric,
+    schedule: Schedule,
+    progress: Progress | None,
+    extra: Loss | None = None,
+) -> None:
+    """Train a network in place by `ClassifierObjective`."""
+    network.train()
+    fit(
+        compute,
+        ClassifierObjective(network, problem, extra),
+        schedule,
+        count=len(problem.targets),
+        what="training",
+        remedy="lower the learning rate",
+        progress=progress,
+    )
+    network.eval().cpu()

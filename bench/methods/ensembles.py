@@ -1,0 +1,252 @@
+"""Ensembles: independent, diverse, LDR, A2D, DivDis and jointly trained members, with every ensemble score.
+
+Members own the last two layers of the network and share a frozen stem, where the space has one (LDR paper, Sec. A.5.1).
+What they are trained by is in `ensemble_loss.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from oodguard.bench.methods.classifier import LABEL_SMOOTHING, Classifier
+from oodguard.bench.methods.method import Answer, Detector, Progress
+from oodguard.bench.methods.problem import Problem, batched
+from oodguard.bench.networks.network import Network
+from oodguard.core.collusion import Averaging
+from oodguard.training.heads import scores
+from oodguard.training.heads.collusion import diagnose, log_probabilities
+from oodguard.training.heads.ensemble_loss import EnsembleLoss, Kind, class_shares
+from oodguard.training.heads.ldr import ALPHA_FLOOR
+from oodguard.training.loop import Objective, Schedule, fit
+
+TWO_STAGE_CONFIDENCE = 0.5
+
+
+class Members(Detector):
+    """M networks over one shared stem."""
+
+    def __init__(self, stem: nn.Module, networks: list[Network], averaging: Averaging = "probabilities") -> None:
+        super().__init__()
+        self.stem = stem.requires_grad_(False)
+        self.networks = nn.ModuleList(networks)
+        self._averaging = averaging
+
+    def each(self) -> list[Network]:
+        """The members' networks, without the stem."""
+        return [network for network in self.networks if isinstance(network, Network)]
+
+    def logits(self, x: Tensor, active: list[int] | None = None) -> Tensor:
+        """`[|I|, B, C]` of the active members, or of all."""
+        shared = self.stem(x)
+        chosen = range(len(self.networks)) if active is None else active
+        return torch.stack([self.networks[m](shared) for m in chosen])
+
+    @torch.no_grad()
+    def answer(self, x: Tensor) -> Answer:
+        """PDS, 1 - BMA, average energy, average entropy, entropy of the mean, 1 - mean confidence, distinct votes."""
+        logits = self.logits(x)
+        return Answer(
+            logits=logits,
+            log_probabilities=log_probabilities(logits, self._averaging),
+            scores={
+                "pds": scores.pds(logits),
+                "one_minus_bma": scores.one_minus_bma(logits),
+                "average_energy": scores.average_energy(logits),
+                "average_entropy": scores.average_entropy(logits),
+                "ensemble_entropy": scores.ensemble_entropy(logits),
+                "one_minus_mean_confidence": scores.one_minus_mean_confidence(logits),
+                "unique_predictions": scores.unique_predictions(logits),
+            },
+        )
+
+    @torch.no_grad()
+    def diagnostics(self, problem: Problem) -> dict[str, float]:
+        """The collusion report on held-out images, as numbers."""
+        held = batched(self.logits, problem.space, problem.held, where=self.device, dim=1)
+        training = batched(self.logits, problem.space, problem.inputs[0], where=self.device, dim=1)
+        report = diagnose(held, problem.held_targets, averaging=self._averaging, training=(training, problem.targets))
+        return {
+            "diversity": report.diversity,
+            "relative_diversity": report.relative_diversity,
+            "bias_share": report.bias_share,
+            "codependence_0.4": report.codependence["0.4"],
+            "mean_member_accuracy": sum(report.member_accuracy) / report.members,
+            "generalisation_gap": report.generalisation_gap or 0.0,
+            "colluding": float(report.colluding),
+            **{f"held_{name}": value for name, value in self._aggregates(held, problem).items()},
+        }
+
+    def _aggregates(self, logits: Tensor, problem: Problem) -> dict[str, float]:
+        """Accuracy of mean logits, mean probabilities, the uniform soup and the best member (LDR paper, Table 3)."""
+        targets = problem.held_targets
+        soup = self.soup()
+        blended = batched(lambda x: soup(self.stem(x)), problem.space, problem.held, where=self.device)
+        votes = {
+            "mean_logits": logits.mean(0).argmax(-1),
+            "mean_probabilities": log_probabilities(logits, "probabilities").argmax(-1),
+            "uniform_soup": blended.argmax(-1),
+        }
+        found = {f"accuracy_{name}": float((vote == targets).double().mean()) for name, vote in votes.items()}
+        found["accuracy_oracle"] = float((logits.argmax(-1) == targets).double().mean(1).max())
+        return found
+
+    def soup(self) -> Network:
+        """One network with the mean of the members' weights. Wortsman et al. 2022."""
+        blended = copy.deepcopy(self.networks[0])
+        states = [network.state_dict() for network in self.networks]
+        blended.load_state_dict(
+            {
+                name: torch.stack([state[name].float() for state in states]).mean(0).to(value.dtype)
+                for name, value in states[0].items()
+            }
+        )
+        assert isinstance(blended, Network)
+        return blended.eval()
+
+
+@dataclass(frozen=True)
+class EnsembleMethod:
+    """M members; `active` = |I| of them are trained in a step (the stochastic sum).
+
+    No label smoothing but for `diverse`: it makes members equally unsure of unknown images, and PDS lives on where they
+    differ. shared_start: all members start from the very same weights (LDR paper, Table 2). diverse: members differ in
+    label smoothing and learning-rate multiplier (Wenzel et al. 2020).
+    """
+
+    name: str
+    summary: str
+    kind: Kind
+    members: int = 5
+    active: int = 2
+    weight: float = 0.3
+    beta: float = 0.0
+    floor: float = ALPHA_FLOOR
+    label_smoothing: float = 0.0
+    shared_start: bool = False
+    diverse: bool = False
+    averaging: Averaging = "probabilities"
+    needs_outliers: bool = False
+    starts_from: str | None = "single"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot train. Raises `InputError`."""
+        _ = self.loss
+
+    @property
+    def loss(self) -> EnsembleLoss:
+        """What its members are trained by."""
+        return EnsembleLoss(
+            kind=self.kind,
+            members=self.members,
+            active=self.active,
+            weight=self.weight,
+            beta=self.beta,
+            floor=self.floor,
+            label_smoothing=self.label_smoothing,
+            diverse=self.diverse,
+            averaging=self.averaging,
+        )
+
+    def build(self, problem: Problem) -> Members:
+        """Untrained members over an untrained stem."""
+        networks = [problem.space.network(classes=problem.classes) for _ in range(self.members)]
+        stem = networks[0].stem
+        for network in networks:
+            network.stem = nn.Identity()
+        return Members(stem, networks, self.averaging)
+
+    def train(
+        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+    ) -> None:
+        """Train the members over the stem of `start`."""
+        assert isinstance(detector, Members)
+        assert isinstance(start, Classifier)
+        detector.stem.load_state_dict(start.network.stem.state_dict())
+        detector.stem.eval()
+        if self.shared_start:
+            for network in detector.each():
+                network.last.load_state_dict(start.network.last.state_dict())
+                network.head.load_state_dict(start.network.head.state_dict())
+        detector.networks.train()
+        fit(
+            compute,
+            MembersObjective(
+                detector,
+                problem,
+                self,
+                _unsure(start.to(compute.device), problem) if self.kind == "two-stage" else None,
+            ),
+            problem.space.heads,
+            count=len(problem.targets),
+            remedy="lower the learning rate or the weight of disagreement",
+            progress=progress,
+        )
+        detector.eval().cpu()
+
+
+@torch.no_grad()
+def _unsure(start: Classifier, problem: Problem) -> Tensor:
+    """`[N]`: training images that the first-stage classifier is unsure of (LDR paper, Sec. A.9)."""
+    logits = batched(start.network, problem.space, problem.inputs[0], where=start.device)
+    return logits.softmax(-1).amax(-1) < TWO_STAGE_CONFIDENCE
+
+
+class MembersObjective(Objective):
+    """The loss of the active members."""
+
+    def __init__(self, members: Members, problem: Problem, method: EnsembleMethod, unsure: Tensor | None) -> None:
+        super().__init__()
+        self.members = members
+        self._problem = problem
+        self._method = method
+        self._unsure = unsure
+        self._prior = class_shares(problem.targets, problem.classes)
+
+    def forward(self, rows: Tensor, step: int) -> Tensor:
+        """One batch."""
+        method, problem = self._method, self._problem
+        where = next(self.members.parameters()).device
+        x, y = problem.batch(rows, where)
+        return method.loss(
+            self.members.logits,
+            x,
+            y,
+            outliers=problem.some_outliers(len(x), where) if method.needs_outliers else None,
+            prior=self._prior.to(where),
+            unsure=None if self._unsure is None else self._unsure[rows].to(where),
+        )
+
+    def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
+        """One pair of groups for all members, or one a member with its own rate."""
+        if not self._method.diverse:
+            return super().parameter_groups(schedule)
+        rates = torch.logspace(-0.5, 0.5, self._method.members).tolist()
+        return [
+            {"params": list(network.parameters()), "weight_decay": schedule.weight_decay, "lr": schedule.lr * rate}
+            for network, rate in zip(self.members.networks, rates, strict=True)
+        ]
+
+
+ENSEMBLE_METHODS = (
+    EnsembleMethod("deep-ensemble", "independent members, all trained in every step", "independent", active=5),
+    EnsembleMethod("diverse-ensemble", "independent members, each with its own learning rate and label smoothing",
+                   "independent", active=5, label_smoothing=LABEL_SMOOTHING, diverse=True),
+    EnsembleMethod("independent-pairs", "independent members, a random pair in a step: LDR without disagreement",
+                   "independent"),
+    EnsembleMethod("ldr", "loss-guided diversification (LDR)", "ldr"),
+    EnsembleMethod("two-stage", "disagreement on the training images a first classifier is unsure of", "two-stage"),
+    EnsembleMethod("a2d", "agreement to disagree on auxiliary outliers", "a2d", needs_outliers=True),
+    EnsembleMethod("divdis", "diversify and disambiguate on auxiliary outliers", "divdis", weight=1.0,
+                   needs_outliers=True),
+    EnsembleMethod("joint", "joint training, beta = 1, score averaging: learner collusion", "joint", beta=1.0,
+                   averaging="scores"),
+    # All members see every batch, as separate training from one start would show them: nothing can part them.
+    EnsembleMethod("independent-shared-start", "independent members from the very same weights", "independent",
+                   active=5, shared_start=True),
+    EnsembleMethod("ldr-shared-start", "LDR from the very same weights", "ldr", shared_start=True),
+)  # fmt: skip

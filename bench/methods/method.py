@@ -1,0 +1,88 @@
+"""What a method is, and what it makes: a detector that answers for images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from oodguard.bench.methods.problem import EVALUATION_BATCH, Problem
+from oodguard.training.loop import EpochReport
+
+Progress = Callable[[EpochReport], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """For B images: members' logits `[M, B, C]`, the predicted log-probabilities `[B, C]`, and scores by name, `[B]`.
+
+    Every score is higher = more OOD.
+    """
+
+    logits: Tensor
+    log_probabilities: Tensor
+    scores: Mapping[str, Tensor]
+
+
+class Detector(nn.Module):
+    """A trained classifier with OOD scores. Its state dict is all that a cache must keep."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are, and its inputs have to be."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    def calibrate(self, problem: Problem) -> None:
+        """Fit what is not trained by gradients, on training and held-out images; after training and after loading."""
+
+    def answer(self, x: Tensor) -> Answer:
+        """For inputs `[B, ...]` as `Space.plain` gives them."""
+        raise NotImplementedError
+
+    def diagnostics(self, problem: Problem) -> dict[str, float]:
+        """What else is worth a row in the results, by name."""
+        return {}
+
+
+class Method(Protocol):
+    """One way to train a detector."""
+
+    @property
+    def name(self) -> str:
+        """As `--methods` takes it."""
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+
+    @property
+    def needs_outliers(self) -> bool:
+        """Whether it learns from auxiliary outliers."""
+
+    @property
+    def starts_from(self) -> str | None:
+        """The method whose trained detector it goes on from."""
+
+    def build(self, problem: Problem) -> Detector:
+        """An untrained detector. Seeds are the caller's."""
+
+    def train(
+        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+    ) -> None:
+        """Train it in place, from `start` where the method starts from another."""
+
+
+def answers(detector: Detector, problem: Problem, inputs: Tensor) -> Answer:
+    """A detector's answers for N images, in batches, on the CPU. Scores may need gradients of their own (ODIN)."""
+    parts = []
+    for rows in torch.split(inputs, EVALUATION_BATCH):
+        parts.append(detector.answer(problem.space.plain(rows).to(detector.device)))
+    return Answer(
+        logits=torch.cat([p.logits.detach().cpu() for p in parts], dim=1),
+        log_probabilities=torch.cat([p.log_probabilities.detach().cpu() for p in parts]),
+        scores={name: torch.cat([p.scores[name].detach().cpu() for p in parts]) for name in parts[0].scores},
+    )

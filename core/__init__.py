@@ -1,0 +1,1 @@
+"""What every stage shares: records, scores, calibration, the verdict. NumPy, Pillow and pydantic; no torch."""

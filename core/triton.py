@@ -1,0 +1,168 @@
+"""What our models say about themselves in a Triton model configuration, and what Triton's answers mean.
+
+A Triton configuration belongs to a model and all its versions, so the version is part of every parameter's name:
+
+    oodguard.3.graph_sha256    hash of version 3's ONNX file
+    oodguard.3.manifest        its manifest, as JSON, with one golden image
+    oodguard.3.golden          that golden image, as base64
+
+No Triton client here: parameters are plain text, so that every client and server can use this file.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from oodguard.core.errors import FormatError
+from oodguard.core.manifest import Manifest, TensorSpec
+
+PREFIX = "oodguard"
+HASH = "graph_sha256"
+MANIFEST = "manifest"
+GOLDEN = "golden"
+DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
+
+_HASH_KEY = re.compile(rf"^{PREFIX}\.([1-9][0-9]*)\.{HASH}$")
+
+Failure = Literal["overloaded", "deadline_missed", "not_ready", "engine_failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A model version as its configuration describes it: enough to judge, and one image to check it with."""
+
+    manifest: Manifest
+    golden: bytes
+
+
+def parameter(number: int, name: str) -> str:
+    """The name of a parameter of version `number`."""
+    return f"{PREFIX}.{number}.{name}"
+
+
+def describe(number: int, manifest: Manifest, golden: Mapping[str, bytes]) -> dict[str, str]:
+    """The parameters of one version. Of the `golden` images, by path, the smallest travels along."""
+    path = min(golden, key=lambda p: len(golden[p]))
+    kept = manifest.model_copy(
+        update={
+            "golden": tuple(g for g in manifest.golden if g.path == path),
+            "files": tuple(f for f in manifest.files if f.path in (manifest.graph, path)),
+        }
+    )
+    return {
+        parameter(number, HASH): manifest.graph_sha256,
+        parameter(number, MANIFEST): kept.model_dump_json(),
+        parameter(number, GOLDEN): base64.b64encode(golden[path]).decode("ascii"),
+    }
+
+
+def hashes(parameters: Mapping[str, str]) -> dict[int, str]:
+    """The graph's SHA-256 of every version that the parameters describe."""
+    found = ((_HASH_KEY.match(key), value) for key, value in parameters.items())
+    return {int(match.group(1)): value for match, value in found if match}
+
+
+def require_tensors(manifest: Manifest, tensors: Mapping[str, tuple[str, Sequence[int]]], *, where: str) -> None:
+    """Raise `FormatError` unless `tensors`, name to Triton datatype and shape (-1: any), are the manifest's."""
+    for spec in (manifest.input, *manifest.outputs):
+        datatype, shape = tensors.get(spec.name, ("nothing", ()))
+        if datatype != DATATYPES[spec.dtype] or not _fits(spec, shape):
+            raise FormatError(
+                f"{where} does not fit its manifest: {spec.name} should be {DATATYPES[spec.dtype]} "
+                f"{list(spec.shape)} and is {datatype} {list(shape)}"
+            )
+
+
+def _fits(spec: TensorSpec, shape: Sequence[int]) -> bool:
+    return len(shape) == len(spec.shape) and all(
+        have == -1 or isinstance(want, str) or want == have for want, have in zip(spec.shape, shape, strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What matters of a Triton model configuration."""
+
+    name: str
+    backend: str
+    max_batch: int
+    parameters: dict[str, str]
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+
+    @classmethod
+    def of(cls, config: Any) -> Configuration:
+        """From tritonclient's message."""
+        batch = (-1,) if config.max_batch_size else ()
+        return cls(
+            name=config.name,
+            backend=config.backend or config.platform,
+            max_batch=max(config.max_batch_size, 1),
+            parameters={key: value.string_value for key, value in config.parameters.items()},
+            tensors={
+                tensor.name: (_datatype(tensor), (*batch, *tensor.dims)) for tensor in (*config.input, *config.output)
+            },
+        )
+
+    def described(self, number: int) -> Described:
+        """What the parameters say of version `number`.
+
+        Raises `FormatError`, in one sentence, when they say nothing, or contradict themselves.
+        """
+        try:
+            text = self.parameters[parameter(number, MANIFEST)]
+            image = self.parameters[parameter(number, GOLDEN)]
+            manifest = Manifest.model_validate_json(text)
+            golden = base64.b64decode(image, validate=True)
+        except KeyError as error:
+            raise FormatError(f"Triton's configuration of {self.name} has no parameter {error.args[0]}") from None
+        except (ValidationError, binascii.Error) as error:
+            raise FormatError(
+                f"the manifest in Triton's configuration of {self.name} is not one of ours "
+                f"({str(error).splitlines()[0]})"
+            ) from None
+        if manifest.graph_sha256 != self.parameters.get(parameter(number, HASH)):
+            raise FormatError(
+                f"Triton's configuration of {self.name} contradicts itself: {parameter(number, HASH)} is not the hash "
+                "in the manifest beside it"
+            )
+        return Described(manifest, golden)
+
+    def version_of(self, manifest: Manifest, *, pinned: int | None, where: str) -> int:
+        """The version that is `manifest`'s graph. Raises `FormatError` when there is none, or it has other tensors."""
+        found = hashes(self.parameters)
+        same = [number for number, sha256 in found.items() if sha256 == manifest.graph_sha256]
+        if not same or (pinned is not None and pinned not in same):
+            has = ", ".join(f"version {n} is {sha256[:12]}" for n, sha256 in sorted(found.items())) or "none of ours"
+            raise FormatError(
+                f"{where} does not serve the graph of {manifest.name} version {manifest.version}: its SHA-256 begins "
+                f"{manifest.graph_sha256[:12]}, and Triton's {self.name} has: {has}"
+            )
+        require_tensors(manifest, self.tensors, where=f"{self.name} on {where}")
+        return pinned or max(same)
+
+
+def _datatype(tensor: Any) -> str:
+    field = tensor.DESCRIPTOR.fields_by_name["data_type"]
+    return str(field.enum_type.values_by_number[tensor.data_type].name).removeprefix("TYPE_")
+
+
+def failure_of(status: str, message: str) -> Failure:
+    """What went wrong, from a gRPC status (`StatusCode.UNAVAILABLE`) and Triton's message.
+
+    Triton says UNAVAILABLE for a full queue, for a request that waited too long in it, for a model that is not there,
+    and so does gRPC for a server that is not there: only the message tells them apart.
+    """
+    code, text = status.rpartition(".")[2], message.lower()
+    if code == "DEADLINE_EXCEEDED" or "request timeout expired" in text:
+        return "deadline_missed"
+    if code == "RESOURCE_EXHAUSTED" or "exceeds maximum queue size" in text:
+        return "overloaded"
+    # NOT_FOUND: the model or version is unloaded. CANCELLED: the server ended while it worked on the request.
+    return "not_ready" if code in ("UNAVAILABLE", "NOT_FOUND", "CANCELLED") else "engine_failed"

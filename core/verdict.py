@@ -1,0 +1,64 @@
+"""The answer for one image, and what it is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from oodguard.core.frozen import Frozen
+from oodguard.core.scores import ScoreName
+
+
+class ClassProbability(Frozen):
+    """One class and its probability."""
+
+    label: str
+    class_index: int
+    probability: float
+
+
+class ScoreVerdict(Frozen):
+    """One score against its calibrated threshold. `percentile`: share of ID images that score lower, 0 to 100."""
+
+    value: float
+    threshold: float
+    percentile: float
+    is_ood: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured on a batch of B images, before any threshold; lists, because they are read row by row."""
+
+    probabilities: list[list[float]]
+    ranked: list[list[int]]
+    scores: list[list[float]]
+    percentiles: list[list[float]]
+    fused: list[float]
+    fused_percentiles: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Every threshold at one target acceptance; `scores` in graph order."""
+
+    fused: float
+    scores: tuple[tuple[ScoreName, float], ...]
+
+
+class Verdict(Frozen):
+    """The answer for one image. `is_ood` is `ood_score > threshold`; higher scores are more OOD everywhere.
+
+    `certified_radius`: how far the image's feature may move, in any direction, without another verdict of the certified
+    score: |threshold - value| / Lipschitz constant (GReg, Eq. 4). Null for a model without a certified head.
+    """
+
+    label: str
+    class_index: int
+    probability: float
+    top_k: tuple[ClassProbability, ...]
+    is_ood: bool
+    ood_score: float
+    threshold: float
+    percentile: float
+    scores: dict[ScoreName, ScoreVerdict]
+    certified_radius: float | None = None

@@ -1,0 +1,43 @@
+"""`diagnose`: whether the members of a run's ensemble collude, on photos they were not trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from oodguard.core.collusion import CollusionReport
+from oodguard.core.errors import InputError
+from oodguard.evaluation.evidence import divided, options_of, prepare
+from oodguard.training.backbone.tail import tail_features
+from oodguard.training.heads.collusion import diagnose
+from oodguard.training.photos.division import label_numbers
+from oodguard.training.photos.labelled import load_photos
+from oodguard.training.progress import Reporter, Silent
+from oodguard.training.run import load_run
+
+
+def diagnose_run(folder: Path, *, report: Reporter | None = None) -> CollusionReport:
+    """Diagnose a run on its test photos; the generalisation gap is taken from the run's own record.
+
+    Raises `InputError` where the photos are gone, have changed, or were never set aside.
+    """
+    report = report or Silent()
+    run = load_run(folder)
+    options = options_of(run.record)
+    photos = load_photos(options.data, options.cache)
+    if photos.fingerprint != run.record.data_fingerprint:
+        raise InputError(f"{options.data} is not what {folder} was trained on: the images have changed")
+    backbone, extractor = prepare(run, options)
+    test, _ = divided(run, photos, extractor, options, report)
+    if not test:
+        raise InputError("the run has no test images to diagnose it on")
+    features = tail_features(backbone.tail, extractor.extract(test)[0])
+    with torch.no_grad():
+        logits = run.heads.members(features)
+    found = diagnose(logits, torch.from_numpy(label_numbers(test, run.record.classes)))
+    before = run.record.diagnosis
+    if before is None or before.generalisation_gap is None:
+        return found
+    at_training = before.ensemble_loss - before.generalisation_gap
+    return found.model_copy(update={"generalisation_gap": found.ensemble_loss - at_training})

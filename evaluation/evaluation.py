@@ -1,0 +1,76 @@
+"""The record of an evaluation: every number that its report shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from oodguard.evaluation.ablation import Ablated
+from oodguard.evaluation.confusion import Confusion
+from oodguard.evaluation.diversity import Diversity
+from oodguard.evaluation.extremes import Extremes
+from oodguard.evaluation.operating import OperatingPoint
+from oodguard.training.metrics import ConfidenceBin, Detection, Interval, Share
+
+JSON_FILE = "evaluation.json"
+MARKDOWN_FILE = "evaluation.md"
+HTML_FILE = "report.html"
+
+
+class Table(BaseModel):
+    """One OOD set: detection by every score and by every ablation of the fused one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int
+    scores: dict[str, Detection]
+    ablation: dict[str, Ablated]
+
+
+class Evaluation(BaseModel):
+    """Everything `evaluate` found: `evaluation.json`. The report shows these numbers and no others.
+
+    `created` is the one time in it. `confidence` is the mean top probability. `wrong_flagged`: the share of wrongly
+    labelled test images that the fused score flags.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    created: str
+    command: str
+    versions: dict[str, str]
+    seed: int
+    accept: float
+    accuracy: Share
+    member_accuracy: tuple[float, ...]
+    confidence: float
+    calibration_error: float
+    reliability: tuple[ConfidenceBin, ...]
+    recalls: dict[str, Share]
+    confusions: tuple[Confusion, ...]
+    wrong_flagged: Share | None
+    diversity: Diversity
+    calibration_images: int
+    acceptance: dict[str, Share]
+    thresholds: dict[str, float]
+    promised: Interval
+    operating_points: tuple[OperatingPoint, ...]
+    ood: dict[str, Table]
+    leave_out: dict[str, Table]
+    leak: dict[str, float]
+    extremes: tuple[Extremes, ...]
+
+
+def mean_table(tables: Mapping[str, Table]) -> dict[str, float]:
+    """Mean AUROC over draws, by score."""
+    names = next(iter(tables.values())).scores
+    return {name: float(np.mean([t.scores[name].auroc for t in tables.values()])) for name in names}
+
+
+def read_evaluation(run_folder: Path) -> Evaluation:
+    """The saved evaluation of a run."""
+    return Evaluation.model_validate(json.loads((run_folder / JSON_FILE).read_text(encoding="utf-8")))

@@ -1,0 +1,257 @@
+"""The HTML report of an evaluation: what stands where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from oodguard.core.calibration import Scores
+from oodguard.evaluation.confusion import confusion_counts
+from oodguard.evaluation.evaluation import Evaluation, mean_table
+from oodguard.evaluation.evidence import FUSED, SCORE_NAMES, Evidence
+from oodguard.evaluation.extremes import ID
+from oodguard.evaluation.report import tables
+from oodguard.evaluation.report.acceptance import acceptance_plot
+from oodguard.evaluation.report.densities import density_plot
+from oodguard.evaluation.report.detection_curves import detection_curves
+from oodguard.evaluation.report.forest import ablation_plot
+from oodguard.evaluation.report.galleries import gallery
+from oodguard.evaluation.report.heatmap import MOST_CLASSES, confusion_plot
+from oodguard.evaluation.report.members import members_plot
+from oodguard.evaluation.report.reliability import reliability_plot
+from oodguard.evaluation.report.summary import facts, findings
+from oodguard.pages.page import Block, Code, Facts, Findings, Illustration, Page, Prose, Section, render
+from oodguard.pages.page import Table as Shown
+from oodguard.pages.text import bracketed, count, interval, percent
+
+
+def to_html(found: Evaluation, evidence: Evidence) -> str:
+    """The report as one self-contained file; the same bytes for the same evaluation.
+
+    Every number in it is one of `found`; `evidence` gives the curves and the images.
+    """
+    record = evidence.record
+    return render(
+        Page(
+            title="Guard evaluation",
+            subtitle=f"{count(len(record.classes), 'class')}, {record.backbone.name}, "
+            f"seed {found.seed}, evaluated {found.created}",
+            first=(Facts(facts(found)), *((tables.overview(found),) if found.ood else ()), Findings(findings(found))),
+            sections=tuple(_sections(found, evidence)),
+            footer=f"oodguard {found.versions.get('oodguard', '')}. This file is complete: it loads nothing.",
+        )
+    )
+
+
+def _sections(found: Evaluation, evidence: Evidence) -> Iterator[Section]:
+    yield Section("Scores and thresholds", tuple(_scores(found, evidence)))
+    if found.ood:
+        yield Section("Detection by OOD set", tuple(_detection(found, evidence)))
+    yield Section("Acceptance against the threshold", tuple(_acceptance(found, evidence)))
+    if found.ood:
+        yield Section("Ablation of the fused score", tuple(_ablation(found)))
+    if found.leave_out:
+        yield Section("Classes left out of training", tuple(_leave_out(found)))
+    yield Section("Most and least divergent images", tuple(_images(found, evidence)))
+    yield Section("Labels: confusion", tuple(_confusion(found, evidence)))
+    yield Section("Labels: calibration of probabilities", tuple(_calibration(found)))
+    yield Section("Ensemble diagnostics", tuple(_ensemble(found, evidence)))
+    yield Section("How this was made", tuple(_provenance(found, evidence)))
+
+
+def _by_set(evidence: Evidence, score: str) -> Mapping[str, Scores]:
+    return {ID: evidence.inside.values[score], **{name: m.values[score] for name, m in evidence.outside.items()}}
+
+
+def _scores(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
+    names = [FUSED, *SCORE_NAMES]
+    sets = " and ".join(found.ood) or "no OOD set"
+    yield Illustration(
+        plot=density_plot(
+            {name: _by_set(evidence, name) for name in names},
+            found.thresholds,
+            name="densities",
+            alt=f"Histograms of {len(names)} scores, each for ID test and {sets}, with the calibrated threshold. The "
+            "tables below give the thresholds and the shares on either side.",
+        ),
+        caption="Where the values of every score lie, as shares of each set in 40 bins. Higher is more OOD; what lies "
+        "right of the dashed line is flagged. Values beyond an axis are counted in its outermost bin; where a far set "
+        "would press the rest together, the axis is logarithmic beyond the ID range.",
+    )
+    yield tables.thresholds_table(found)
+
+
+def _detection(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
+    for index, (name, table) in enumerate(found.ood.items()):
+        fused = table.scores[FUSED]
+        yield Illustration(
+            plot=detection_curves(
+                evidence.inside.values,
+                evidence.outside[name].values,
+                {score: d.auroc for score, d in table.scores.items()},
+                title=name,
+                name=f"roc-{index}",
+                alt=f"ROC and detection-error curves of all scores on {name}. The fused score has an AUROC of "
+                f"{percent(fused.auroc)} and accepts {percent(fused.ood_accepted_at_95_id)} of OOD images when 95 % of "
+                "ID images are accepted.",
+            ),
+            caption=f"{name}. Left: the share of OOD images flagged against the share of ID test images flagged; the "
+            "higher the better. Right: the two kinds of error on scales that make normal scores straight lines; the "
+            "lower the better.",
+        )
+        yield tables.detection_table(name, table)
+
+
+def _acceptance(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
+    accepted, sets = found.acceptance[FUSED], ", ".join(found.ood) or "none"
+    yield Illustration(
+        plot=acceptance_plot(
+            evidence,
+            found,
+            name="acceptance",
+            alt=f"Three curves: the share accepted against the threshold for ID test and OOD sets ({sets}); realised "
+            f"against target acceptance; accuracy of the accepted. At the threshold {percent(accepted.share)} of ID "
+            "test is accepted.",
+        ),
+        caption=f"The fused score (ID test: n = {accepted.of:,}). Left: what is accepted as the threshold moves. "
+        "Middle: the acceptance asked for and the one found on ID test; the band is where 95 % of calibrations of this "
+        "size lie. Right: the fewer are accepted, the more labels are right; the band is a 95 % interval. Dashed: "
+        f"the target of {100 * found.accept:g} % (left and right: the threshold it sets).",
+    )
+    yield tables.operating_table(found)
+
+
+def _ablation(found: Evaluation) -> Iterator[Block]:
+    yield Illustration(
+        plot=ablation_plot(
+            found.ood,
+            name="ablation",
+            alt="For every variant of the fused score, the change of AUROC against the whole one with its interval. "
+            "The tables below hold the same numbers.",
+        ),
+        caption="Change of AUROC when a part of the fused score is left out; left of the line, the part is worth "
+        "having. Lines are 95 % intervals for the same images scored twice; filled points are those whose interval "
+        "excludes 0.",
+    )
+    for name, table in found.ood.items():
+        yield tables.ablation_table(name, table)
+
+
+def _leave_out(found: Evaluation) -> Iterator[Block]:
+    means = mean_table(found.leave_out)
+    yield Prose(
+        "Each draw trained a guard without some random classes and takes their test images as OOD: the hardest "
+        "strangers, because they come from the same place as the known images."
+    )
+    yield Shown(
+        caption="AUROC by draw, in percent",
+        head=("score", *(f"{k} ({count(t.images, 'image')})" for k, t in found.leave_out.items()), "mean"),
+        rows=tuple(
+            (name, *(bracketed(t.scores[name].auroc, t.scores[name].auroc_interval)
+                     for t in found.leave_out.values()), f"{100 * mean:.1f}")
+            for name, mean in means.items()
+        ),
+        strong=frozenset({list(means).index(FUSED)}),
+        note=f"{tables.INTERVALS} (DeLong).",
+    )  # fmt: skip
+    for name, table in found.leave_out.items():
+        yield tables.detection_table(name, table)
+
+
+def _images(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
+    yield Prose(
+        "What the guard finds strange among known images, and familiar among strangers. The title is the image's true "
+        "class, or for an OOD image the folder it lay in."
+    )
+    for end in found.extremes:
+        yield gallery(end, evidence)
+
+
+def _confusion(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
+    classes = evidence.record.classes
+    counts = confusion_counts(evidence.targets, evidence.inside.answers.probabilities.argmax(1), len(classes))
+    first = found.confusions[0] if found.confusions else None
+    some = f" Only the {MOST_CLASSES} classes with the most errors are drawn." if len(classes) > MOST_CLASSES else ""
+    yield Illustration(
+        plot=confusion_plot(
+            counts,
+            classes,
+            name="confusion",
+            alt=f"Confusion matrix, {percent(found.accuracy.share)} on the diagonal. "
+            + (f"The most frequent confusion is {first.true} labelled {first.predicted}." if first else "No errors."),
+        ),
+        caption="Of each true class (row), the percentage given each label (column), on ID test; in brackets the "
+        "images; shaded cells without a number are below 0.5 %. Classes confused with each other stand side by side."
+        f"{some}",
+    )
+    if found.confusions:
+        yield tables.confusions_table(found)
+    yield tables.recalls_table(found)
+
+
+def _calibration(found: Evaluation) -> Iterator[Block]:
+    yield Illustration(
+        plot=reliability_plot(
+            found.reliability,
+            name="reliability",
+            alt=f"Reliability diagram: mean confidence {percent(found.confidence)}, accuracy "
+            f"{percent(found.accuracy.share)}, expected calibration error {percent(found.calibration_error)}.",
+        ),
+        caption=f"Left: how often the label is right, by its probability, on ID test; above the diagonal probabilities "
+        f"are too low, below it too high. Expected calibration error {percent(found.calibration_error)}. Right: how "
+        "the probabilities are spread.",
+    )
+
+
+def _ensemble(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
+    d = found.diversity
+    yield Illustration(
+        plot=members_plot(
+            found,
+            _by_set(evidence, "pds"),
+            name="members",
+            alt=f"Accuracy of {len(d.members)} members and of the ensemble, pairwise disagreement, and histograms of "
+            "PDS by set.",
+        ),
+        caption="Left: every member's accuracy against the ensemble's (line and band). Middle: how often two members "
+        "label an ID test image differently. Right: the Predictive Diversity Score of every set, with its threshold.",
+    )
+    yield Prose(
+        f"All {len(d.members)} members are right on {percent(d.all_right.share)} of ID test images "
+        f"({interval(d.all_right.low, d.all_right.high)}), at least one on {percent(d.any_right.share)} "
+        f"({interval(d.any_right.low, d.any_right.high)}). A member's mean cross-entropy is {d.member_loss:.4f} nats, "
+        f"the ensemble's {d.ensemble_loss:.4f}: averaging is worth {d.ambiguity:.4f} nats (the ambiguity, mean member "
+        "loss less ensemble loss; 0 where all members say the same)."
+    )
+    yield tables.diversity_table(found)
+
+
+def _provenance(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
+    record = evidence.record
+    yield Prose(f"Evaluated {found.created}, with this command:")
+    yield Code(found.command or "oodguard.evaluation.evaluate.examine (no command line)")
+    yield Prose(
+        f"The run was trained {record.created} on {count(record.splits.train, 'image')} and calibrated on "
+        f"{count(record.splits.calibration, 'image')} (near-duplicates kept on one side; "
+        f"{record.splits.groups:,} groups, the largest of {record.splits.largest_group:,}); "
+        f"evaluated on {count(len(evidence.inside), 'test image')}. "
+        f"Backbone {record.backbone.name} ({record.backbone.source}). Photos {record.data_fingerprint[:16]}, weights "
+        f"{record.weights_sha256[:16]} (SHA-256)."
+    )
+    if found.leak:
+        leak = found.leak
+        yield Shown(
+            caption="What keeping near-duplicates together changes: test acceptance of a frozen-feature kNN threshold "
+            "set for 95 %",
+            head=("calibration split", "k = 1", "k = 5"),
+            rows=tuple(
+                (kind, *(percent(leak[f"knn{k}_acceptance_{kind}_split"]) for k in (1, 5)))
+                for kind in ("random", "grouped")
+            ),
+        )
+    yield tables.versions_table(found)
+    yield Shown(
+        caption="Options the run was trained with",
+        head=("option", "value"),
+        rows=tuple((name, "default" if value is None else str(value)) for name, value in record.options.items()),
+        words=frozenset({1}),
+    )

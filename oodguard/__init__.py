@@ -1,0 +1,1 @@
+"""Image classifiers that know when not to answer."""

@@ -1,0 +1,163 @@
+"""Every odd kind of image either gives the right pixels or a clear error."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oodguard.core.errors import ImageError
+from oodguard.core.preprocessing import (
+    REDUCED_MARGIN,
+    REDUCED_TOLERANCE,
+    ImageLimits,
+    Preprocessing,
+    load_pixels,
+    open_image,
+    to_pixels,
+)
+
+PLAIN = Preprocessing(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def gradient(width: int = 40, height: int = 32) -> Image.Image:
+    y, x = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([x * 6, y * 7, x + y], axis=-1).astype(np.uint8))
+
+
+def code_of(data: bytes, limits: ImageLimits | None = None) -> str:
+    with pytest.raises(ImageError) as caught:
+        load_pixels(data, PLAIN, limits or ImageLimits())
+    return caught.value.code
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "WEBP", "JPEG"])
+def test_every_supported_format_decodes_to_the_same_picture(kind: str) -> None:
+    pixels = load_pixels(encoded(gradient(), kind), PLAIN)
+    reference = load_pixels(encoded(gradient(), "PNG"), PLAIN)
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - reference.astype(int)).mean() < 12
+
+
+def test_alpha_is_laid_over_white() -> None:
+    image = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
+    assert (load_pixels(encoded(image, "PNG"), PLAIN) == 255).all()
+    half = Image.new("LA", (32, 32), (0, 128))
+    assert abs(int(load_pixels(encoded(half, "PNG"), PLAIN)[0, 0, 0]) - 127) <= 1
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+    image = Image.fromarray(np.full((32, 32), 32768, dtype=np.uint16))
+    assert abs(int(load_pixels(encoded(image, "PNG"), PLAIN)[0, 0, 0]) - 127) <= 1
+
+
+def test_palette_with_transparency_and_one_bit_images() -> None:
+    palette = gradient().convert("P")
+    data = encoded(palette, "PNG", transparency=palette.getpixel((0, 0)))
+    assert (open_image(data).getpixel((0, 0))) == (255, 255, 255)
+    assert set(np.unique(load_pixels(encoded(Image.new("1", (32, 32), 1), "PNG"), PLAIN))) == {255}
+
+
+def test_cmyk_jpeg() -> None:
+    pixels = load_pixels(encoded(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG"), PLAIN)
+    assert pixels[16, 16, 0] > 200
+    assert pixels[16, 16, 1] < 60
+
+
+def test_an_animation_counts_by_its_first_frame() -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    for kind in ("GIF", "WEBP"):
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert load_pixels(data, PLAIN)[16, 16, 0] > 240
+
+
+def test_exif_rotation_equals_the_upright_image() -> None:
+    upright = gradient(40, 40)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif)
+    np.testing.assert_array_equal(load_pixels(turned, PLAIN), load_pixels(encoded(upright, "PNG"), PLAIN))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 5)])
+def test_tiny_and_thin_images_work(size: tuple[int, int]) -> None:
+    pixels = load_pixels(encoded(Image.new("RGB", size, (10, 200, 30)), "PNG"), PLAIN)
+    assert (pixels == (10, 200, 30)).all()
+
+
+def test_the_centre_is_cropped() -> None:
+    wide = Preprocessing(resize=32, crop=16, mean=(0, 0, 0), std=(1, 1, 1))
+    image = Image.new("RGB", (64, 32), "black")
+    image.paste((255, 255, 255), (24, 8, 40, 24))
+    assert (to_pixels(image, wide) == 255).mean() > 0.8
+
+
+def test_damaged_and_foreign_files_have_their_own_codes() -> None:
+    jpeg = encoded(gradient(200, 200), "JPEG")
+    assert code_of(b"") == "empty"
+    assert code_of(b"hello, this is text") == "unsupported_type"
+    assert code_of(b"<svg xmlns='http://www.w3.org/2000/svg'/>") == "unsupported_type"
+    assert code_of(jpeg[: len(jpeg) // 2]) == "cannot_decode"
+    assert code_of(jpeg, ImageLimits(max_bytes=100)) == "too_many_bytes"
+    assert code_of(jpeg, ImageLimits(max_pixels=39_999)) == "too_many_pixels"
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
+    started = time.monotonic()
+    assert code_of(bomb) == "too_many_pixels"
+    assert time.monotonic() - started < 1.0
+
+
+def test_random_bytes_behind_every_signature_never_escape() -> None:
+    rng = np.random.default_rng(0)
+    for signature in (
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff\xe0",
+        b"GIF89a",
+        b"BM",
+        b"II*\x00",
+        b"RIFF\x00\x00\x00\x00WEBP",
+    ):
+        for _ in range(20):
+            assert code_of(signature + rng.bytes(300)) in {"unsupported_type", "cannot_decode", "too_many_pixels"}
+
+
+def photo(width: int, height: int) -> bytes:
+    """A JPEG with both smooth and fine structure."""
+    y, x = np.mgrid[:height, :width]
+    rng = np.random.default_rng(3)
+    waves = np.stack([np.sin(x / 37), np.cos(y / 23), np.sin((x + y) / 5)], axis=-1) * 90 + 128
+    stream = io.BytesIO()
+    noisy = np.clip(waves + rng.normal(0, 12, waves.shape), 0, 255).astype(np.uint8)
+    Image.fromarray(noisy).save(stream, "JPEG", quality=92)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(("size", "reduced"), [((900, 700), True), ((2000, 520), True), ((500, 250), False)])
+def test_a_reduced_jpeg_stays_within_the_stated_tolerance(size: tuple[int, int], reduced: bool) -> None:
+    full = Preprocessing(resize=128, crop=112, mean=(0, 0, 0), std=(1, 1, 1))
+    quick = full.model_copy(update={"reduced_jpeg": True})
+    data = photo(*size)
+    small = open_image(data, shrink_for=quick).size
+    assert (small != size) is reduced
+    assert min(small) >= min(size[0], size[1], REDUCED_MARGIN * full.resize)
+    difference = np.abs(load_pixels(data, quick).astype(int) - load_pixels(data, full).astype(int))
+    assert difference.mean() < REDUCED_TOLERANCE
+    assert bool(difference.any()) is reduced

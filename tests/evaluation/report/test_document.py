@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from xml.etree.ElementTree import Element
+
+import pytest
+
+from oodguard.evaluation.evaluate import examine
+from oodguard.evaluation.evaluation import Evaluation
+from oodguard.evaluation.evidence import FUSED, Evidence
+from oodguard.evaluation.report.document import to_html
+from oodguard.evaluation.report.tables import ablation_table
+
+Parse = Callable[[str], Element]
+DASH, MINUS, SPACE = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
+
+
+@pytest.fixture(scope="module")
+def page(found: Evaluation, evidence: Evidence) -> str:
+    return to_html(found, evidence)
+
+
+@pytest.fixture(scope="module")
+def tree(page: str, parse_page: Parse) -> Element:
+    return parse_page(page)
+
+
+def table(tree: Element, caption: str) -> dict[str, dict[str, str]]:
+    """A table by row name and column name."""
+    for element in tree.iter("table"):
+        if "".join(element.find("caption").itertext()).startswith(caption):
+            head, *rows = (["".join(cell.itertext()) for cell in row] for row in element.iter("tr"))
+            return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    raise AssertionError(caption)
+
+
+def test_the_page_is_valid_complete_and_small(page: str, tree: Element) -> None:
+    assert len(page.encode()) < 3_000_000
+    assert [h.text for h in tree.iter("h2")][1:] == [
+        "Scores and thresholds", "Detection by OOD set", "Acceptance against the threshold",
+        "Ablation of the fused score", "Classes left out of training", "Most and least divergent images",
+        "Labels: confusion",
+        "Labels: calibration of probabilities", "Ensemble diagnostics", "How this was made",
+    ]  # fmt: skip
+    assert sum(e.tag.endswith("svg") for e in tree.iter() if isinstance(e.tag, str)) == 8
+
+
+def test_the_same_evaluation_gives_the_same_bytes(page: str, found: Evaluation, evidence: Evidence) -> None:
+    assert to_html(found, evidence) == page
+    assert page.count(found.created) == 2
+
+
+def test_the_first_screen_has_the_numbers_of_the_json(tree: Element, found: Evaluation) -> None:
+    values = ["".join(dd.itertext()) for dd in tree.iter("dd")]
+    accepted = found.acceptance[FUSED]
+    assert values[0].startswith(f"{100 * found.accuracy.share:.1f}{SPACE}%")
+    assert f"{100 * accepted.low:.1f} to {100 * accepted.high:.1f}{SPACE}%" in values[1]
+    assert f"{100 * found.promised[0]:.1f} to {100 * found.promised[1]:.1f}{SPACE}%" in values[2]
+    rows = table(tree, "The fused score on every OOD set")
+    for name, ood in found.ood.items():
+        d = ood.scores[FUSED]
+        low, high = d.auroc_interval
+        assert rows[name]["AUROC"] == f"{100 * d.auroc:.1f} ({100 * low:.1f}{DASH}{100 * high:.1f})"
+        assert rows[name]["FPR95"].startswith(f"{100 * d.ood_accepted_at_95_id:.1f} (")
+        assert rows[name]["images"] == str(ood.images)
+        best = max((s for s in ood.scores if s != FUSED), key=lambda s: ood.scores[s].auroc)
+        assert rows[name]["best single score: AUROC"] == f"{best}: {100 * ood.scores[best].auroc:.1f}"
+
+
+def test_weaknesses_are_said_in_sentences(tree: Element, found: Evaluation) -> None:
+    said = {li.get("class"): [] for li in tree.iter("li") if li.get("class")}
+    for li in tree.iter("li"):
+        if li.get("class"):
+            said[li.get("class")].append("".join(li.itertext()))
+    near = found.ood['near "<script>"'].scores[FUSED]
+    assert any('near "<script>"' in s and f"{100 * near.ood_accepted_at_95_id:.1f}{SPACE}%" in s for s in said["weak"])
+    assert any("far: 0 of 60 images get through" in s for s in said["good"])
+
+
+def numbers(value: object) -> Iterator[float]:
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from numbers(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
+
+
+def test_tables_show_no_number_that_is_not_in_the_json(tree: Element, found: Evaluation) -> None:
+    allowed = {f"{k}" for k in (1, 5, 25, 50, 75, 95, 100)}
+    values = list(numbers(found.model_dump(mode="json")))
+    values += [c.images / c.of for c in found.confusions]
+    values += [t.scores[name].auroc for t in found.leave_out.values() for name in t.scores]  # the mean of equal draws
+    for x in values:
+        allowed |= {f"{100 * x:.1f}", f"{100 * x:g}", f"{abs(100 * x):.2f}", f"{x:.4f}", f"{abs(x):.4g}", f"{x:.0f}"}
+    checked = 0
+    for element in tree.iter("table"):
+        caption = "".join(element.find("caption").itertext())
+        if caption.startswith(("Versions", "Options")):
+            continue
+        for cell in element.iter("td"):
+            if "words" in (cell.get("class") or ""):
+                continue
+            for number in re.findall(r"\d[\d.]*(?:e[+-]?\d+)?", "".join(cell.itertext())):
+                checked += 1
+                assert number in allowed, (caption, number)
+    assert checked > 400
+
+
+def test_ablation_and_confusion_tables_are_the_jsons(tree: Element, found: Evaluation) -> None:
+    rows = table(tree, "far: the fused score with parts left out")
+    assert list(rows) == list(found.ood["far"].ablation)
+    change = found.ood["far"].ablation["without ice"].auroc_change.change
+    assert (
+        rows["without ice"]["change of AUROC, points"]
+        .replace(MINUS, "-")
+        .startswith(f"{100 * change:+.2f}" if round(100 * change, 2) else "0.00")
+    )
+    confusions = table(tree, "The most frequent confusions")
+    first = found.confusions[0]
+    assert confusions[first.true]["images"].endswith(f" of {first.of}")
+
+
+def test_galleries_show_the_extremes_and_survive_a_lost_image(tree: Element, found: Evaluation) -> None:
+    shown = [s for s in tree.iter("section") if s.get("class") == "gallery"]
+    assert len(shown) == len(found.extremes) == 12
+    for section, end in zip(shown, found.extremes, strict=True):
+        items = section.findall("ul/li")
+        assert len(items) == len(end.images)
+        for item, image in zip(items, end.images, strict=True):
+            text = "".join(item.itertext())
+            assert f"fused score {image.fused:.2f}" in text
+            assert ("missed" in text or "wrongly flagged" in text) == (image.flagged == (end.set == "ID test"))
+            assert (item.find("img") is None) == (image.row == 0)
+
+
+def test_without_ood_sets_the_report_says_so(evidence: Evidence, parse_page: Parse) -> None:
+    bare = replace(evidence, outside={}, calibration=None)
+    text = to_html(examine(bare), bare)
+    tree = parse_page(text)
+    assert "No OOD set was given" in "".join(tree.itertext())
+    assert "Ablation" not in text
+
+
+def test_without_calibration_images_ablations_have_no_thresholds(evidence: Evidence) -> None:
+    shown = ablation_table("far", examine(replace(evidence, calibration=None)).ood["far"])
+    assert all(row[-2:] == ("-", "-") for row in shown.rows)

@@ -1,0 +1,123 @@
+"""Fine-tuning the backbone's last stage over cached trunk activations.
+
+One tail is shared by all heads, so serving costs nothing more. Batch norm stays in evaluation mode (its statistics
+belong to the pretraining data; small batches would spoil them), and the linear head used here is thrown away: the
+guard's own heads are trained afterwards on the tuned features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional
+
+from oodguard.training.backbone.features import batches
+from oodguard.training.compute import start_compute
+from oodguard.training.loop import EpochReport, Objective, Schedule, fit
+from oodguard.training.options import TrainOptions
+
+BATCH = 32
+HEAD_LR = 3e-3
+WEIGHT_DECAY = 0.05
+WARM_UP = 0.15
+INFERENCE_BATCH = 64
+
+Activations = npt.NDArray[np.float16]
+
+
+def device() -> torch.device:
+    """Where training runs: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_batch(rows: npt.NDArray[np.float16]) -> Tensor:
+    """Cached activations as a float32 batch, in the memory layout convolutions like best."""
+    tensor = torch.from_numpy(np.ascontiguousarray(rows)).to(device()).float()
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def tail_features(tail: nn.Module, activations: Activations) -> Tensor:
+    """Features `[N, D]`, float32 on the CPU, of cached activations `[N, ...]`."""
+    tail = tail.to(device())
+    with torch.no_grad():
+        parts = [tail(to_batch(activations[rows])).flatten(1) for rows in batches(len(activations), INFERENCE_BATCH)]
+    return torch.cat(parts).float().cpu()
+
+
+def tune_tail(
+    tail: nn.Module,
+    activations: Activations,
+    targets: Tensor,
+    options: TrainOptions,
+    *,
+    classes: int,
+    width: int,
+    compute: Fabric | None = None,
+    progress: Callable[[EpochReport], None] | None = None,
+) -> None:
+    """Train `tail` in place, with a throw-away linear head, on activations `[V, N, ...]`; each image in a random view.
+
+    AdamW, one cycle peaking at `tune_lr`, cross-entropy with label smoothing. Raises `QualityError` on divergence.
+    """
+    compute = compute or start_compute(1)
+    torch.manual_seed(options.seed)
+    tail.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tail.eval()
+    fit(
+        compute,
+        TailObjective(tail, nn.Linear(width, classes), activations, targets, options.label_smoothing),
+        Schedule(
+            epochs=options.tune_epochs,
+            batch=BATCH,
+            lr=options.tune_lr,
+            weight_decay=WEIGHT_DECAY,
+            shape="one-cycle",
+            warm_up=WARM_UP,
+        ),
+        count=activations.shape[1],
+        what="fine-tuning",
+        remedy="lower --tune-lr",
+        progress=progress,
+    )
+    for parameter in tail.parameters():
+        parameter.requires_grad_(False)
+
+
+class TailObjective(Objective):
+    """Cross-entropy of a linear head on the tail's features."""
+
+    def __init__(
+        self, tail: nn.Module, head: nn.Linear, activations: Activations, targets: Tensor, label_smoothing: float
+    ) -> None:
+        super().__init__()
+        self.tail = tail
+        self.head = head
+        self.label_smoothing = label_smoothing
+        self._data = (activations, targets)
+
+    def forward(self, rows: Tensor, step: int) -> Tensor:
+        """Each of `rows` in one random view."""
+        activations, targets = self._data
+        view = torch.randint(len(activations), (len(rows),))
+        features = self.tail(to_batch(activations[view.numpy(), rows.numpy()])).flatten(1)
+        return functional.cross_entropy(
+            self.head(features), targets[rows].to(features.device), label_smoothing=self.label_smoothing
+        )
+
+    def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
+        """The tail's kernels, its vectors, and the head, which starts from nothing and learns faster."""
+        kernels, vectors = ([p for p in self.tail.parameters() if (p.ndim > 1) == decays] for decays in (True, False))
+        return [
+            {"params": kernels, "weight_decay": schedule.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+            {"params": list(self.head.parameters()), "weight_decay": schedule.weight_decay},
+        ]
+
+    def peaks(self, schedule: Schedule) -> list[float]:
+        """The head's is `HEAD_LR`."""
+        return [schedule.lr, schedule.lr, HEAD_LR]

@@ -1,0 +1,91 @@
+"""Which photos train, calibrate and test a guard: near-duplicates on one side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from oodguard.core.calibration import MIN_CALIBRATION
+from oodguard.core.errors import InputError
+from oodguard.training.backbone.features import Extractor
+from oodguard.training.backbone.tail import tail_features
+from oodguard.training.options import TrainOptions
+from oodguard.training.photos.labelled import Photo, Photos, load_photos, require_enough
+from oodguard.training.photos.split import near_duplicate_groups, split_off
+from oodguard.training.progress import Reporter
+
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Division:
+    """Which photos train, calibrate and test a guard."""
+
+    train: tuple[Photo, ...]
+    calibration: tuple[Photo, ...]
+    test: tuple[Photo, ...]
+    groups: int
+    largest_group: int
+
+
+def chosen_photos(options: TrainOptions) -> tuple[Photos, frozenset[str]]:
+    """The photos to learn from, and the classes that `leave_out` removes (random, by the run's seed)."""
+    photos = load_photos(options.data, options.cache)
+    if not options.leave_out:
+        return photos, frozenset()
+    if options.leave_out > len(photos.classes) - 2:
+        raise InputError(
+            f"leaving out {options.leave_out} of {len(photos.classes)} classes leaves fewer than 2 to train on"
+        )
+    rng = np.random.default_rng(options.seed)
+    left_out = frozenset(rng.choice(photos.classes, options.leave_out, replace=False).tolist())
+    return photos.without(left_out), left_out
+
+
+def divide(
+    photos: Photos, extractor: Extractor, options: TrainOptions, report: Reporter
+) -> tuple[Division, npt.NDArray[np.float32]]:
+    """Drop unreadable images, group near-duplicates on frozen features, and split.
+
+    Also returns the frozen features of `train + calibration`, in that order. The same photos, options and cache give
+    the same division; evaluation calls it again instead of storing lists of files.
+    """
+    pool = extractor.readable(
+        photos.pool, lambda done, total: report.progress("features of training images", done, total)
+    )
+    test = extractor.readable(photos.test, lambda done, total: report.progress("features of test images", done, total))
+    if extractor.unreadable:
+        report.note(f"skipped {len(extractor.unreadable)} images that cannot be read (named in the run record)")
+    require_enough(Counter(photo.label for photo in pool) + Counter(dict.fromkeys(photos.classes, 0)))
+    frozen = tail_features(extractor.backbone.tail, extractor.extract(pool)[0]).numpy()
+    labels = label_numbers(pool, photos.classes)
+    groups = near_duplicate_groups(frozen, labels)
+    learn = np.arange(len(pool))
+    if not test:
+        learn, held = split_off(labels, groups, fraction=options.test_fraction, seed=options.seed)
+        test = tuple(pool[i] for i in held)
+    rest, held = split_off(labels[learn], groups[learn], fraction=options.calibration_fraction, seed=options.seed)
+    if len(held) < MIN_CALIBRATION:
+        raise InputError(
+            f"only {len(held)} images can be set aside to calibrate thresholds and at least {MIN_CALIBRATION} are "
+            "needed; add images or raise --calibration-fraction"
+        )
+    rest, held = learn[rest], learn[held]
+    division = Division(
+        train=tuple(pool[i] for i in rest),
+        calibration=tuple(pool[i] for i in held),
+        test=tuple(test),
+        groups=len(np.unique(groups)),
+        largest_group=int(np.bincount(groups).max()),
+    )
+    return division, frozen[np.concatenate([rest, held])]
+
+
+def label_numbers(photos: Sequence[Photo], classes: Sequence[str]) -> Labels:
+    """Class indices `[N]`."""
+    number = {label: i for i, label in enumerate(classes)}
+    return np.array([number[photo.label] for photo in photos], dtype=np.int64)

@@ -1,0 +1,188 @@
+"""Labelled photos on disk: finding them, naming what is wrong with them, and splitting them without leaks."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from oodguard.core.errors import InputError
+from oodguard.core.preprocessing import IMAGE_SUFFIXES
+from oodguard.training.options import DIGITS
+
+MIN_PER_CLASS = 4
+MAX_ZIP_BYTES = 64 * 1024**3
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One image file, its class, and the SHA-256 of its bytes (its identity everywhere)."""
+
+    path: Path
+    label: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Photos:
+    """A labelled data set: the images to learn from and, where the user gave one, the test split."""
+
+    pool: tuple[Photo, ...]
+    test: tuple[Photo, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, sorted."""
+        return tuple(sorted({photo.label for photo in self.pool}))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over every image's identity and label: the same photos give the same value anywhere."""
+        digest = hashlib.sha256()
+        for split, photos in (("pool", self.pool), ("test", self.test)):
+            for line in sorted(f"{split}\0{photo.label}\0{photo.sha256}\n" for photo in photos):
+                digest.update(line.encode())
+        return digest.hexdigest()
+
+    def without(self, labels: frozenset[str]) -> Photos:
+        """The same data without some classes."""
+        return Photos(
+            pool=tuple(p for p in self.pool if p.label not in labels),
+            test=tuple(p for p in self.test if p.label not in labels),
+        )
+
+
+def identity(photos: Iterable[Photo]) -> str:
+    """One SHA-256 for photos in their order."""
+    return hashlib.sha256("".join(photo.sha256 for photo in photos).encode()).hexdigest()
+
+
+def load_photos(source: Path, cache: Path) -> Photos:
+    """Find the labelled photos of `source`: class folders, `train/val/test` of class folders, or a zip of either.
+
+    `val` images join the pool: the calibration set is chosen from the pool by content, so that near-duplicates stay
+    on one side. Raises `InputError` in one sentence for anything that cannot be trained on.
+    """
+    if str(source) == DIGITS and not source.exists():
+        from oodguard.training.photos.digits import write_digits
+
+        source = write_digits(cache)
+    if not source.exists():
+        raise InputError(f"{source} does not exist")
+    if source.is_file():
+        source = _unzip(source, cache)
+    source = _descend(source)
+    if (source / "train").is_dir():
+        pool = _class_folders(source / "train")
+        known = {photo.label for photo in pool}
+        val = _class_folders(source / "val") if (source / "val").is_dir() else ()
+        test = _class_folders(source / "test") if (source / "test").is_dir() else ()
+        for name, photos in (("val", val), ("test", test)):
+            extra = sorted({photo.label for photo in photos} - known)
+            if extra:
+                raise InputError(
+                    f"{source / name} has classes that {source / 'train'} lacks: {_listed(extra)}; "
+                    "add training images or remove those folders"
+                )
+        found = Photos(pool=pool + val, test=test)
+    else:
+        found = Photos(pool=_class_folders(source), test=())
+    counts = Counter(photo.label for photo in found.pool)
+    if not counts:
+        raise InputError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)}) in class folders")
+    if len(counts) < 2:
+        raise InputError(f"{source} has one class ({next(iter(counts))}); at least 2 are needed")
+    require_enough(counts)
+    return found
+
+
+def require_enough(counts: Counter[str]) -> None:
+    """Raise `InputError` naming the classes with fewer than `MIN_PER_CLASS` images."""
+    few = sorted(label for label, count in counts.items() if count < MIN_PER_CLASS)
+    if few:
+        raise InputError(
+            f"too few images in {_listed([f'{label} ({counts[label]})' for label in few])}; "
+            f"every class needs at least {MIN_PER_CLASS}"
+        )
+
+
+def load_unlabelled(source: Path) -> tuple[Photo, ...]:
+    """All images under a folder, whatever its layout; the label is the name of the folder they lie in."""
+    if not source.is_dir():
+        raise InputError(f"{source} is not a folder")
+    photos = tuple(_photo(path, path.parent.name) for path in _images(source))
+    if not photos:
+        raise InputError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)})")
+    return photos
+
+
+def _listed(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )
+
+
+def _photo(path: Path, label: str) -> Photo:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
+    return Photo(path=path, label=label, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _class_folders(folder: Path) -> tuple[Photo, ...]:
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return tuple(_photo(path, sub.name) for sub in classes for path in _images(sub))
+
+
+def _descend(folder: Path) -> Path:
+    """Step into a single wrapping folder, as zips of a folder have."""
+    while True:
+        entries = [e for e in folder.iterdir() if not e.name.startswith((".", "__MACOSX"))]
+        wraps = len(entries) == 1 and entries[0].is_dir() and entries[0].name not in SPLITS
+        if not wraps or _holds_images(entries[0]):
+            return folder
+        folder = entries[0]
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
+
+
+def _unzip(archive: Path, cache: Path) -> Path:
+    """Unpack a zip once, into the cache, by content; nothing can be written outside it."""
+    if not zipfile.is_zipfile(archive):
+        raise InputError(f"{archive} is neither a folder nor a zip file")
+    with archive.open("rb") as stream:
+        target = cache / "unzipped" / hashlib.file_digest(stream, "sha256").hexdigest()[:32]
+    if target.is_dir():
+        return target
+    partial = target.with_name(target.name + ".partial")
+    with zipfile.ZipFile(archive) as bundle:
+        images = [i for i in bundle.infolist() if i.filename.lower().endswith(IMAGE_SUFFIXES)]
+        for info in images:
+            name = PurePosixPath(info.filename)
+            if name.is_absolute() or ".." in name.parts:
+                raise InputError(f"{archive} holds {info.filename}, a path outside the archive")
+        if sum(info.file_size for info in images) > MAX_ZIP_BYTES:
+            raise InputError(f"{archive} would unpack to more than {MAX_ZIP_BYTES // 1024**3} GiB")
+        try:
+            for info in images:
+                bundle.extract(info, partial)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            raise InputError(f"{archive} cannot be unpacked ({error})") from None
+    if not images:
+        raise InputError(f"{archive} has no images ({', '.join(IMAGE_SUFFIXES)})")
+    partial.rename(target)
+    return target
