@@ -1,4 +1,4 @@
-"""One bundle in service: its manifest, its engine, its batcher, and the check that it answers as it promised."""
+"""One bundle in service: its manifest, its engine, its batcher, and the check that it answers as promised."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from oodguard.core.answers import ModelRef
+from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError, ImageError
 from oodguard.core.manifest import Manifest, Outputs, load_manifest
 from oodguard.core.preprocessing import load_pixels
-from oodguard.server.batcher import Batcher, Watch
+from oodguard.server.batcher import Batcher
+from oodguard.server.condition import Condition
 from oodguard.server.engines.base import Engine, RemoteEngine
-from oodguard.server.engines.build import build_engine
-from oodguard.server.errors import EngineError
+from oodguard.server.engines.registry import REMOTE, build_engine, load_remote
+from oodguard.server.errors import EngineError, RequestError
 from oodguard.server.golden import broken_promise, join
+from oodguard.server.metrics import Metrics
 from oodguard.server.sender import Sender
 from oodguard.server.settings import ServeSettings
-from oodguard.server.tuning import Plan, plan_for
+from oodguard.server.tuning import EnginePlan, plan_for
 
 
 @dataclass(frozen=True)
@@ -34,22 +37,25 @@ class Loaded:
     manifest: Manifest
     bundle: Path | None
     engine: Engine
-    plan: Plan | None = None
+    plan: EnginePlan | None = None
     remote: RemoteEngine | None = None
 
 
 class ServedModel:
     """A loaded bundle. Requests hold a lease on the model they started with, so a replaced one ends only after them."""
 
-    def __init__(self, loaded: Loaded, settings: ServeSettings, watch: Watch) -> None:
+    def __init__(self, loaded: Loaded, settings: ServeSettings, metrics: Metrics) -> None:
         self.bundle = loaded.bundle
         self.manifest = loaded.manifest
         self.engine = loaded.engine
         self.plan = loaded.plan
         self.remote = loaded.remote
+        self.condition = Condition(metrics)
+        self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
+        self._accept = settings.accept or loaded.manifest.default_accept
         self.batcher: Batcher | Sender
         if loaded.remote is not None:
-            self.batcher = Sender(loaded.remote, loaded.manifest, watch=watch)
+            self.batcher = Sender(loaded.remote, loaded.manifest, events=self.condition)
         else:
             assert loaded.plan is not None
             self.batcher = Batcher(
@@ -58,21 +64,21 @@ class ServedModel:
                 max_batch=loaded.plan.max_batch,
                 max_delay=settings.max_delay,
                 stall_after=settings.stall_after,
-                watch=watch,
+                events=self.condition,
             )
         self._leases = 0
         self._unused = asyncio.Event()
         self._unused.set()
 
     @classmethod
-    def load(cls, settings: ServeSettings, watch: Watch, *, engine: Engine | None = None) -> ServedModel:
+    def load(cls, settings: ServeSettings, metrics: Metrics, *, engine: Engine | None = None) -> ServedModel:
         """Verify the bundle's files and start its engine; raises `FormatError` or `EnvironmentProblem`."""
-        return cls(_load(settings, engine), settings, watch)
+        return cls(_load(settings, engine), settings, metrics)
 
     @classmethod
-    async def load_beside(cls, settings: ServeSettings, watch: Watch) -> ServedModel:
-        """The same, without holding up the event loop."""
-        return cls(await asyncio.to_thread(_load, settings, None), settings, watch)
+    async def load_beside(cls, settings: ServeSettings, metrics: Metrics) -> ServedModel:
+        """The same without holding up the event loop, to which the batcher belongs and the loading does not."""
+        return cls(await asyncio.to_thread(_load, settings, None), settings, metrics)
 
     @contextmanager
     def lease(self) -> Iterator[ServedModel]:
@@ -85,11 +91,6 @@ class ServedModel:
             self._leases -= 1
             if not self._leases:
                 self._unused.set()
-
-    @property
-    def ref(self) -> ModelRef:
-        """Name and version, as answers carry them."""
-        return ModelRef(name=self.manifest.name, version=self.manifest.version)
 
     @property
     def runs_on(self) -> str:
@@ -106,13 +107,27 @@ class ServedModel:
         """Why a remote engine cannot be asked at the moment; None where it can, or runs here."""
         return self.remote.unreachable if self.remote else None
 
-    async def defect(self) -> str | None:
-        """Answer the golden images on every slot and compare with the manifest: what differs, or None.
+    def accept(self, asked: float | None) -> float:
+        """The target acceptance to judge by. Raises `RequestError` for one that the calibration cannot promise."""
+        accept = self._accept if asked is None else asked
+        try:
+            self.manifest.thresholds(accept)
+        except ValueError as error:
+            raise RequestError(Code.BAD_PARAMETER, str(error)) from None
+        return accept
 
-        A remote engine checks its servers itself, now and whenever one returns.
+    async def check(self) -> str | None:
+        """Answer the golden images and compare with the manifest: what differs, or None; the condition has it, too.
+
+        A remote engine checks its servers itself, now and whenever one returns, so it is never a defect.
         """
         if self.remote is not None:
+            self.condition.defect = None
             return await self.remote.start()
+        self.condition.defect = await self._difference()
+        return self.condition.defect
+
+    async def _difference(self) -> str | None:
         assert self.plan is not None
         assert self.bundle is not None
         golden = self.manifest.golden
@@ -143,10 +158,8 @@ class ServedModel:
 
 
 def _load(settings: ServeSettings, engine: Engine | None) -> Loaded:
-    if settings.engine == "triton":
-        from oodguard.server.engines.triton import load_triton
-
-        manifest, remote = load_triton(settings)
+    if settings.engine in REMOTE:
+        manifest, remote = load_remote(settings)
         return Loaded(manifest, settings.bundle, remote, remote=remote)
     bundle = settings.bundle
     if bundle is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from oodguard.server.settings import ENV_PREFIX, ServeSettings
+from oodguard.server.settings import ServeSettings
+from oodguard.server.settings_rules import ENV_PREFIX
 
 
 def settings_table() -> str:
-    """Every setting as a Markdown table, for the README."""
+    """Every setting as a Markdown table."""
     rows = ["| flag | environment | default | what it does |", "|---|---|---|---|"]
     for name, field in ServeSettings.model_fields.items():
         flag = name.replace("_", "-")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from oodguard.core.problems import PROBLEMS
+from oodguard.core.codes import Code
 from oodguard.core.scores import SCORES
 from oodguard.server.manifest_table import manifest_table
 from oodguard.server.metrics_table import metrics_table
@@ -15,7 +15,8 @@ from oodguard.server.settings_table import settings_table
 def problems_table() -> str:
     """Every problem code as a Markdown table, by status."""
     rows = ["| status | code | title |", "|---|---|---|"]
-    rows += [f"| {status} | `{code}` | {title} |" for code, (status, title) in sorted(PROBLEMS.items(), key=_by_status)]
+    by_status = sorted(Code, key=lambda code: (code.status, code))
+    rows += [f"| {code.status} | `{code}` | {code.phrase} |" for code in by_status]
     return "\n".join(rows)
 
 
@@ -24,11 +25,6 @@ def scores_table() -> str:
     rows = ["| score | family | title | what it measures |", "|---|---|---|---|"]
     rows += [f"| `{spec.name}` | {spec.family} | {spec.title} | {spec.meaning} |" for spec in SCORES]
     return "\n".join(rows)
-
-
-def _by_status(entry: tuple[str, tuple[int, str]]) -> tuple[int, str]:
-    code, (status, _) = entry
-    return status, code
 
 
 TABLES = {

@@ -9,41 +9,43 @@ from pathlib import Path
 from watchfiles import awatch
 
 from oodguard.core.manifest import MANIFEST_FILE
+from oodguard.server.callers import Callers
 from oodguard.server.errors import ReloadRefused
-from oodguard.server.service import GuardService
+from oodguard.server.serving import Serving
+from oodguard.server.settings import ServeSettings
 
 SETTLE_MS = 600
 TRITON_SECONDS = 1.0
 LONGEST_PAUSE = 60.0
 
 
-async def watch_remote(service: GuardService) -> None:
+async def watch_remote(serving: Serving) -> None:
     """Reload the model when a remote engine's newest graph is another; runs until cancelled.
 
     A model that is refused is tried again, after ever longer pauses: it may still have been loading.
     """
     pause = TRITON_SECONDS
-    while service.model.remote is not None:
+    while serving.model.remote is not None:
         await asyncio.sleep(pause)
-        newest = await service.model.remote.newest()
-        if newest in (None, service.model.manifest.graph_sha256):
+        newest = await serving.model.remote.newest()
+        if newest in (None, serving.model.manifest.graph_sha256):
             pause = TRITON_SECONDS
             continue
         try:
-            await service.reload()
+            await serving.reload()
             pause = TRITON_SECONDS
         except ReloadRefused:
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
-async def watch(service: GuardService) -> None:
+async def watch_files(settings: ServeSettings, serving: Serving, callers: Callers) -> None:
     """Reload the model when its manifest changes, and the keys when their file does; runs until cancelled.
 
     A folder that is replaced as a whole is seen through its parent. A bundle that is refused is tried again at the
     next change, so a slow copy ends well.
     """
-    bundle = service.settings.bundle.absolute() if service.settings.bundle else None
-    keys = service.settings.key_file.absolute() if service.settings.key_file else None
+    bundle = settings.bundle.absolute() if settings.bundle else None
+    keys = settings.key_file.absolute() if settings.key_file else None
     manifest = bundle / MANIFEST_FILE if bundle else None
     served, read = _fingerprint(manifest), _fingerprint(keys)
     watched = [*((bundle, bundle.parent) if bundle else ()), *([keys.parent] if keys else [])]
@@ -55,14 +57,14 @@ async def watch(service: GuardService) -> None:
         now = _fingerprint(manifest)
         if now not in (None, served):
             try:
-                await service.reload()
+                await serving.reload()
                 served = now
             except ReloadRefused:
                 pass
         now = _fingerprint(keys)
         if now not in (None, read):
             try:
-                service.reload_keys()
+                callers.reload()
                 read = now
             except ReloadRefused:
                 pass

@@ -29,7 +29,7 @@ class Client(TestClient):
     def __init__(self, settings: ServeSettings, engine: Any = None) -> None:
         gateway = create_gateway(settings, engine=engine)
         super().__init__(gateway.public, raise_server_exceptions=False)
-        self.service = gateway.service
+        self.parts = gateway.parts
         self.private = TestClient(gateway.private, raise_server_exceptions=False)
 
     def sample(self, name: str) -> float:

@@ -40,7 +40,7 @@ def test_past_the_queue_it_is_429_with_retry_after_on_every_route(start: Any, fa
     client = start(engine=fake, max_queue=2, max_files=2)
     fake.delay = 0.5
     inside = [in_thread(lambda: post(client, picture())) for _ in range(2)]
-    wait_until(lambda: client.service.admission.images == 2)
+    wait_until(lambda: client.parts.admission.images == 2)
     for answer in (post(client, picture()), client.post("/v2/models/discs/infer", json={})):
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1
@@ -54,13 +54,13 @@ def test_a_request_that_does_not_fit_as_a_whole_takes_nothing(start: Any, fake: 
     client = start(engine=fake, max_queue=3, max_files=3)
     fake.delay = 0.3
     inside = in_thread(lambda: post(client, picture()))
-    wait_until(lambda: client.service.admission.images == 1)
+    wait_until(lambda: client.parts.admission.images == 1)
     files = [("image", ("x", picture()))] * 3
     assert client.post("/predict", files=files).status_code == 429
-    assert client.service.admission.images == 1
+    assert client.parts.admission.images == 1
     assert inside.result().status_code == 200
     assert client.post("/predict", files=files).status_code == 200
-    assert (client.service.admission.images, client.service.admission.bytes) == (0, 0)
+    assert (client.parts.admission.images, client.parts.admission.bytes) == (0, 0)
 
 
 def test_the_caller_may_shorten_the_deadline_and_is_bounded(start: Any, fake: FakeEngine, picture: Any) -> None:
