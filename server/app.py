@@ -67,10 +67,9 @@ class Parts:
         endpoint, share = settings.traces_endpoint, settings.traces_share
         tracing = Tracing(endpoint, share=share) if endpoint else None
         serving = Serving(settings, metrics, engine=engine)
-        health = Health(serving, dead_after=settings.dead_after)
+        health = Health(serving, settings.dead_after)
         workers = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
-        limits, top_k = settings.limits, settings.top_k
-        judge = Judge(metrics, admission, workers, limits=limits, top_k=top_k, sampler=sampler)
+        judge = Judge(metrics, admission, workers, settings.limits, settings.top_k, sampler)
         traffic = Traffic(metrics, admission, serving, health)
         metrics.queue_images.set_function(lambda: admission.images)
         metrics.ready.set_function(lambda: float(health.not_ready is None))

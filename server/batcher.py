@@ -54,25 +54,16 @@ class QueuedImage:
 
 
 class BatcherEvents(Protocol):
-    """What a batcher reports while it works."""
+    """What a batcher reports: each batch that starts, each image dropped as late, each batch that failed; that the
+    engine is gone; that a batch has been running for more than so many seconds, and that none of those is left.
+    """
 
-    def batch(self, images: int) -> None:
-        """A batch of so many images starts."""
-
-    def expired(self) -> None:
-        """An image was dropped because its deadline had passed."""
-
-    def engine_error(self) -> None:
-        """A batch failed."""
-
-    def unavailable(self, reason: str) -> None:
-        """The engine can answer nothing any more."""
-
-    def stalled(self, seconds: float) -> None:
-        """A batch has been running for more than so many seconds."""
-
-    def recovered(self) -> None:
-        """Every batch that was too slow has ended."""
+    def batch(self, images: int) -> None: ...  # noqa: D102
+    def expired(self) -> None: ...  # noqa: D102
+    def engine_error(self) -> None: ...  # noqa: D102
+    def unavailable(self, reason: str) -> None: ...  # noqa: D102
+    def stalled(self, seconds: float) -> None: ...  # noqa: D102
+    def recovered(self) -> None: ...  # noqa: D102
 
 
 class Batcher:

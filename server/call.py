@@ -50,13 +50,13 @@ class Call:
         self.reservation.grow(images=images)
 
 
+@dataclass(frozen=True)
 class Entrance:
     """Lets requests in."""
 
-    def __init__(self, settings: ServeSettings, health: Health, admission: Admission) -> None:
-        self._settings = settings
-        self._health = health
-        self._admission = admission
+    settings: ServeSettings
+    health: Health
+    admission: Admission
 
     @contextmanager
     def admit(self, request: Request) -> Iterator[Call]:
@@ -65,17 +65,17 @@ class Entrance:
         Raises `EngineUnavailable` when nothing can be answered, `Overloaded` when there is no room, `RequestError` for
         a timeout header that is not a number of milliseconds.
         """
-        self._health.require_able()
+        self.health.require_able()
         started = time.monotonic()
         deadline = started + self._timeout(request)
-        with self._admission.enter() as reservation:
-            yield Call(request, self._settings, reservation, started, deadline)
+        with self.admission.enter() as reservation:
+            yield Call(request, self.settings, reservation, started, deadline)
 
     def _timeout(self, request: Request) -> float:
         """Seconds the request may take: what the caller asks for, at most the server's limit."""
         text = request.headers.get(TIMEOUT_HEADER)
         if text is None:
-            return self._settings.request_timeout
+            return self.settings.request_timeout
         try:
             milliseconds = float(text)
         except ValueError:
@@ -84,7 +84,7 @@ class Entrance:
             raise RequestError(
                 Code.BAD_PARAMETER, f"X-Request-Timeout-Ms must be a number of at least {SHORTEST_MS} (milliseconds)"
             )
-        return min(milliseconds / 1e3, self._settings.max_request_timeout)
+        return min(milliseconds / 1e3, self.settings.max_request_timeout)
 
 
 async def while_connected(request: Request, work: Coroutine[None, None, T]) -> T:

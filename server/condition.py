@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
 
 
+@dataclass
 class Condition:
     """The `BatcherEvents` of one model.
 
     `defect` says why the model can answer nothing, `slow` why it may not answer in time; None where that is not so.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
-        self.defect: str | None = "the golden images have not been checked yet"
-        self.slow: str | None = None
-        self._metrics = metrics
+    metrics: Metrics
+    defect: str | None = "the golden images have not been checked yet"
+    slow: str | None = None
 
     def batch(self, images: int) -> None:
         """Count a batch."""
-        self._metrics.batch_images.observe(images)
+        self.metrics.batch_images.observe(images)
 
     def expired(self) -> None:
         """Count an image whose deadline passed in the queue."""
-        self._metrics.expired.inc()
+        self.metrics.expired.inc()
 
     def engine_error(self) -> None:
         """Count a batch that failed."""
-        self._metrics.engine_errors.inc()
+        self.metrics.engine_errors.inc()
 
     def unavailable(self, reason: str) -> None:
         """Keep why the engine is gone."""

@@ -19,12 +19,16 @@ BOUNDS = (*(round(0.05 * step, 2) for step in range(1, 20)), 0.975, 0.99, 1.0)
 # Few, because each bound is one series per class. Each is among the bounds above, which have their expected share.
 CLASS_BOUNDS = (*(round(0.1 * step, 1) for step in range(1, 10)), 1.0)
 
-LABELS = {
-    "oodguard_class_percentile": ("label",),
-    "oodguard_score_percentile": ("score",),
-    "oodguard_score_flags": ("score",),
-    "oodguard_expected_share": ("le",),
-}
+FUSED = "oodguard_fused_percentile", "Share of ID images with a lower fused score, of each image answered."
+CLASSES = (
+    "oodguard_class_percentile",
+    "Share of ID images with a lower fused score, of each image answered, by predicted label.",
+)
+SCORES = "oodguard_score_percentile", "Share of ID images with a lower score, of each image answered."
+FLAGS = "oodguard_score_flags", "Images that a score alone puts out of distribution."
+SHARE = "oodguard_expected_share", "Share of ID images below a bound of the percentile histograms."
+OOD_SHARE = "oodguard_expected_ood_share", "Share of ID images that the calibration flags."
+LABELS = {CLASSES[0]: ("label",), SCORES[0]: ("score",), FLAGS[0]: ("score",), SHARE[0]: ("le",)}
 
 
 def label_of(bound: float) -> str:
@@ -97,42 +101,18 @@ class Drift(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The series, for a scrape."""
-        fused = HistogramMetricFamily(
-            "oodguard_fused_percentile", "Share of ID images with a lower fused score, of each image answered."
-        )
+        fused = HistogramMetricFamily(*FUSED)
         fused.add_metric([], self._fused.buckets(), self._fused.total)
-        yield fused
-        classes = HistogramMetricFamily(
-            "oodguard_class_percentile",
-            "Share of ID images with a lower fused score, of each image answered, by predicted label.",
-            labels=LABELS["oodguard_class_percentile"],
-        )
+        classes = HistogramMetricFamily(*CLASSES, labels=LABELS[CLASSES[0]])
         for label, counts in self._classes.items():
             classes.add_metric([label], counts.buckets(), counts.total)
-        yield classes
-        scores = HistogramMetricFamily(
-            "oodguard_score_percentile",
-            "Share of ID images with a lower score, of each image answered.",
-            labels=LABELS["oodguard_score_percentile"],
-        )
-        flags = CounterMetricFamily(
-            "oodguard_score_flags",
-            "Images that a score alone puts out of distribution.",
-            labels=LABELS["oodguard_score_flags"],
-        )
+        scores = HistogramMetricFamily(*SCORES, labels=LABELS[SCORES[0]])
+        flags = CounterMetricFamily(*FLAGS, labels=LABELS[FLAGS[0]])
         for name, counts in self._scores.items():
             scores.add_metric([name], counts.buckets(), counts.total)
             flags.add_metric([name], self._flags[name])
-        yield scores
-        yield flags
-        expected = GaugeMetricFamily(
-            "oodguard_expected_share",
-            "Share of ID images below a bound of the percentile histograms.",
-            labels=LABELS["oodguard_expected_share"],
-        )
+        expected = GaugeMetricFamily(*SHARE, labels=LABELS[SHARE[0]])
         for bound in BOUNDS:
             expected.add_metric([label_of(bound)], bound)
-        yield expected
-        yield GaugeMetricFamily(
-            "oodguard_expected_ood_share", "Share of ID images that the calibration flags.", value=1.0 - self._accept
-        )
+        yield from (fused, classes, scores, flags, expected)
+        yield GaugeMetricFamily(*OOD_SHARE, value=1.0 - self._accept)

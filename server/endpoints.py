@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from oodguard.core.answers import Prediction, PredictResponse, Timing
+from oodguard.core.answers import Prediction, PredictRequest, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.core.problems import Problem, problem, summary_of
@@ -27,14 +28,14 @@ from oodguard.server.routes import Route
 from oodguard.server.serving import Serving
 
 
+@dataclass(frozen=True)
 class Predict:
     """`POST /predict`."""
 
-    def __init__(self, entrance: Entrance, serving: Serving, judge: Judge, workers: ThreadPoolExecutor) -> None:
-        self._entrance = entrance
-        self._serving = serving
-        self._judge = judge
-        self._workers = workers
+    entrance: Entrance
+    serving: Serving
+    judge: Judge
+    workers: ThreadPoolExecutor
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -44,11 +45,11 @@ class Predict:
 
     async def predict(self, request: Request) -> Response:
         """Classify images and say for each whether it is in or out of distribution."""
-        with self._entrance.admit(request) as call:
+        with self.entrance.admit(request) as call:
             accept, top_k = _parameters(request)
-            images = await read_images(call, self._workers)
-            with self._serving.model.lease() as model:
-                work = self._judge.judge(
+            images = await read_images(call, self.workers)
+            with self.serving.model.lease() as model:
+                work = self.judge.judge(
                     [image for image, _ in images],
                     model,
                     deadline=call.deadline,
@@ -114,12 +115,12 @@ def _number(request: Request, name: str) -> float | None:
     return value
 
 
+@dataclass(frozen=True)
 class HealthRoutes:
     """What probes ask, on both ports."""
 
-    def __init__(self, health: Health, serving: Serving) -> None:
-        self._health = health
-        self._serving = serving
+    health: Health
+    serving: Serving
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -135,49 +136,53 @@ class HealthRoutes:
 
     async def live(self, request: Request) -> Response:
         """200 while the process works; 503 when it should be restarted."""
-        dead = self._health.dead
+        dead = self.health.dead
         if dead:
             return problem_response(problem(Code.NOT_READY, dead), path=request.url.path)
         return JSONResponse({"status": "live"})
 
     async def ready(self, request: Request) -> Response:
         """200 when traffic may be sent here: the golden images agreed, nothing hangs, no shutdown has begun."""
-        reason = self._health.not_ready
+        reason = self.health.not_ready
         if reason is not None:
             return problem_response(problem(Code.NOT_READY, reason), path=request.url.path)
-        return JSONResponse({"status": "ready", "model": self._serving.model.ref.model_dump()})
+        return JSONResponse({"status": "ready", "model": self.serving.model.ref.model_dump()})
 
 
+@dataclass(frozen=True)
 class AdminRoutes:
     """What only the private port has."""
 
-    def __init__(self, metrics: Metrics, serving: Serving, callers: Callers) -> None:
-        self._metrics = metrics
-        self._serving = serving
-        self._callers = callers
+    metrics: Metrics
+    serving: Serving
+    callers: Callers
 
     @property
     def routes(self) -> tuple[Route, ...]:
         """The routes."""
         return (
-            Route(path="/metrics", endpoint=self.metrics, open=True),
+            Route(path="/metrics", endpoint=self.scrape, open=True),
             Route(path="/admin/reload", endpoint=self.reload, methods=("POST",)),
         )
 
-    async def metrics(self) -> Response:
+    async def scrape(self) -> Response:
         """Prometheus metrics."""
-        return Response(self._metrics.render(), media_type=CONTENT_TYPE_LATEST)
+        return Response(self.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     async def reload(self) -> Response:
         """Load the bundle folder and the key file again; 200 with the model now served, 422 when one was refused."""
-        self._callers.reload()
-        model = await self._serving.reload()
+        self.callers.reload()
+        model = await self.serving.reload()
         return JSONResponse({"status": "swapped", "model": model.ref.model_dump()})
 
 
 async def openapi(request: Request) -> Response:
     """The OpenAPI document of the application."""
     return JSONResponse(request.app.openapi())
+
+
+def _parameter(name: str, description: str, *, place: str = "query", **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": place, "description": description, "schema": schema}
 
 
 OPENAPI = Route(path="/openapi.json", endpoint=openapi, docs=None)
@@ -209,46 +214,30 @@ BODY_AND_PARAMETERS = {
             },
             "image/*": {"schema": {"type": "string", "format": "binary"}},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["images"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "images": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "description": "base64 or a base64 data: URI"},
-                        }
-                    },
-                }
-            },
+            "application/json": {"schema": PredictRequest.model_json_schema()},
         },
     },
     "parameters": [
-        {
-            "name": "accept",
-            "in": "query",
-            "description": "Target acceptance of in-distribution images for this request, e.g. 0.99.",
-            "schema": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
-        },
-        {
-            "name": "top_k",
-            "in": "query",
-            "description": "Classes to list.",
-            "schema": {"type": "integer", "minimum": 1},
-        },
-        {
-            "name": "X-Request-Timeout-Ms",
-            "in": "header",
-            "description": "Milliseconds this request may take; the server bounds it.",
-            "schema": {"type": "integer", "minimum": SHORTEST_MS},
-        },
-        {
-            "name": "X-Request-Id",
-            "in": "header",
-            "description": "Returned and written to the log; one is made when it is missing or odd.",
-            "schema": {"type": "string"},
-        },
+        _parameter(
+            "accept",
+            "Target acceptance of in-distribution images for this request, e.g. 0.99.",
+            type="number",
+            exclusiveMinimum=0,
+            exclusiveMaximum=1,
+        ),
+        _parameter("top_k", "Classes to list.", type="integer", minimum=1),
+        _parameter(
+            "X-Request-Timeout-Ms",
+            "Milliseconds this request may take; the server bounds it.",
+            place="header",
+            type="integer",
+            minimum=SHORTEST_MS,
+        ),
+        _parameter(
+            "X-Request-Id",
+            "Returned and written to the log; one is made when it is missing or odd.",
+            place="header",
+            type="string",
+        ),
     ],
 }

@@ -19,7 +19,7 @@ from oodguard.core.answers import PredictRequest
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.server.call import Call
-from oodguard.server.errors import ClientGone, RequestError
+from oodguard.server.errors import ClientGone, RequestError, first_error
 from oodguard.server.judging import ParsedImage
 from oodguard.server.multipart import FileCollector
 
@@ -116,9 +116,7 @@ def _json(body: bytes) -> list[NamedImage]:
     try:
         images = PredictRequest.model_validate_json(body).images
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "body"
-        raise RequestError(Code.BAD_BODY, f"the JSON body does not fit: {where[:80]}: {first['msg'][:200]}") from None
+        raise RequestError(Code.BAD_BODY, f"the JSON body does not fit: {first_error(error)}") from None
     return [(_decoded(text), None) for text in images]
 
 

@@ -56,6 +56,7 @@ class Judgement:
         return {index: image for index, image in enumerate(self.images) if isinstance(image, ImageError)}
 
 
+@dataclass(frozen=True)
 class Judge:
     """Judges the images of requests.
 
@@ -64,25 +65,15 @@ class Judge:
     ```
 
     Every image is counted: under its verdict where it got one, under its code where it cannot be used. Flagged images
-    are offered to `sampler`; stages are observed and traced.
+    are offered to `sampler`; stages are observed and traced. `top_k` is for requests that name none.
     """
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        admission: Admission,
-        workers: ThreadPoolExecutor,
-        *,
-        limits: ImageLimits,
-        top_k: int,
-        sampler: Sampler | None = None,
-    ) -> None:
-        self.sampler = sampler
-        self._metrics = metrics
-        self._admission = admission
-        self._workers = workers
-        self._limits = limits
-        self._top_k = top_k
+    metrics: Metrics
+    admission: Admission
+    workers: ThreadPoolExecutor
+    limits: ImageLimits
+    top_k: int
+    sampler: Sampler | None = None
 
     async def judge(
         self,
@@ -111,18 +102,18 @@ class Judge:
         judged: list[JudgedImage | ImageError] = []
         for image, (found, _) in zip(images, passed, strict=True):
             if isinstance(found, ImageError):
-                self._metrics.refuse(Code(found.code))
+                self.metrics.refuse(Code(found.code))
                 judged.append(found)
                 continue
             measured, row = found.measured, found.row
-            verdict = model.manifest.verdict(measured, row, accept=accept, top_k=top_k or self._top_k)
+            verdict = model.manifest.verdict(measured, row, accept=accept, top_k=top_k or self.top_k)
             judged.append(JudgedImage(verdict, measured.probabilities[row], measured.scores[row]))
             if answered:
-                self._metrics.answer(verdict)
+                self.metrics.answer(verdict)
                 if self.sampler is not None and isinstance(image, bytes):
                     self.sampler.offer(image, verdict, model=model.ref, accept=accept)
         ended = time.monotonic()
-        self._admission.answered(len(images))
+        self.admission.answered(len(images))
         seconds = self._record(Stages(passed, read=read, started=started, judging=judging, ended=ended), model)
         return Judgement(model.ref, accept, tuple(judged), seconds, read + ended - started)
 
@@ -148,7 +139,7 @@ class Judge:
         if isinstance(image, bytes):
             try:
                 image = await asyncio.get_running_loop().run_in_executor(
-                    self._workers, load_pixels, image, model.manifest.preprocessing, self._limits
+                    self.workers, load_pixels, image, model.manifest.preprocessing, self.limits
                 )
             except ImageError as error:
                 return error, time.monotonic() - started
@@ -157,7 +148,7 @@ class Judge:
 
     def _record(self, stages: Stages, model: ServedModel) -> Seconds:
         seconds = stages.seconds
-        self._metrics.stages(seconds)
+        self.metrics.stages(seconds)
         trace = CURRENT.get()
         if trace is not None:
             trace.stages(stages, model.ref)

@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from oodguard.core.answers import ModelRef
 from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError, ImageError
-from oodguard.core.manifest import Manifest, Outputs, load_manifest
+from oodguard.core.manifest import Outputs, load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.server.batcher import Batcher
 from oodguard.server.condition import Condition
 from oodguard.server.engines.base import Engine, RemoteEngine
-from oodguard.server.engines.registry import REMOTE, build_engine, load_remote
+from oodguard.server.engines.registry import REMOTE, build_engine
 from oodguard.server.errors import EngineError, RequestError
 from oodguard.server.golden import broken_promise, join
 from oodguard.server.metrics import Metrics
@@ -27,58 +25,43 @@ from oodguard.server.settings import ServeSettings
 from oodguard.server.tuning import EnginePlan, plan_for
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A verified model and its engine: one that runs in this process as `plan` says, or a `remote` one.
+class ServedModel:
+    """A loaded bundle. Requests hold a lease on the model they started with, so a replaced one ends only after them.
 
-    `bundle` is where the golden images are; None where a remote engine brought its own.
+    The engine runs in this process as `plan` says, or it is a `remote` one. `bundle` is where the golden images are;
+    None where a remote engine brought its own.
     """
 
-    manifest: Manifest
-    bundle: Path | None
-    engine: Engine
-    plan: EnginePlan | None = None
-    remote: RemoteEngine | None = None
-
-
-class ServedModel:
-    """A loaded bundle. Requests hold a lease on the model they started with, so a replaced one ends only after them."""
-
-    def __init__(self, loaded: Loaded, settings: ServeSettings, metrics: Metrics) -> None:
-        self.bundle = loaded.bundle
-        self.manifest = loaded.manifest
-        self.engine = loaded.engine
-        self.plan = loaded.plan
-        self.remote = loaded.remote
+    def __init__(self, settings: ServeSettings, metrics: Metrics, *, engine: Engine | None = None) -> None:
+        """Verify the bundle's files and start its engine; raises `FormatError` or `EnvironmentProblem`."""
+        self.bundle = settings.bundle
+        self.plan: EnginePlan | None = None
+        self.remote: RemoteEngine | None = None
         self.condition = Condition(metrics)
-        self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
-        self._accept = settings.accept or loaded.manifest.default_accept
         self.batcher: Batcher | Sender
-        if loaded.remote is not None:
-            self.batcher = Sender(loaded.remote, loaded.manifest, events=self.condition)
+        if settings.engine in REMOTE:
+            self.manifest, self.remote = REMOTE[settings.engine].loader()(settings)
+            self.engine: Engine = self.remote
+            self.batcher = Sender(self.remote, self.manifest, events=self.condition)
         else:
-            assert loaded.plan is not None
+            if self.bundle is None:
+                raise FormatError("there is no bundle to serve")
+            self.manifest = load_manifest(self.bundle)
+            self.plan = plan_for(settings, self.manifest)
+            self.engine = engine or build_engine(self.bundle, self.manifest, self.plan, device=settings.device)
             self.batcher = Batcher(
-                loaded.engine,
-                loaded.manifest,
-                max_batch=loaded.plan.max_batch,
+                self.engine,
+                self.manifest,
+                max_batch=self.plan.max_batch,
                 max_delay=settings.max_delay,
                 stall_after=settings.stall_after,
                 events=self.condition,
             )
+        self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
+        self._accept = settings.accept or self.manifest.default_accept
         self._leases = 0
         self._unused = asyncio.Event()
         self._unused.set()
-
-    @classmethod
-    def load(cls, settings: ServeSettings, metrics: Metrics, *, engine: Engine | None = None) -> ServedModel:
-        """Verify the bundle's files and start its engine; raises `FormatError` or `EnvironmentProblem`."""
-        return cls(_load(settings, engine), settings, metrics)
-
-    @classmethod
-    async def load_beside(cls, settings: ServeSettings, metrics: Metrics) -> ServedModel:
-        """The same without holding up the event loop, to which the batcher belongs and the loading does not."""
-        return cls(await asyncio.to_thread(_load, settings, None), settings, metrics)
 
     @contextmanager
     def lease(self) -> Iterator[ServedModel]:
@@ -155,16 +138,3 @@ class ServedModel:
         except TimeoutError:
             pass
         await self.engine.close()
-
-
-def _load(settings: ServeSettings, engine: Engine | None) -> Loaded:
-    if settings.engine in REMOTE:
-        manifest, remote = load_remote(settings)
-        return Loaded(manifest, settings.bundle, remote, remote=remote)
-    bundle = settings.bundle
-    if bundle is None:
-        raise FormatError("there is no bundle to serve")
-    manifest = load_manifest(bundle)
-    plan = plan_for(settings, manifest)
-    built = engine or build_engine(bundle, manifest, plan, device=settings.device)
-    return Loaded(manifest, bundle, built, plan)

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
+from oodguard.core.frozen import Frozen
 from oodguard.core.manifest import Manifest
-from oodguard.server.errors import RequestError
+from oodguard.server.errors import RequestError, first_error
 from oodguard.server.judging import ParsedImage
 
 ENCODED = "image"
@@ -26,34 +27,28 @@ PIXELS = "pixels"
 Array = npt.NDArray[Any]
 
 
-class Message(BaseModel):
-    """Base of the protocol's messages: a field nobody declared is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Tensor(Message):
+class Tensor(Frozen):
     """One input tensor."""
 
     name: str
     shape: tuple[int, ...] = Field(max_length=8)
     datatype: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field({})
     data: list[Any] | None = None
 
 
-class Requested(Message):
+class Requested(Frozen):
     """One output the caller asks for."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field({})
 
 
-class InferRequest(Message):
+class InferRequest(Frozen):
     """The JSON part of an inference request."""
 
     id: str | None = None
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field({})
     inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=8)
     outputs: tuple[Requested, ...] | None = None
 
@@ -72,9 +67,7 @@ def parse(body: bytes, *, header_length: str | None, manifest: Manifest) -> tupl
     try:
         message = InferRequest.model_validate(pydantic_core.from_json(text))
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "body"
-        raise RequestError(Code.BAD_BODY, f"{where[:80]}: {first['msg'][:200]}") from None
+        raise RequestError(Code.BAD_BODY, first_error(error)) from None
     except ValueError as error:
         raise RequestError(Code.BAD_BODY, f"the body is not JSON ({str(error)[:200]})") from None
     tensor, raw = _only_input(message, binary)

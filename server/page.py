@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +51,12 @@ class Asset:
     etag: str
 
     @classmethod
-    def load(cls, name: str) -> Asset:
-        """The file of that name in `static/`."""
-        path = STATIC / name
+    def load(cls, path: Path) -> Asset:
+        """Read a file."""
         content = path.read_bytes()
         return cls(content, TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:20]}"')
 
-    async def __call__(self, request: Request) -> Response:
+    async def serve(self, request: Request) -> Response:
         """The file, or 304 when the browser has it."""
         headers = {**REVALIDATE, "etag": self.etag}
         known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
@@ -76,15 +75,8 @@ def static_routes(name: str) -> Iterator[Route]:
             route, family = "/" if name == "page" else f"/{name}", None
         else:
             route, family = f"/static/{path.name}", "/static/*"
-        endpoint = _endpoint(Asset.load(path.name))
+        endpoint = Asset.load(path).serve
         yield Route(path=route, endpoint=endpoint, methods=("GET", "HEAD"), open=True, family=family, docs=None)
-
-
-def _endpoint(asset: Asset) -> Callable[[Request], Awaitable[Response]]:
-    async def serve(request: Request) -> Response:
-        return await asset(request)
-
-    return serve
 
 
 class PageRoutes:

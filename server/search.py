@@ -14,7 +14,7 @@ from oodguard.core.errors import FormatError, OodguardError
 from oodguard.core.manifest import Manifest, load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.server.engines.base import Engine
-from oodguard.server.engines.registry import Device, build_engine, local_engine
+from oodguard.server.engines.registry import Device, build_engine, require_local
 from oodguard.server.errors import EngineError
 from oodguard.server.tuning import EnginePlan, TuningRecord, TuningTrial, cores, machine
 
@@ -49,8 +49,7 @@ def search(
     disturbance of the machine hits none alone, and the median over the rounds counts. Raises `FormatError` when no
     engine can run the bundle, and `InputError` for an engine that does not exist.
     """
-    for name in engines:
-        local_engine(name)
+    require_local(engines)
     manifest = load_manifest(bundle)
     images = np.stack([load_pixels((bundle / g.path).read_bytes(), manifest.preprocessing) for g in manifest.golden])
     plans = candidates(engines, cores())

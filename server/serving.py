@@ -33,7 +33,7 @@ class Serving:
         self._metrics = metrics
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
-        self.model = ServedModel.load(settings, metrics, engine=engine)
+        self.model = ServedModel(settings, metrics, engine=engine)
         metrics.model(self.model.manifest, self.model.accept(None))
 
     async def start(self) -> None:
@@ -65,7 +65,8 @@ class Serving:
             return new
 
     async def _checked(self) -> ServedModel:
-        new = await ServedModel.load_beside(self._settings, self._metrics)
+        # In a thread: loading must not hold up requests.
+        new = await asyncio.to_thread(ServedModel, self._settings, self._metrics)
         try:
             new.accept(None)
             defect = await new.check()

@@ -6,16 +6,18 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
 from oodguard.server.engines.registry import DEFAULT, ENGINES, Device, EngineName, one_of
-from oodguard.server.settings_rules import ENV_PREFIX, RULES
+from oodguard.server.settings_rules import ENV_PREFIX, broken_rule
 
 ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
-STORE_ADDRESS = re.compile(r"^(s3|gs|az)://[^\s/?#@]+(/[^\s?#]*)?$")
-WEB_ADDRESS = re.compile(r"^https?://[^\s/?#@]+(/[^\s?#]*)?$")
+PATTERNS = {
+    "sample_store": (r"^(s3|gs|az)://[^\s/?#@]+(/[^\s?#]*)?$", "s3://bucket/prefix"),
+    "traces_endpoint": (r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", "http://localhost:4318"),
+}
 
 
 class ServeSettings(BaseSettings):
@@ -199,18 +201,12 @@ class ServeSettings(BaseSettings):
             raise ValueError(f"{wrong[0]!r} is not HOST:PORT of a gRPC service, as in localhost:8001")
         return text
 
-    @field_validator("sample_store")
+    @field_validator("sample_store", "traces_endpoint")
     @classmethod
-    def _is_store(cls, text: str | None) -> str | None:
-        if text is not None and not STORE_ADDRESS.match(text):
-            raise ValueError(f"{text!r} is not an address as in s3://bucket/prefix")
-        return text
-
-    @field_validator("traces_endpoint")
-    @classmethod
-    def _is_web_address(cls, text: str | None) -> str | None:
-        if text is not None and not WEB_ADDRESS.match(text):
-            raise ValueError(f"{text!r} is not an address as in http://localhost:4318")
+    def _is_address(cls, text: str | None, field: ValidationInfo) -> str | None:
+        pattern, example = PATTERNS[field.field_name or ""]
+        if text is not None and not re.match(pattern, text):
+            raise ValueError(f"{text!r} is not an address as in {example}")
         return text
 
     @field_validator("tls_cert", "tls_key", "tls_ca", "key_file", "tuning", "triton_ca", "triton_cert", "triton_key")
@@ -222,10 +218,9 @@ class ServeSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> ServeSettings:
-        for rule in RULES:
-            problem = rule(self)
-            if problem is not None:
-                raise ValueError(problem)
+        broken = broken_rule(self)
+        if broken:
+            raise ValueError(broken)
         return self
 
     @property

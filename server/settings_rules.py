@@ -1,7 +1,4 @@
-"""What serving settings must not contradict: one small rule each, checked in this order.
-
-A rule gets the settings and returns one sentence where they break it, None where they keep it.
-"""
+"""What serving settings must not contradict: a table of small rules, checked in this order."""
 
 from __future__ import annotations
 
@@ -19,113 +16,26 @@ ENV_PREFIX = "OODGUARD_SERVE_"
 # What an engine on another machine decides in place of this server.
 DECIDED_THERE = {"device", "tuning", "sessions", "threads", "max_batch", "max_delay"}
 
-Rule = Callable[["ServeSettings"], str | None]
+
+def _cpu_only(s: ServeSettings) -> bool:
+    return s.engine in LOCAL and LOCAL[s.engine].cpu_only
 
 
-def together(*names: str) -> Rule:
-    """Settings that are given together or not at all."""
-
-    def rule(settings: ServeSettings) -> str | None:
-        given = {getattr(settings, name) is not None for name in names}
-        return f"{' and '.join(names)} go together" if len(given) > 1 else None
-
-    return rule
+def _decided_there(s: ServeSettings) -> str | None:
+    return min(s.model_fields_set & DECIDED_THERE, default=None) if s.engine in REMOTE else None
 
 
-def either(first: str, second: str, what: str) -> Rule:
-    """Settings of which only one may be given."""
-
-    def rule(settings: ServeSettings) -> str | None:
-        both = getattr(settings, first) and getattr(settings, second)
-        return f"{first} and {second} are two {what}; use one" if both else None
-
-    return rule
+def _for_triton(s: ServeSettings) -> str | None:
+    return min((name for name in s.model_fields_set if name.startswith("triton_")), default=None)
 
 
-def at_most(lower: str, upper: str, because: str = "") -> Rule:
-    """Two numbers of which the first must not be larger."""
-
-    def rule(settings: ServeSettings) -> str | None:
-        larger = getattr(settings, lower) > getattr(settings, upper)
-        return f"{lower} is larger than {upper}{because}" if larger else None
-
-    return rule
+def _unknown_variable(s: ServeSettings) -> str | None:
+    known = {ENV_PREFIX + name.upper() for name in type(s).model_fields}
+    return min((name for name in os.environ if name.startswith(ENV_PREFIX) and name.upper() not in known), default=None)
 
 
-def bundle_is_named(settings: ServeSettings) -> str | None:
-    """Only a remote engine can tell the manifest."""
-    missing = settings.bundle is None and settings.engine not in REMOTE
-    return "bundle is missing: name the folder written by export" if missing else None
-
-
-def environment_is_known(settings: ServeSettings) -> str | None:
-    """A misspelt variable would be a setting that nobody reads."""
-    fields = type(settings).model_fields
-    for name in sorted(os.environ):
-        if name.startswith(ENV_PREFIX) and name[len(ENV_PREFIX) :].lower() not in fields:
-            return f"{name} in the environment is not a setting"
-    return None
-
-
-def triton_is_complete(settings: ServeSettings) -> str | None:
-    """What Triton needs to be asked."""
-    if settings.engine != "triton":
-        return None
-    if settings.triton_url is None:
-        return "engine triton needs triton_url"
-    if settings.bundle is None and settings.triton_model is None:
-        return "engine triton without a bundle needs triton_model"
-    return None
-
-
-def remote_engine_decides(settings: ServeSettings) -> str | None:
-    """Some settings would do nothing where the graph runs elsewhere."""
-    theirs = sorted(settings.model_fields_set & DECIDED_THERE)
-    if settings.engine not in REMOTE or not theirs:
-        return None
-    name = theirs[0]
-    return f"{name} and engine {settings.engine}: that engine batches and runs the graph itself; leave {name} out"
-
-
-def engine_has_the_device(settings: ServeSettings) -> str | None:
-    """Some engines run on the CPU only."""
-    engine = LOCAL.get(settings.engine or "")
-    wrong = engine is not None and engine.cpu_only and settings.device == "cuda"
-    return f"engine {settings.engine} runs on the CPU only" if wrong else None
-
-
-def triton_is_meant(settings: ServeSettings) -> str | None:
-    """Settings of Triton without Triton would do nothing."""
-    ours = sorted(name for name in settings.model_fields_set if name.startswith("triton_"))
-    return f"{ours[0]} is for engine triton" if ours and settings.engine != "triton" else None
-
-
-def triton_files_need_tls(settings: ServeSettings) -> str | None:
-    """Certificates without TLS would protect nothing."""
-    files = settings.triton_ca or settings.triton_cert or settings.triton_key
-    return "triton_ca, triton_cert and triton_key need triton_tls" if files and not settings.triton_tls else None
-
-
-def authorities_need_tls(settings: ServeSettings) -> str | None:
-    """Clients can only show certificates over TLS."""
-    return "tls_ca needs tls_cert and tls_key" if settings.tls_ca and not settings.tls_cert else None
-
-
-def ports_differ(settings: ServeSettings) -> str | None:
-    """Two servers cannot listen on one port."""
-    return "port and admin_port are the same" if settings.port == settings.admin_port != 0 else None
-
-
-def callers_are_decided(settings: ServeSettings) -> str | None:
-    """Nobody serves the world by accident."""
-    keys = bool(settings.key_file or settings.key_hashes)
-    if settings.auth == "keys" and not keys:
-        return "auth=keys needs key_file or key_hashes"
-    if settings.auth == "none" and keys:
-        return "auth=none and API keys contradict each other"
-    if settings.auth is None and not keys and not _is_loopback(settings.host):
-        return f"{settings.host} is reachable from other machines: give API keys (key_file), or say auth=none"
-    return None
+def _has_keys(s: ServeSettings) -> bool:
+    return bool(s.key_file or s.key_hashes)
 
 
 def _is_loopback(host: str) -> bool:
@@ -135,24 +45,48 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-NEVER_ADMITTED = ": such a request could never be admitted"
-RULES: tuple[Rule, ...] = (
-    bundle_is_named,
-    triton_is_complete,
-    remote_engine_decides,
-    engine_has_the_device,
-    triton_is_meant,
-    triton_files_need_tls,
-    together("triton_cert", "triton_key"),
-    environment_is_known,
-    together("tls_cert", "tls_key"),
-    authorities_need_tls,
-    either("sample_dir", "sample_store", "places"),
-    ports_differ,
-    at_most("max_files", "max_queue", NEVER_ADMITTED),
-    at_most("max_body_bytes", "max_queue_bytes", NEVER_ADMITTED),
-    at_most("request_timeout", "max_request_timeout"),
-    at_most("stall_after", "dead_after"),
-    either("key_file", "key_hashes", "sources of keys"),
-    callers_are_decided,
+# What is true of settings that break the rule, and the sentence about them; "{}" is what was found.
+RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
+    (lambda s: s.bundle is None and s.engine not in REMOTE, "bundle is missing: name the folder written by export"),
+    (lambda s: s.engine == "triton" and s.triton_url is None, "engine triton needs triton_url"),
+    (
+        lambda s: s.engine == "triton" and s.bundle is None and s.triton_model is None,
+        "engine triton without a bundle needs triton_model",
+    ),
+    (_decided_there, "{} is decided where a remote engine runs the graph and forms the batches; leave it out"),
+    (lambda s: s.engine != "triton" and _for_triton(s), "{} is for engine triton"),
+    (
+        lambda s: (s.triton_ca or s.triton_cert or s.triton_key) and not s.triton_tls,
+        "triton_ca, triton_cert and triton_key need triton_tls",
+    ),
+    (lambda s: (s.triton_cert is None) != (s.triton_key is None), "triton_cert and triton_key go together"),
+    (_unknown_variable, "{} in the environment is not a setting"),
+    (lambda s: (s.tls_cert is None) != (s.tls_key is None), "tls_cert and tls_key go together"),
+    (lambda s: s.tls_ca and not s.tls_cert, "tls_ca needs tls_cert and tls_key"),
+    (lambda s: s.sample_dir and s.sample_store, "sample_dir and sample_store are two places; use one"),
+    (lambda s: s.port == s.admin_port != 0, "port and admin_port are the same; choose another for one of them"),
+    (lambda s: s.max_files > s.max_queue, "max_files is larger than max_queue: such a request could never be admitted"),
+    (
+        lambda s: s.max_body_bytes > s.max_queue_bytes,
+        "max_body_bytes is larger than max_queue_bytes: such a request could never be admitted",
+    ),
+    (lambda s: s.request_timeout > s.max_request_timeout, "request_timeout is larger than max_request_timeout"),
+    (lambda s: s.stall_after > s.dead_after, "stall_after is larger than dead_after"),
+    (lambda s: s.key_file and s.key_hashes, "key_file and key_hashes are two sources of keys; use one"),
+    (lambda s: s.auth == "keys" and not _has_keys(s), "auth=keys needs key_file or key_hashes"),
+    (lambda s: s.auth == "none" and _has_keys(s), "auth=none and API keys contradict each other; leave one out"),
+    (
+        lambda s: s.auth is None and not _has_keys(s) and not _is_loopback(s.host) and s.host,
+        "{} is reachable from other machines: give API keys (key_file), or say auth=none",
+    ),
+    (lambda s: _cpu_only(s) and s.device == "cuda" and s.engine, "engine {} runs on the CPU only"),
 )
+
+
+def broken_rule(settings: ServeSettings) -> str | None:
+    """One sentence about the first contradiction in the settings; None where there is none."""
+    for is_broken, sentence in RULES:
+        found = is_broken(settings)
+        if found:
+            return sentence.format(found)
+    return None

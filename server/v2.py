@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -38,17 +39,15 @@ class V2Error(Frozen):
     error: str
 
 
+@dataclass(frozen=True)
 class OpenInference:
     """The protocol's routes for one server."""
 
-    def __init__(
-        self, entrance: Entrance, serving: Serving, health: Health, judge: Judge, workers: ThreadPoolExecutor
-    ) -> None:
-        self._entrance = entrance
-        self._serving = serving
-        self._health = health
-        self._judge = judge
-        self._workers = workers
+    entrance: Entrance
+    serving: Serving
+    health: Health
+    judge: Judge
+    workers: ThreadPoolExecutor
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -63,7 +62,7 @@ class OpenInference:
         )
 
     def _model_routes(self, prefix: str, *parameters: str) -> tuple[Route, ...]:
-        served = self._serving.model.ref.model_dump()
+        served = self.serving.model.ref.model_dump()
         statuses = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
         responses: dict[int | str, dict[str, Any]] = {status: {"model": V2Error} for status in statuses}
         named = [
@@ -98,23 +97,23 @@ class OpenInference:
 
     async def live(self) -> Response:
         """200 while the process works."""
-        dead = self._health.dead
+        dead = self.health.dead
         return JSONResponse({"live": dead is None}, status_code=503 if dead else 200)
 
     async def ready(self) -> Response:
         """200 when traffic may be sent here."""
-        reason = self._health.not_ready
+        reason = self.health.not_ready
         return JSONResponse({"ready": reason is None}, status_code=503 if reason else 200)
 
     async def model_metadata(self, request: Request) -> Response:
         """Inputs and outputs of the model."""
-        model = self._serving.model
+        model = self.serving.model
         _require_model(request, model)
         return JSONResponse(oip.metadata(model.manifest))
 
     async def model_ready(self, request: Request) -> Response:
         """200 when the model may be asked."""
-        model, reason = self._serving.model, self._health.not_ready
+        model, reason = self.serving.model, self.health.not_ready
         _require_model(request, model)
         if reason:
             return problem_response(problem(Code.NOT_READY, reason), path=request.url.path)
@@ -122,14 +121,14 @@ class OpenInference:
 
     async def infer(self, request: Request) -> Response:
         """Answer a tensor of encoded images (BYTES) or of pixels (UINT8)."""
-        with self._entrance.admit(request) as call, self._serving.model.lease() as model:
+        with self.entrance.admit(request) as call, self.serving.model.lease() as model:
             _require_model(request, model)
             manifest, length = model.manifest, request.headers.get(HEADER_LENGTH)
             parse = partial(oip.parse, header_length=length, manifest=manifest)
-            message, images = await parsed(await read_body(call), parse, self._workers)
+            message, images = await parsed(await read_body(call), parse, self.workers)
             tolerant = oip.check_outputs(message, manifest)
             call.hold(len(images))
-            work = self._judge.judge(
+            work = self.judge.judge(
                 images,
                 model,
                 deadline=call.deadline,

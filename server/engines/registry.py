@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, WithJsonSchema
 
@@ -24,39 +24,28 @@ if TYPE_CHECKING:
     from oodguard.server.tuning import EnginePlan
 
 Device = Literal["auto", "cpu", "cuda"]
+Load = TypeVar("Load")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Installable:
-    """What an engine needs: the `modules` it imports, and the `extra` of this package that installs them."""
+@dataclass(frozen=True, slots=True)
+class EngineEntry(Generic[Load]):
+    """How an engine is loaded: the `modules` it needs are installed by the `extra` of this package."""
 
+    load: Load
     modules: tuple[str, ...]
     extra: str
+    cpu_only: bool = False
 
     @property
     def installed(self) -> bool:
         """Whether the engine can be loaded here."""
         return all(find_spec(module) is not None for module in self.modules)
 
-    def require(self, name: str) -> None:
-        """Raise `EnvironmentProblem` unless the engine can be loaded here."""
+    def loader(self) -> Load:
+        """`load`; raises `EnvironmentProblem` unless the engine is installed."""
         if not self.installed:
-            raise EnvironmentProblem(f"the {name} engine needs: pip install oodguard[{self.extra}]")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalEngine(Installable):
-    """An engine that runs the graph in this process, as a plan says."""
-
-    load: Callable[[Path, Manifest, EnginePlan, Device], Engine]
-    cpu_only: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteLoader(Installable):
-    """An engine on other machines: it batches by itself, and can tell the manifest where there is no bundle."""
-
-    load: Callable[[ServeSettings], tuple[Manifest, RemoteEngine]]
+            raise EnvironmentProblem(f"this engine needs a package that is missing: pip install oodguard[{self.extra}]")
+        return self.load
 
 
 def _onnxruntime(bundle: Path, manifest: Manifest, plan: EnginePlan, device: Device) -> Engine:
@@ -79,11 +68,16 @@ def _triton(settings: ServeSettings) -> tuple[Manifest, RemoteEngine]:
     return load_triton(settings)
 
 
-LOCAL = {
-    "onnxruntime": LocalEngine(load=_onnxruntime, modules=("onnxruntime",), extra="serve"),
-    "openvino": LocalEngine(load=_openvino, modules=("openvino",), extra="openvino", cpu_only=True),
+# Engines that run the graph in this process, as a plan says.
+LOCAL: dict[str, EngineEntry[Callable[[Path, Manifest, EnginePlan, Device], Engine]]] = {
+    "onnxruntime": EngineEntry(_onnxruntime, ("onnxruntime",), extra="serve"),
+    "openvino": EngineEntry(_openvino, ("openvino",), extra="openvino", cpu_only=True),
 }
-REMOTE = {"triton": RemoteLoader(load=_triton, modules=("tritonclient", "grpc"), extra="triton")}
+# Engines on other machines, which batch by themselves, and know the manifest where there is no bundle.
+REMOTE: dict[str, EngineEntry[Callable[[ServeSettings], tuple[Manifest, RemoteEngine]]]] = {
+    "triton": EngineEntry(_triton, ("tritonclient", "grpc"), extra="triton"),
+}
+ENGINES = (*LOCAL, *REMOTE)
 DEFAULT = "onnxruntime"
 
 
@@ -93,27 +87,18 @@ def one_of(names: Collection[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _among(names: Collection[str]) -> Callable[[str], str]:
+def _among(names: Collection[str]) -> AfterValidator:
     def check(name: str) -> str:
         if name not in names:
             raise ValueError(f"choose {one_of(names)}")
         return name
 
-    return check
+    return AfterValidator(check)
 
 
-ENGINES = (*LOCAL, *REMOTE)
-# The names as types of a pydantic field: its errors, its JSON schema and its help list the registry's names.
-LocalEngineName = Annotated[
-    str,
-    AfterValidator(_among(LOCAL)),
-    WithJsonSchema({"enum": list(LOCAL), "type": "string"}),
-]
-EngineName = Annotated[
-    str,
-    AfterValidator(_among(ENGINES)),
-    WithJsonSchema({"enum": list(ENGINES), "type": "string"}),
-]
+# The names as types of a pydantic field.
+LocalEngineName = Annotated[str, _among(LOCAL), WithJsonSchema({"enum": list(LOCAL), "type": "string"})]
+EngineName = Annotated[str, _among(ENGINES), WithJsonSchema({"enum": list(ENGINES), "type": "string"})]
 
 
 def installed_engines() -> tuple[str, ...]:
@@ -121,22 +106,13 @@ def installed_engines() -> tuple[str, ...]:
     return tuple(name for name, engine in LOCAL.items() if engine.installed)
 
 
-def local_engine(name: str) -> LocalEngine:
-    """The engine of that name in `LOCAL`. Raises `InputError`, which lists the names."""
-    if name not in LOCAL:
-        raise InputError(f"{name!r} is not an engine that runs here; choose {one_of(LOCAL)}")
-    return LOCAL[name]
+def require_local(names: Collection[str]) -> None:
+    """Raise `InputError`, which lists the names there are, for one that is not in `LOCAL`."""
+    for name in names:
+        if name not in LOCAL:
+            raise InputError(f"{name!r} is not an engine that runs here; choose {one_of(LOCAL)}")
 
 
 def build_engine(bundle: Path, manifest: Manifest, plan: EnginePlan, *, device: Device = "auto") -> Engine:
     """The engine that a plan asks for. Raises `FormatError` or `EnvironmentProblem`."""
-    engine = local_engine(plan.engine)
-    engine.require(plan.engine)
-    return engine.load(bundle, manifest, plan, device)
-
-
-def load_remote(settings: ServeSettings) -> tuple[Manifest, RemoteEngine]:
-    """The manifest and the remote engine that settings ask for. Raises `FormatError` or `EnvironmentProblem`."""
-    name = settings.engine or ""
-    REMOTE[name].require(name)
-    return REMOTE[name].load(settings)
+    return LOCAL[plan.engine].loader()(bundle, manifest, plan, device)

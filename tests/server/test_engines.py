@@ -17,7 +17,7 @@ from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.core.manifest import load_manifest
 from oodguard.server import engines
 from oodguard.server.engines import registry
-from oodguard.server.engines.registry import ENGINES, LOCAL, REMOTE, LocalEngine, build_engine, local_engine, one_of
+from oodguard.server.engines.registry import ENGINES, LOCAL, REMOTE, EngineEntry, build_engine, one_of
 from oodguard.server.offline.options import ScoreOptions
 from oodguard.server.search import search
 from oodguard.server.settings import ServeSettings
@@ -81,13 +81,9 @@ def test_an_unknown_engine_is_an_error_that_lists_the_names(bundle: Path, capsys
 
 
 def test_an_engine_whose_package_is_missing_names_its_extra(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = LocalEngine(load=LOCAL["openvino"].load, modules=("no_such_package",), extra="openvino")
+    absent = EngineEntry(LOCAL["openvino"].load, ("no_such_package",), extra="openvino")
     monkeypatch.setitem(LOCAL, "openvino", absent)
     assert registry.installed_engines() == ("onnxruntime",)
     plan = EnginePlan(engine="openvino", sessions=1, threads=1, max_batch=1)
     with pytest.raises(EnvironmentProblem, match=r"pip install oodguard\[openvino\]"):
         build_engine(bundle, load_manifest(bundle), plan)
-
-
-def test_engines_of_this_process_are_looked_up_by_name() -> None:
-    assert local_engine("openvino") is LOCAL["openvino"]

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from oodguard.clients.samples import read_samples
 from oodguard.core.errors import EnvironmentProblem
+from oodguard.server import app
 from oodguard.server.engines.fake import FakeEngine
-from oodguard.server.sampling import WAITING, Sampler
+from oodguard.server.sampling import WAITING
 from oodguard.server.settings import ServeSettings
 
 PNG = {"content-type": "image/png"}
@@ -127,17 +128,17 @@ class Stuck:
 
 
 def test_a_slow_place_holds_up_nobody_and_a_bounded_number_of_images(
-    start: Any, fake: FakeEngine, strangers: Path
+    start: Any, fake: FakeEngine, strangers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = start(engine=fake)
-    place, metrics = Stuck(), client.parts.metrics
-    sampler = client.parts.judge.sampler = Sampler(place, rate=1.0, max_bytes=2**30, metrics=metrics)
+    place = Stuck()
+    monkeypatch.setattr(app, "place_of", lambda *_: place)
+    client = start(engine=fake, sample_rate=1.0)
     stranger = next(strangers.rglob("*.png")).read_bytes()
     for _ in range(WAITING + 3):
         assert client.post("/predict", content=stranger, headers=PNG).json()["predictions"][0]["is_ood"]
     assert client.sample('oodguard_samples_total{result="dropped"}') == 3.0
     place.gate.set()
-    sampler.close()
+    client.parts.sampler.close()
     assert client.sample('oodguard_samples_total{result="kept"}') == WAITING
     assert len(place.names) == 2 * WAITING
 
