@@ -1,8 +1,7 @@
-"""An evaluation with everything in it, from numbers made up here: no training. One thread for small networks."""
+"""An evaluation with everything in it, from numbers made up here: no training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from oodguard.evaluation.evaluate import examine
 from oodguard.evaluation.evaluation import Evaluation, Table
 from oodguard.evaluation.evidence import FUSED, Evidence, Measured
 from oodguard.training.answers import Answers
-from oodguard.training.heads.guard import single_thread
 from oodguard.training.metrics import detection
 from oodguard.training.photos.labelled import Photo
 from oodguard.training.record import BackboneRecord, HeadShapes, RunRecord, Splits
@@ -113,10 +111,3 @@ def found(evidence: Evidence) -> Evaluation:
     return examine(
         evidence, leave_out={"draw 1": draw, "draw 2": draw}, command="oodguard evaluate '<run>' --accept 0.95"
     )
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Small networks gain nothing from several threads and lose a lot beside another worker's."""
-    with single_thread():
-        yield
