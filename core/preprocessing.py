@@ -18,14 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
+from oodguard.core.formats import FORMAT_NAMES
 
 Pixels = npt.NDArray[np.uint8]
 
-SUPPORTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # The final resize still shrinks by two, so what is left of the decoder's own filter is hardly seen.
 REDUCED_MARGIN = 2
 REDUCED_TOLERANCE = 1.0
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 # Our own limit decides, before anything is decoded. Both are set once: neither may be touched from decoding threads.
 Image.MAX_IMAGE_PIXELS = None
@@ -85,7 +84,7 @@ def open_image(
             Code.TOO_MANY_BYTES, f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted"
         )
     try:
-        with Image.open(io.BytesIO(data), formats=SUPPORTED_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
             width, height = image.size
             if width * height > limits.max_pixels:
                 raise ImageError(
@@ -103,7 +102,7 @@ def open_image(
         raise
     except UnidentifiedImageError:
         raise ImageError(
-            Code.UNSUPPORTED_TYPE, f"not an image of a supported type ({', '.join(SUPPORTED_FORMATS)})"
+            Code.UNSUPPORTED_TYPE, f"not an image of a supported type ({', '.join(FORMAT_NAMES)})"
         ) from None
     except MemoryError:
         raise ImageError(Code.TOO_MANY_PIXELS, "the image needs more memory than there is") from None

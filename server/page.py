@@ -13,6 +13,7 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from oodguard.core.codes import Code
+from oodguard.core.formats import CONTENT_TYPES
 from oodguard.server.card import ModelCard, card_of, sample_files
 from oodguard.server.errors import RequestError
 from oodguard.server.model import ServedModel
@@ -27,16 +28,6 @@ TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
-}
-IMAGE_TYPES = {
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".png": "image/png",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-    ".bmp": "image/bmp",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
 }
 # Kept by browsers, and asked for anew each time: the answer is then 304 without a body.
 REVALIDATE = {"cache-control": "no-cache"}
@@ -133,7 +124,7 @@ class PageRoutes:
             content = await run_in_threadpool(path.read_bytes)
         except OSError:
             raise RequestError(Code.NOT_FOUND, f"sample {number} is no longer there") from None
-        return Response(content, media_type=IMAGE_TYPES.get(path.suffix.lower(), "application/octet-stream"))
+        return Response(content, media_type=CONTENT_TYPES.get(path.suffix.lower(), "application/octet-stream"))
 
 
 async def root() -> RedirectResponse:
