@@ -130,7 +130,7 @@ class ModelCard(Frozen):
 def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
     """The card of a model that serves with `settings`."""
     manifest, provenance = model.manifest, model.manifest.provenance
-    accept = model.accept(None)
+    accept = model.accept
     accepts = stops(manifest, accept)
     thresholds = [manifest.thresholds(stop) for stop in accepts]
     calibration = manifest.calibration

@@ -95,9 +95,11 @@ class Judge:
         when inference fails.
         """
         started = time.monotonic()
-        accept = model.accept(accept)
+        accept = model.accept if accept is None else accept
+        thresholds = model.thresholds(accept)
         passed = await self._all([self._measure(model, image, deadline) for image in images], deadline)
         judging = time.monotonic()
+        calibration, classes, top_k = model.manifest.calibration, model.manifest.classes, top_k or self.top_k
         answered = not (all_or_none and any(isinstance(found, ImageError) for found, _ in passed))
         judged: list[JudgedImage | ImageError] = []
         for image, (found, _) in zip(images, passed, strict=True):
@@ -106,7 +108,7 @@ class Judge:
                 judged.append(found)
                 continue
             measured, row = found.measured, found.row
-            verdict = model.manifest.verdict(measured, row, accept=accept, top_k=top_k or self.top_k)
+            verdict = calibration.verdict(measured, row, classes=classes, thresholds=thresholds, top_k=top_k)
             judged.append(JudgedImage(verdict, measured.probabilities[row], measured.scores[row]))
             if answered:
                 self.metrics.answer(verdict)

@@ -13,6 +13,7 @@ from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError, ImageError
 from oodguard.core.manifest import Outputs, load_manifest
 from oodguard.core.preprocessing import load_pixels
+from oodguard.core.verdict import Thresholds
 from oodguard.server.batcher import Batcher
 from oodguard.server.condition import Condition
 from oodguard.server.engines.base import Engine, RemoteEngine
@@ -29,11 +30,14 @@ class ServedModel:
     """A loaded bundle. Requests hold a lease on the model they started with, so a replaced one ends only after them.
 
     The engine runs in this process as `plan` says, or it is a `remote` one. `bundle` is where the golden images are;
-    None where a remote engine brought its own.
+    None where a remote engine brought its own. `accept` is for requests that name none.
     """
 
     def __init__(self, settings: ServeSettings, metrics: Metrics, *, engine: Engine | None = None) -> None:
-        """Verify the bundle's files and start its engine; raises `FormatError` or `EnvironmentProblem`."""
+        """Verify the bundle's files and start its engine.
+
+        Raises `FormatError`, `EnvironmentProblem`, or `RequestError` for an `accept` the calibration cannot promise.
+        """
         self.bundle = settings.bundle
         self.plan: EnginePlan | None = None
         self.remote: RemoteEngine | None = None
@@ -58,7 +62,8 @@ class ServedModel:
                 events=self.condition,
             )
         self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
-        self._accept = settings.accept or self.manifest.default_accept
+        self.accept = settings.accept or self.manifest.default_accept
+        self.thresholds(self.accept)
         self._leases = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -90,14 +95,12 @@ class ServedModel:
         """Why a remote engine cannot be asked at the moment; None where it can, or runs here."""
         return self.remote.unreachable if self.remote else None
 
-    def accept(self, asked: float | None) -> float:
-        """The target acceptance to judge by. Raises `RequestError` for one that the calibration cannot promise."""
-        accept = self._accept if asked is None else asked
+    def thresholds(self, accept: float) -> Thresholds:
+        """Every threshold at a target acceptance. Raises `RequestError` for one that the calibration cannot promise."""
         try:
-            self.manifest.thresholds(accept)
+            return self.manifest.thresholds(accept)
         except ValueError as error:
             raise RequestError(Code.BAD_PARAMETER, str(error)) from None
-        return accept
 
     async def check(self) -> str | None:
         """Answer the golden images and compare with the manifest: what differs, or None; the condition has it, too.

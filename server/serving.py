@@ -34,7 +34,7 @@ class Serving:
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self.model = ServedModel(settings, metrics, engine=engine)
-        metrics.model(self.model.manifest, self.model.accept(None))
+        metrics.model(self.model.manifest, self.model.accept)
 
     async def start(self) -> None:
         """Check the golden images: the model is ready only if it answers them as the manifest says."""
@@ -56,7 +56,7 @@ class Serving:
                 log.error("bundle refused, the old one serves on: %s", error)
                 raise ReloadRefused(str(error)) from None
             old, self.model = self.model, new
-            self._metrics.model(new.manifest, new.accept(None))
+            self._metrics.model(new.manifest, new.accept)
             self._metrics.reloads["swapped"].inc()
             log.warning("now serving %s version %s", new.manifest.name, new.manifest.version)
             task = asyncio.create_task(self._retire(old))
@@ -67,14 +67,10 @@ class Serving:
     async def _checked(self) -> ServedModel:
         # In a thread: loading must not hold up requests.
         new = await asyncio.to_thread(ServedModel, self._settings, self._metrics)
-        try:
-            new.accept(None)
-            defect = await new.check()
-            if defect:
-                raise ReloadRefused(defect)
-        except OodguardError:
+        defect = await new.check()
+        if defect:
             await new.engine.close()
-            raise
+            raise ReloadRefused(defect)
         return new
 
     async def _retire(self, old: ServedModel) -> None:
