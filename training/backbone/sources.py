@@ -1,6 +1,6 @@
 """Where backbones come from: THE registry of libraries that build one.
 
-A backbone is named `KIND:NAME`; a name without a kind is timm's. To add a kind, write a module with the two functions of
+A backbone is named `KIND:NAME`; a name without a kind is timm's. To add a kind, write a module with the functions of
 `BackboneSource` and list it in `SOURCES`.
 """
 
