@@ -101,7 +101,7 @@ class PageRoutes:
             Route(path="/samples/{number}", endpoint=self.sample, family="/samples/*", docs=sample),
         )
 
-    async def model_card(self) -> Response:
+    async def model_card(self, _: Request) -> Response:
         """The model card: classes, scores, their thresholds at many target acceptances, and what export checked."""
         model = self._serving.model
         if self._of is None or self._of() is not model:
@@ -109,7 +109,7 @@ class PageRoutes:
             self._of = weakref.ref(model)
         return Response(self._card, media_type="application/json")
 
-    async def traffic(self) -> Response:
+    async def traffic(self, _: Request) -> Response:
         """The last minute: images a second, share flagged, latency, queue."""
         return Response(self._traffic.report().model_dump_json(), media_type="application/json")
 
@@ -127,7 +127,7 @@ class PageRoutes:
         return Response(content, media_type=CONTENT_TYPES.get(path.suffix.lower(), "application/octet-stream"))
 
 
-async def root() -> RedirectResponse:
+async def root(_: Request) -> RedirectResponse:
     """The documentation."""
     return RedirectResponse("docs")
 
