@@ -3,8 +3,8 @@
     python -m oodguard.bench.cost
 
 Times epochs on random features of the size of a real run, each setting in turn with the plain head in the same minute,
-and prints seconds an epoch, their ratio, and the peak memory of a process of its own that trains nothing else. At
-|I| = 2 a step costs the same whatever M is. (The LDR paper's own implementation needs 53 s and 2,189 s an epoch for
+and prints seconds per epoch, their ratio, and the peak memory of a process of its own that trains nothing else. At
+|I| = 2, a step costs the same whatever M is. (The LDR paper's own implementation needs 53 s and 2,189 s per epoch for
 M = 5 and 50.)
 """
 
@@ -97,7 +97,7 @@ def seconds_per_epoch(setting: CostSetting, *, images: int, width: int, classes:
 
 
 def _measure(setting: CostSetting, options: argparse.Namespace) -> tuple[float, float]:
-    """Seconds an epoch and peak memory in MB, in a process of its own."""
+    """Seconds per epoch and peak memory in MB, in a process of its own."""
     line = [sys.executable, "-m", "oodguard.bench.cost", "--one", json.dumps(asdict(setting))]
     for name in ("images", "width", "classes", "epochs"):
         line += [f"--{name}", str(getattr(options, name))]

@@ -1,7 +1,7 @@
 """`amp`: a network anchored at its input, and Anchor Marginalized Prediction over K fixed anchors.
 
 The paper's own setting: the whole network sees [c, x - c] (twice the input channels, only the first layer changes).
-Training draws one anchor an image from the batch; every fifth step shows T(c), a corrupted anchor, beside the residual
+Training draws one anchor per image from the batch; every fifth step shows T(c), a corrupted anchor, beside the residual
 from the clean one. Inference averages over K clean training images that are stored with the weights.
 
 `networks/anchoring.py` turns any network into an anchored one, and folds the fixed anchors into its first layer.

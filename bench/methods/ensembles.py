@@ -243,7 +243,7 @@ ENSEMBLE_METHODS = (
     EnsembleMethod("deep-ensemble", "independent members, all trained in every step", "independent", active=5),
     EnsembleMethod("diverse-ensemble", "independent members, each with its own learning rate and label smoothing",
                    "independent", active=5, label_smoothing=LABEL_SMOOTHING, diverse=True),
-    EnsembleMethod("independent-pairs", "independent members, a random pair in a step: LDR without disagreement",
+    EnsembleMethod("independent-pairs", "independent members, a random pair per step: LDR without disagreement",
                    "independent"),
     EnsembleMethod("ldr", "loss-guided diversification (LDR)", "ldr"),
     EnsembleMethod("two-stage", "disagreement on the training images a first classifier is unsure of", "two-stage"),
