@@ -23,12 +23,26 @@ class Problem(Frozen):
     errors: tuple[Problem, ...] = ()
 
 
+class Refused(OodguardError):
+    """A call of a guard or a server was refused as a whole; `problem` says why.
+
+    Where no image could be used, `problem.errors` has the reason of each.
+    """
+
+    def __init__(self, problem: Problem, why: str | None = None) -> None:
+        where = f"{problem.file}: " if problem.file else ""
+        super().__init__(f"{where}{why or problem.detail}")
+        self.problem = problem
+
+
 PROBLEMS: dict[str, tuple[int, str]] = {
     "empty": (422, "Empty image"),
     "unsupported_type": (415, "Unsupported image type"),
     "too_many_bytes": (413, "Image too large"),
     "too_many_pixels": (413, "Image too large"),
     "cannot_decode": (422, "Image cannot be decoded"),
+    "cannot_read": (400, "File cannot be read"),
+    "not_a_file": (400, "Not an ordinary file"),
     "bad_base64": (422, "Not base64"),
     "all_failed": (422, "No image could be used"),
     "no_images": (400, "No image in the request"),
@@ -61,6 +75,8 @@ def problem(code: str, detail: str, *, index: int | None = None, file: str | Non
 
 def problem_of(error: Exception) -> Problem:
     """The problem document of a domain error. Anything unexpected is an internal error without details."""
+    if isinstance(error, Refused):
+        return error.problem
     code = getattr(error, "code", None) if isinstance(error, OodguardError) else None
     if code in PROBLEMS:
         return problem(code, str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from oodguard.core.errors import ImageError
 from oodguard.core.frozen import Frozen
 from oodguard.core.scores import ScoreName
 
@@ -62,3 +63,7 @@ class Verdict(Frozen):
     percentile: float
     scores: dict[ScoreName, ScoreVerdict]
     certified_radius: float | None = None
+
+
+# What one image comes to.
+Outcome = Verdict | ImageError
