@@ -1,0 +1,225 @@
+"""A bundle that judges images in this process: decode in threads, run batches in the engine, give verdicts.
+
+All of it happens on an event loop that a judge keeps in a thread of its own, so that any number of threads and event
+loops may ask it, and none of them is held up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from oodguard.core.errors import EnvironmentProblem, ImageError, QualityError
+from oodguard.core.images import ImageLike, pixels_of
+from oodguard.core.manifest import Manifest
+from oodguard.core.preprocessing import ImageLimits, Pixels
+from oodguard.core.verdict import Outcome
+from oodguard.server.engines.base import Engine
+from oodguard.server.errors import EngineError, EngineUnavailable
+from oodguard.server.golden import defect_of
+from oodguard.server.tuning import Plan
+
+Given = TypeVar("Given")
+Found = TypeVar("Found")
+
+
+@dataclass(slots=True)
+class JudgedBatch:
+    """The outcomes of a batch, in its order, and the seconds it spent in each stage."""
+
+    outcomes: list[Outcome]
+    decode: float = 0.0
+    queue: float = 0.0
+    inference: float = 0.0
+    judge: float = 0.0
+
+
+class BatchJudge:
+    """One bundle and its engine, run as `plan` says. Any thread may call it.
+
+    ```python
+    judge = BatchJudge.open(bundle, manifest, plan, limits=ImageLimits())
+    for paths, judged in judge.each(batches, read=lambda path: path, accept=0.95, top_k=1): ...
+    ```
+
+    `workers` threads decode images, and no more batches than that are in memory as pixels. By default there is one more
+    than the engine has slots, so that a batch is decoded while every slot runs another.
+    """
+
+    def __init__(
+        self, manifest: Manifest, engine: Engine, plan: Plan, *, limits: ImageLimits, workers: int | None = None
+    ) -> None:
+        self.manifest = manifest
+        self.engine = engine
+        self.plan = plan
+        self._limits = limits
+        self._workers = workers or engine.slots + 1
+        self._decoders = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        self._room = asyncio.Semaphore(self._workers)
+        self._slots = asyncio.Semaphore(engine.slots)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=_run, args=(self._loop,), name="oodguard", daemon=True)
+        self._thread.start()
+        self._process = os.getpid()
+        self._gate = threading.Lock()
+        # Called by `close`, or when the judge is forgotten; with the process its threads end anyway.
+        self._finish = weakref.finalize(self, _finish, self._loop, self._decoders, engine)
+        self._finish.atexit = False
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Path,
+        manifest: Manifest,
+        plan: Plan,
+        *,
+        limits: ImageLimits,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        workers: int | None = None,
+    ) -> BatchJudge:
+        """Start the engine that `plan` asks for, and check it on the bundle's golden images.
+
+        Raises `FormatError` or `EnvironmentProblem` when the engine cannot run the graph here, and `QualityError` when
+        it does not answer the golden images as the manifest says.
+        """
+        try:
+            from oodguard.server.engines.build import build_engine
+        except ModuleNotFoundError as error:
+            raise EnvironmentProblem(f"{error.name} is not installed: pip install 'oodguard[guard]'") from None
+        judge = cls(manifest, build_engine(bundle, manifest, plan, device=device), plan, limits=limits, workers=workers)
+        defect = judge.submit(defect_of(bundle, manifest, judge.engine, max_batch=plan.max_batch)).result()
+        if defect:
+            judge.close()
+            raise QualityError(
+                f"{bundle} does not answer as it was exported ({defect}); choose another engine, or export it again"
+            )
+        return judge
+
+    @property
+    def runs_on(self) -> str:
+        """What runs the graph, for people."""
+        engine, plan = self.engine, self.plan
+        return f"{engine.name} on {engine.device}, {engine.slots} x {plan.threads} threads, batch {plan.max_batch}"
+
+    def submit(self, work: Coroutine[Any, Any, Found]) -> Future[Found]:
+        """Run `work` on the judge's event loop. Raises `EngineUnavailable` after `close` and in a forked process."""
+        if os.getpid() != self._process:
+            work.close()
+            raise EngineUnavailable("the bundle was loaded before this process was forked; load it again here")
+        with self._gate:
+            if self._finish.alive:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        raise EngineUnavailable("the guard is closed; load the bundle again")
+
+    def each(
+        self, batches: Iterable[Sequence[Given]], *, read: Callable[[Given], ImageLike], accept: float, top_k: int
+    ) -> Generator[tuple[Sequence[Given], Future[JudgedBatch]], None, None]:
+        """Every batch, in order, with the future of its outcomes, when that is to be waited for.
+
+        The engine runs these very batches. `read` turns what a batch holds into an image, in a thread; it may raise
+        `ImageError`. Twice as many batches as are decoded at once are taken ahead, so that a slow one does not at once
+        hold up those behind it. Closing the generator withdraws them.
+        """
+        waiting: deque[tuple[Sequence[Given], Future[JudgedBatch]]] = deque()
+        try:
+            for batch in batches:
+                if len(waiting) == 2 * self._workers:
+                    yield waiting.popleft()
+                work = self.batch(batch, read=read, accept=accept, top_k=top_k)
+                waiting.append((batch, self.submit(work)))
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+    async def batch(
+        self, images: Sequence[Given], *, read: Callable[[Given], ImageLike], accept: float, top_k: int
+    ) -> JudgedBatch:
+        """A verdict or an `ImageError` for each image of one batch; to be run by `submit`."""
+        entered = time.monotonic()
+        async with self._room:
+            started = time.monotonic()
+            share = -(-len(images) // self._workers)
+            parts = (images[start : start + share] for start in range(0, len(images), share))
+            decode = (self._loop.run_in_executor(self._decoders, self._decode, part, read) for part in parts)
+            pixels = list(itertools.chain.from_iterable(await asyncio.gather(*decode)))
+            judged = JudgedBatch([], decode=time.monotonic() - started, queue=started - entered)
+            good = [image for image in pixels if not isinstance(image, ImageError)]
+            verdicts = iter(await self._verdicts(good, judged, accept, top_k))
+        judged.outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in pixels]
+        return judged
+
+    def _decode(self, images: Sequence[Given], read: Callable[[Given], ImageLike]) -> list[Pixels | ImageError]:
+        found: list[Pixels | ImageError] = []
+        for image in images:
+            try:
+                found.append(pixels_of(read(image), self.manifest.preprocessing, self._limits))
+            except ImageError as error:
+                found.append(error)
+        return found
+
+    async def _verdicts(
+        self, images: Sequence[Pixels], judged: JudgedBatch, accept: float, top_k: int
+    ) -> Sequence[Outcome]:
+        if not images:
+            return []
+        decoded = time.monotonic()
+        try:
+            async with self._slots:
+                started = time.monotonic()
+                outputs = await self.engine.infer(np.stack(images))
+            ended = time.monotonic()
+            measured = self.manifest.measure(outputs)
+        except EngineUnavailable:
+            raise
+        except (EngineError, QualityError) as error:
+            if len(images) == 1:
+                return [ImageError("engine_failed", str(error))]
+            # One image must not cost its batch-mates their answers.
+            return [one for image in images for one in await self._verdicts([image], judged, accept, top_k)]
+        verdicts = [
+            self.manifest.verdict(measured, row, accept=accept, top_k=top_k) for row in range(len(measured.fused))
+        ]
+        judged.queue += started - decoded
+        judged.inference += ended - started
+        judged.judge += time.monotonic() - ended
+        return verdicts
+
+    def close(self) -> None:
+        """Refuse further work, let what is under way finish, then release threads and memory."""
+        with self._gate:
+            self._finish()
+        if os.getpid() == self._process:
+            self._thread.join()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
+
+
+def _finish(loop: asyncio.AbstractEventLoop, decoders: ThreadPoolExecutor, engine: Engine) -> None:
+    """End a judge's loop after its last work. Waits for nothing: it may be called on any thread, the loop's own too."""
+
+    async def finish() -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*others, return_exceptions=True)
+        decoders.shutdown(wait=False)
+        await engine.close()
+        loop.stop()
+
+    asyncio.run_coroutine_threadsafe(finish(), loop)
