@@ -20,14 +20,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from oodguard.core.errors import ImageError
+from oodguard.core.formats import FORMAT_NAMES
 
 Pixels = npt.NDArray[np.uint8]
 
-SUPPORTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # The final resize still shrinks by two, so what is left of the decoder's own filter is hardly seen.
 REDUCED_MARGIN = 2
 REDUCED_TOLERANCE = 1.0
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 # Our own limit decides, before anything is decoded. Both are set once: neither may be touched from decoding threads.
 Image.MAX_IMAGE_PIXELS = None
@@ -88,7 +87,7 @@ def open_image(
         raise ImageError(
             "too_many_bytes", f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted"
         )
-    with _refusals(), Image.open(io.BytesIO(data), formats=SUPPORTED_FORMATS) as image:
+    with _refusals(), Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
         _require_room(image, limits)
         if shrink_for is not None and shrink_for.reduced_jpeg:
             side = REDUCED_MARGIN * shrink_for.resize / min(image.size)
@@ -124,9 +123,7 @@ def _refusals() -> Iterator[None]:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(
-            "unsupported_type", f"not an image of a supported type ({', '.join(SUPPORTED_FORMATS)})"
-        ) from None
+        raise ImageError("unsupported_type", f"not an image of a supported type ({', '.join(FORMAT_NAMES)})") from None
     except MemoryError:
         raise ImageError("too_many_pixels", "the image needs more memory than there is") from None
     except Exception as error:  # Pillow's decoders raise almost any type on damaged input
