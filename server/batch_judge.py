@@ -1,7 +1,7 @@
-"""A bundle that judges images in this process: decode in threads, run batches in the engine, give verdicts.
+"""Judges batches of images in this process: decodes in threads, runs the engine, gives verdicts.
 
-All of it happens on an event loop that a judge keeps in a thread of its own, so that any number of threads and event
-loops may ask it, and none of them is held up.
+A judge works on an event loop in a thread of its own, so any number of threads and event loops may call it, and it
+blocks none of them.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ class JudgedBatch:
 
 
 class BatchJudge:
-    """One bundle and its engine, run as `plan` says. Any thread may call it.
+    """One bundle and its engine, run as `plan` says. Threads may share it.
 
     ```python
     judge = BatchJudge.open(bundle, manifest, plan, limits=ImageLimits())
     for paths, judged in judge.each(batches, read=lambda path: path, accept=0.95, top_k=1): ...
     ```
 
-    `workers` threads decode images, and no more batches than that are in memory as pixels. By default there is one more
-    than the engine has slots, so that a batch is decoded while every slot runs another.
+    `workers` threads decode images; by default one more than the engine has slots. At most as many batches, and one
+    more than there are slots, are in memory as pixels, so that one is decoded while every slot runs another.
     """
 
     def __init__(
@@ -67,14 +67,15 @@ class BatchJudge:
         self._limits = limits
         self._workers = workers or engine.slots + 1
         self._decoders = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
-        self._room = asyncio.Semaphore(self._workers)
+        self._max_held = max(self._workers, engine.slots + 1)
+        self._room = asyncio.Semaphore(self._max_held)
         self._slots = asyncio.Semaphore(engine.slots)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=_run, args=(self._loop,), name="oodguard", daemon=True)
         self._thread.start()
         self._process = os.getpid()
         self._gate = threading.Lock()
-        # Called by `close`, or when the judge is forgotten; with the process its threads end anyway.
+        # Called by `close`, or when nobody refers to the judge any more; at exit its threads end with the process.
         self._finish = weakref.finalize(self, _finish, self._loop, self._decoders, engine)
         self._finish.atexit = False
 
@@ -127,16 +128,16 @@ class BatchJudge:
     def each(
         self, batches: Iterable[Sequence[Given]], *, read: Callable[[Given], ImageLike], accept: float, top_k: int
     ) -> Generator[tuple[Sequence[Given], Future[JudgedBatch]], None, None]:
-        """Every batch, in order, with the future of its outcomes, when that is to be waited for.
+        """Yield every batch, in order, with the future of its outcomes; wait for that before you take the next batch.
 
         The engine runs these very batches. `read` turns what a batch holds into an image, in a thread; it may raise
-        `ImageError`. Twice as many batches as are decoded at once are taken ahead, so that a slow one does not at once
-        hold up those behind it. Closing the generator withdraws them.
+        `ImageError`. The generator takes twice as many batches ahead as are in memory as pixels, so that one slow batch
+        does not stop those behind it. Close the generator to withdraw them.
         """
         waiting: deque[tuple[Sequence[Given], Future[JudgedBatch]]] = deque()
         try:
             for batch in batches:
-                if len(waiting) == 2 * self._workers:
+                if len(waiting) == 2 * self._max_held:
                     yield waiting.popleft()
                 work = self.batch(batch, read=read, accept=accept, top_k=top_k)
                 waiting.append((batch, self.submit(work)))
@@ -213,13 +214,15 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _finish(loop: asyncio.AbstractEventLoop, decoders: ThreadPoolExecutor, engine: Engine) -> None:
-    """End a judge's loop after its last work. Waits for nothing: it may be called on any thread, the loop's own too."""
+    """End a judge's loop after its last work. Does not wait, because any thread may call it, the loop's own too."""
 
     async def finish() -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.gather(*others, return_exceptions=True)
         decoders.shutdown(wait=False)
-        await engine.close()
-        loop.stop()
+        try:
+            await engine.close()
+        finally:
+            loop.stop()
 
     asyncio.run_coroutine_threadsafe(finish(), loop)

@@ -1,4 +1,4 @@
-"""A guard in the caller's own process: a bundle in, answers out, without a server. Sync and for asyncio."""
+"""A guard in the caller's own process: a bundle in, answers out, without a server; sync, and for asyncio."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Guard(GuardCalls):
         try:
             return future.result()
         finally:
-            # Only a call that is interrupted has anything left to withdraw.
+            # Withdraws the images of a call that was interrupted, and nothing of one that has ended.
             future.cancel()
 
     def stream(
@@ -90,8 +90,8 @@ class AsyncGuard(GuardCalls):
         answer = await guard.predict("photo.jpg")
     ```
 
-    Nothing runs on the caller's event loop, so it is never held up, and several loops may share a guard. A call that is
-    cancelled is withdrawn.
+    The guard works in threads of its own: it never blocks the caller's event loop, and several loops may share it.
+    Cancel a call to withdraw its images.
     """
 
     async def __aenter__(self) -> AsyncGuard:
@@ -124,9 +124,9 @@ class AsyncGuard(GuardCalls):
 
 
 class Opening(Awaitable[AsyncGuard], AbstractAsyncContextManager[AsyncGuard]):
-    """An async guard that is not loaded yet: `async with` loads and closes it, `await` leaves closing to the caller.
+    """What `aload` returns: `async with` loads a guard and closes it; `await` loads one that the caller closes.
 
-    Loading takes as long as hashing the bundle and starting the engine; the event loop goes on meanwhile.
+    Loading hashes the bundle and starts the engine, in a thread.
     """
 
     def __init__(self, load: Callable[[], AsyncGuard]) -> None:

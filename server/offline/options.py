@@ -64,7 +64,7 @@ class ScoreOptions(Frozen):
         None,
         ge=1,
         le=256,
-        description="Threads that read and decode, and maximum batches in memory; default: sessions + 1.",
+        description="Threads that read and decode images; default: sessions + 1.",
     )
     part_size: int = Field(
         512, ge=1, le=1_000_000, description="Images per part; an interrupted run computes the parts under way again."

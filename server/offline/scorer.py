@@ -77,7 +77,7 @@ class Scorer:
     ```
 
     The batches of a part hold the same images however many run at once, so that its rows are the same on every machine
-    that computes alike. At most `workers` batches are decoded at a time. Raises what `BatchJudge.open` raises.
+    that computes alike. Raises what `BatchJudge.open` raises.
     """
 
     def __init__(self, spec: Spec, *, engine: Engine | None = None) -> None:

@@ -51,12 +51,19 @@ class Blind(FakeEngine):
 
 @contextmanager
 def guarded(
-    bundle: Path, engine: type[FakeEngine] = FakeEngine, *, kind: type[Any] = Guard, slots: int = 2, max_batch: int = 4
+    bundle: Path,
+    engine: type[FakeEngine] = FakeEngine,
+    *,
+    kind: type[Any] = Guard,
+    slots: int = 2,
+    max_batch: int = 4,
+    workers: int | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """A guard of this kind, and its engine."""
     manifest = load_manifest(bundle)
     fake = engine(bundle, manifest, slots=slots)
-    judge = BatchJudge(manifest, fake, Plan(sessions=slots, threads=1, max_batch=max_batch), limits=ImageLimits())
+    plan = Plan(sessions=slots, threads=1, max_batch=max_batch)
+    judge = BatchJudge(manifest, fake, plan, limits=ImageLimits(), workers=workers)
     try:
         yield kind(judge), fake
     finally:

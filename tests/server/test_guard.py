@@ -160,6 +160,17 @@ def test_images_of_a_call_share_the_slots(bundle: Path) -> None:
             assert sorted(fake.seen) == batches
 
 
+def test_one_decoder_keeps_every_slot_busy(bundle: Path) -> None:
+    with guarded(bundle, Gated, slots=3, workers=1) as (guard, fake), ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(guard.predict, [grey(9)] * 3)
+        deadline = time.monotonic() + WAIT
+        while fake.begun < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        fake.opened.set()
+        assert len(answer.result(WAIT).predictions) == 3
+
+
 def test_a_stream_is_in_order_and_read_only_a_little_ahead(bundle: Path) -> None:
     with guarded(bundle, FakeEngine, slots=2, max_batch=4) as (guard, fake):
         taken: list[int] = []
