@@ -49,7 +49,7 @@ def fetch(path, body=None):
         return error.code, error.read().decode()
 
 
-for _ in range(100):
+for _ in range(400):
     try:
         if fetch("/health/ready")[0] == 200:
             break

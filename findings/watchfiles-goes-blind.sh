@@ -38,12 +38,12 @@ def watched(folder, path, *changes):
     noticed, stop = [], threading.Event()
     thread = threading.Thread(target=lambda: [noticed.append(found) for found in watchfiles.watch(path, stop_event=stop, rust_timeout=100, debounce=100, step=20)])
     thread.start()
-    time.sleep(1)
+    time.sleep(2)
     seen = []
     for change in changes:
         before = len(noticed)
         change()
-        time.sleep(1)
+        time.sleep(2)
         seen.append(len(noticed) > before)
     stop.set()
     thread.join()
