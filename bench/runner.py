@@ -25,7 +25,8 @@ from oodguard.bench.methods.method import Answer, Detector, Method, answers
 from oodguard.bench.methods.problem import FeatureSpace
 from oodguard.bench.results import RESULTS_FILE, Record, Results, Trial
 from oodguard.bench.store import digest
-from oodguard.core.calibration import DEFAULT_ACCEPT, QuantileCurve
+from oodguard.core.calibration import DEFAULT_ACCEPT
+from oodguard.core.curve import QuantileCurve
 from oodguard.core.errors import EnvironmentProblem, QualityError
 from oodguard.core.frozen import Frozen
 from oodguard.training.heads.guard import single_thread

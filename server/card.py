@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from oodguard.core.answers import ModelRef
-from oodguard.core.calibration import DEFAULT_ACCEPT, QuantileCurve
+from oodguard.core.calibration import DEFAULT_ACCEPT
+from oodguard.core.curve import QuantileCurve
 from oodguard.core.frozen import Frozen
 from oodguard.core.manifest import Manifest, Parity, Precision
 from oodguard.core.preprocessing import SUPPORTED_FORMATS, Preprocessing
@@ -45,14 +46,14 @@ class Judged(Frozen):
 
 
 class Detector(Judged):
-    """One score. Higher is more OOD; `near` and `far` are its weights in the fused score, 0 where it is left out."""
+    """One score. Higher is more OOD; its part of the fused score is `weight * max(surprise - counts_from, 0)`."""
 
     name: ScoreName
     family: Family
     title: str
     meaning: str
-    near: float
-    far: float
+    weight: float
+    counts_from: float
 
 
 class Data(Frozen):
@@ -131,7 +132,8 @@ def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
     accept = settings.accept or manifest.default_accept
     accepts = stops(manifest, accept)
     thresholds = [manifest.thresholds(stop) for stop in accepts]
-    fusion = manifest.fusion
+    calibration = manifest.calibration
+    terms = {term.score: term for term in calibration.fusion.terms}
     return ModelCard(
         model=ModelRef(name=manifest.name, version=manifest.version),
         precision=manifest.precision,
@@ -142,17 +144,17 @@ def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
         accept=accept,
         max_accept=_highest(manifest),
         accepts=accepts,
-        fused=Judged(thresholds=tuple(t.fused for t in thresholds), scale=scale_of(fusion.curve)),
+        fused=Judged(thresholds=tuple(t.fused for t in thresholds), scale=scale_of(calibration.fusion.curve)),
         detectors=tuple(
             Detector(
                 name=entry.name,
                 family=entry.family,
                 title=entry.title,
                 meaning=entry.meaning,
-                near=fusion.near.get(entry.name, 0.0),
-                far=fusion.far.get(entry.name, 0.0),
+                weight=terms[entry.name].weight if entry.name in terms else 0.0,
+                counts_from=terms[entry.name].counts_from if entry.name in terms else 0.0,
                 thresholds=tuple(t.scores[column][1] for t in thresholds),
-                scale=scale_of(entry.curve),
+                scale=scale_of(calibration.curves[entry.name]),
             )
             for column, entry in enumerate(manifest.scores)
         ),
@@ -198,7 +200,7 @@ def stops(manifest: Manifest, accept: float) -> tuple[float, ...]:
 
 
 def _highest(manifest: Manifest) -> float:
-    return min(manifest.max_accept, *(entry.curve.max_accept for entry in manifest.scores))
+    return min(manifest.max_accept, *(curve.max_accept for curve in manifest.calibration.curves.values()))
 
 
 def scale_of(curve: QuantileCurve) -> Scale:
@@ -216,7 +218,7 @@ def checks_of(manifest: Manifest) -> tuple[Check, ...]:
     found = [_parity(manifest.parity)]
     accepted = manifest.provenance.metrics.get("test_acceptance")
     if accepted is not None:
-        found.append(_acceptance(accepted, manifest.fusion.curve.samples))
+        found.append(_acceptance(accepted, manifest.calibration.samples))
     diagnosis = manifest.diagnosis
     if diagnosis is not None:
         found.append(Check(name="Learner collusion", passed=not diagnosis.colluding, detail=diagnosis.verdict))

@@ -20,7 +20,7 @@ def broken_promise(manifest: Manifest, golden: Sequence[Golden], outputs: Output
     if wrong:
         return f"the verdict on {wrong[0]} is not the one in the manifest"
     tolerance = manifest.parity.tolerance
-    worst = float(manifest.score_errors([g.scores for g in golden], outputs.scores).max())
+    worst = float(manifest.calibration.score_errors([g.scores for g in golden], outputs.scores).max())
     if worst > tolerance:
         return f"scores of the golden images differ from the manifest's by {worst:.1e} (allowed {tolerance:g})"
     return None

@@ -13,7 +13,7 @@ from oodguard.bench.methods.classifier import Classifier
 from oodguard.bench.methods.method import Answer, Detector, Progress
 from oodguard.bench.methods.problem import Problem, Space, batched
 from oodguard.bench.networks.network import Network
-from oodguard.core.calibration import Fusion, QuantileCurve
+from oodguard.core.calibration import Calibration
 from oodguard.training.heads import scores
 from oodguard.training.heads.guard import GuardHeads, fit_heads, head_shapes
 from oodguard.training.options import TrainOptions
@@ -27,26 +27,25 @@ class Guard(Detector):
         self.heads = heads
         self.network = network.requires_grad_(False)
         self._space = space
-        self._curves: dict[str, QuantileCurve] = {}
-        self._fusion: Fusion | None = None
+        self._calibration: Calibration | None = None
 
     @torch.no_grad()
     def calibrate(self, problem: Problem) -> None:
         """Curves and the fused score on held-out images, as training a guard does."""
         self.eval()
         table = batched(lambda x: self._table(x)[1], problem.space, problem.held, where=self.device)
-        values = {spec.name.value: table[:, i].double().numpy() for i, spec in enumerate(self.heads.shapes.scores)}
-        self._curves = {name: QuantileCurve.fit(column) for name, column in values.items()}
-        self._fusion = Fusion.fit(self._curves, values)
+        values = {name: table[:, i].double().numpy() for i, name in enumerate(self.heads.shapes.scores)}
+        self._calibration = Calibration.fit(values)
 
     @torch.no_grad()
     def answer(self, x: Tensor) -> Answer:
         """Every served score, and `fused`."""
         logits, table = self._table(x)
-        found = {spec.name.value: table[:, i] for i, spec in enumerate(self.heads.shapes.scores)}
-        if self._fusion is not None:
-            fused = self._fusion.score(self._curves, {k: v.double().numpy() for k, v in found.items()})
-            found["fused"] = torch.from_numpy(fused)
+        found: dict[str, Tensor] = {name.value: table[:, i] for i, name in enumerate(self.heads.shapes.scores)}
+        if self._calibration is not None:
+            found["fused"] = torch.from_numpy(
+                self._calibration.score(self._calibration.columns(table.double().numpy()))
+            )
         return Answer(logits=logits, log_probabilities=scores.mean_log_probabilities(logits), scores=found)
 
     def _table(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from oodguard.core.scores import SCORES
 from oodguard.evaluation.ablation import ablate
 from oodguard.evaluation.evaluate import examine
 from oodguard.evaluation.evaluation import Evaluation, Table
-from oodguard.evaluation.evidence import FUSED, Evidence, Measured
+from oodguard.evaluation.evidence import FUSED, Evidence, MeasuredSet
 from oodguard.training.answers import Answers
 from oodguard.training.metrics import detection
 from oodguard.training.photos.labelled import Photo
@@ -52,7 +52,7 @@ def guard(rng: np.random.Generator) -> tuple[RunRecord, dict[str, np.ndarray]]:
 
 def measured(
     rng: np.random.Generator, record: RunRecord, folder: Path, targets: np.ndarray, shift: float, sure: float
-) -> Measured:
+) -> MeasuredSet:
     count = len(targets)
     probabilities = rng.dirichlet((1.0, 1.0, 1.0), count).astype(np.float32)
     probabilities[np.arange(count), targets] += sure
@@ -66,7 +66,7 @@ def measured(
         Image.new("RGB", (20, 12), (index, 80, 80)).save(path)
         photos.append(Photo(path=path, label=CLASSES[targets[index]], sha256=f"{index:064x}"))
     (folder / "<i>000.png").write_bytes(b"no image any more")
-    return Measured(
+    return MeasuredSet(
         photos=tuple(photos),
         answers=Answers(probabilities=probabilities, votes=votes, scores=scores),
         values={**scores, FUSED: record.fusion.score(record.curves, scores)},
@@ -95,7 +95,7 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
 
 @pytest.fixture(scope="session")
 def found(evidence: Evidence) -> Evaluation:
-    inside, outside = evidence.inside.values, evidence.outside["far"].values
+    inside, outside = evidence.test.values, evidence.ood["far"].values
     draw = Table(
         images=60,
         scores={name: detection(inside[name], outside[name], 3.0) for name in inside},
