@@ -107,6 +107,12 @@ class RunRecord(Frozen):
     diagnosis: CollusionReport | None = Field(None, description="on the calibration images, when it was trained")
     weights_sha256: str
 
+    @model_validator(mode="after")
+    def _scores_are_calibrated(self) -> RunRecord:
+        if self.calibration.names != self.heads.scores:
+            raise ValueError("the calibration is not of the scores that the heads give, in their order")
+        return self
+
 
 def load_record(run: Path) -> RunRecord:
     """Read a run folder's record. Raises `FormatError`, in one sentence, when it is not one of ours."""
