@@ -39,7 +39,9 @@ class Splits(Frozen):
 class BackboneRecord(Frozen):
     """The network under the heads."""
 
+    kind: str = Field(description="the library that builds it: a key of `backbone.sources.SOURCES`")
     name: str
+    resized: bool = Field(description="whether its input is of another size than the network's own")
     source: str
     weights_sha256: str
     cut: str | None = Field(description="last frozen module; what follows was tuned. None: all frozen")

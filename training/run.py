@@ -19,7 +19,8 @@ from torch import nn
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
 from oodguard.core.scores import ScoreName
-from oodguard.training.backbone.network import Normalised, create, split
+from oodguard.training.backbone.network import Normalised
+from oodguard.training.backbone.sources import rebuild_backbone
 from oodguard.training.heads.guard import GuardHeads
 from oodguard.training.record import (
     CALIBRATION_FILE,
@@ -149,9 +150,7 @@ def load_run(folder: Path) -> Run:
         state = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise FormatError(f"{path} is damaged ({error})") from None
-    size = record.preprocessing.crop if record.options.get("image_size") else None
-    model = create(record.backbone.name, image_size=size)
-    trunk, tail, _ = split(model, tune=record.backbone.cut is not None)
+    trunk, tail = rebuild_backbone(record.backbone, record.preprocessing)
     heads = GuardHeads(record.heads)
     try:
         for part, module in (("trunk", trunk), ("tail", tail), ("heads", heads)):

@@ -46,7 +46,9 @@ def guard(rng: np.random.Generator) -> tuple[RunRecord, dict[ScoreName, np.ndarr
         data_fingerprint="f" * 64,
         classes=CLASSES,
         preprocessing=Preprocessing(resize=64, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-        backbone=BackboneRecord(name="net", source="here", weights_sha256="0" * 64, cut=None, width=8),
+        backbone=BackboneRecord(
+            kind="timm", name="net", resized=False, source="here", weights_sha256="0" * 64, cut=None, width=8
+        ),
         heads=HEADS,
         splits=Splits(train=600, calibration=200, test=240, groups=90, largest_group=7),
         calibration=Calibration.fit(calibration),
