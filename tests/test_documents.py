@@ -1,6 +1,6 @@
 """The documents: their commands, run as they stand there; their links, the files they name, and their length.
 
-A block of the README or of docs/ that is fenced as `sh` is run. Commands that cannot be run here stand under
+A block of the README or of docs/ that is fenced as `sh` or `python` is run. What cannot be run here stands under
 `<!-- not run: why -->`, for writers to see. Ports are replaced by free ones.
 """
 
@@ -151,7 +151,8 @@ def reader(tmp_path: Path, photos: Path, strangers: Path, bundle: Path) -> Itera
     """A folder with what the documents speak of: photos, other images, flagged ones, and a bundle."""
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copytree(bundle, tmp_path / "bundles" / "photos")
-    shutil.copyfile(photos / "test" / "jade" / "000.jpg", tmp_path / "photo.jpg")
+    for copy in ("photo.jpg", "other.jpg"):
+        shutil.copyfile(photos / "test" / "jade" / "000.jpg", tmp_path / copy)
     shutil.copytree(strangers, tmp_path / "some" / "folder")
     flagged = tmp_path / "flagged"
     flagged.mkdir()
@@ -162,13 +163,17 @@ def reader(tmp_path: Path, photos: Path, strangers: Path, bundle: Path) -> Itera
     typing.leave()
 
 
-@pytest.mark.parametrize(
-    "document", [d for d in RUN if any(b.kind == "sh" and not b.marked for b in blocks(d))], ids=name
-)
+def runnable(document: Path) -> list[str]:
+    """The blocks to run, as bash takes them."""
+    found = [block for block in blocks(document) if not block.marked]
+    scripts = {"sh": "{}", "python": "python -W error - <<'END'\n{}END\n"}
+    return [scripts[block.kind].replace("{}", block.body) for block in found if block.kind in scripts]
+
+
+@pytest.mark.parametrize("document", [d for d in RUN if runnable(d)], ids=name)
 def test_commands_do_what_the_documents_say(document: Path, reader: Reader) -> None:
-    commands = [block.body for block in blocks(document) if block.kind == "sh" and not block.marked]
-    for body in commands:
-        reader.type(body)
+    for script in runnable(document):
+        reader.type(script)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
@@ -178,7 +183,7 @@ def test_every_command_is_run_or_says_why_not(document: Path) -> None:
             assert block.kind == "sh" or block.body.startswith("$ "), f"fence it as sh:\n{block.body}"
         if block.before.startswith("<!-- not run"):
             assert block.marked, f"say why: {block.before}"
-            assert block.kind == "sh", "only commands are marked"
+            assert block.kind in ("sh", "python"), "only commands are marked"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
