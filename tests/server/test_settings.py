@@ -72,7 +72,7 @@ def test_anyone_may_call_a_public_address_only_by_explicit_choice() -> None:
 @pytest.mark.parametrize(
     ("document", "name"),
     [
-        ("README.md", "settings"),
+        ("docs/SETTINGS.md", "settings"),
         ("docs/METRICS.md", "metrics"),
         ("docs/API.md", "problems"),
         ("docs/SCORES.md", "scores"),
