@@ -1,6 +1,6 @@
-"""The documents: their commands, run as they stand there; their links, the files they name, and their length.
+"""The documents: their commands and programs, run as they stand there; their links, files they name, and their length.
 
-A block of the README or of docs/ that is fenced as `sh` is run. Commands that cannot be run here stand under
+A block of the README or of docs/ that is fenced as `sh` or `python` is run. What cannot be run here stands under
 `<!-- not run: why -->`, for writers to see. Ports are replaced by free ones.
 """
 
@@ -25,6 +25,7 @@ from oodguard.cli.main import build
 from oodguard.load_tests.real_triton import free_ports
 
 ROOT = Path(__file__).parents[1]
+TYPED = ("sh", "python")
 RUN = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 FOLDERS = (".", "docs", "examples", "helm/oodguard", "images", "load_tests")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
@@ -36,6 +37,8 @@ COMMAND = re.compile(
     r"^(\$ )?(oodguard|make|pip|python|docker|helm|curl|source|tritonserver|apt-get|locust) ", re.MULTILINE
 )
 NOT_RUN = re.compile(r"^<!-- not run: \S.* -->$")
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 SERVE = re.compile(r"^oodguard serve .*--port [1-9]", re.MULTILINE)
 SIDECAR = (
     '{"time":"2026-03-04T05:06:07Z","model":{"name":"photos","version":"1"},"accept":0.95,"label":"jade",'
@@ -93,21 +96,24 @@ class Reader:
             "OODGUARD_PREDICT_URL": f"http://localhost:{self.port}",
         }
 
-    def type(self, block: str) -> None:
+    def type(self, kind: str, block: str) -> None:
         block = re.sub(r"\b8000\b", str(self.port), re.sub(r"\b8001\b", str(self.admin_port), block))
+        if kind == "python":
+            self._run(block, sys.executable, "-c")
+            return
         while block:
             # A server stays, while what follows is typed in another terminal.
             at = next((m.start() for m in SERVE.finditer(block)), len(block))
-            self._run(block[:at])
+            self._run(block[:at], "bash", "-euo", "pipefail", "-c")
             line, _, block = block[at:].partition("\n")
             if line:
                 self._serve(line)
 
-    def _run(self, script: str) -> None:
+    def _run(self, script: str, *command: str) -> None:
         if not script.strip():
             return
         ran = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
+            [*command, script],
             cwd=self.folder,
             env=self._environment,
             capture_output=True,
@@ -151,7 +157,8 @@ def reader(tmp_path: Path, photos: Path, strangers: Path, bundle: Path) -> Itera
     """A folder with what the documents speak of: photos, other images, flagged ones, and a bundle."""
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copytree(bundle, tmp_path / "bundles" / "photos")
-    shutil.copyfile(photos / "test" / "jade" / "000.jpg", tmp_path / "photo.jpg")
+    for index, image in enumerate(("photo.jpg", "other.jpg")):
+        shutil.copyfile(photos / "test" / "jade" / f"00{index}.jpg", tmp_path / image)
     shutil.copytree(strangers, tmp_path / "some" / "folder")
     flagged = tmp_path / "flagged"
     flagged.mkdir()
@@ -163,12 +170,12 @@ def reader(tmp_path: Path, photos: Path, strangers: Path, bundle: Path) -> Itera
 
 
 @pytest.mark.parametrize(
-    "document", [d for d in RUN if any(b.kind == "sh" and not b.marked for b in blocks(d))], ids=name
+    "document", [d for d in RUN if any(b.kind in TYPED and not b.marked for b in blocks(d))], ids=name
 )
 def test_commands_do_what_the_documents_say(document: Path, reader: Reader) -> None:
-    commands = [block.body for block in blocks(document) if block.kind == "sh" and not block.marked]
-    for body in commands:
-        reader.type(body)
+    for block in blocks(document):
+        if block.kind in TYPED and not block.marked:
+            reader.type(block.kind, block.body)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
@@ -178,12 +185,14 @@ def test_every_command_is_run_or_says_why_not(document: Path) -> None:
             assert block.kind == "sh" or block.body.startswith("$ "), f"fence it as sh:\n{block.body}"
         if block.before.startswith("<!-- not run"):
             assert block.marked, f"say why: {block.before}"
-            assert block.kind == "sh", "only commands are marked"
+            assert block.kind in TYPED, "only commands and programs are marked"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_commands_that_are_not_run_have_options_that_exist(document: Path) -> None:
     for block in blocks(document):
+        if block.kind == "python":
+            compile(block.body, name(document), "exec")
         for line in block.body.splitlines() if block.marked else ():
             if line.startswith("oodguard "):
                 build().parse_args(shlex.split(line, comments=True)[1:], print_error=False, exit_on_error=False)
@@ -191,9 +200,18 @@ def test_commands_that_are_not_run_have_options_that_exist(document: Path) -> No
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]*)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
-        if target and not target.startswith("http"):
-            assert (document.parent / target).exists(), target
+    for target, heading in LINK.findall(document.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        aim = document.parent / target if target else document
+        assert aim.exists(), target
+        if heading:
+            assert heading in map(anchor, HEADING.findall(aim.read_text(encoding="utf-8"))), f"{target}#{heading}"
+
+
+def anchor(heading: str) -> str:
+    """What a heading is linked by."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 # The changelog names what earlier versions had.
