@@ -35,7 +35,7 @@ from oodguard.bench.methods.problem import Problem, Space
 from oodguard.core.errors import InputError
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.training.backbone.features import BATCH, batches, trunk_runner
-from oodguard.training.backbone.network import load_backbone
+from oodguard.training.backbone.sources import load_backbone
 from oodguard.training.loop import Schedule
 from oodguard.training.photos.labelled import Photo, identity, load_unlabelled
 from oodguard.training.photos.split import split_off

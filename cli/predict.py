@@ -17,7 +17,7 @@ from rich.table import Table
 from oodguard.clients.http import Client
 from oodguard.core.answers import Prediction
 from oodguard.core.errors import InputError
-from oodguard.core.preprocessing import IMAGE_SUFFIXES
+from oodguard.core.formats import IMAGE_SUFFIXES
 
 SOME_FAILED = 1
 FOUND_OOD = 10

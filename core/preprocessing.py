@@ -17,14 +17,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from oodguard.core.errors import ImageError
+from oodguard.core.formats import FORMAT_NAMES
 
 Pixels = npt.NDArray[np.uint8]
 
-SUPPORTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # The final resize still shrinks by two, so what is left of the decoder's own filter is hardly seen.
 REDUCED_MARGIN = 2
 REDUCED_TOLERANCE = 1.0
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 # Our own limit decides, before anything is decoded. Both are set once: neither may be touched from decoding threads.
 Image.MAX_IMAGE_PIXELS = None
@@ -84,7 +83,7 @@ def open_image(
             "too_many_bytes", f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted"
         )
     try:
-        with Image.open(io.BytesIO(data), formats=SUPPORTED_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
             width, height = image.size
             if width * height > limits.max_pixels:
                 raise ImageError(
@@ -101,9 +100,7 @@ def open_image(
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(
-            "unsupported_type", f"not an image of a supported type ({', '.join(SUPPORTED_FORMATS)})"
-        ) from None
+        raise ImageError("unsupported_type", f"not an image of a supported type ({', '.join(FORMAT_NAMES)})") from None
     except MemoryError:
         raise ImageError("too_many_pixels", "the image needs more memory than there is") from None
     except Exception as error:  # Pillow's decoders raise almost any type on damaged input

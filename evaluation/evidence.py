@@ -94,6 +94,7 @@ def prepare(run: Run, options: TrainOptions) -> tuple[Backbone, Extractor]:
     """The run's network and its cached trunk activations."""
     record = run.record
     backbone = Backbone(
+        kind=record.backbone.kind,
         name=record.backbone.name,
         source=record.backbone.source,
         weights_sha256=record.backbone.weights_sha256,

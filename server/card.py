@@ -11,9 +11,10 @@ import numpy as np
 from oodguard.core.answers import ModelRef
 from oodguard.core.calibration import DEFAULT_ACCEPT
 from oodguard.core.curve import QuantileCurve
+from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.frozen import Frozen
 from oodguard.core.manifest import Manifest, Parity, Precision
-from oodguard.core.preprocessing import SUPPORTED_FORMATS, Preprocessing
+from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import Family, ScoreName
 from oodguard.server.model import ServedModel
 from oodguard.server.settings import ServeSettings
@@ -178,7 +179,7 @@ def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
             image_pixels=settings.max_pixels,
             body_bytes=settings.max_body_bytes,
             files=settings.max_files,
-            formats=SUPPORTED_FORMATS,
+            formats=FORMAT_NAMES,
         ),
         samples=tuple(
             SampleRef(number=number, title=path.stem) for number, path in enumerate(sample_files(model, settings))

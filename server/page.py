@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
+from oodguard.core.formats import CONTENT_TYPES
 from oodguard.core.problems import Problem
 from oodguard.server.card import ModelCard, card_of, sample_files
 from oodguard.server.errors import RequestError
@@ -26,16 +27,6 @@ TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
-}
-IMAGE_TYPES = {
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".png": "image/png",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-    ".bmp": "image/bmp",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
 }
 # Kept by browsers, and asked for anew each time: the answer is then 304 without a body.
 REVALIDATE = {"cache-control": "no-cache"}
@@ -166,7 +157,7 @@ async def sample(request: Request) -> Response:
         content = await run_in_threadpool(path.read_bytes)
     except OSError:
         raise RequestError("not_found", f"sample {number} is no longer there") from None
-    return Response(content, media_type=IMAGE_TYPES.get(path.suffix.lower(), "application/octet-stream"))
+    return Response(content, media_type=CONTENT_TYPES.get(path.suffix.lower(), "application/octet-stream"))
 
 
 async def root() -> RedirectResponse:

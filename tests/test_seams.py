@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import io
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 
 import pytest
-from PIL import Image
 
 import oodguard.bench
 import oodguard.bench.methods
@@ -17,10 +16,8 @@ from oodguard.bench.arena import Suite
 from oodguard.bench.methods.catalogue import METHODS
 from oodguard.bench.methods.method import Method
 from oodguard.bench.suites import suites
-from oodguard.core.preprocessing import IMAGE_SUFFIXES, SUPPORTED_FORMATS
+from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.scores import REGISTRY, ScoreName
-from oodguard.server.page import IMAGE_TYPES
-from oodguard.server.sampling import KINDS
 
 
 def classes(package: ModuleType, *functions: str) -> set[type]:
@@ -47,11 +44,7 @@ def test_every_suite_is_listed() -> None:
     assert classes(oodguard.bench, "plans") - {Suite} == listed
 
 
-@pytest.mark.parametrize("kind", SUPPORTED_FORMATS)
-def test_every_format_has_a_suffix_and_a_signature(kind: str) -> None:
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name == kind} & {*IMAGE_SUFFIXES}
-    assert suffixes
-    assert suffixes <= {*IMAGE_TYPES}
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(stream, kind)
-    assert any(stream.getvalue().startswith(start) and suffix in suffixes for start, suffix in KINDS)
+@pytest.mark.parametrize("document", ["API.md", "DATA.md"])
+@pytest.mark.parametrize("name", FORMAT_NAMES)
+def test_the_documents_list_every_format(document: str, name: str) -> None:
+    assert name in (Path(__file__).parents[1] / "docs" / document).read_text(encoding="utf-8").upper()

@@ -185,7 +185,9 @@ def _record(
         classes=photos.classes,
         preprocessing=backbone.preprocessing,
         backbone=BackboneRecord(
+            kind=backbone.kind,
             name=backbone.name,
+            resized=options.image_size is not None,
             source=backbone.source,
             weights_sha256=backbone.weights_sha256,
             cut=backbone.cut,

@@ -39,7 +39,9 @@ class Splits(Frozen):
 class BackboneRecord(Frozen):
     """The network under the heads."""
 
+    kind: str = Field(description="the library that builds it: a key of `backbone.sources.SOURCES`")
     name: str
+    resized: bool = Field(description="whether its input is of another size than the network's own")
     source: str
     weights_sha256: str
     cut: str | None = Field(description="last frozen module; what follows was tuned. None: all frozen")
@@ -106,6 +108,12 @@ class RunRecord(Frozen):
     metrics: dict[str, float]
     diagnosis: CollusionReport | None = Field(None, description="on the calibration images, when it was trained")
     weights_sha256: str
+
+    @model_validator(mode="after")
+    def _scores_are_calibrated(self) -> RunRecord:
+        if self.calibration.names != self.heads.scores:
+            raise ValueError("the calibration is not of the scores that the heads give, in their order")
+        return self
 
 
 def load_record(run: Path) -> RunRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from oodguard.core.curve import Scores
+from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
 from oodguard.core.scores import ScoreName
-from oodguard.training.backbone.network import Normalised, create, split
+from oodguard.training.backbone.network import Normalised
+from oodguard.training.backbone.sources import rebuild_backbone
 from oodguard.training.heads.guard import GuardHeads
 from oodguard.training.record import (
     CALIBRATION_FILE,
@@ -89,7 +90,7 @@ def write_calibration(folder: Path, scores: Mapping[ScoreName, Scores]) -> None:
     np.save(folder / CALIBRATION_FILE, np.stack(list(scores.values()), axis=1), allow_pickle=False)
 
 
-def _read_calibration(folder: Path, names: Sequence[ScoreName]) -> dict[ScoreName, Scores]:
+def _read_calibration(folder: Path, record: RunRecord) -> dict[ScoreName, Scores]:
     path = folder / CALIBRATION_FILE
     try:
         table = np.load(path, allow_pickle=False)
@@ -97,9 +98,13 @@ def _read_calibration(folder: Path, names: Sequence[ScoreName]) -> dict[ScoreNam
         raise FormatError(f"{folder} is incomplete: it has no {CALIBRATION_FILE}") from None
     except (OSError, ValueError) as error:
         raise FormatError(f"{path} is damaged ({error})") from None
+    names = record.calibration.names
     if table.ndim != 2 or table.shape[1] != len(names):
         raise FormatError(f"{path} does not hold the {len(names)} scores that {RECORD_FILE} lists")
-    return {name: np.asarray(table[:, i], dtype=np.float64) for i, name in enumerate(names)}
+    scores = record.calibration.columns(table)
+    if any(QuantileCurve.fit(scores[name]) != curve for name, curve in record.calibration.curves.items()):
+        raise FormatError(f"{path} does not hold the scores that set the thresholds in {RECORD_FILE}")
+    return scores
 
 
 def _read_division(folder: Path) -> DivisionRecord:
@@ -145,9 +150,7 @@ def load_run(folder: Path) -> Run:
         state = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise FormatError(f"{path} is damaged ({error})") from None
-    size = record.preprocessing.crop if record.options.get("image_size") else None
-    model = create(record.backbone.name, image_size=size)
-    trunk, tail, _ = split(model, tune=record.backbone.cut is not None)
+    trunk, tail = rebuild_backbone(record.backbone, record.preprocessing)
     heads = GuardHeads(record.heads)
     try:
         for part, module in (("trunk", trunk), ("tail", tail), ("heads", heads)):
@@ -161,5 +164,5 @@ def load_run(folder: Path) -> Run:
         tail=tail.eval(),
         heads=heads.eval(),
         division=_read_division(folder),
-        calibration=_read_calibration(folder, record.heads.scores),
+        calibration=_read_calibration(folder, record),
     )

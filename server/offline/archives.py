@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from oodguard.core.preprocessing import IMAGE_SUFFIXES
+from oodguard.core.formats import IMAGE_SUFFIXES
 from oodguard.server.offline.items import Item, Kind
 from oodguard.server.offline.tarballs import DamagedTar, members
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from oodguard.core.errors import InputError
-from oodguard.core.preprocessing import IMAGE_SUFFIXES
+from oodguard.core.formats import IMAGE_SUFFIXES
 from oodguard.server.offline.archives import kind_of, list_archive
 from oodguard.server.offline.items import Item, shown
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from oodguard.core.calibration import QuantileCurve
+from oodguard.core.curve import QuantileCurve
 from oodguard.core.manifest import load_manifest
 from oodguard.server.card import ModelCard, _acceptance, scale_of
 from oodguard.server.keys import digest, new_key
@@ -98,7 +98,10 @@ def test_the_card_says_what_is_served(card: ModelCard, bundle: Path) -> None:
     assert card.classes == manifest.classes
     assert card.parity == manifest.parity
     assert card.metrics == manifest.provenance.metrics
-    assert [d.near for d in card.detectors] == [manifest.fusion.near.get(name, 0.0) for name in manifest.score_names]
+    terms = {term.score: (term.weight, term.counts_from) for term in manifest.calibration.fusion.terms}
+    assert [(d.weight, d.counts_from) for d in card.detectors] == [
+        terms.get(n, (0.0, 0.0)) for n in manifest.score_names
+    ]
     assert card.data.calibration_images == manifest.provenance.calibration_images
     assert [check.name for check in card.checks] == [
         "Export parity (fp32)",

@@ -11,7 +11,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from oodguard.training.backbone.features import Extractor
-from oodguard.training.backbone.network import Backbone, load_backbone
+from oodguard.training.backbone.network import Backbone
+from oodguard.training.backbone.sources import load_backbone
 from oodguard.training.backbone.tail import tail_features, tune_tail
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Division, chosen_photos, divide, label_numbers

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from oodguard.core.calibration import DEFAULT_ACCEPT
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.training.backbone.features import Extractor
-from oodguard.training.backbone.network import Backbone, load_backbone
+from oodguard.training.backbone.network import Backbone
+from oodguard.training.backbone.sources import load_backbone
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Division, label_numbers
