@@ -1,4 +1,4 @@
-"""The documents: their commands and programs, run as they stand there; their links, files they name, and their length.
+"""The documents: their commands, run as they stand there; their links, the files they name, and their length.
 
 A block of the README or of docs/ that is fenced as `sh` or `python` is run. What cannot be run here stands under
 `<!-- not run: why -->`, for writers to see. Ports are replaced by free ones.
@@ -25,7 +25,6 @@ from oodguard.cli.main import build
 from oodguard.load_tests.real_triton import free_ports
 
 ROOT = Path(__file__).parents[1]
-TYPED = ("sh", "python")
 RUN = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 FOLDERS = (".", "docs", "examples", "helm/oodguard", "images", "load_tests")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
@@ -96,24 +95,21 @@ class Reader:
             "OODGUARD_PREDICT_URL": f"http://localhost:{self.port}",
         }
 
-    def type(self, kind: str, block: str) -> None:
+    def type(self, block: str) -> None:
         block = re.sub(r"\b8000\b", str(self.port), re.sub(r"\b8001\b", str(self.admin_port), block))
-        if kind == "python":
-            self._run(block, sys.executable, "-c")
-            return
         while block:
             # A server stays, while what follows is typed in another terminal.
             at = next((m.start() for m in SERVE.finditer(block)), len(block))
-            self._run(block[:at], "bash", "-euo", "pipefail", "-c")
+            self._run(block[:at])
             line, _, block = block[at:].partition("\n")
             if line:
                 self._serve(line)
 
-    def _run(self, script: str, *command: str) -> None:
+    def _run(self, script: str) -> None:
         if not script.strip():
             return
         ran = subprocess.run(
-            [*command, script],
+            ["bash", "-euo", "pipefail", "-c", script],
             cwd=self.folder,
             env=self._environment,
             capture_output=True,
@@ -157,8 +153,8 @@ def reader(tmp_path: Path, photos: Path, strangers: Path, bundle: Path) -> Itera
     """A folder with what the documents speak of: photos, other images, flagged ones, and a bundle."""
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copytree(bundle, tmp_path / "bundles" / "photos")
-    for index, image in enumerate(("photo.jpg", "other.jpg")):
-        shutil.copyfile(photos / "test" / "jade" / f"00{index}.jpg", tmp_path / image)
+    for copy in ("photo.jpg", "other.jpg"):
+        shutil.copyfile(photos / "test" / "jade" / "000.jpg", tmp_path / copy)
     shutil.copytree(strangers, tmp_path / "some" / "folder")
     flagged = tmp_path / "flagged"
     flagged.mkdir()
@@ -169,13 +165,17 @@ def reader(tmp_path: Path, photos: Path, strangers: Path, bundle: Path) -> Itera
     typing.leave()
 
 
-@pytest.mark.parametrize(
-    "document", [d for d in RUN if any(b.kind in TYPED and not b.marked for b in blocks(d))], ids=name
-)
+def runnable(document: Path) -> list[str]:
+    """The blocks to run, as bash takes them."""
+    found = [block for block in blocks(document) if not block.marked]
+    scripts = {"sh": "{}", "python": "python -W error - <<'END'\n{}END\n"}
+    return [scripts[block.kind].replace("{}", block.body) for block in found if block.kind in scripts]
+
+
+@pytest.mark.parametrize("document", [d for d in RUN if runnable(d)], ids=name)
 def test_commands_do_what_the_documents_say(document: Path, reader: Reader) -> None:
-    for block in blocks(document):
-        if block.kind in TYPED and not block.marked:
-            reader.type(block.kind, block.body)
+    for script in runnable(document):
+        reader.type(script)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
@@ -185,14 +185,12 @@ def test_every_command_is_run_or_says_why_not(document: Path) -> None:
             assert block.kind == "sh" or block.body.startswith("$ "), f"fence it as sh:\n{block.body}"
         if block.before.startswith("<!-- not run"):
             assert block.marked, f"say why: {block.before}"
-            assert block.kind in TYPED, "only commands and programs are marked"
+            assert block.kind in ("sh", "python"), "only commands are marked"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_commands_that_are_not_run_have_options_that_exist(document: Path) -> None:
     for block in blocks(document):
-        if block.kind == "python":
-            compile(block.body, name(document), "exec")
         for line in block.body.splitlines() if block.marked else ():
             if line.startswith("oodguard "):
                 build().parse_args(shlex.split(line, comments=True)[1:], print_error=False, exit_on_error=False)
