@@ -16,6 +16,7 @@ from rich.table import Table
 
 from oodguard.clients.http import Client
 from oodguard.core.answers import Prediction
+from oodguard.core.codes import Code
 from oodguard.core.errors import InputError
 from oodguard.core.formats import IMAGE_SUFFIXES
 
@@ -53,7 +54,7 @@ def predict(
             if result.prediction is not None:
                 rows.append((path, result.prediction))
             elif result.problem is not None:
-                if result.problem.code == "bad_parameter":
+                if result.problem.code == Code.BAD_PARAMETER:
                     raise InputError(result.problem.detail)
                 failures.append((path, result.problem.detail))
     if json_lines:

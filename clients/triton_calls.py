@@ -16,6 +16,7 @@ from oodguard.clients.calls import TIMEOUT
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
 from oodguard.clients.images import ImageLike, part_of
 from oodguard.core.answers import ModelRef, Prediction, PredictResponse, Timing
+from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError, ImageError
 from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
 from oodguard.core.preprocessing import Pixels, load_pixels
@@ -99,9 +100,11 @@ class TritonCalls:
                 job.pixels.append(load_pixels(data, manifest.preprocessing))
                 job.places.append(index)
             except ImageError as error:
-                job.errors.append(problem(error.code, str(error), index=index, file=file))
+                job.errors.append(problem(Code(error.code), str(error), index=index, file=file))
         if not job.pixels:
-            raise ServerProblem(summary_of(tuple(job.errors)) if job.errors else problem("no_images", "give an image"))
+            raise ServerProblem(
+                summary_of(tuple(job.errors)) if job.errors else problem(Code.NO_IMAGES, "give an image")
+            )
         job.decode = time.monotonic() - job.started
         return job
 
@@ -133,7 +136,7 @@ class TritonCalls:
                 top_k=TOP_K if top_k is None else top_k,
             )
         except ValueError as error:
-            raise ServerProblem(problem("bad_parameter", str(error))) from None
+            raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None
         ended = time.monotonic()
         return PredictResponse(
             model=ModelRef(name=manifest.name, version=manifest.version),
@@ -157,7 +160,7 @@ class TritonCalls:
         """The client's error for one of tritonclient's."""
         message = " ".join(str(error.message() or "").split())
         failure = failure_of(error.status() or "", message)
-        if failure == "not_ready":
+        if failure is Code.NOT_READY:
             return ServerUnreachable(f"{self._where} cannot be asked ({message})")
         return ServerProblem(problem(failure, f"{self._where}: {message}"))
 

@@ -119,7 +119,7 @@ class Manifest(Frozen):
     graph: str = Field(GRAPH_FILE, description="The graph's file.")
     input: TensorSpec = Field(description="What the graph takes: RGB pixels.")
     outputs: tuple[TensorSpec, TensorSpec] = Field(
-        description="What it returns: class probabilities and raw scores, one row an image."
+        description="What it returns: class probabilities and raw scores, one row per image."
     )
     preprocessing: Preprocessing = Field(
         description="How image bytes become those pixels; mean and std are applied inside the graph."

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
+from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.core.formats import FORMAT_NAMES
 
@@ -77,17 +78,17 @@ def open_image(
     without being decoded.
     """
     if not data:
-        raise ImageError("empty", "the image is empty (0 bytes)")
+        raise ImageError(Code.EMPTY, "the image is empty (0 bytes)")
     if len(data) > limits.max_bytes:
         raise ImageError(
-            "too_many_bytes", f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted"
+            Code.TOO_MANY_BYTES, f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted"
         )
     try:
         with Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
             width, height = image.size
             if width * height > limits.max_pixels:
                 raise ImageError(
-                    "too_many_pixels",
+                    Code.TOO_MANY_PIXELS,
                     f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} are accepted",
                 )
             if shrink_for is not None and shrink_for.reduced_jpeg:
@@ -100,12 +101,14 @@ def open_image(
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError("unsupported_type", f"not an image of a supported type ({', '.join(FORMAT_NAMES)})") from None
+        raise ImageError(
+            Code.UNSUPPORTED_TYPE, f"not an image of a supported type ({', '.join(FORMAT_NAMES)})"
+        ) from None
     except MemoryError:
-        raise ImageError("too_many_pixels", "the image needs more memory than there is") from None
+        raise ImageError(Code.TOO_MANY_PIXELS, "the image needs more memory than there is") from None
     except Exception as error:  # Pillow's decoders raise almost any type on damaged input
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageError("cannot_decode", f"the image is damaged and cannot be decoded ({reason})") from None
+        raise ImageError(Code.CANNOT_DECODE, f"the image is damaged and cannot be decoded ({reason})") from None
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

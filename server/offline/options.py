@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.server.engines.registry import DEFAULT, LOCAL, Device, LocalEngineName, one_of
 
 OUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
@@ -39,10 +39,11 @@ class ScoreOptions(BaseModel):
     ray_workers: int | None = Field(
         None, ge=1, le=10_000, description="Ray workers, each with the bundle loaded; default: as many as fit."
     )
-    engine: Literal["onnxruntime", "openvino"] | None = Field(
-        None, description="What runs the graph; default: the tuning record's, or onnxruntime."
+    engine: LocalEngineName | None = Field(
+        None,
+        description=f"What runs the graph: {one_of(LOCAL)}; default: the tuning record's, or {DEFAULT}.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: Device = Field(
         "auto", description="Where the graph runs; auto: CUDA if present. On Ray, cuda takes a GPU a worker."
     )
     tuning: Path | None = Field(

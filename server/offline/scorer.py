@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +21,12 @@ from oodguard.core.files import file_sha256
 from oodguard.core.manifest import MANIFEST_FILE, load_manifest
 from oodguard.core.preprocessing import ImageLimits, Pixels, load_pixels
 from oodguard.server.engines.base import Engine
-from oodguard.server.engines.build import build_engine
+from oodguard.server.engines.registry import Device, build_engine
 from oodguard.server.errors import EngineError, EngineUnavailable
 from oodguard.server.offline.items import Item
 from oodguard.server.offline.reader import Reader
 from oodguard.server.offline.results import Outcome, columns, table
-from oodguard.server.tuning import Plan
+from oodguard.server.tuning import EnginePlan
 
 Part = tuple[int, Sequence[Item]]
 Result = TypeVar("Result")
@@ -73,12 +73,12 @@ class Spec(BaseModel):
 
     bundle: Path
     bundle_sha256: str
-    plan: Plan
+    plan: EnginePlan
     base: Path
     landmark: Path | None = None
     limits: ImageLimits
     accept: float
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     workers: int | None = None
 
 

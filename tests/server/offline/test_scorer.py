@@ -21,7 +21,7 @@ from oodguard.server.offline.items import Item
 from oodguard.server.offline.ledger import Ledger, Purpose
 from oodguard.server.offline.scorer import Scorer, Spec, Tally
 from oodguard.server.offline.sources import Source
-from oodguard.server.tuning import Plan
+from oodguard.server.tuning import EnginePlan
 
 
 class Brittle(FakeEngine):
@@ -39,7 +39,7 @@ def spec(bundle: Path, tmp_path: Path) -> Spec:
     return Spec(
         bundle=bundle,
         bundle_sha256=file_sha256(bundle / MANIFEST_FILE),
-        plan=Plan(sessions=2, threads=1, max_batch=3),
+        plan=EnginePlan(sessions=2, threads=1, max_batch=3),
         base=tmp_path,
         limits=ImageLimits(),
         accept=0.9,
