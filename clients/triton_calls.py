@@ -14,10 +14,11 @@ from tritonclient.utils import InferenceServerException
 
 from oodguard.clients.calls import TIMEOUT
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
-from oodguard.clients.images import ImageLike, part_of
+from oodguard.clients.images import part_of
 from oodguard.core.answers import ModelRef, Prediction, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError, ImageError
+from oodguard.core.images import ImageLike, listed
 from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
 from oodguard.core.preprocessing import Pixels, load_pixels
 from oodguard.core.problems import Problem, problem, summary_of
@@ -87,13 +88,13 @@ class TritonCalls:
         configuration.version_of(manifest, pinned=number, where=self._where)
         return Model(number, manifest, configuration.max_batch)
 
-    def decode(self, images: Sequence[ImageLike], manifest: Manifest) -> Job:
+    def decode(self, images: ImageLike | Sequence[ImageLike], manifest: Manifest) -> Job:
         """Images to pixels, each with its own error.
 
         Raises `ServerProblem` when not one can be used, `InputError` when one cannot be read.
         """
         job = Job(time.monotonic(), [], [], [], [])
-        for index, image in enumerate(images):
+        for index, image in enumerate(listed(images)):
             file, data, _ = part_of(image, index)
             job.files.append(file)
             try:
@@ -142,7 +143,7 @@ class TritonCalls:
             model=ModelRef(name=manifest.name, version=manifest.version),
             accept=accept,
             predictions=tuple(
-                Prediction(index=index, file=job.files[index], **dict(verdict))
+                Prediction.of(verdict, index=index, file=job.files[index])
                 for index, verdict in zip(job.places, verdicts, strict=True)
             ),
             errors=tuple(job.errors),

@@ -216,8 +216,12 @@ def load_manifest(bundle: Path) -> Manifest:
     path = bundle / MANIFEST_FILE
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FormatError(f"{bundle} is not a bundle: it has no {MANIFEST_FILE}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        if not bundle.is_dir():
+            raise FormatError(f"{bundle} is not a bundle: there is no such folder") from None
+        raise FormatError(
+            f"{bundle} is not a bundle: it has no {MANIFEST_FILE}; oodguard export makes a bundle of a run"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(f"{path} cannot be read ({error})") from None
     try:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -32,6 +35,8 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+# One image object may be given twice, to two threads; Pillow reads the file behind it without a guard.
+_LOADING = threading.Lock()
 
 
 class Preprocessing(BaseModel):
@@ -83,21 +88,39 @@ def open_image(
         raise ImageError(
             Code.TOO_MANY_BYTES, f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted"
         )
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
-            width, height = image.size
-            if width * height > limits.max_pixels:
-                raise ImageError(
-                    Code.TOO_MANY_PIXELS,
-                    f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} are accepted",
-                )
-            if shrink_for is not None and shrink_for.reduced_jpeg:
-                side = REDUCED_MARGIN * shrink_for.resize / min(width, height)
-                if side < 1:
-                    # The decoder drops high frequencies for less than the price of keeping them.
-                    image.draft(None, (math.ceil(width * side), math.ceil(height * side)))
+    with _refusals(), Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
+        _require_room(image, limits)
+        if shrink_for is not None and shrink_for.reduced_jpeg:
+            side = REDUCED_MARGIN * shrink_for.resize / min(image.size)
+            if side < 1:
+                # The decoder drops high frequencies for less than the price of keeping them.
+                image.draft(None, (math.ceil(image.width * side), math.ceil(image.height * side)))
+        image.load()
+        return _as_rgb(ImageOps.exif_transpose(image))
+
+
+def upright(image: Image.Image, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """An image that is open already as `open_image` would give it: upright and RGB. Raises `ImageError`."""
+    with _refusals():
+        _require_room(image, limits)
+        with _LOADING:
             image.load()
-            return _as_rgb(ImageOps.exif_transpose(image))
+        return _as_rgb(ImageOps.exif_transpose(image))
+
+
+def _require_room(image: Image.Image, limits: ImageLimits) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            Code.TOO_MANY_PIXELS, f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} are accepted"
+        )
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Whatever Pillow raises, as an `ImageError`."""
+    try:
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:

@@ -26,7 +26,7 @@ from oodguard.load_tests.real_triton import free_ports
 
 ROOT = Path(__file__).parents[1]
 RUN = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-FOLDERS = (".", "docs", "examples", "helm/oodguard", "images", "load_tests")
+FOLDERS = (".", "docs", "examples", "findings", "helm/oodguard", "images", "load_tests")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
 CHANGELOG = ROOT / "CHANGELOG.md"
 ROOMS = "core|pages|training|evaluation|bench|export|server|clients|cli|docs|helm|load_tests|scripts|tests"
