@@ -21,6 +21,7 @@ from oodguard.bench.methods.method import Method
 from oodguard.bench.suites import suites
 from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.scores import REGISTRY, ScoreName
+from oodguard.server.metrics import Metrics
 from oodguard.server.offline.options import ScoreOptions
 from oodguard.server.settings import ServeSettings
 from oodguard.training.backbone.sources import SOURCES
@@ -71,7 +72,16 @@ def test_the_documents_list_every_format(document: str, name: str) -> None:
     assert name in (ROOT / "docs" / document).read_text(encoding="utf-8").upper()
 
 
+@pytest.fixture(scope="module")
+def code() -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
 @pytest.mark.parametrize("options", [TrainOptions, ScoreOptions, ServeSettings])
-def test_every_option_is_read(options: type[BaseModel]) -> None:
-    code = "\n".join(path.read_text(encoding="utf-8") for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+def test_every_option_is_read(options: type[BaseModel], code: str) -> None:
     assert [name for name in options.model_fields if not re.search(rf"\.{name}\b", code)] == []
+
+
+def test_every_metric_is_counted(code: str) -> None:
+    # Once where it is made, and at least once where it is counted.
+    assert [name for name in vars(Metrics()) if len(re.findall(rf"\.{name}\b", code)) < 2] == []
