@@ -36,6 +36,8 @@ COMMAND = re.compile(
     r"^(\$ )?(oodguard|make|pip|python|docker|helm|curl|source|tritonserver|apt-get|locust) ", re.MULTILINE
 )
 NOT_RUN = re.compile(r"^<!-- not run: \S.* -->$")
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 SERVE = re.compile(r"^oodguard serve .*--port [1-9]", re.MULTILINE)
 SIDECAR = (
     '{"time":"2026-03-04T05:06:07Z","model":{"name":"photos","version":"1"},"accept":0.95,"label":"jade",'
@@ -196,9 +198,18 @@ def test_commands_that_are_not_run_have_options_that_exist(document: Path) -> No
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]*)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
-        if target and not target.startswith("http"):
-            assert (document.parent / target).exists(), target
+    for target, heading in LINK.findall(document.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        aim = document.parent / target if target else document
+        assert aim.exists(), target
+        if heading:
+            assert heading in map(anchor, HEADING.findall(aim.read_text(encoding="utf-8"))), f"{target}#{heading}"
+
+
+def anchor(heading: str) -> str:
+    """What a heading is linked by."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 # The changelog names what earlier versions had.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from pydantic import BaseModel
 
 import oodguard.bench
 import oodguard.bench.methods
@@ -19,7 +21,14 @@ from oodguard.bench.methods.method import Method
 from oodguard.bench.suites import suites
 from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.scores import REGISTRY, ScoreName
+from oodguard.server.metrics import Metrics
+from oodguard.server.offline.options import ScoreOptions
+from oodguard.server.settings import ServeSettings
 from oodguard.training.backbone.sources import SOURCES
+from oodguard.training.options import TrainOptions
+
+ROOT = Path(__file__).parents[1]
+ROOMS = sorted(path.name for path in (ROOT / "oodguard").iterdir() if path.is_symlink())
 
 
 def submodules(package: ModuleType) -> list[str]:
@@ -60,4 +69,19 @@ def test_every_source_of_backbones_is_registered() -> None:
 @pytest.mark.parametrize("document", ["API.md", "DATA.md"])
 @pytest.mark.parametrize("name", FORMAT_NAMES)
 def test_the_documents_list_every_format(document: str, name: str) -> None:
-    assert name in (Path(__file__).parents[1] / "docs" / document).read_text(encoding="utf-8").upper()
+    assert name in (ROOT / "docs" / document).read_text(encoding="utf-8").upper()
+
+
+@pytest.fixture(scope="module")
+def code() -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("options", [TrainOptions, ScoreOptions, ServeSettings])
+def test_every_option_is_read(options: type[BaseModel], code: str) -> None:
+    assert [name for name in options.model_fields if not re.search(rf"\.{name}\b", code)] == []
+
+
+def test_every_metric_is_counted(code: str) -> None:
+    # Once where it is made, and at least once where it is counted.
+    assert [name for name in vars(Metrics()) if len(re.findall(rf"\.{name}\b", code)) < 2] == []
