@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.metadata
-import os
 import sys
 from pathlib import Path
 
@@ -14,10 +12,8 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+import oodguard
 from oodguard.core.errors import InputError, OodguardError
-
-# ONNX Runtime reports to its makers unless it is told not to before its first import.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 CONFIG_FILE = "oodguard.toml"
 INTERRUPTED = 130
@@ -43,7 +39,7 @@ def build(config: Path | None = None, *, summaries: bool = False) -> App:
         name="oodguard",
         help="Image classifiers that know when not to answer: train, evaluate, export and serve a guarded classifier.",
         help_epilogue=EPILOGUE,
-        version=importlib.metadata.version("oodguard"),
+        version=oodguard.__version__,
         config=[Env("OODGUARD_", command=True), Toml(path, must_exist=config is not None)],
         default_parameter=Parameter(negative_iterable=(), show_env_var=False),
         print_error=False,

@@ -39,14 +39,14 @@ class Scale(Frozen):
     surprises: tuple[float, ...]
 
 
-class Judged(Frozen):
+class CardThresholds(Frozen):
     """A score's thresholds, one for each of the card's `accepts`: flagged is what scores above."""
 
     thresholds: tuple[float, ...]
     scale: Scale
 
 
-class Detector(Judged):
+class CardScore(CardThresholds):
     """One score. Higher is more OOD; its part of the fused score is `weight * max(surprise - counts_from, 0)`."""
 
     name: ScoreName
@@ -80,7 +80,7 @@ class SampleRef(Frozen):
     title: str
 
 
-class Limits(Frozen):
+class RequestLimits(Frozen):
     """What an image and a request may be."""
 
     image_bytes: int
@@ -115,28 +115,28 @@ class ModelCard(Frozen):
     accept: float
     max_accept: float
     accepts: tuple[float, ...]
-    fused: Judged
-    detectors: tuple[Detector, ...]
+    fused: CardThresholds
+    detectors: tuple[CardScore, ...]
     data: Data
     metrics: dict[str, float]
     checks: tuple[Check, ...]
     parity: Parity
     preprocessing: Preprocessing
     runtime: Runtime
-    limits: Limits
+    limits: RequestLimits
     samples: tuple[SampleRef, ...]
 
 
 def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
     """The card of a model that serves with `settings`."""
     manifest, provenance = model.manifest, model.manifest.provenance
-    accept = settings.accept or manifest.default_accept
+    accept = model.accept
     accepts = stops(manifest, accept)
     thresholds = [manifest.thresholds(stop) for stop in accepts]
     calibration = manifest.calibration
     terms = {term.score: term for term in calibration.fusion.terms}
     return ModelCard(
-        model=ModelRef(name=manifest.name, version=manifest.version),
+        model=model.ref,
         precision=manifest.precision,
         created=provenance.created,
         backbone=provenance.backbone,
@@ -145,9 +145,9 @@ def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
         accept=accept,
         max_accept=_highest(manifest),
         accepts=accepts,
-        fused=Judged(thresholds=tuple(t.fused for t in thresholds), scale=scale_of(calibration.fusion.curve)),
+        fused=CardThresholds(thresholds=tuple(t.fused for t in thresholds), scale=scale_of(calibration.fusion.curve)),
         detectors=tuple(
-            Detector(
+            CardScore(
                 name=entry.name,
                 family=entry.family,
                 title=entry.title,
@@ -174,7 +174,7 @@ def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
             inferences=model.engine.slots,
             max_batch=model.plan.max_batch if model.plan else None,
         ),
-        limits=Limits(
+        limits=RequestLimits(
             image_bytes=settings.max_image_bytes,
             image_pixels=settings.max_pixels,
             body_bytes=settings.max_body_bytes,

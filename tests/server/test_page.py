@@ -137,11 +137,11 @@ def test_a_replaced_model_has_a_new_card_and_is_let_go(start: Any, bundle: Path,
     shutil.copytree(bundle, folder)
     client = start(folder=folder)
     assert client.get("/model").json()["model"]["version"] == "7"
-    old = weakref.ref(client.service.model)
+    old = weakref.ref(client.parts.serving.model)
     manifest = folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"version": "7"', '"version": "8"'))
     # The private application runs in a loop of its own here.
-    assert client.portal.call(client.service.reload).manifest.version == "8"
+    assert client.portal.call(client.parts.serving.reload).manifest.version == "8"
     deadline = time.monotonic() + 10
     while old() is not None and time.monotonic() < deadline:
         client.get("/health/live")
