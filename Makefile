@@ -50,7 +50,7 @@ loadtest: $(BUNDLE)/manifest.json
 
 # Tables and the chart's schema, as far as they are made from the code.
 docs: setup
-	$(BIN)/python -m oodguard.server.tables README.md docs/*.md
+	$(BIN)/python -m oodguard.server.tables docs/*.md
 	$(BIN)/python helm/document.py
 
 # Builds the gateway image, runs it read-only and asks it a question. Needs root and buildah; STAND_IN=yes where no image
