@@ -125,7 +125,7 @@ def test_train_evaluate_export_with_unreadable_images(
     assert not list(tmp_path.glob("r*"))
     code, out, _ = call(capsys, *small(data, cache), "--out", tmp_path / "r")
     assert code == 0, out
-    assert "unreadable, skipped: 2" in out
+    assert "skipped 2 unreadable images" in out
     code, out, _ = call(capsys, "evaluate", tmp_path / "r", "--ood", f"noise={strangers}")
     assert code == 0, out
     assert "noise (12 images)" in out
@@ -157,7 +157,7 @@ def test_train_evaluate_export_with_unreadable_images(
     code, _, err = call(capsys, "evaluate", tmp_path / "r")
     assert code == 2
     assert "1 of the" in err
-    assert "missing" in err
+    assert "photos that the run used are missing" in err
 
 
 def test_a_full_disk_and_an_interruption_leave_nothing_behind(
