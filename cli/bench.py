@@ -12,6 +12,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.whole import Whole
 
 if TYPE_CHECKING:
     from oodguard.bench.arena import BenchSetting
@@ -22,7 +23,7 @@ def bench(
     *,
     out: Annotated[Path | None, Parameter(help="Folder to write; what it already holds is used again.")] = None,
     methods: Annotated[str, Parameter(help="Methods by name, with commas between; default: all.")] = "",
-    seeds: Annotated[int | None, Parameter(help="How many seeds, from 0; default: 3, and 1 with --quick.")] = None,
+    seeds: Annotated[Whole | None, Parameter(help="How many seeds, from 0; default: 3, and 1 with --quick.")] = None,
     quick: Annotated[bool, Parameter(help="Shorter training, fewer corrupted images, smaller networks.")] = False,
     data: Annotated[Path, Parameter(help="Folder that holds the suite's data sets.")] = Path("data"),
     ood: Annotated[
@@ -32,13 +33,13 @@ def bench(
         Path | None, Parameter(help="For a folder: auxiliary outliers, for the methods that learn from them.")
     ] = None,
     backbone: Annotated[str, Parameter(help="For suites of photos: any timm model.")] = "tf_efficientnet_lite0",
-    image_size: Annotated[int | None, Parameter(help="For suites of photos: side of the input.")] = None,
+    image_size: Annotated[Whole | None, Parameter(help="For suites of photos: side of the input.")] = None,
     hidden: Annotated[
-        int, Parameter(help="Hidden units of heads on features.", validator=validators.Number(gte=8, lte=4096))
+        Whole, Parameter(help="Hidden units of heads on features.", validator=validators.Number(gte=8, lte=4096))
     ] = 128,
     cache: Annotated[Path, Parameter(help="Where features are cached.")] = Path(".oodguard-cache"),
-    devices: Annotated[int, Parameter(help="GPUs or CPU processes; 0: all GPUs, or one CPU process.")] = 0,
-    threads: Annotated[int, Parameter(help="CPU threads; 0: all.")] = 0,
+    devices: Annotated[Whole, Parameter(help="GPUs or CPU processes; 0: all GPUs, or one CPU process.")] = 0,
+    threads: Annotated[Whole, Parameter(help="CPU threads; 0: all.")] = 0,
     list_: Annotated[bool, Parameter(name="--list", help="List suites and methods, and stop.")] = False,
 ) -> None:
     """Train and compare methods: the five papers', and the baselines a reader expects beside them.
