@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from oodguard.bench.methods.problem import Problem
+from oodguard.bench.methods.problem import LearningProblem
 from oodguard.training.progress import Reporter
 
 Kind = Literal["near", "far", "covariate"]
@@ -32,14 +32,14 @@ class OodSet:
 class Arena:
     """A problem with its test images `[T, ...]`, their classes `[T]`, and the OOD sets by name."""
 
-    problem: Problem
+    problem: LearningProblem
     test: Tensor
     test_targets: Tensor
     ood: Mapping[str, OodSet]
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """An arena that is built only when a method has to be trained in it.
 
     `key` is everything its numbers depend on but the method: data fingerprints, options, seed. The same key gives the
@@ -53,7 +53,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Setting:
+class BenchSetting:
     """What `oodguard bench` was asked for.
 
     `backbone` and `image_size` are for suites of photos, `hidden` (units of a head) for all features of a network.
@@ -79,5 +79,5 @@ class Suite(Protocol):
     def summary(self) -> str:
         """One line: ID data, OOD sets, networks."""
 
-    def plans(self, setting: Setting, seed: int) -> list[Plan]:
+    def plans(self, setting: BenchSetting, seed: int) -> list[BenchPlan]:
         """The arenas for one seed. Raises `InputError` where data is missing."""

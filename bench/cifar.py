@@ -28,14 +28,14 @@ from PIL import Image
 from torch import Tensor
 
 from oodguard.bench import cifar_data, store
-from oodguard.bench.arena import Arena, OodSet, Plan, Setting
+from oodguard.bench.arena import Arena, BenchPlan, BenchSetting, OodSet
 from oodguard.bench.folders import feature_space, heads_key
 from oodguard.bench.methods.pixels import PixelSpace
-from oodguard.bench.methods.problem import Problem, Space
+from oodguard.bench.methods.problem import LearningProblem, Space
 from oodguard.core.errors import InputError
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.training.backbone.features import BATCH, batches, trunk_runner
-from oodguard.training.backbone.network import load_backbone
+from oodguard.training.backbone.sources import load_backbone
 from oodguard.training.loop import Schedule
 from oodguard.training.photos.labelled import Photo, identity, load_unlabelled
 from oodguard.training.photos.split import split_off
@@ -98,7 +98,7 @@ class CifarSuite:
     full: Size = FULL
     quick: Size = QUICK
 
-    def plans(self, setting: Setting, seed: int) -> list[Plan]:
+    def plans(self, setting: BenchSetting, seed: int) -> list[BenchPlan]:
         """`wrn` and `frozen`. Raises `InputError` where data is missing."""
         size = self.quick if setting.quick else self.full
         sources = Sources.find(setting.data)
@@ -135,8 +135,8 @@ class CifarSuite:
             )
 
         return [
-            Plan(name="wrn", seed=seed, key={**key, "arena": "wrn"}, build=pixels),
-            Plan(name="frozen", seed=seed, key={**framed, **heads_key(setting)}, build=frozen),
+            BenchPlan(name="wrn", seed=seed, key={**key, "arena": "wrn"}, build=pixels),
+            BenchPlan(name="frozen", seed=seed, key={**framed, **heads_key(setting)}, build=frozen),
         ]
 
 
@@ -184,7 +184,7 @@ class Sources:
         ood["digits"] = cifar_data.digits(cache, size.ood)
         ood["uniform noise"] = cifar_data.noise(size.noise, normal=False)
         ood["Gaussian noise"] = cifar_data.noise(size.noise, normal=True)
-        problem = Problem(
+        problem = LearningProblem(
             inputs=images[kept].unsqueeze(0),
             targets=targets[kept],
             held=images[held],
@@ -214,7 +214,7 @@ def _pixel_space(size: Size) -> PixelSpace:
     )
 
 
-def _featured(pixels: Arena, setting: Setting, side: int, report: Reporter) -> Arena:
+def _featured(pixels: Arena, setting: BenchSetting, side: int, report: Reporter) -> Arena:
     """The same arena in the features of a frozen network, of images enlarged as photos are shrunk."""
     backbone = load_backbone(setting.backbone, image_size=side, tune=False)
     run = trunk_runner(backbone.trunk, backbone.preprocessing, threads=setting.threads)
@@ -229,7 +229,7 @@ def _featured(pixels: Arena, setting: Setting, side: int, report: Reporter) -> A
     old = pixels.problem
     inputs = features(old.inputs[0], "training images")
     assert old.outliers is not None
-    problem = Problem(
+    problem = LearningProblem(
         inputs=inputs.unsqueeze(0),
         targets=old.targets,
         held=features(old.held, "held-out images"),

@@ -16,9 +16,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from oodguard.bench import store
-from oodguard.bench.arena import Arena, Kind, OodSet, Plan, Setting
+from oodguard.bench.arena import Arena, BenchPlan, BenchSetting, Kind, OodSet
 from oodguard.bench.corruptions import corruptions
-from oodguard.bench.methods.problem import FeatureSpace, Problem
+from oodguard.bench.methods.problem import FeatureSpace, LearningProblem
 from oodguard.training.backbone.learning_set import learning_set
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.loop import Schedule
@@ -50,7 +50,7 @@ class FolderSuite:
     tune: bool = True
     left_out: bool = True
 
-    def plans(self, setting: Setting, seed: int) -> list[Plan]:
+    def plans(self, setting: BenchSetting, seed: int) -> list[BenchPlan]:
         """Both arenas, or one where the suite leaves nothing out."""
         options = TrainOptions(
             data=setting.data / self.inside,
@@ -73,7 +73,7 @@ class FolderSuite:
             )
         return plans
 
-    def _plan(self, arena: str, options: TrainOptions, setting: Setting, fingerprint: str) -> Plan:
+    def _plan(self, arena: str, options: TrainOptions, setting: BenchSetting, fingerprint: str) -> BenchPlan:
         sets = {name: (kind, load_unlabelled(setting.data / folder)) for name, (kind, folder) in self.ood.items()}
         key: dict[str, str | int | float | bool | None] = {
             "format": FORMAT,
@@ -99,12 +99,12 @@ class FolderSuite:
                 lambda inputs: feature_space(inputs[0], setting),
             )
 
-        return Plan(name=arena, seed=options.seed, key={**key, **heads_key(setting)}, build=build)
+        return BenchPlan(name=arena, seed=options.seed, key={**key, **heads_key(setting)}, build=build)
 
 
 def _arena(
     options: TrainOptions,
-    setting: Setting,
+    setting: BenchSetting,
     sets: Mapping[str, tuple[Kind, tuple[Photo, ...]]],
     compute: Fabric,
     report: Reporter,
@@ -135,7 +135,7 @@ def _arena(
                 chosen, progress=lambda done, total: report.progress("features of corrupted photos", done, total)
             )
             ood[corrupted.name] = OodSet("covariate", tail_features(tail, activations[0]), labels(chosen))
-    problem = Problem(
+    problem = LearningProblem(
         inputs=learned.features,
         targets=learned.targets,
         held=features(division.calibration, "features of calibration photos"),
@@ -149,18 +149,18 @@ def _arena(
     return Arena(problem=problem, test=test, test_targets=labels(division.test), ood=ood)
 
 
-def feature_space(features: Tensor, setting: Setting) -> FeatureSpace:
+def feature_space(features: Tensor, setting: BenchSetting) -> FeatureSpace:
     """Two-layer heads over frozen features `[N, D]`, and how long they train."""
     scratch, fine_tune = schedules(setting)
     return FeatureSpace.of(features, hidden=setting.hidden, scratch=scratch, fine_tune=fine_tune)
 
 
-def heads_key(setting: Setting) -> dict[str, str | int]:
+def heads_key(setting: BenchSetting) -> dict[str, str | int]:
     """What a trial in features depends on beside its arena."""
     return {"hidden": setting.hidden, "schedules": repr(schedules(setting))}
 
 
-def schedules(setting: Setting) -> tuple[Schedule, Schedule]:
+def schedules(setting: BenchSetting) -> tuple[Schedule, Schedule]:
     """How long heads train from nothing, and how long trained ones go on."""
     if setting.quick:
         return replace(SCRATCH, epochs=QUICK_EPOCHS), replace(FINE_TUNE, epochs=QUICK_EPOCHS // 3)

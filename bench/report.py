@@ -11,7 +11,7 @@ from oodguard.bench.dots import dot_plot, severity_plot
 from oodguard.bench.results import Results, arenas, sets
 from oodguard.bench.runner import scores_path
 from oodguard.bench.table import Row, columns, ensembles_grid, rows, scores_grid
-from oodguard.core.calibration import Scores
+from oodguard.core.curve import Scores
 from oodguard.evaluation.evidence import FUSED
 from oodguard.evaluation.report.densities import density_plot
 from oodguard.evaluation.report.detection_curves import detection_curves

@@ -19,13 +19,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from oodguard.bench.arena import Arena, Plan, Setting, Suite
+from oodguard.bench.arena import Arena, BenchPlan, BenchSetting, Suite
 from oodguard.bench.methods.catalogue import METHODS, chosen
-from oodguard.bench.methods.method import Answer, Detector, Method, answers
+from oodguard.bench.methods.method import Detector, Method, MethodOutput, answers
 from oodguard.bench.methods.problem import FeatureSpace
 from oodguard.bench.results import RESULTS_FILE, Record, Results, Trial
 from oodguard.bench.store import digest
-from oodguard.core.calibration import DEFAULT_ACCEPT, QuantileCurve
+from oodguard.core.calibration import DEFAULT_ACCEPT
+from oodguard.core.curve import QuantileCurve
 from oodguard.core.errors import EnvironmentProblem, QualityError
 from oodguard.core.frozen import Frozen
 from oodguard.training.heads.guard import single_thread
@@ -51,7 +52,7 @@ class Finished(Frozen):
 class _Session:
     """One seed's arena, built on first need."""
 
-    plan: Plan
+    plan: BenchPlan
     compute: Fabric
     report: Reporter
     arena: Arena | None = None
@@ -65,7 +66,7 @@ class _Session:
 
 def run_bench(
     suite: Suite,
-    setting: Setting,
+    setting: BenchSetting,
     out: Path,
     *,
     methods: Sequence[str] = (),
@@ -77,7 +78,7 @@ def run_bench(
     """Compare methods and write `results.json`; returns what it wrote.
 
     ```python
-    run_bench(suite, Setting(data=Path("data"), cache=Path("cache")), Path("results"), compute=start_compute())
+    run_bench(suite, BenchSetting(data=Path("data"), cache=Path("cache")), Path("results"), compute=start_compute())
     ```
 
     A trial whose key (data, options, method) was finished before in `out` is read, not repeated. Methods that need
@@ -114,7 +115,7 @@ def run_bench(
     return results
 
 
-def _key(plan: Plan, method: Method) -> str:
+def _key(plan: BenchPlan, method: Method) -> str:
     """Methods are data classes: their repr is all that they are, with that of the method they start from."""
     lineage = [method]
     while (before := lineage[-1].starts_from) is not None:
@@ -131,80 +132,120 @@ def scores_path(out: Path, arena: str, seed: int, method: str) -> Path:
     return _folder(out, arena, seed) / f"{method}.scores.safetensors"
 
 
+class _Skipped(Exception):
+    """A trial cannot be run; the text says why."""
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A detector after its training; failed: why it must not be used."""
+
+    detector: Detector
+    seconds: float
+    failed: str | None
+
+
 def _trial(session: _Session, method: Method, out: Path) -> Finished | None:
-    plan, report = session.plan, session.report
+    """Train and measure one method, unless that was done before; None where it cannot be run."""
+    plan = session.plan
     path = _folder(out, plan.name, plan.seed) / f"{method.name}.json"
     key = _key(plan, method)
     if path.is_file():
         kept = Finished.model_validate_json(path.read_bytes())
         if kept.key == key:
             return kept
-    arena = session.need()
-    if method.needs_outliers and arena.problem.outliers is None:
-        report.note(f"{plan.name}: {method.name} is skipped: it needs auxiliary outliers")
+    try:
+        start = _start(session, method, out)
+    except _Skipped as reason:
+        session.report.note(f"{plan.name}: {method.name} is skipped: {reason}")
         return None
-    start = None
-    if method.starts_from is not None:
-        before = METHODS[method.starts_from]
-        weights = _weights(out, plan, before)
-        if not weights.is_file():
-            report.note(f"{plan.name}: {method.name} is skipped: {before.name}, which it starts from, has not finished")
-            return None
-        start = _load(before, arena, weights)
-    torch.manual_seed(plan.seed)
-    began = time.perf_counter()
-
-    def progress(e: EpochReport) -> None:
-        report.progress(f"{plan.name} {plan.seed}: {method.name} (loss {e.loss:.3f})", e.epoch, e.epochs)
-
-    failed = None
-    detector = method.build(arena.problem)
-    # Two-layer heads are too small to share; a convolutional network is not.
-    with single_thread() if isinstance(arena.problem.space, FeatureSpace) else nullcontext():
-        try:
-            method.train(detector, arena.problem, session.compute, start, progress)
-        except QualityError as error:
-            failed = str(error)
-    seconds = time.perf_counter() - began
-    if failed is not None:
-        report.note(f"{plan.name}: {method.name}: {failed}")
-        # Those of an earlier version must not be what others start from.
-        if session.compute.is_global_zero:
-            _weights(out, plan, method).unlink(missing_ok=True)
-        trial = Trial(
-            arena=plan.name, method=method.name, seed=plan.seed, accuracy=None, seconds=seconds, failed=failed
+    trained = _train(session, method, start)
+    if trained.failed is None:
+        finished = _measure(
+            session, method, trained, key=key, scores=scores_path(out, plan.name, plan.seed, method.name)
         )
-        finished = Finished(key=key, trial=trial, records=())
     else:
-        detector.eval().to(session.compute.device)
-        detector.calibrate(arena.problem)
-        place = scores_path(out, plan.name, plan.seed, method.name)
-        finished = _measure(detector, arena, plan, method, key, seconds, place)
+        session.report.note(f"{plan.name}: {method.name}: {trained.failed}")
+        finished = _failed(plan, method, trained, key=key)
     if session.compute.is_global_zero:
-        if failed is None:
-            _save(detector, _weights(out, plan, method))
+        weights = _weights(out, plan, method)
+        if trained.failed is None:
+            _save(trained.detector, weights)
+        else:
+            # Those of an earlier version must not be what others start from.
+            weights.unlink(missing_ok=True)
         _write(path, finished.model_dump_json())
     session.compute.barrier()
     return finished
 
 
-def _measure(
-    detector: Detector, arena: Arena, plan: Plan, method: Method, key: str, seconds: float, scores: Path
-) -> Finished:
-    inside = answers(detector, arena.problem, arena.test)
+def _start(session: _Session, method: Method, out: Path) -> Detector | None:
+    """The trained detector that a method starts from, if any. Raises `_Skipped` where the method cannot be run."""
+    arena = session.need()
+    if method.needs_outliers and arena.problem.outliers is None:
+        raise _Skipped("it needs auxiliary outliers")
+    if method.starts_from is None:
+        return None
+    before = METHODS[method.starts_from]
+    weights = _weights(out, session.plan, before)
+    if not weights.is_file():
+        raise _Skipped(f"{before.name}, which it starts from, has not finished")
+    return _load(before, arena, weights)
+
+
+def _train(session: _Session, method: Method, start: Detector | None) -> _Trained:
+    """Train a method under the plan's seed and, where that succeeds, calibrate it."""
+    plan, problem = session.plan, session.need().problem
+
+    def progress(e: EpochReport) -> None:
+        session.report.progress(f"{plan.name} {plan.seed}: {method.name} (loss {e.loss:.3f})", e.epoch, e.epochs)
+
+    torch.manual_seed(plan.seed)
+    began = time.perf_counter()
+    failed = None
+    detector = method.build(problem)
+    # Two-layer heads are too small to share; a convolutional network is not.
+    with single_thread() if isinstance(problem.space, FeatureSpace) else nullcontext():
+        try:
+            method.train(detector, problem, session.compute, start, progress)
+        except QualityError as error:
+            failed = str(error)
+    seconds = time.perf_counter() - began
+    if failed is None:
+        detector.eval().to(session.compute.device)
+        detector.calibrate(problem)
+    return _Trained(detector, seconds, failed)
+
+
+def _failed(plan: BenchPlan, method: Method, trained: _Trained, *, key: str) -> Finished:
+    trial = Trial(
+        arena=plan.name,
+        method=method.name,
+        seed=plan.seed,
+        accuracy=None,
+        seconds=trained.seconds,
+        failed=trained.failed,
+    )
+    return Finished(key=key, trial=trial, records=())
+
+
+def _measure(session: _Session, method: Method, trained: _Trained, *, key: str, scores: Path) -> Finished:
+    """Every score of a trained detector on every OOD set; the first seed's scores are kept at `scores`."""
+    plan, arena, detector = session.plan, session.need(), trained.detector
+    test = answers(detector, arena.problem, arena.test)
     held = answers(detector, arena.problem, arena.problem.held)
-    accuracy = _accuracy(inside, arena.test_targets)
+    accuracy = _accuracy(test, arena.test_targets)
     thresholds = {
         name: QuantileCurve.fit(values.double().numpy()).threshold(DEFAULT_ACCEPT)
         for name, values in held.scores.items()
     }
     records = []
-    kept = {f"test/{name}": values.float().numpy() for name, values in inside.scores.items()}
-    for name, found in arena.ood.items():
-        outside = answers(detector, arena.problem, found.inputs)
-        shifted = None if found.targets is None else _accuracy(outside, found.targets)
+    kept = {f"test/{name}": values.float().numpy() for name, values in test.scores.items()}
+    for name, ood_set in arena.ood.items():
+        found = answers(detector, arena.problem, ood_set.inputs)
+        shifted = None if ood_set.targets is None else _accuracy(found, ood_set.targets)
         for score, threshold in thresholds.items():
-            values = inside.scores[score].double().numpy(), outside.scores[score].double().numpy()
+            values = test.scores[score].double().numpy(), found.scores[score].double().numpy()
             measured = detection(*values, threshold)
             kept[f"{name}/{score}"] = values[1].astype(np.float32)
             records.append(
@@ -213,7 +254,7 @@ def _measure(
                     method=method.name,
                     seed=plan.seed,
                     ood=name,
-                    kind=found.kind,
+                    kind=ood_set.kind,
                     images=len(values[1]),
                     score=score,
                     auroc=measured.auroc,
@@ -237,19 +278,19 @@ def _measure(
         seed=plan.seed,
         accuracy=accuracy,
         member_accuracy=tuple(
-            float((member.argmax(-1) == arena.test_targets).double().mean()) for member in inside.logits
+            float((member.argmax(-1) == arena.test_targets).double().mean()) for member in test.logits
         ),
-        seconds=seconds,
+        seconds=trained.seconds,
         diagnostics=detector.diagnostics(arena.problem),
     )
     return Finished(key=key, trial=trial, records=tuple(records))
 
 
-def _accuracy(found: Answer, targets: Tensor) -> float:
+def _accuracy(found: MethodOutput, targets: Tensor) -> float:
     return float((found.log_probabilities.argmax(-1) == targets).double().mean())
 
 
-def _weights(out: Path, plan: Plan, method: Method) -> Path:
+def _weights(out: Path, plan: BenchPlan, method: Method) -> Path:
     return _folder(out, plan.name, plan.seed) / f"{method.name}.safetensors"
 
 

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from oodguard.bench.arena import Arena, OodSet
-from oodguard.bench.methods.problem import Problem, Space
+from oodguard.bench.methods.problem import LearningProblem, Space
 from oodguard.core.errors import EnvironmentProblem
 
 Key = Mapping[str, str | int | float | bool | None]
@@ -78,7 +78,7 @@ def load(path: Path, space: SpaceOf) -> Arena:
     with safetensors.safe_open(path, framework="pt") as stream:
         facts = stream.metadata()
         tensors: dict[str, Tensor] = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-    problem = Problem(
+    problem = LearningProblem(
         inputs=tensors["inputs"],
         targets=tensors["targets"],
         held=tensors["held"],

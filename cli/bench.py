@@ -14,7 +14,7 @@ from rich.table import Table
 from oodguard.cli.progress import TerminalReporter
 
 if TYPE_CHECKING:
-    from oodguard.bench.arena import Setting
+    from oodguard.bench.arena import BenchSetting
 
 
 def bench(
@@ -49,7 +49,7 @@ def bench(
 
     Example: oodguard bench produce --data data --out results/produce --methods single,ldr,fused --quick
     """
-    from oodguard.bench.arena import Setting
+    from oodguard.bench.arena import BenchSetting
     from oodguard.bench.methods.catalogue import METHODS
     from oodguard.bench.outcome import write_outcome
     from oodguard.bench.runner import run_bench
@@ -73,7 +73,7 @@ def bench(
         raise InputError("--seeds must be at least 1")
     names = [name.strip() for name in methods.split(",") if name.strip()]
     chosen_suite = suite_of(suite, ood or [], outliers)
-    setting = Setting(
+    setting = BenchSetting(
         data=data,
         cache=cache,
         quick=quick,
@@ -105,7 +105,7 @@ def _command(
     out: Path,
     methods: list[str],
     seeds: int,
-    setting: Setting,
+    setting: BenchSetting,
     ood: list[str],
     outliers: Path | None,
 ) -> str:

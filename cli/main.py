@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +11,8 @@ from cyclopts.config import Env, Toml
 from pydantic import ValidationError
 from rich.console import Console
 
+import oodguard
 from oodguard.core.errors import OodguardError
-
-# ONNX Runtime reports to its makers unless it is told not to before its first import.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 CONFIG_FILE = "oodguard.toml"
 INTERRUPTED = 130
@@ -39,7 +35,7 @@ def build(config: Path | None = None) -> App:
         name="oodguard",
         help="Image classifiers that know when not to answer: train, evaluate, export and serve a guarded classifier.",
         help_epilogue=EPILOGUE,
-        version=importlib.metadata.version("oodguard"),
+        version=oodguard.__version__,
         config=[Env("OODGUARD_", command=True), Toml(path, must_exist=config is not None)],
         default_parameter=Parameter(negative_iterable=()),
         print_error=False,

@@ -33,10 +33,10 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
         shown = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0") else settings.host
         url = f"{scheme}://{shown}:{public.getsockname()[1]}"
         private_url = f"http://{settings.admin_host}:{private.getsockname()[1]}"
-        model = gateway.service.model
+        model = gateway.parts.serving.model
         manifest = model.manifest
         images = settings.samples or ((settings.bundle / manifest.golden[0].path,) if settings.bundle else ("IMAGE",))
-        key = " -H 'X-API-Key: KEY'" if gateway.service.keys else ""
+        key = " -H 'X-API-Key: KEY'" if gateway.parts.callers.need_keys else ""
         lines = [
             f"[bold]{manifest.name}[/] version {manifest.version}: {len(manifest.classes)} classes, "
             f"{len(manifest.scores)} scores, {model.runs_on}",

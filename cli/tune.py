@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+
+from oodguard.server.engines.registry import LOCAL, installed_engines, one_of
 
 
 def tune(
@@ -17,7 +19,7 @@ def tune(
     out: Annotated[Path | None, Parameter(help="Record to write; default: tuning.json in the bundle.")] = None,
     seconds: Annotated[float, Parameter(help="Time to spend measuring.")] = 30.0,
     engine: Annotated[
-        Literal["onnxruntime", "openvino"] | None, Parameter(help="Try this engine only; default: all installed.")
+        str | None, Parameter(help=f"Try this engine only: {one_of(LOCAL)}; default: all installed.")
     ] = None,
 ) -> None:
     """Find how to run a bundle's graph on this machine: engine, inferences at once, threads, batch size.
@@ -28,7 +30,7 @@ def tune(
     Example: oodguard tune bundles/photos
     """
     from oodguard.core.errors import EnvironmentProblem, InputError
-    from oodguard.server.search import installed_engines, search
+    from oodguard.server.search import search
     from oodguard.server.tuning import TUNING_FILE, cores
 
     if not 0 < seconds <= 3600:

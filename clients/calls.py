@@ -15,10 +15,12 @@ import httpx
 from pydantic import ValidationError
 
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
-from oodguard.clients.images import ImageLike, Part, part_of
+from oodguard.clients.images import FormPart, part_of
 from oodguard.core.answers import PredictResponse
+from oodguard.core.images import ImageLike, listed
 from oodguard.core.problems import Problem
 
+CONCURRENCY = 8
 TIMEOUT = 60.0
 # The server takes no timeout below this.
 SHORTEST = 0.01
@@ -29,7 +31,7 @@ BUSY = frozenset({429, 502, 503})
 class Send:
     """Send this form and come back with the response, or with httpx's error."""
 
-    files: list[tuple[str, Part]]
+    files: list[tuple[str, FormPart]]
     params: dict[str, float | int]
     headers: dict[str, str]
     timeout: float
@@ -125,11 +127,15 @@ class Calls:
         raise NotImplementedError
 
     def _steps(
-        self, images: Sequence[ImageLike], accept: float | None, top_k: int | None, timeout: float | None
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        accept: float | None,
+        top_k: int | None,
+        timeout: float | None,
     ) -> Steps:
         """The steps of one call of `predict`."""
         left = self._timeout if timeout is None else timeout
-        return predict(self._url, images, accept=accept, top_k=top_k, timeout=left, retries=self._retries)
+        return predict(self._url, listed(images), accept=accept, top_k=top_k, timeout=left, retries=self._retries)
 
     def _post(self, step: Send) -> dict[str, Any]:
         """The arguments of httpx's `post` for one step."""

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from oodguard.core.answers import FlaggedSample
 from oodguard.core.errors import InputError
-from oodguard.core.preprocessing import IMAGE_SUFFIXES
+from oodguard.core.formats import IMAGE_SUFFIXES
 
 MAX_SIDECAR_BYTES = 1 << 20
 

@@ -19,9 +19,9 @@ from types import TracebackType
 from tritonclient.grpc import InferenceServerClient, aio
 from tritonclient.utils import InferenceServerException
 
-from oodguard.clients.images import ImageLike
 from oodguard.clients.triton_calls import ATTEMPTS, Model, TritonCalls, parts
 from oodguard.core.answers import PredictResponse
+from oodguard.core.images import ImageLike
 from oodguard.core.manifest import Manifest
 from oodguard.core.triton import Configuration
 
@@ -49,7 +49,7 @@ class TritonClient(TritonCalls):
             raise self.error(error) from None
 
     def predict(
-        self, images: Sequence[ImageLike], *, accept: float | None = None, top_k: int | None = None
+        self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int | None = None
     ) -> PredictResponse:
         """Verdicts for images given as paths, bytes, PIL images or uint8 arrays.
 
@@ -107,7 +107,7 @@ class AsyncTritonClient(TritonCalls):
             raise self.error(error) from None
 
     async def predict(
-        self, images: Sequence[ImageLike], *, accept: float | None = None, top_k: int | None = None
+        self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int | None = None
     ) -> PredictResponse:
         """As `TritonClient.predict`."""
         for attempt in range(ATTEMPTS):

@@ -14,9 +14,11 @@ from tritonclient.utils import InferenceServerException
 
 from oodguard.clients.calls import TIMEOUT
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
-from oodguard.clients.images import ImageLike, part_of
+from oodguard.clients.images import part_of
 from oodguard.core.answers import ModelRef, Prediction, PredictResponse, Timing
+from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError, ImageError
+from oodguard.core.images import ImageLike, listed
 from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
 from oodguard.core.preprocessing import Pixels, load_pixels
 from oodguard.core.problems import Problem, problem, summary_of
@@ -86,22 +88,24 @@ class TritonCalls:
         configuration.version_of(manifest, pinned=number, where=self._where)
         return Model(number, manifest, configuration.max_batch)
 
-    def decode(self, images: Sequence[ImageLike], manifest: Manifest) -> Job:
+    def decode(self, images: ImageLike | Sequence[ImageLike], manifest: Manifest) -> Job:
         """Images to pixels, each with its own error.
 
         Raises `ServerProblem` when not one can be used, `InputError` when one cannot be read.
         """
         job = Job(time.monotonic(), [], [], [], [])
-        for index, image in enumerate(images):
+        for index, image in enumerate(listed(images)):
             file, data, _ = part_of(image, index)
             job.files.append(file)
             try:
                 job.pixels.append(load_pixels(data, manifest.preprocessing))
                 job.places.append(index)
             except ImageError as error:
-                job.errors.append(problem(error.code, str(error), index=index, file=file))
+                job.errors.append(problem(Code(error.code), str(error), index=index, file=file))
         if not job.pixels:
-            raise ServerProblem(summary_of(tuple(job.errors)) if job.errors else problem("no_images", "give an image"))
+            raise ServerProblem(
+                summary_of(tuple(job.errors)) if job.errors else problem(Code.NO_IMAGES, "give an image")
+            )
         job.decode = time.monotonic() - job.started
         return job
 
@@ -133,13 +137,13 @@ class TritonCalls:
                 top_k=TOP_K if top_k is None else top_k,
             )
         except ValueError as error:
-            raise ServerProblem(problem("bad_parameter", str(error))) from None
+            raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None
         ended = time.monotonic()
         return PredictResponse(
             model=ModelRef(name=manifest.name, version=manifest.version),
             accept=accept,
             predictions=tuple(
-                Prediction(index=index, file=job.files[index], **dict(verdict))
+                Prediction.of(verdict, index=index, file=job.files[index])
                 for index, verdict in zip(job.places, verdicts, strict=True)
             ),
             errors=tuple(job.errors),
@@ -157,7 +161,7 @@ class TritonCalls:
         """The client's error for one of tritonclient's."""
         message = " ".join(str(error.message() or "").split())
         failure = failure_of(error.status() or "", message)
-        if failure == "not_ready":
+        if failure is Code.NOT_READY:
             return ServerUnreachable(f"{self._where} cannot be asked ({message})")
         return ServerProblem(problem(failure, f"{self._where}: {message}"))
 

@@ -1,4 +1,4 @@
-"""From ID scores to thresholds: quantile curves, the fused score, and the verdict's arithmetic. NumPy only.
+"""`Calibration`: what turns a graph's raw numbers into verdicts. NumPy only.
 
 Everything here is fitted on held-out in-distribution (ID) images alone, and all of it can be moved at serving time
 without touching the graph.
@@ -6,184 +6,170 @@ without touching the graph.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Scores = npt.NDArray[np.float64]
+from oodguard.core.curve import QuantileCurve, Scores
+from oodguard.core.errors import QualityError
+from oodguard.core.frozen import Frozen
+from oodguard.core.fusion import Fusion
+from oodguard.core.scores import ScoreName
+from oodguard.core.verdict import ClassProbability, Measured, Outputs, ScoreVerdict, Thresholds, Verdict
 
-MAX_LEVELS = 1024
 DEFAULT_ACCEPT = 0.95
 MIN_CALIBRATION = 20
-TAIL_LEVEL = 0.9
-
-NEAR_WEIGHTS: Mapping[str, float] = {"amp": 0.25, "energy": 0.25, "ensemble_entropy": 0.25, "ice": 0.25}
-FAR_WEIGHTS: Mapping[str, float] = {"mahalanobis": 8.0}
-FAR_FROM = 2.8
 
 
-class QuantileCurve(BaseModel):
-    """Order statistics of one score on `samples` held-out ID images.
+class Calibration(Frozen):
+    """The quantile curve of every score, in graph order, and the fused score that joins them.
 
-    `values[i]` is the score that a new ID image stays at or below with probability at least `levels[i]`, where level
-    `r / (n + 1)` belongs to the r-th smallest of n scores (split conformal prediction). Up to 1,024 of them are kept,
-    all of the upper tail among them.
+    ```python
+    calibration = Calibration.fit({"energy": energy, "knn": knn})   # [n] each, on n held-out ID images
+    verdicts = calibration.judge(outputs, classes=classes, accept=0.99)
+    ```
+
+    lipschitz: how much a score can change per unit of distance between features, for scores where that is known
+    exactly (the certified head's energy; GReg, Eq. 4).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    samples: int = Field(ge=1)
-    levels: tuple[float, ...]
-    values: tuple[float, ...]
+    curves: dict[ScoreName, QuantileCurve] = Field(min_length=1)
+    fusion: Fusion
+    lipschitz: dict[ScoreName, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _monotone(self) -> QuantileCurve:
-        if not self.levels or len(self.levels) != len(self.values):
-            raise ValueError("levels and values must have the same length, at least 1")
-        if not all(map(math.isfinite, self.values)):
-            raise ValueError("values must be finite")
-        if any(b <= a for a, b in zip(self.levels, self.levels[1:], strict=False)):
-            raise ValueError("levels must increase")
-        if any(b < a for a, b in zip(self.values, self.values[1:], strict=False)):
-            raise ValueError("values must not decrease")
+    def _consistent(self) -> Calibration:
+        used = {term.score for term in self.fusion.terms} | set(self.lipschitz)
+        if missing := sorted(used - set(self.curves)):
+            raise ValueError(f"{', '.join(missing)} has no quantile curve")
+        if any(value <= 0 for value in self.lipschitz.values()):
+            raise ValueError("a Lipschitz constant must be positive")
         return self
 
     @classmethod
-    def fit(cls, scores: npt.ArrayLike) -> QuantileCurve:
-        """The curve of one score's values on held-out ID images, `[n]`."""
-        ordered = np.sort(np.asarray(scores, dtype=np.float64).ravel())
-        n = len(ordered)
-        ranks = np.arange(1, n + 1)
-        if n > MAX_LEVELS:
-            tail = min(n, MAX_LEVELS // 2)
-            body = np.linspace(1, n - tail, MAX_LEVELS - tail).round().astype(int)
-            ranks = np.unique(np.concatenate([body, ranks[-tail:]]))
-        return cls(
-            samples=n,
-            levels=tuple((ranks / (n + 1)).tolist()),
-            values=tuple(ordered[ranks - 1].tolist()),
-        )
+    def fit(
+        cls, scores: Mapping[ScoreName, Scores], *, lipschitz: Mapping[ScoreName, float] | None = None
+    ) -> Calibration:
+        """Calibrate on the scores `{name: [n]}` of n held-out ID images, in graph order."""
+        curves = {name: QuantileCurve.fit(values) for name, values in scores.items()}
+        return cls(curves=curves, fusion=Fusion.fit(curves, scores), lipschitz=dict(lipschitz or {}))
 
-    @cached_property
-    def _levels(self) -> Scores:
-        return np.asarray(self.levels, dtype=np.float64)
+    @property
+    def names(self) -> tuple[ScoreName, ...]:
+        """The calibrated scores, in graph order."""
+        return tuple(self.curves)
 
-    @cached_property
-    def _values(self) -> Scores:
-        return np.asarray(self.values, dtype=np.float64)
-
-    @cached_property
-    def _percents(self) -> Scores:
-        return 100.0 * np.concatenate([[0.0], self._levels[:-1], [1.0]])
-
-    @cached_property
-    def _tail(self) -> tuple[float, float, float]:
-        """Knee t, surprise at t, and mean excess above t: the constants of `surprise`."""
-        levels, curve = self._levels, self._values
-        start = min(int(np.searchsorted(levels, TAIL_LEVEL, side="left")), len(curve) - 1)
-        excess = curve[start + 1 :] - curve[start]
-        spread = max(float(curve[-1] - curve[0]), 1e-9)
-        scale = max(float(excess.mean()) if len(excess) else 0.0, 1e-3 * spread)
-        return float(curve[start]), float(-np.log1p(-levels[start])), scale
+    @property
+    def samples(self) -> int:
+        """How many held-out ID images it was fitted on."""
+        return self.fusion.curve.samples
 
     @property
     def max_accept(self) -> float:
-        """The highest acceptance this many calibration images can promise: n / (n + 1)."""
-        return self.levels[-1]
+        """The highest target acceptance that so many images can promise."""
+        return self.fusion.curve.max_accept
 
-    def threshold(self, accept: float) -> float:
-        """The score above which an image is flagged, so that a fraction `accept` of ID images is not.
+    def columns(self, table: npt.ArrayLike) -> dict[ScoreName, Scores]:
+        """Graph scores `[B, S]` as `{name: [B]}`."""
+        values = np.asarray(table, dtype=np.float64)
+        return {name: values[:, i] for i, name in enumerate(self.curves)}
 
-        The smallest kept order statistic whose level reaches `accept`: the conformal choice, never interpolated.
-        Raises `ValueError` when `accept` is not in (0, `max_accept`].
+    def score(self, scores: Mapping[ScoreName, Scores]) -> Scores:
+        """The fused score `[B]` of scores `{name: [B]}`."""
+        return self.fusion.score(self.curves, scores)
+
+    def thresholds(self, accept: float) -> Thresholds:
+        """Every threshold at a target acceptance. Raises `ValueError` for one that the images cannot promise."""
+        return Thresholds(
+            fused=self.fusion.curve.threshold(accept),
+            scores=tuple((name, curve.threshold(accept)) for name, curve in self.curves.items()),
+        )
+
+    def measure(self, outputs: Outputs) -> Measured:
+        """The part of a verdict that no threshold moves, for a whole batch.
+
+        Raises `QualityError` when the graph returned the wrong shape or a number that is not finite.
         """
-        if not 0.0 < accept <= self.max_accept:
-            raise ValueError(
-                f"accept must be above 0 and at most {self.max_accept:.4f} "
-                f"(calibrated on {self.samples} images); got {accept:g}"
+        probabilities, scores = outputs.probabilities, outputs.scores
+        if probabilities.ndim != 2 or scores.shape != (len(probabilities), len(self.curves)):
+            raise QualityError(
+                f"the graph returned probabilities {probabilities.shape} and scores {scores.shape}; its calibration "
+                f"has {len(self.curves)} scores"
             )
-        return self.values[int(np.searchsorted(self._levels, accept - 1e-12, side="left"))]
+        if not (np.isfinite(probabilities).all() and np.isfinite(scores).all()):
+            raise QualityError("the graph returned a number that is not finite")
+        columns = self.columns(scores)
+        fused = self.score(columns)
+        return Measured(
+            probabilities=probabilities.tolist(),
+            ranked=np.argsort(-probabilities, axis=1, kind="stable").tolist(),
+            scores=scores.tolist(),
+            percentiles=np.stack(
+                [curve.percentile(columns[name]) for name, curve in self.curves.items()], axis=1
+            ).tolist(),
+            fused=fused.tolist(),
+            fused_percentiles=self.fusion.curve.percentile(fused).tolist(),
+        )
 
-    def percentile(self, values: npt.ArrayLike) -> Scores:
-        """Share of ID images, in percent, that score below `values`; 0 to 100, same shape."""
-        # side="left": the number of kept order statistics strictly below the value; above all of them, 100.
-        return self._percents[np.searchsorted(self._values, np.asarray(values, dtype=np.float64), side="left")]
+    def verdict(
+        self, measured: Measured, row: int, *, classes: Sequence[str], thresholds: Thresholds, top_k: int = 5
+    ) -> Verdict:
+        """The verdict for one image of a measured batch. Raises `ValueError` for a `top_k` below 1."""
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1; got {top_k}")
+        probabilities = measured.probabilities[row]
+        top = tuple(
+            ClassProbability(label=classes[c], class_index=c, probability=probabilities[c])
+            for c in measured.ranked[row][:top_k]
+        )
+        fused = measured.fused[row]
+        scores = {
+            name: ScoreVerdict(value=value, threshold=limit, percentile=percentile, is_ood=value > limit)
+            for (name, limit), value, percentile in zip(
+                thresholds.scores, measured.scores[row], measured.percentiles[row], strict=True
+            )
+        }
+        radius = None
+        for name, lipschitz in self.lipschitz.items():
+            radius = abs(scores[name].threshold - scores[name].value) / lipschitz
+        return Verdict(
+            label=top[0].label,
+            class_index=top[0].class_index,
+            probability=top[0].probability,
+            top_k=top,
+            is_ood=fused > thresholds.fused,
+            ood_score=fused,
+            threshold=thresholds.fused,
+            percentile=measured.fused_percentiles[row],
+            scores=scores,
+            certified_radius=radius,
+        )
 
-    def surprise(self, values: npt.ArrayLike) -> Scores:
-        """How unusual a value is on ID data: `-log P(ID score >= value)`, in nats; same shape.
+    def judge(
+        self, outputs: Outputs, *, classes: Sequence[str], accept: float = DEFAULT_ACCEPT, top_k: int = 5
+    ) -> list[Verdict]:
+        """One verdict per image.
 
-        By the empirical curve up to its 90 % point t; above it by an exponential tail whose mean excess over t is
-        fitted there (peaks over threshold), so that it goes on growing beyond the largest calibration score, where
-        every percentile says 100. On ID data it is exponential with mean 1, whatever the score's own units.
+        accept: the share of ID images that must not be flagged. Raises `ValueError` for an `accept` that the
+        calibration cannot promise or a `top_k` below 1, and `QualityError` as `measure` does.
         """
-        x = np.asarray(values, dtype=np.float64)
-        knee, base, scale = self._tail
-        body = -np.log1p(-np.interp(x, self._values, self._levels, left=0.0))
-        return np.asarray(np.where(x <= knee, np.minimum(body, base), base + (x - knee) / scale), dtype=np.float64)
+        measured, thresholds = self.measure(outputs), self.thresholds(accept)
+        return [
+            self.verdict(measured, row, classes=classes, thresholds=thresholds, top_k=top_k)
+            for row in range(len(measured.fused))
+        ]
 
+    def flagged(self, outputs: Outputs, *, accept: float = DEFAULT_ACCEPT) -> npt.NDArray[np.bool_]:
+        """Whether each image is flagged, `[B]`."""
+        return np.asarray(self.score(self.columns(outputs.scores)) > self.fusion.curve.threshold(accept))
 
-class Fusion(BaseModel):
-    """The fused score: one number from all calibrated scores (higher = more OOD).
+    def score_errors(self, expected: npt.ArrayLike, found: npt.ArrayLike) -> Scores:
+        """Relative errors `[B, S]` of scores: |found - expected| / max(|expected|, the score's range on ID data).
 
-    With u_s the surprise of score s on ID data (`QuantileCurve.surprise`, in nats),
-
-        F = sum_s near_s * u_s + sum_s far_s * max(u_s - far_from, 0)
-
-    Why this form. Near OOD (unseen classes of the same kind) is found by the heads: confidence and disagreement
-    separate it, feature density is close to chance. Far OOD is the reverse: density separates it almost perfectly
-    while heads are often sure of junk. A plain sum would drown the near signal in the density scores' noise; a
-    maximum would pay for every detector's false alarms. So the steadiest scores of the three trained heads are
-    averaged (energy and entropy of the ensemble, AMP of the anchored head, ICE's distance: their errors differ), and
-    Mahalanobis counts only where it leaves the ID range (`far_from` nats: the 94th ID percentile is at 2.8), where it
-    then wins.
-
-    PDS and 1 - BMA see the same ensemble as energy and entropy and trail them; the nearest-neighbour distance trails
-    on unseen classes, and far away Mahalanobis says the same: what they would add to the average is their noise
-    (docs/NEAR_OOD.md; `oodguard evaluate` prints the ablation).
-
-    No OOD data is needed: the weights are constants, the surprises and the curve of F come from held-out ID images.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    near: dict[str, float]
-    far: dict[str, float]
-    far_from: float = Field(ge=0)
-    curve: QuantileCurve
-
-    @classmethod
-    def fit(
-        cls,
-        curves: Mapping[str, QuantileCurve],
-        scores: Mapping[str, Scores],
-        *,
-        near: Mapping[str, float] = NEAR_WEIGHTS,
-        far: Mapping[str, float] = FAR_WEIGHTS,
-        far_from: float = FAR_FROM,
-    ) -> Fusion:
-        """Calibrate the fused score itself on the held-out ID `scores`, `{name: [n]}`."""
-        fused = fuse(curves, scores, near=near, far=far, far_from=far_from)
-        return cls(near=dict(near), far=dict(far), far_from=far_from, curve=QuantileCurve.fit(fused))
-
-    def score(self, curves: Mapping[str, QuantileCurve], scores: Mapping[str, Scores]) -> Scores:
-        """F `[B]` of scores `{name: [B]}`."""
-        return fuse(curves, scores, near=self.near, far=self.far, far_from=self.far_from)
-
-
-def fuse(
-    curves: Mapping[str, QuantileCurve],
-    scores: Mapping[str, Scores],
-    *,
-    near: Mapping[str, float],
-    far: Mapping[str, float],
-    far_from: float,
-) -> Scores:
-    """The formula of `Fusion`, `[B]`."""
-    terms = [weight * curves[name].surprise(scores[name]) for name, weight in sorted(near.items())]
-    for name, weight in sorted(far.items()):
-        terms.append(weight * np.maximum(curves[name].surprise(scores[name]) - far_from, 0.0))
-    return np.asarray(sum(terms), dtype=np.float64)
+        The range keeps a score that happens to be near 0 from being compared to nothing.
+        """
+        a, b = np.asarray(expected, dtype=np.float64), np.asarray(found, dtype=np.float64)
+        ranges = np.array([curve.values[-1] - curve.values[0] for curve in self.curves.values()])
+        return np.asarray(np.abs(a - b) / np.maximum(np.maximum(np.abs(a), ranges), 1e-12))

@@ -26,8 +26,7 @@ class InputError(OodguardError):
 class ImageError(InputError):
     """One image cannot be used.
 
-    `code` is stable and machine-readable: `unsupported_type`, `too_many_bytes`, `too_many_pixels`,
-    `cannot_decode` or `empty`.
+    `code` is stable and meant for programs: a `Code`, or one that `oodguard score` adds for files and archives.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -5,7 +5,10 @@ Every score is oriented one way: **higher = more out-of-distribution**. The form
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+
+from pydantic import Field
 
 from oodguard.core.frozen import Frozen
 
@@ -25,7 +28,7 @@ class ScoreName(StrEnum):
 
 
 class Family(StrEnum):
-    """What a score listens to; the fused score treats the two families differently.
+    """What a score measures; it decides from which surprise on a score counts in the fused score (`core/fusion.py`).
 
     `CONFIDENCE` scores say how sure the heads are; `DENSITY` scores say how far the features are from the
     training photos.
@@ -42,6 +45,7 @@ class ScoreSpec(Frozen):
     family: Family
     title: str
     meaning: str
+    weight: float = Field(0.0, ge=0, description="in the fused score; 0: reported beside it")
 
 
 SCORES: tuple[ScoreSpec, ...] = (
@@ -56,18 +60,21 @@ SCORES: tuple[ScoreSpec, ...] = (
         family=Family.CONFIDENCE,
         title="Anchor Marginalized Prediction",
         meaning="how flat the anchored head's prediction is, tempered by its variation over anchors",
+        weight=0.25,
     ),
     ScoreSpec(
         name=ScoreName.ENERGY,
         family=Family.CONFIDENCE,
         title="average energy",
         meaning="how little total evidence the members see for any class",
+        weight=0.25,
     ),
     ScoreSpec(
         name=ScoreName.ENSEMBLE_ENTROPY,
         family=Family.CONFIDENCE,
         title="entropy of the mean prediction",
         meaning="how spread out the averaged prediction is",
+        weight=0.25,
     ),
     ScoreSpec(
         name=ScoreName.ONE_MINUS_BMA,
@@ -80,6 +87,7 @@ SCORES: tuple[ScoreSpec, ...] = (
         family=Family.CONFIDENCE,
         title="ICE distance",
         meaning="learned Mahalanobis distance to the nearest class centre",
+        weight=0.25,
     ),
     ScoreSpec(
         name=ScoreName.KNN,
@@ -92,6 +100,7 @@ SCORES: tuple[ScoreSpec, ...] = (
         family=Family.DENSITY,
         title="Mahalanobis distance",
         meaning="distance to the nearest class mean under the shared feature covariance",
+        weight=8.0,
     ),
 )
 
@@ -103,3 +112,5 @@ CERTIFIED = ScoreSpec(
     title="energy of the certified head",
     meaning="how little evidence a linear head sees; within the certified radius its verdict cannot change",
 )
+
+REGISTRY: Mapping[ScoreName, ScoreSpec] = {spec.name: spec for spec in (*SCORES, CERTIFIED)}

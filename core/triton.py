@@ -16,10 +16,11 @@ import binascii
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
+from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError
 from oodguard.core.manifest import Manifest, TensorSpec
 
@@ -30,8 +31,6 @@ GOLDEN = "golden"
 DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 
 _HASH_KEY = re.compile(rf"^{PREFIX}\.([1-9][0-9]*)\.{HASH}$")
-
-Failure = Literal["overloaded", "deadline_missed", "not_ready", "engine_failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +152,7 @@ def _datatype(tensor: Any) -> str:
     return str(field.enum_type.values_by_number[tensor.data_type].name).removeprefix("TYPE_")
 
 
-def failure_of(status: str, message: str) -> Failure:
+def failure_of(status: str, message: str) -> Code:
     """What went wrong, from a gRPC status (`StatusCode.UNAVAILABLE`) and Triton's message.
 
     Triton says UNAVAILABLE for a full queue, for a request that waited too long in it, for a model that is not there,
@@ -161,8 +160,8 @@ def failure_of(status: str, message: str) -> Failure:
     """
     code, text = status.rpartition(".")[2], message.lower()
     if code == "DEADLINE_EXCEEDED" or "request timeout expired" in text:
-        return "deadline_missed"
+        return Code.DEADLINE_MISSED
     if code == "RESOURCE_EXHAUSTED" or "exceeds maximum queue size" in text:
-        return "overloaded"
+        return Code.OVERLOADED
     # NOT_FOUND: the model or version is unloaded. CANCELLED: the server ended while it worked on the request.
-    return "not_ready" if code in ("UNAVAILABLE", "NOT_FOUND", "CANCELLED") else "engine_failed"
+    return Code.NOT_READY if code in ("UNAVAILABLE", "NOT_FOUND", "CANCELLED") else Code.ENGINE_FAILED

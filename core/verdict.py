@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict
+
+from oodguard.core.errors import ImageError
 from oodguard.core.frozen import Frozen
 from oodguard.core.scores import ScoreName
+
+Floats = npt.NDArray[np.float32]
+
+
+class Outputs(Frozen):
+    """What the graph returns for B images: `probabilities [B, C]` and `scores [B, S]`, float32."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    probabilities: Floats
+    scores: Floats
 
 
 class ClassProbability(Frozen):
@@ -62,3 +78,7 @@ class Verdict(Frozen):
     percentile: float
     scores: dict[ScoreName, ScoreVerdict]
     certified_radius: float | None = None
+
+
+# What one image comes to.
+Outcome = Verdict | ImageError

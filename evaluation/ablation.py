@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from oodguard.core.calibration import Fusion, QuantileCurve, Scores, fuse
-from oodguard.core.scores import SCORES, Family
+from oodguard.core.calibration import Calibration
+from oodguard.core.curve import Scores
+from oodguard.core.fusion import Fusion, Term
+from oodguard.core.scores import SCORES, Family, ScoreName
 from oodguard.training.metrics import Change, Interval, Share, auroc_change, detection, share
 
 WHOLE = "fused"
-
-Weights = tuple[Mapping[str, float], Mapping[str, float]]
 
 
 class Ablated(BaseModel):
     """One variant of the fused score on one OOD set.
 
     `auroc_change` is against the whole fused score, on the same images. The variant's own threshold comes from the
-    calibration images; the last two are None where those could not be found again.
+    calibration images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,63 +29,52 @@ class Ablated(BaseModel):
     auroc_change: Change
     ood_accepted_at_95_id: float
     ood_accepted_interval: Interval
-    id_accepted: Share | None
-    ood_flagged: Share | None
+    id_accepted: Share
+    ood_flagged: Share
 
 
-def variants(fusion: Fusion) -> dict[str, Weights]:
-    """(near, far) weights of the whole fused score and of every ablation of it, by name.
+def variants(calibration: Calibration) -> dict[str, tuple[Term, ...]]:
+    """The terms of the whole fused score and of every ablation of it, by name.
 
-    Every component is left out alone, then each family, then all scores are averaged. The other weights stay as they
-    are: what is left out has weight 0. A variant without any component is not one.
+    Every term is left out alone, then each family, then all scores are averaged. The other terms stay as they are. A
+    variant without any term is not one.
     """
-    near, far = fusion.near, fusion.far
-    density = {spec.name.value for spec in SCORES if spec.family is Family.DENSITY}
-    found: dict[str, Weights] = {WHOLE: (near, far)}
-    for name in (*near, *(name for name in far if name not in near)):
-        found[f"without {name}"] = _without(fusion, {name})
-    found["without density"] = _without(fusion, density)
-    found["without confidence"] = _without(fusion, (set(near) | set(far)) - density)
-    found["mean of all scores"] = ({spec.name.value: 1 / len(SCORES) for spec in SCORES}, {})
-    return {name: weights for name, weights in found.items() if weights[0] or weights[1]}
+    terms = calibration.fusion.terms
+    density = {spec.name for spec in SCORES if spec.family is Family.DENSITY}
+    averaged = [spec.name for spec in SCORES if spec.name in calibration.curves]
+    found = {WHOLE: terms}
+    for left_out in terms:
+        found[f"without {left_out.score}"] = tuple(term for term in terms if term != left_out)
+    found["without density"] = tuple(term for term in terms if term.score not in density)
+    found["without confidence"] = tuple(term for term in terms if term.score in density)
+    found["mean of all scores"] = tuple(Term(score=name, weight=1 / len(averaged), counts_from=0) for name in averaged)
+    return {name: terms for name, terms in found.items() if terms}
 
 
 def ablate(
-    fusion: Fusion,
-    curves: Mapping[str, QuantileCurve],
+    calibration: Calibration,
     *,
-    inside: Mapping[str, Scores],
-    outside: Mapping[str, Scores],
-    calibration: Mapping[str, Scores] | None,
+    test: Mapping[ScoreName, Scores],
+    ood: Mapping[ScoreName, Scores],
+    calibration_scores: Mapping[ScoreName, Scores],
     accept: float,
 ) -> dict[str, Ablated]:
-    """Every variant on ID scores `{name: [N]}` and OOD scores `{name: [O]}`; thresholds from `calibration` alone."""
-    whole = fusion.score(curves, inside), fusion.score(curves, outside)
+    """Every variant on test scores `{name: [N]}` and OOD scores `{name: [O]}`, each with a threshold of its own."""
+    curves = calibration.curves
+    whole = calibration.score(test), calibration.score(ood)
     found = {}
-    for name, (near, far) in variants(fusion).items():
-
-        def score(
-            values: Mapping[str, Scores], near: Mapping[str, float] = near, far: Mapping[str, float] = far
-        ) -> Scores:
-            return fuse(curves, values, near=near, far=far, far_from=fusion.far_from)
-
-        pair = score(inside), score(outside)
-        threshold = None if calibration is None else QuantileCurve.fit(score(calibration)).threshold(accept)
-        measured = detection(*pair, np.inf if threshold is None else threshold)
+    for name, terms in variants(calibration).items():
+        fusion = Fusion.fit(curves, calibration_scores, terms=terms)
+        pair = fusion.score(curves, test), fusion.score(curves, ood)
+        threshold = fusion.curve.threshold(accept)
+        measured = detection(*pair, threshold)
         found[name] = Ablated(
             auroc=measured.auroc,
             auroc_interval=measured.auroc_interval,
             auroc_change=auroc_change(whole, pair),
             ood_accepted_at_95_id=measured.ood_accepted_at_95_id,
             ood_accepted_interval=measured.ood_accepted_interval,
-            id_accepted=None if threshold is None else share(pair[0] <= threshold),
-            ood_flagged=None if threshold is None else share(pair[1] > threshold),
+            id_accepted=share(pair[0] <= threshold),
+            ood_flagged=share(pair[1] > threshold),
         )
     return found
-
-
-def _without(fusion: Fusion, names: set[str]) -> Weights:
-    return (
-        {name: weight for name, weight in fusion.near.items() if name not in names},
-        {name: weight for name, weight in fusion.far.items() if name not in names},
-    )

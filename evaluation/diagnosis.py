@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 from oodguard.core.collusion import CollusionReport
-from oodguard.core.errors import InputError
-from oodguard.evaluation.evidence import divided, options_of, prepare
+from oodguard.evaluation.evidence import options_of, prepare, test_photos
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.heads.collusion import diagnose
 from oodguard.training.photos.division import label_numbers
@@ -20,18 +19,14 @@ from oodguard.training.run import load_run
 def diagnose_run(folder: Path, *, report: Reporter | None = None) -> CollusionReport:
     """Diagnose a run on its test photos; the generalisation gap is taken from the run's own record.
 
-    Raises `InputError` where the photos are gone, have changed, or were never set aside.
+    Raises `InputError` where test photos are missing, or none were set aside.
     """
     report = report or Silent()
     run = load_run(folder)
     options = options_of(run.record)
     photos = load_photos(options.data, options.cache)
-    if photos.fingerprint != run.record.data_fingerprint:
-        raise InputError(f"{options.data} is not what {folder} was trained on: the images have changed")
     backbone, extractor = prepare(run, options)
-    test, _ = divided(run, photos, extractor, options, report)
-    if not test:
-        raise InputError("the run has no test images to diagnose it on")
+    test = test_photos(run, photos, extractor, report)
     features = tail_features(backbone.tail, extractor.extract(test)[0])
     with torch.no_grad():
         logits = run.heads.members(features)

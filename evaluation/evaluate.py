@@ -16,7 +16,7 @@ from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.evaluation.ablation import ablate
 from oodguard.evaluation.confusion import confusion_counts, confusions, recalls
 from oodguard.evaluation.diversity import diversity
-from oodguard.evaluation.evaluation import HTML_FILE, JSON_FILE, MARKDOWN_FILE, Evaluation, Table, mean_table
+from oodguard.evaluation.evaluation import HTML_FILE, JSON_FILE, MARKDOWN_FILE, DetectionTable, Evaluation, mean_table
 from oodguard.evaluation.evidence import FUSED, Evidence, gather, options_of
 from oodguard.evaluation.extremes import ID, extremes
 from oodguard.evaluation.operating import operating_points
@@ -25,11 +25,13 @@ from oodguard.evaluation.report.markdown import to_markdown
 from oodguard.pages.text import plain
 from oodguard.training.metrics import calibration_error, detection, promised_acceptance, reliability, share
 from oodguard.training.options import TrainOptions
-from oodguard.training.photos.labelled import load_photos, load_unlabelled
+from oodguard.training.photos.labelled import Photo, Photos, load_photos, load_unlabelled
 from oodguard.training.pipeline import train
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import RunRecord
 from oodguard.training.run import load_run, versions
+
+LEFT_OUT = "left-out classes"
 
 
 def evaluate(
@@ -49,7 +51,8 @@ def evaluate(
     ```
 
     Writes `evaluation.json`, `evaluation.md` and `report.html` into `out` (None: the run folder). Raises `InputError`
-    when a folder or the training data is missing, or the data changed since training.
+    when a folder or a test photo of the run is missing. A run that was trained with
+    `leave_out` is evaluated on its left-out classes as one more OOD set.
     """
     # A missing package is found out before the work, not after it.
     import matplotlib.figure  # noqa: F401
@@ -58,17 +61,15 @@ def evaluate(
     command = _command(run_folder, ood, accept, leave_out, draws, out)
     run = load_run(run_folder)
     options = options_of(run.record)
-    sets = {name: load_unlabelled(folder) for name, folder in ood.items()}
     photos = load_photos(options.data, options.cache)
-    if photos.fingerprint != run.record.data_fingerprint:
-        raise InputError(f"{options.data} is not what {run_folder} was trained on: the images have changed")
+    ood_sets = {name: load_unlabelled(folder) for name, folder in ood.items()}
+    if options.leave_out:
+        ood_sets[LEFT_OUT] = _unseen(photos, run.record)
     try:
-        run.record.fusion.curve.threshold(accept)
+        run.record.calibration.thresholds(accept)
     except ValueError as error:
         raise InputError(str(error)) from None
-    evidence = gather(run, photos, options, sets, report)
-    if evidence.calibration is None:
-        report.note("the calibration images cannot be found again: ablations have no thresholds of their own")
+    evidence = gather(run, photos, options, ood_sets, report)
     left_out = _leave_out(options, leave_out, draws, accept, report) if leave_out else {}
     result = examine(evidence, accept=accept, leave_out=left_out, command=command)
     _write(run_folder if out is None else out, result, evidence)
@@ -79,15 +80,15 @@ def examine(
     evidence: Evidence,
     *,
     accept: float = DEFAULT_ACCEPT,
-    leave_out: Mapping[str, Table] | None = None,
+    leave_out: Mapping[str, DetectionTable] | None = None,
     command: str = "",
 ) -> Evaluation:
     """Every number of an evaluation, from what the guard said."""
-    record, inside, targets = evidence.record, evidence.inside, evidence.targets
-    answers, right = inside.answers, evidence.right
+    record, test, targets = evidence.record, evidence.test, evidence.targets
+    answers, right = test.answers, evidence.right
     thresholds = _thresholds(record, accept)
     counts = confusion_counts(targets, answers.probabilities.argmax(1), len(record.classes))
-    sets = {ID: inside, **evidence.outside}
+    sets = {ID: test, **evidence.ood}
     return Evaluation(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
@@ -101,7 +102,7 @@ def examine(
         reliability=reliability(answers.probabilities, targets),
         recalls=recalls(counts, record.classes),
         confusions=confusions(counts, record.classes),
-        wrong_flagged=None if right.all() else share(inside.values[FUSED][~right] > thresholds[FUSED]),
+        wrong_flagged=None if right.all() else share(test.values[FUSED][~right] > thresholds[FUSED]),
         diversity=diversity(
             {name: measured.answers.votes for name, measured in sets.items()},
             targets,
@@ -110,11 +111,11 @@ def examine(
             classes=len(record.classes),
         ),
         calibration_images=record.splits.calibration,
-        acceptance={name: share(values <= thresholds[name]) for name, values in inside.values.items()},
+        acceptance={name: share(values <= thresholds[name]) for name, values in test.values.items()},
         thresholds=thresholds,
         promised=promised_acceptance(accept, record.splits.calibration),
         operating_points=operating_points(evidence, accept),
-        ood={name: _table(evidence, name, accept) for name in evidence.outside},
+        ood={name: _table(evidence, name, accept) for name in evidence.ood},
         leave_out=dict(leave_out or {}),
         leak={k: v for k, v in record.metrics.items() if k.startswith("knn")},
         extremes=extremes(evidence, thresholds[FUSED]),
@@ -122,28 +123,34 @@ def examine(
 
 
 def _thresholds(record: RunRecord, accept: float) -> dict[str, float]:
-    curves = {**record.curves, FUSED: record.fusion.curve}
-    return {name: curve.threshold(accept) for name, curve in curves.items()}
+    found = record.calibration.thresholds(accept)
+    return {**{name.value: threshold for name, threshold in found.scores}, FUSED: found.fused}
 
 
-def _table(evidence: Evidence, name: str, accept: float) -> Table:
-    record, inside, outside = evidence.record, evidence.inside.values, evidence.outside[name].values
+def _table(evidence: Evidence, name: str, accept: float) -> DetectionTable:
+    record, test, ood = evidence.record, evidence.test, evidence.ood[name]
     thresholds = _thresholds(record, accept)
-    return Table(
-        images=len(evidence.outside[name]),
-        scores={key: detection(inside[key], outside[key], thresholds[key]) for key in inside},
+    return DetectionTable(
+        images=len(ood),
+        scores={key: detection(test.values[key], ood.values[key], thresholds[key]) for key in test.values},
         ablation=ablate(
-            record.fusion,
-            record.curves,
-            inside=inside,
-            outside=outside,
-            calibration=evidence.calibration,
+            record.calibration,
+            test=test.answers.scores,
+            ood=ood.answers.scores,
+            calibration_scores=evidence.calibration,
             accept=accept,
         ),
     )
 
 
-def _leave_out(options: TrainOptions, count: int, draws: int, accept: float, report: Reporter) -> dict[str, Table]:
+def _unseen(photos: Photos, record: RunRecord) -> tuple[Photo, ...]:
+    """The photos of the classes that a run was trained without: its test folder's, or all of them."""
+    return tuple(photo for photo in (photos.test or photos.pool) if photo.label not in record.classes)
+
+
+def _leave_out(
+    options: TrainOptions, count: int, draws: int, accept: float, report: Reporter
+) -> dict[str, DetectionTable]:
     """Train without `count` random classes, `draws` times, and take their test images as near-OOD."""
     tables = {}
     for draw in range(1, draws + 1):
@@ -154,8 +161,7 @@ def _leave_out(options: TrainOptions, count: int, draws: int, accept: float, rep
             run = load_run(Path(folder) / "run")
         photos = load_photos(options.data, options.cache)
         name = f"draw {draw}"
-        missing = tuple(p for p in (photos.test or photos.pool) if p.label not in record.classes)
-        tables[name] = _table(gather(run, photos, varied, {name: missing}, report), name, accept)
+        tables[name] = _table(gather(run, photos, varied, {name: _unseen(photos, record)}, report), name, accept)
     return tables
 
 
@@ -195,7 +201,7 @@ def parse_sets(pairs: Sequence[str]) -> dict[str, Path]:
         name, equals, folder = pair.partition("=")
         if not (name and equals and folder):
             raise InputError(f"--ood takes name=folder; got {pair!r}")
-        if plain(name) != name or name == ID:
+        if plain(name) != name or name in (ID, LEFT_OUT):
             raise InputError(f"--ood: {name!r} cannot be the name of a set")
         if name in sets:
             raise InputError(f"--ood names {name} twice")
@@ -203,4 +209,4 @@ def parse_sets(pairs: Sequence[str]) -> dict[str, Path]:
     return sets
 
 
-__all__ = ["Evaluation", "Table", "evaluate", "examine", "mean_table", "options_of", "parse_sets"]
+__all__ = ["DetectionTable", "Evaluation", "evaluate", "examine", "mean_table", "options_of", "parse_sets"]

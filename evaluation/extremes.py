@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from oodguard.evaluation.evidence import FUSED, Evidence, Measured
+from oodguard.evaluation.evidence import FUSED, Evidence, MeasuredSet
 from oodguard.pages.text import plain
 
 SHOWN = 12
@@ -53,8 +53,8 @@ def extremes(evidence: Evidence, threshold: float) -> tuple[Extremes, ...]:
     `SHOWN` images where the fused score is most wrong, `SHOWN_ELSEWHERE` at the other ends; half of both with more
     than `MANY_SETS` OOD sets. threshold: of the fused score. Ties are broken by the order of the images.
     """
-    divisor = 2 if len(evidence.outside) > MANY_SETS else 1
-    sets: Mapping[str, Measured] = {ID: evidence.inside, **evidence.outside}
+    divisor = 2 if len(evidence.ood) > MANY_SETS else 1
+    sets: Mapping[str, MeasuredSet] = {ID: evidence.test, **evidence.ood}
     return tuple(
         _end(
             evidence,
@@ -68,17 +68,17 @@ def extremes(evidence: Evidence, threshold: float) -> tuple[Extremes, ...]:
         for name, measured in sets.items()
         for score in (FUSED, "pds")
         # What goes wrong comes first: ID images that look strange, strangers that look familiar.
-        for highest in ((True, False) if measured is evidence.inside else (False, True))
+        for highest in ((True, False) if measured is evidence.test else (False, True))
     )
 
 
 def _end(
-    evidence: Evidence, name: str, measured: Measured, score: str, highest: bool, threshold: float, shown: int
+    evidence: Evidence, name: str, measured: MeasuredSet, score: str, highest: bool, threshold: float, shown: int
 ) -> Extremes:
     values = measured.values[score]
     rows = np.argsort(-values if highest else values, kind="stable")[:shown].tolist()
     fused, pds = measured.values[FUSED], measured.values["pds"]
-    percentiles = evidence.record.fusion.curve.percentile(fused)
+    percentiles = evidence.record.calibration.fusion.curve.percentile(fused)
     probabilities = measured.answers.probabilities
     return Extremes(
         set=name,

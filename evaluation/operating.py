@@ -29,20 +29,20 @@ class OperatingPoint(BaseModel):
 
 def operating_points(evidence: Evidence, accept: float) -> tuple[OperatingPoint, ...]:
     """The usual targets and `accept`, as far as the calibration can promise them."""
-    curve = evidence.record.fusion.curve
+    curve = evidence.record.calibration.fusion.curve
     targets = sorted({*TARGETS, accept})
     return tuple(operating_point(evidence, target) for target in targets if target <= curve.max_accept)
 
 
 def operating_point(evidence: Evidence, accept: float) -> OperatingPoint:
     """One target acceptance."""
-    threshold = evidence.record.fusion.curve.threshold(accept)
-    accepted = evidence.inside.values[FUSED] <= threshold
+    threshold = evidence.record.calibration.fusion.curve.threshold(accept)
+    accepted = evidence.test.values[FUSED] <= threshold
     return OperatingPoint(
         accept=accept,
         threshold=threshold,
         promised=promised_acceptance(accept, evidence.record.splits.calibration),
         id_accepted=share(accepted),
         accuracy=share(evidence.right[accepted]) if accepted.any() else None,
-        ood_accepted={name: share(found.values[FUSED] <= threshold) for name, found in evidence.outside.items()},
+        ood_accepted={name: share(found.values[FUSED] <= threshold) for name, found in evidence.ood.items()},
     )

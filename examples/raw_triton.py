@@ -55,12 +55,12 @@ def threshold(curve, accept):
 
 def judge(manifest, probabilities, scores, accept):
     """The verdict on one image. Higher scores are more out-of-distribution."""
-    curves = {entry["name"]: entry["curve"] for entry in manifest["scores"]}
+    curves, fusion = manifest["calibration"]["curves"], manifest["calibration"]["fusion"]
     values = dict(zip(curves, map(float, scores), strict=True))
-    fusion = manifest["fusion"]
-    fused = sum(weight * surprise(curves[name], values[name]) for name, weight in fusion["near"].items())
-    for name, weight in fusion["far"].items():
-        fused += weight * max(surprise(curves[name], values[name]) - fusion["far_from"], 0.0)
+    fused = 0.0
+    for term in fusion["terms"]:
+        name = term["score"]
+        fused += term["weight"] * max(surprise(curves[name], values[name]) - term["counts_from"], 0.0)
     limit = threshold(fusion["curve"], accept)
     return {
         "label": manifest["classes"][int(np.argmax(probabilities))],

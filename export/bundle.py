@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from oodguard.core.calibration import Fusion, QuantileCurve
+from oodguard.core.calibration import Calibration
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError, QualityError
 from oodguard.core.files import file_sha256
 from oodguard.core.manifest import (
@@ -22,7 +23,6 @@ from oodguard.core.manifest import (
     FileRef,
     Golden,
     Manifest,
-    Outputs,
     Parity,
     Precision,
     Provenance,
@@ -31,10 +31,10 @@ from oodguard.core.manifest import (
     load_manifest,
 )
 from oodguard.core.preprocessing import Pixels, load_pixels
-from oodguard.core.scores import CERTIFIED
+from oodguard.core.verdict import Outputs
 from oodguard.export.fuse import FusedGuard
 from oodguard.export.graph import run_graph, session, to_onnx, with_metadata
-from oodguard.export.parity import TOLERANCE, compare, compare_decisions, require, require_decisions
+from oodguard.export.parity import compare, compare_decisions, require, require_decisions
 from oodguard.export.reduce import Lower, Material, gather, reduce
 from oodguard.training.backbone.features import TRAINING_LIMITS
 from oodguard.training.progress import Reporter, Silent
@@ -44,13 +44,20 @@ from oodguard.training.run import Run, finish, load_run
 
 @dataclass(frozen=True)
 class Content:
-    """What differs between precisions: the graph in the scratch folder, its thresholds, and its golden answers."""
+    """What differs between precisions: calibration, golden images and their answers, and what the gate measured."""
 
     precision: Precision
-    curves: Mapping[str, QuantileCurve]
-    fusion: Fusion
-    golden: Sequence[Path]
+    calibration: Calibration
+    golden: tuple[Path, ...]
     answers: Outputs
+    parity: Parity
+
+    @cached_property
+    def verdicts(self) -> dict[Path, tuple[int, bool]]:
+        """Class and flag of every golden image."""
+        flags = self.calibration.flagged(self.answers)
+        classes = self.answers.probabilities.argmax(1)
+        return {path: (int(classes[i]), bool(flags[i])) for i, path in enumerate(self.golden)}
 
 
 def export_bundle(
@@ -95,13 +102,14 @@ def export_bundle(
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         # First of all: it is quick, and what it finds missing only the user can mend.
-        material = None if precision == "fp32" else gather(run, run_folder, data=data, ood=ood or {}, report=report)
+        material = None if precision == "fp32" else gather(run, run_folder, data=data, ood=ood or {})
         writer = _Writer(run, run_folder, scratch, name=name, version=version)
         report.progress("fused graph", 0, 1)
-        manifest = writer.exact()
+        content = writer.exact()
         report.progress("fused graph", 1, 1)
         if precision != "fp32" and material is not None:
-            manifest = writer.reduced(manifest, precision, material, report=report)
+            content = writer.reduced(content, precision, material, report=report)
+        manifest = writer.manifest(content)
         (scratch / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         load_manifest(scratch)
         finish(scratch, out)
@@ -122,71 +130,50 @@ class _Writer:
         if not originals:
             raise FormatError(f"{run_folder} is incomplete: it has no golden images")
         (scratch / GOLDEN_FOLDER).mkdir()
-        self.golden = [Path(shutil.copyfile(p, scratch / GOLDEN_FOLDER / p.name)) for p in originals]
+        self.golden = tuple(Path(shutil.copyfile(p, scratch / GOLDEN_FOLDER / p.name)) for p in originals)
         self.images: Pixels = np.stack(
             [load_pixels(p.read_bytes(), run.record.preprocessing, TRAINING_LIMITS) for p in self.golden]
         )
 
-    def exact(self) -> Manifest:
+    def exact(self) -> Content:
         """The float32 graph, which must answer as PyTorch does."""
         record = self.run.record
         probabilities, scores = self.run.predict(self.images)
         expected = Outputs(probabilities=probabilities, scores=scores)
         graph = to_onnx(FusedGuard(self.run).eval(), record.preprocessing, metadata=self._metadata("fp32"))
         (self.scratch / GRAPH_FILE).write_bytes(graph)
-        draft = self._manifest(Content("fp32", record.curves, record.fusion, self.golden, expected))
-        parity = compare(draft, expected, run_graph(session(graph), self.images))
+        parity = compare(record.calibration, expected, run_graph(session(graph), self.images))
         require(parity)
-        return draft.model_copy(update={"parity": parity})
+        return Content("fp32", record.calibration, self.golden, expected, parity)
 
-    def reduced(self, exact: Manifest, precision: Lower, material: Material, *, report: Reporter) -> Manifest:
+    def reduced(self, exact: Content, precision: Lower, material: Material, *, report: Reporter) -> Content:
         """A graph of lower precision in place of the float32 one, which must come to the same decisions."""
         made = reduce(self.run, (self.scratch / GRAPH_FILE).read_bytes(), precision, material, report=report)
         graph = with_metadata(made.graph, self._metadata(precision))
         (self.scratch / GRAPH_FILE).write_bytes(graph)
-        answers = run_graph(session(graph), self.images)
-        draft = self._manifest(Content(precision, made.curves, made.fusion, self.golden, answers))
-        parity = compare_decisions(exact, draft, made.expected, made.found, made.strangers)
+        parity = compare_decisions(made.reference, made.reduced, precision)
         require_decisions(parity)
+        calibration = made.reduced.calibration
+        answers = run_graph(session(graph), self.images)
+        content = Content(precision, calibration, self.golden, answers, parity)
         # A golden image must be answered alike by every runtime, so those on the edge of a decision cannot serve.
-        plain = draft.judge(run_graph(session(graph, optimised=False), self.images))
+        plain = run_graph(session(graph, optimised=False), self.images)
+        elsewhere = Content(precision, calibration, self.golden, plain, parity).verdicts
         steady = [
-            i
-            for i, (a, b, c) in enumerate(zip(exact.golden, draft.golden, plain, strict=True))
-            if a.label == b.label == c.label and a.is_ood == b.is_ood == c.is_ood
+            i for i, path in enumerate(self.golden) if exact.verdicts[path] == content.verdicts[path] == elsewhere[path]
         ]
         if not steady:
             raise QualityError(f"the {precision} graph changes the answer for every golden image; nothing was exported")
         for i in set(range(len(self.golden))) - set(steady):
             self.golden[i].unlink()
         kept = Outputs(probabilities=answers.probabilities[steady], scores=answers.scores[steady])
-        final = Content(precision, made.curves, made.fusion, [self.golden[i] for i in steady], kept)
-        return self._manifest(final).model_copy(update={"parity": parity})
+        return Content(precision, calibration, tuple(self.golden[i] for i in steady), kept, parity)
 
-    def _metadata(self, precision: Precision) -> dict[str, str]:
-        return {
-            "oodguard.name": self.name,
-            "oodguard.version": self.version,
-            "oodguard.run": self.run.record.weights_sha256,
-            "oodguard.precision": precision,
-        }
-
-    def _manifest(self, content: Content) -> Manifest:
-        """The manifest of what lies in the scratch folder; its parity is still to be measured."""
+    def manifest(self, content: Content) -> Manifest:
+        """The manifest of what lies in the scratch folder."""
         record, side = self.run.record, self.run.record.preprocessing.crop
         probabilities, scores = content.answers.probabilities, content.answers.scores
-        golden = tuple(
-            Golden(
-                path=path.relative_to(self.scratch).as_posix(),
-                label=record.classes[int(probabilities[i].argmax())],
-                # Settled below, once the manifest that judges exists.
-                is_ood=False,
-                probabilities=tuple(probabilities[i].tolist()),
-                scores=tuple(scores[i].tolist()),
-            )
-            for i, path in enumerate(content.golden)
-        )
-        draft = Manifest(
+        return Manifest(
             name=self.name,
             version=self.version,
             precision=content.precision,
@@ -198,41 +185,36 @@ class _Writer:
             preprocessing=record.preprocessing,
             classes=record.classes,
             scores=tuple(
-                ScoreEntry(
-                    name=spec.name,
-                    family=spec.family,
-                    title=spec.title,
-                    meaning=spec.meaning,
-                    curve=content.curves[spec.name],
-                    lipschitz=self.run.heads.lipschitz if spec is CERTIFIED else None,
-                )
-                for spec in record.heads.scores
+                ScoreEntry(name=spec.name, family=spec.family, title=spec.title, meaning=spec.meaning)
+                for spec in record.heads.specs
             ),
-            fusion=content.fusion,
+            calibration=content.calibration,
             provenance=provenance(record),
             diagnosis=record.diagnosis,
-            parity=Parity(
-                images=len(golden),
-                tolerance=TOLERANCE,
-                max_probability_error=0.0,
-                max_score_error={},
-                labels_identical=True,
-                verdicts_identical=True,
+            parity=content.parity,
+            golden=tuple(
+                Golden(
+                    path=path.relative_to(self.scratch).as_posix(),
+                    label=record.classes[label],
+                    is_ood=is_ood,
+                    probabilities=tuple(probabilities[i].tolist()),
+                    scores=tuple(scores[i].tolist()),
+                )
+                for i, (path, (label, is_ood)) in enumerate(content.verdicts.items())
             ),
-            golden=golden,
             files=tuple(
                 FileRef(path=p.relative_to(self.scratch).as_posix(), bytes=p.stat().st_size, sha256=file_sha256(p))
                 for p in (self.scratch / GRAPH_FILE, *content.golden)
             ),
         )
-        verdicts = draft.judge(content.answers)
-        return draft.model_copy(
-            update={
-                "golden": tuple(
-                    g.model_copy(update={"is_ood": v.is_ood}) for g, v in zip(golden, verdicts, strict=True)
-                )
-            }
-        )
+
+    def _metadata(self, precision: Precision) -> dict[str, str]:
+        return {
+            "oodguard.name": self.name,
+            "oodguard.version": self.version,
+            "oodguard.run": self.run.record.weights_sha256,
+            "oodguard.precision": precision,
+        }
 
 
 def provenance(record: RunRecord) -> Provenance:

@@ -1,13 +1,12 @@
 """The fused network: shared backbone, all heads with their linear parts folded, every score, in one graph.
 
-Everything linear that follows the feature is one matrix product: the first layers of M members, of the anchored head
-and of ICE, the certified head where there is one, and the principal coordinates of feature density,
-`[D, M*H + H + d_ice + C + d_density]`. Folded at export:
+Everything linear that follows the standardised feature is one matrix product: the first layers of M members, of the
+anchored head and of ICE, and the certified head where there is one, `[D, M*H + H + d_ice + C]`. Feature density works
+on the normalised feature and stays as it was trained (`Density`). Folded at export:
 
 * standardisation (x - centre)/scale, into weights and biases;
 * the anchors' part of the anchored head, (W_c - W_r) c_k + b, into K constant rows (AMP);
-* ICE's triangular solve, into W = L^-1: h = -||W z - W m_i||^2;
-* Mahalanobis' whitening of the class means.
+* ICE's triangular solve, into W = L^-1: h = -||W z - W m_i||^2.
 
 Scores are computed by `GuardHeads.score`, the same function training evaluates with.
 """
@@ -42,19 +41,12 @@ class FusedHeads(nn.Module):
 
     wide: Tensor
     bias: Tensor
-    principal: Tensor
-    mean: Tensor
     w2: Tensor
     b2: Tensor
     anchor_rows: Tensor
     anchored_w2: Tensor
     anchored_b2: Tensor
     ice_centres: Tensor
-    bank: Tensor
-    bank_residual: Tensor
-    whitening: Tensor
-    class_means: Tensor
-    residual_precision: Tensor
 
     @torch.no_grad()
     def __init__(self, run: Run) -> None:
@@ -77,11 +69,9 @@ class FusedHeads(nn.Module):
         # Standardisation: (x - c)/s W + b = x (W/s) + (b - c W/s).
         wide = wide / heads.scale
         bias = bias - heads.centre @ wide
-        density = heads.density
+        self.density = heads.density
         self.register_buffer("wide", wide.clone())
         self.register_buffer("bias", bias.clone())
-        self.register_buffer("principal", density.projection.clone())
-        self.register_buffer("mean", density.mean.clone())
         self.register_buffer("w2", w2.clone())
         self.register_buffer("b2", b2.clone())
         constant = anchored.anchors @ (anchored.weight_anchor - anchored.weight_residual) + anchored.bias1
@@ -89,8 +79,6 @@ class FusedHeads(nn.Module):
         self.register_buffer("anchored_w2", anchored.weight2.clone())
         self.register_buffer("anchored_b2", anchored.bias2.clone())
         self.register_buffer("ice_centres", heads.ice.centres @ white.T)
-        for name in ("bank", "bank_residual", "whitening", "class_means", "residual_precision"):
-            self.register_buffer(name, getattr(density, name).clone())
         self.sizes = [product.shape[1] for product in products]
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,13 +89,7 @@ class FusedHeads(nn.Module):
         logits = torch.baddbmm(self.b2, hidden, self.w2)
         shared = functional.relu(residual_part.unsqueeze(1) + self.anchor_rows)
         anchored = shared @ self.anchored_w2 + self.anchored_b2
-        centred = functional.normalize(features) - self.mean
-        q = centred @ self.principal
-        # Not 1 - 2 u.mu + ||mu||^2, which saves a subtraction and loses the residual to rounding.
-        residual = (centred.square().sum(-1) - q.square().sum(-1)).clamp_min(0.0)
-        to_bank = squared_distances(q, self.bank) + residual.unsqueeze(1) + self.bank_residual
-        to_means = squared_distances(q @ self.whitening, self.class_means)
-        to_means = to_means + (residual * self.residual_precision).unsqueeze(1)
+        to_bank, to_means = self.density(features)
         heights = -squared_distances(z, self.ice_centres)
         logits, scores = self.score(logits, anchored, heights, to_bank, to_means, *linear)
         return logits.softmax(-1).mean(0), scores

@@ -12,8 +12,9 @@ import onnxruntime as ort
 from torch import nn
 
 from oodguard.core.errors import InputError
-from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Outputs
+from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME
 from oodguard.core.preprocessing import Preprocessing
+from oodguard.core.verdict import Outputs
 from oodguard.training.backbone.features import export_onnx
 
 

@@ -11,15 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from oodguard.core.calibration import DEFAULT_ACCEPT, Calibration
+from oodguard.core.curve import Scores
 from oodguard.core.errors import QualityError
-from oodguard.core.manifest import Manifest, Outputs, Parity, Precision
-from oodguard.training.metrics import detection
+from oodguard.core.manifest import Parity, Precision
+from oodguard.core.verdict import Outputs
+from oodguard.training.metrics import auroc
 
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Limits:
+class Allowance:
     """What a lower precision may change.
 
     `labels`, `flags`: least shares of images with an equal label and an equal flag. `auroc`: largest loss of AUROC.
@@ -34,25 +37,26 @@ class Limits:
     tolerance: float
 
 
-LIMITS: Mapping[Precision, Limits] = {
-    "int8": Limits(labels=0.94, flags=0.96, auroc=0.01, tolerance=0.15),
-    "fp16": Limits(labels=0.98, flags=0.98, auroc=0.005, tolerance=0.03),
+ALLOWED: Mapping[Precision, Allowance] = {
+    "int8": Allowance(labels=0.94, flags=0.96, auroc=0.01, tolerance=0.15),
+    "fp16": Allowance(labels=0.98, flags=0.98, auroc=0.005, tolerance=0.03),
 }
 
 
-def compare(manifest: Manifest, expected: Outputs, found: Outputs) -> Parity:
+def compare(calibration: Calibration, expected: Outputs, found: Outputs) -> Parity:
     """Compare ONNX Runtime (`found`) with PyTorch (`expected`) on the same images, measured and not yet judged."""
-    errors = manifest.score_errors(expected.scores, found.scores)
-    ours, theirs = manifest.judge(expected), manifest.judge(found)
+    errors = calibration.score_errors(expected.scores, found.scores)
+    thresholds = calibration.thresholds(DEFAULT_ACCEPT)
+    limits = np.array([threshold for _, threshold in thresholds.scores])
     return Parity(
         images=len(expected.scores),
         tolerance=TOLERANCE,
         max_probability_error=float(np.abs(expected.probabilities - found.probabilities).max()),
-        max_score_error={name: float(errors[:, i].max()) for i, name in enumerate(manifest.score_names)},
-        labels_identical=all(a.label == b.label for a, b in zip(ours, theirs, strict=True)),
-        verdicts_identical=all(
-            a.is_ood == b.is_ood and all(a.scores[n].is_ood == b.scores[n].is_ood for n in a.scores)
-            for a, b in zip(ours, theirs, strict=True)
+        max_score_error={name: float(errors[:, i].max()) for i, name in enumerate(calibration.names)},
+        labels_identical=bool((expected.probabilities.argmax(1) == found.probabilities.argmax(1)).all()),
+        verdicts_identical=bool(
+            (calibration.flagged(expected) == calibration.flagged(found)).all()
+            and ((expected.scores > limits) == (found.scores > limits)).all()
         ),
     )
 
@@ -74,54 +78,51 @@ def require(parity: Parity) -> None:
         raise QualityError("the graph's labels or verdicts differ from PyTorch's; nothing was exported")
 
 
-def compare_decisions(
-    reference: Manifest,
-    draft: Manifest,
-    expected: Outputs,
-    found: Outputs,
-    strangers: Mapping[str, tuple[Outputs, Outputs]],
-) -> Parity:
-    """Compare a lower precision's decisions (`draft`, `found`) with the float32 graph's (`reference`, `expected`).
+@dataclass(frozen=True)
+class Judged:
+    """One graph's calibration and its answers: for ID images, and for each OOD set."""
 
-    Outputs are for the same ID images; `strangers` holds (expected, found) for each OOD set. Nothing is judged yet.
-    """
-    precision = draft.precision
+    calibration: Calibration
+    outputs: Outputs
+    ood_sets: Mapping[str, Outputs]
+
+    @property
+    def aurocs(self) -> dict[str, float]:
+        """The fused score's AUROC on each OOD set."""
+        fused = self._fused(self.outputs)
+        return {name: auroc(fused, self._fused(found)) for name, found in self.ood_sets.items()}
+
+    def _fused(self, outputs: Outputs) -> Scores:
+        return self.calibration.score(self.calibration.columns(outputs.scores))
+
+
+def compare_decisions(reference: Judged, reduced: Judged, precision: Precision) -> Parity:
+    """Compare a lower precision's decisions with the float32 graph's, on the same images."""
+    expected, found = reference.outputs, reduced.outputs
     labels = expected.probabilities.argmax(1) == found.probabilities.argmax(1)
-    flags = flagged(reference, expected) == flagged(draft, found)
-    errors = reference.score_errors(expected.scores, found.scores)
+    flags = reference.calibration.flagged(expected) == reduced.calibration.flagged(found)
+    errors = reference.calibration.score_errors(expected.scores, found.scores)
+    before, after = reference.aurocs, reduced.aurocs
     return Parity(
         images=len(labels),
-        tolerance=LIMITS[precision].tolerance,
+        tolerance=ALLOWED[precision].tolerance,
         max_probability_error=float(np.abs(expected.probabilities - found.probabilities).max()),
-        max_score_error={name: float(errors[:, i].max()) for i, name in enumerate(reference.score_names)},
+        max_score_error={name: float(errors[:, i].max()) for i, name in enumerate(reference.calibration.names)},
         labels_identical=bool(labels.all()),
         verdicts_identical=bool(flags.all()),
         precision=precision,
         label_agreement=float(labels.mean()),
         flag_agreement=float(flags.mean()),
-        auroc_change={
-            name: _auroc(draft, found, theirs) - _auroc(reference, expected, ours)
-            for name, (ours, theirs) in strangers.items()
-        },
+        auroc_change={name: after[name] - before[name] for name in before},
     )
-
-
-def flagged(manifest: Manifest, outputs: Outputs) -> np.ndarray:
-    """Whether each image is flagged at the manifest's default acceptance, `[B]`."""
-    return np.asarray(manifest.fused(outputs.scores) > manifest.fusion.curve.threshold(manifest.default_accept))
-
-
-def _auroc(manifest: Manifest, inside: Outputs, outside: Outputs) -> float:
-    threshold = manifest.fusion.curve.threshold(manifest.default_accept)
-    return detection(manifest.fused(inside.scores), manifest.fused(outside.scores), threshold).auroc
 
 
 def require_decisions(parity: Parity) -> None:
     """Raise `QualityError` naming the first decision that lower precision changed too often."""
-    limits = LIMITS[parity.precision]
+    allowed = ALLOWED[parity.precision]
     for what, share, least in (
-        ("labels", parity.label_agreement, limits.labels),
-        ("OOD flags", parity.flag_agreement, limits.flags),
+        ("labels", parity.label_agreement, allowed.labels),
+        ("OOD flags", parity.flag_agreement, allowed.flags),
     ):
         if share < least:
             raise QualityError(
@@ -129,8 +130,8 @@ def require_decisions(parity: Parity) -> None:
                 f"images (allowed {1 - least:.1%}); nothing was exported"
             )
     for name, change in parity.auroc_change.items():
-        if change < -limits.auroc:
+        if change < -allowed.auroc:
             raise QualityError(
-                f"the {parity.precision} graph loses {-change:.3f} AUROC on {name} (allowed {limits.auroc:g}); "
+                f"the {parity.precision} graph loses {-change:.3f} AUROC on {name} (allowed {allowed.auroc:g}); "
                 "nothing was exported"
             )

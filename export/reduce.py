@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from oodguard.core.calibration import Fusion, QuantileCurve
-from oodguard.core.manifest import Outputs
+from oodguard.core.calibration import Calibration
+from oodguard.core.verdict import Outputs
 from oodguard.export.graph import run_batches, session
 from oodguard.export.half import to_float16
+from oodguard.export.parity import Judged
 from oodguard.export.photos import RunPhotos, pixel_batches, run_photos, spread
 from oodguard.export.quantize import to_int8
 from oodguard.training.photos.labelled import Photo, load_unlabelled
@@ -24,18 +25,11 @@ Lower = Literal["fp16", "int8"]
 
 @dataclass(frozen=True)
 class Reduced:
-    """A lower-precision graph, its thresholds, and both graphs' answers.
-
-    `expected` is the float32 graph's answer for the calibration images and `found` this graph's; `strangers` holds the
-    same pair for each OOD set.
-    """
+    """A lower-precision graph; what it and the float32 graph say of the calibration photos and of the OOD sets."""
 
     graph: bytes
-    curves: dict[str, QuantileCurve]
-    fusion: Fusion
-    expected: Outputs
-    found: Outputs
-    strangers: Mapping[str, tuple[Outputs, Outputs]]
+    reference: Judged
+    reduced: Judged
 
 
 @dataclass(frozen=True)
@@ -43,20 +37,20 @@ class Material:
     """The photos that a lower precision is made and judged with."""
 
     own: RunPhotos
-    strangers: Mapping[str, tuple[Photo, ...]]
+    ood_sets: Mapping[str, tuple[Photo, ...]]
 
 
-def gather(run: Run, run_folder: Path, *, data: Path | None, ood: Mapping[str, Path], report: Reporter) -> Material:
+def gather(run: Run, run_folder: Path, *, data: Path | None, ood: Mapping[str, Path]) -> Material:
     """Find the run's photos and the OOD sets. Raises `InputError` when they cannot be used."""
-    sets = {name: load_unlabelled(folder) for name, folder in ood.items()}
-    return Material(own=run_photos(run, run_folder, data=data, report=report), strangers=sets)
+    ood_sets = {name: load_unlabelled(folder) for name, folder in ood.items()}
+    return Material(own=run_photos(run, run_folder, data=data), ood_sets=ood_sets)
 
 
 def reduce(run: Run, graph: bytes, precision: Lower, material: Material, *, report: Reporter) -> Reduced:
     """Convert the run's float32 `graph` and calibrate every threshold again, on the converted graph's own scores."""
     record = run.record
     if precision == "int8":
-        chosen = spread(material.own.train, RANGE_IMAGES, seed=record.seed)
+        chosen = spread(material.own.training, RANGE_IMAGES, seed=record.seed)
         small = to_int8(
             graph, pixel_batches(chosen, record.preprocessing, stage="ranges of activations", report=report)
         )
@@ -69,13 +63,11 @@ def reduce(run: Run, graph: bytes, precision: Lower, material: Material, *, repo
         return expected, found
 
     expected, found = both(material.own.calibration, f"{precision} answers on calibration images")
-    columns = {spec.name.value: found.scores[:, i].astype("float64") for i, spec in enumerate(run.record.heads.scores)}
-    curves = {name: QuantileCurve.fit(values) for name, values in columns.items()}
+    ood = {name: both(photos, f"{precision} answers on {name}") for name, photos in material.ood_sets.items()}
+    before = record.calibration
+    after = Calibration.fit(before.columns(found.scores), lipschitz=before.lipschitz)
     return Reduced(
         graph=small,
-        curves=curves,
-        fusion=Fusion.fit(curves, columns),
-        expected=expected,
-        found=found,
-        strangers={name: both(photos, f"{precision} answers on {name}") for name, photos in material.strangers.items()},
+        reference=Judged(before, expected, {name: pair[0] for name, pair in ood.items()}),
+        reduced=Judged(after, found, {name: pair[1] for name, pair in ood.items()}),
     )

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from oodguard.core.errors import InputError
-from oodguard.core.manifest import INPUT_NAME, Manifest, Outputs, load_manifest
+from oodguard.core.manifest import INPUT_NAME, Manifest, load_manifest
+from oodguard.core.verdict import Outputs
 from oodguard.evaluation.evaluate import parse_sets
 from oodguard.export.graph import run_batches, session
 from oodguard.export.photos import pixel_batches
@@ -47,9 +48,9 @@ def main() -> None:
 
 
 def times(manifests: dict[Path, Manifest], graphs: dict[Path, bytes], *, rounds: int, threads: list[int]) -> Table:
-    """Median milliseconds an image, and how many times faster than the first bundle (median over rounds)."""
+    """Median milliseconds per image, and how many times faster than the first bundle (median over rounds)."""
     side = next(iter(manifests.values())).preprocessing.crop
-    table = Table(title=f"ms an image at {side} px, ONNX Runtime {ort.__version__}")
+    table = Table(title=f"ms per image at {side} px, ONNX Runtime {ort.__version__}")
     table.add_column("threads", justify="right")
     table.add_column("batch", justify="right")
     for manifest in manifests.values():
@@ -86,27 +87,28 @@ def quality(manifests: dict[Path, Manifest], graphs: dict[Path, bytes], test: Pa
 
     photos = load_unlabelled(test)
     known = tuple(photo for photo in photos if photo.label in first.classes)
-    inside = answers(known)
-    outside = {name: answers(load_unlabelled(folder)) for name, folder in ood.items()}
-    if len(inside[0].scores) != len(known):
+    test_outputs = answers(known)
+    ood_outputs = {name: answers(load_unlabelled(folder)) for name, folder in ood.items()}
+    if len(test_outputs[0].scores) != len(known):
         raise InputError(f"some images under {test} cannot be read")
     targets = np.array([first.classes.index(photo.label) for photo in known])
     table = Table(title=f"{len(known)} test images, in percent")
     for column in ("bundle", "MB", "accuracy", "labels as first", "accepted", *(f"FPR95 / AUROC {n}" for n in ood)):
         table.add_column(column, justify="right")
     for i, (bundle, manifest) in enumerate(manifests.items()):
-        labels = inside[i].probabilities.argmax(1)
-        fused = manifest.fused(inside[i].scores)
-        threshold = manifest.fusion.curve.threshold(manifest.default_accept)
+        calibration = manifest.calibration
+        labels = test_outputs[i].probabilities.argmax(1)
+        fused = calibration.score(calibration.columns(test_outputs[i].scores))
+        threshold = calibration.thresholds(manifest.default_accept).fused
         cells = [
             f"{bundle.name} ({manifest.precision})",
             f"{len(graphs[bundle]) / 1e6:.1f}",
             f"{100 * np.mean(labels == targets):.2f}",
-            f"{100 * np.mean(labels == inside[0].probabilities.argmax(1)):.2f}",
+            f"{100 * np.mean(labels == test_outputs[0].probabilities.argmax(1)):.2f}",
             f"{100 * np.mean(fused <= threshold):.1f}",
         ]
-        for found in outside.values():
-            detected = detection(fused, manifest.fused(found[i].scores), threshold)
+        for found in ood_outputs.values():
+            detected = detection(fused, calibration.score(calibration.columns(found[i].scores)), threshold)
             cells.append(f"{100 * detected.ood_accepted_at_95_id:.2f} / {100 * detected.auroc:.2f}")
         table.add_row(*cells)
     return table

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from oodguard.core.errors import InputError, OodguardError
+from oodguard.core.formats import IMAGE_SUFFIXES
 from oodguard.core.manifest import Manifest, load_manifest
-from oodguard.core.preprocessing import IMAGE_SUFFIXES
 
 INTERRUPTED = 130
 QUIET_CORES = 0.1

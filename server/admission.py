@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from oodguard.server.errors import Overloaded
 
@@ -30,14 +30,18 @@ class Admission:
         self._rate = 0.0
         self._since = clock()
 
-    def enter(self) -> Reservation:
-        """An empty reservation to grow; use it as a context manager.
+    @contextmanager
+    def enter(self) -> Iterator[Reservation]:
+        """A reservation to grow, given back at the end.
 
         Raises `Overloaded` when not one image more would fit, before any of the body is read.
         """
         reservation = Reservation(self)
         reservation.require(images=1)
-        return reservation
+        try:
+            yield reservation
+        finally:
+            reservation.release()
 
     def answered(self, images: int) -> None:
         """Count `images` that left with an answer."""
@@ -88,15 +92,7 @@ class Reservation:
             )
 
     def release(self) -> None:
-        """Give everything back; a second call does nothing."""
+        """Give everything back."""
         self._admission.images -= self.images
         self._admission.bytes -= self.bytes
         self.images = self.bytes = 0
-
-    def __enter__(self) -> Reservation:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()

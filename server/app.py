@@ -1,9 +1,10 @@
-"""The applications: the public one, and the private one with metrics and administration, around one service."""
+"""The applications: the public one, and the private one with metrics and administration, made of the same parts."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,30 +13,84 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from oodguard.core.codes import Code
 from oodguard.core.errors import OodguardError
-from oodguard.core.problems import Problem, problem, problem_of
-from oodguard.server import endpoints, page, v2
+from oodguard.core.problems import problem
+from oodguard.server.admission import Admission
+from oodguard.server.call import Entrance
+from oodguard.server.callers import Callers
+from oodguard.server.endpoints import OPENAPI, AdminRoutes, HealthRoutes, Predict
 from oodguard.server.engines.base import Engine
-from oodguard.server.frame import MODEL_ROUTE, SAMPLE_ROUTE, STATIC_ROUTE, Frame
+from oodguard.server.frame import Frame
+from oodguard.server.health import Health
+from oodguard.server.judging import Judge
 from oodguard.server.metrics import Metrics
-from oodguard.server.problems import PROBLEM_JSON, error_response, problem_response
-from oodguard.server.service import GuardService
+from oodguard.server.page import REDIRECT, PageRoutes, static_routes
+from oodguard.server.places import place_of
+from oodguard.server.problems import problem_response, refuse
+from oodguard.server.routes import Route
+from oodguard.server.sampling import Sampler
+from oodguard.server.serving import Serving
 from oodguard.server.settings import ServeSettings
-from oodguard.server.watch import watch, watch_remote
+from oodguard.server.tracing import Tracing
+from oodguard.server.traffic import Traffic
+from oodguard.server.v2 import OpenInference
+from oodguard.server.watch import watch_files, watch_remote
 
-HEALTH = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
-PAGE = ("/", "/model", "/traffic", SAMPLE_ROUTE, STATIC_ROUTE)
-# Files that say nothing about the model; what they show is fetched with a key.
-SHELL = ("/", "/docs", STATIC_ROUTE)
-PUBLIC = ("/predict", "/docs", "/openapi.json", "/v2", MODEL_ROUTE, *PAGE, *HEALTH)
-PRIVATE = ("/metrics", "/admin/reload", "/health/live", "/health/ready")
+
+@dataclass(frozen=True)
+class Parts:
+    """What a server consists of; each route and each module gets only those that it needs."""
+
+    settings: ServeSettings
+    metrics: Metrics
+    callers: Callers
+    admission: Admission
+    serving: Serving
+    health: Health
+    workers: ThreadPoolExecutor
+    judge: Judge
+    traffic: Traffic
+    sampler: Sampler | None
+    tracing: Tracing | None
+
+    @classmethod
+    def of(cls, settings: ServeSettings, engine: Engine | None) -> Parts:
+        """The parts of a server, its model loaded and not yet checked."""
+        metrics = Metrics()
+        metrics.settings(settings)
+        admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
+        callers = Callers(file=settings.key_file, hashes=settings.key_hashes)
+        place = place_of(settings.sample_dir, settings.sample_store)
+        rate, room = settings.sample_rate, settings.sample_max_bytes
+        sampler = Sampler(place, rate=rate, max_bytes=room, metrics=metrics) if place else None
+        endpoint, share = settings.traces_endpoint, settings.traces_share
+        tracing = Tracing(endpoint, share=share) if endpoint else None
+        serving = Serving(settings, metrics, engine=engine)
+        health = Health(serving, settings.dead_after)
+        workers = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
+        judge = Judge(metrics, admission, workers, settings.limits, settings.top_k, sampler)
+        traffic = Traffic(metrics, admission, serving, health)
+        metrics.queue_images.set_function(lambda: admission.images)
+        metrics.ready.set_function(lambda: float(health.not_ready is None))
+        return cls(
+            settings, metrics, callers, admission, serving, health, workers, judge, traffic, sampler, tracing
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        """Stop the decoders, send and write what waits, and end the model."""
+        self.workers.shutdown(wait=False, cancel_futures=True)
+        for part in (self.sampler, self.tracing):
+            if part is not None:
+                await asyncio.to_thread(part.close)
+        await self.serving.close()
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """Two ASGI applications on one service; the lifetime of `public` is the service's."""
+    """Two ASGI applications of the same parts; the lifetime of `public` is the server's."""
 
-    service: GuardService
+    parts: Parts
     public: Frame
     private: Frame
 
@@ -50,103 +105,71 @@ def create_gateway(settings: ServeSettings, *, engine: Engine | None = None) -> 
     Verifies the bundle before anything else: raises `FormatError`, in one line, when a hash or the schema does not
     fit. Another `engine` than the one the settings name may be given.
     """
-    service = GuardService(settings, Metrics(), engine=engine)
-    return Gateway(
-        service,
-        public=Frame(
-            _public(service),
-            service,
-            routes=PUBLIC,
-            open_routes=(*HEALTH, *SHELL),
-            direct={("POST", "/predict"): endpoints.predict},
-        ),
-        private=Frame(_private(service), service, routes=PRIVATE, open_routes=(*HEALTH, "/metrics")),
-    )
-
-
-def _public(service: GuardService) -> FastAPI:
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await service.start()
-        beside = [asyncio.create_task(one(service)) for one in (watch, watch_remote) if service.settings.watch]
-        if shown is not None:
-            beside.append(asyncio.create_task(shown.traffic.run()))
-        yield
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
-        await service.close()
-
-    manifest = service.model.manifest
-    app = _application(
-        service,
+    parts = Parts.of(settings, engine)
+    manifest = parts.serving.model.manifest
+    public = framed(
+        public_routes(parts),
+        parts,
         title="oodguard",
         description=f"Guarded classifier {manifest.name}: a label and an out-of-distribution verdict for each image.",
         version=manifest.version,
-        lifespan=lifespan,
+        lifespan=lambda _: lifespan(parts),
     )
-    app.add_api_route(
-        "/predict",
-        endpoints.predict,
-        methods=["POST"],
-        responses=endpoints.PREDICT_RESPONSES,
-        openapi_extra=endpoints.PREDICT_BODY,
-        tags=["predict"],
-    )
-    _add_health(app)
-    v2.add_routes(app)
-    page.add_docs(app)
-    shown = page.add_page(app, service) if service.settings.page else None
-    if shown is None:
-        page.add_redirect(app)
-    return app
+    private = framed(private_routes(parts), parts, title="oodguard administration")
+    return Gateway(parts, public, private)
 
 
-def _private(service: GuardService) -> FastAPI:
-    app = _application(service, title="oodguard administration", openapi_url=None)
-    _add_health(app)
-    app.add_api_route("/metrics", endpoints.metrics)
-    app.add_api_route("/admin/reload", endpoints.reload, methods=["POST"])
-    return app
+def public_routes(parts: Parts) -> list[Route]:
+    """Every route of the public application."""
+    entrance = Entrance(parts.settings, parts.health, parts.admission)
+    predict = Predict(entrance, parts.serving, parts.judge, parts.workers)
+    open_inference = OpenInference(entrance, parts.serving, parts.health, parts.judge, parts.workers)
+    page = PageRoutes(parts.settings, parts.serving, parts.traffic).routes if parts.settings.page else (REDIRECT,)
+    health = HealthRoutes(parts.health, parts.serving)
+    return [*predict.routes, *health.routes, *open_inference.routes, *static_routes("docs"), *page, OPENAPI]
 
 
-def _application(service: GuardService, **options: Any) -> FastAPI:
-    app = FastAPI(docs_url=None, redoc_url=None, **options)
-    app.state.service = service
+def private_routes(parts: Parts) -> list[Route]:
+    """Every route of the private application."""
+    health = HealthRoutes(parts.health, parts.serving)
+    return [*health.routes, *AdminRoutes(parts.metrics, parts.serving, parts.callers).routes]
 
-    @app.exception_handler(OodguardError)
-    async def domain(request: Request, error: OodguardError) -> Response:
-        response = error_response(error, path=request.url.path)
-        service.metrics.rejected[problem_of(error).code].inc()
-        return response
+
+@asynccontextmanager
+async def lifespan(parts: Parts) -> AsyncIterator[None]:
+    """What runs beside the requests, from the first to the last."""
+    await parts.serving.start()
+    beside = []
+    if parts.settings.watch:
+        beside += [watch_files(parts.settings, parts.serving, parts.callers), watch_remote(parts.serving)]
+    if parts.settings.page:
+        beside.append(parts.traffic.run())
+    tasks = [asyncio.create_task(work) for work in beside]
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await parts.close()
+
+
+def framed(routes: Sequence[Route], parts: Parts, **options: Any) -> Frame:
+    """An application of these routes and no others, in its frame."""
+    app = FastAPI(openapi_url=None, **options)
+    for route in routes:
+        route.add_to(app)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+        code = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED}.get(error.status_code, Code.BAD_REQUEST)
         found = problem(code, f"{request.method} {request.url.path[:200]}: {error.detail}")
         response = problem_response(found, path=request.url.path)
         response.headers.update(error.headers or {})
         return response
 
+    # The second is raised again after the answer, and logged by the frame.
+    @app.exception_handler(OodguardError)
     @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> Response:
-        # Raised again after this answer, and logged by the frame.
-        return error_response(error, path=request.url.path)
+    async def failed(request: Request, error: Exception) -> Response:
+        return refuse(error, path=request.url.path, metrics=parts.metrics)
 
-    return app
-
-
-def _add_health(app: FastAPI) -> None:
-    problems = {"model": Problem, "content": {PROBLEM_JSON: {}}}
-    app.add_api_route(
-        "/health/live",
-        endpoints.live,
-        tags=["health"],
-        responses={503: {**problems, "description": "An inference hangs: restart the process"}},
-    )
-    app.add_api_route(
-        "/health/ready",
-        endpoints.ready,
-        tags=["health"],
-        responses={503: {**problems, "description": "Not ready, and why"}},
-    )
+    return Frame(app, routes, metrics=parts.metrics, health=parts.health, callers=parts.callers, tracing=parts.tracing)

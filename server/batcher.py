@@ -1,4 +1,4 @@
-"""The batching engine: images of many requests in, batches out, every answer back to the image that asked.
+"""The batching engine: images of many requests in, batches out, each image's measurements back to who asked.
 
 No polling: a batch starts when an image arrives at an idle engine, when a batch is full, when the oldest image has
 waited `max_delay`, or when a running batch ends; whichever is first.
@@ -10,7 +10,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -23,8 +24,8 @@ from oodguard.server.errors import DeadlineMissed, EngineError, EngineUnavailabl
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One image's row of a measured batch, and the seconds it waited and ran."""
+class MeasuredImage:
+    """One image's `row` of a `measured` batch, and the seconds the image waited (`queued`) and ran."""
 
     measured: Measured
     row: int
@@ -33,13 +34,13 @@ class Answer:
 
 
 @dataclass(slots=True, eq=False)
-class Item:
-    """One image in the queue. Its future is its own: nobody else's failure or departure touches it."""
+class QueuedImage:
+    """One image in the queue, with a future of its own: another image's failure or departure does not touch it."""
 
     pixels: Pixels
     deadline: float
-    future: asyncio.Future[Answer]
-    arrived: float = field(default_factory=time.monotonic)
+    future: asyncio.Future[MeasuredImage]
+    arrived: float
 
     @property
     def abandoned(self) -> bool:
@@ -52,29 +53,31 @@ class Item:
             self.future.set_exception(error)
 
 
-@dataclass(frozen=True)
-class Watch:
-    """What the batcher tells its owner. `batch` and `engine_error` count; `stalled` and `recovered` mark health."""
+class BatcherEvents(Protocol):
+    """What a batcher reports: each batch that starts, each image dropped as late, each batch that failed; that the
+    engine is gone; that a batch has been running for more than so many seconds, and that none of those is left.
+    """
 
-    batch: Callable[[int], None]
-    expired: Callable[[], None]
-    engine_error: Callable[[], None]
-    unavailable: Callable[[str], None]
-    stalled: Callable[[float], None]
-    recovered: Callable[[], None]
+    def batch(self, images: int) -> None: ...  # noqa: D102
+    def expired(self) -> None: ...  # noqa: D102
+    def engine_error(self) -> None: ...  # noqa: D102
+    def unavailable(self, reason: str) -> None: ...  # noqa: D102
+    def stalled(self, seconds: float) -> None: ...  # noqa: D102
+    def recovered(self) -> None: ...  # noqa: D102
 
 
 class Batcher:
     """Forms batches for one engine.
 
     ```python
-    answer = await batcher.submit(pixels, deadline=time.monotonic() + 10)
-    verdict = manifest.verdict(answer.measured, answer.row)
+    image = await batcher.submit(pixels, deadline=time.monotonic() + 10)
+    verdict = manifest.verdict(image.measured, image.row)
     ```
 
     An idle engine gets an image at once. While some of its slots run and one is free, a batch that is not full waits
     up to `max_delay` seconds for company, and takes its slot's share of a longer queue. Images whose client has gone or
-    whose deadline has passed are dropped when a batch is formed, never computed.
+    whose deadline has passed are dropped when a batch is formed, never computed. `clock` must run as fast as the event
+    loop's, whose timers are used.
     """
 
     def __init__(
@@ -85,15 +88,17 @@ class Batcher:
         max_batch: int,
         max_delay: float,
         stall_after: float,
-        watch: Watch,
+        events: BatcherEvents,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._manifest = manifest
         self._max_batch = max_batch
         self._max_delay = max_delay
         self._stall_after = stall_after
-        self._watch = watch
-        self._queue: deque[Item] = deque()
+        self._events = events
+        self._clock = clock
+        self._queue: deque[QueuedImage] = deque()
         self._running: dict[asyncio.Task[None], float] = {}
         self._stalled: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -105,22 +110,17 @@ class Batcher:
         self._idle.set()
 
     @property
-    def waiting(self) -> int:
-        """Images in the queue."""
-        return len(self._queue)
-
-    @property
     def oldest_run(self) -> float:
-        """Seconds the longest running batch has been running; 0 when none is."""
-        return time.monotonic() - min(self._running.values()) if self._running else 0.0
+        """Seconds that the longest running batch has been running; 0 when none runs."""
+        return self._clock() - min(self._running.values()) if self._running else 0.0
 
-    def submit(self, pixels: Pixels, *, deadline: float) -> asyncio.Future[Answer]:
-        """Queue one image; `deadline` is a time of `time.monotonic`. Cancel the future to withdraw it.
+    def submit(self, pixels: Pixels, *, deadline: float) -> asyncio.Future[MeasuredImage]:
+        """Queue one image; `deadline` is a time of the clock. Cancel the future to withdraw the image.
 
         The future fails with `DeadlineMissed`, `EngineError` or `EngineUnavailable`.
         """
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        item = Item(pixels, deadline, future)
+        future: asyncio.Future[MeasuredImage] = asyncio.get_running_loop().create_future()
+        item = QueuedImage(pixels, deadline, future, arrived=self._clock())
         self._idle.clear()
         self._queue.append(item)
         self._dispatch()
@@ -131,7 +131,7 @@ class Batcher:
         while self._queue and self._buffers:
             wait = 0.0
             if self._running and len(self._queue) < self._max_batch:
-                wait = self._queue[0].arrived + self._max_delay - time.monotonic()
+                wait = self._queue[0].arrived + self._max_delay - self._clock()
             if wait > 0:
                 if self._timer is None:
                     self._timer = asyncio.get_running_loop().call_later(wait, self._ripe)
@@ -146,32 +146,32 @@ class Batcher:
         self._timer = None
         self._dispatch()
 
-    def _take(self) -> list[Item]:
+    def _take(self) -> list[QueuedImage]:
         """The next batch: its slot's share of what waits.
 
         More would make the last images wait for the first ones while the slot that ends next finds nothing.
         """
-        items: list[Item] = []
-        now = time.monotonic()
+        items: list[QueuedImage] = []
+        now = self._clock()
         size = min(self._max_batch, -(-len(self._queue) // self._slots))
         while self._queue and len(items) < size:
             item = self._queue.popleft()
             if item.abandoned:
                 continue
             if item.deadline <= now:
-                self._watch.expired()
+                self._events.expired()
                 item.fail(DeadlineMissed("the deadline passed while the image was waiting"))
             else:
                 items.append(item)
         return items
 
-    def _start(self, items: list[Item]) -> None:
+    def _start(self, items: list[QueuedImage]) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         buffer = self._buffers.pop()
         task = asyncio.get_running_loop().create_task(self._run(items, buffer))
-        self._running[task] = time.monotonic()
+        self._running[task] = self._clock()
         alarm = asyncio.get_running_loop().call_later(self._stall_after, self._alarm, task)
 
         def ended(done: asyncio.Task[None]) -> None:
@@ -181,37 +181,37 @@ class Batcher:
             if done in self._stalled:
                 self._stalled.discard(done)
                 if not self._stalled:
-                    self._watch.recovered()
+                    self._events.recovered()
             self._dispatch()
 
         task.add_done_callback(ended)
 
     def _alarm(self, task: asyncio.Task[None]) -> None:
         self._stalled.add(task)
-        self._watch.stalled(self._stall_after)
+        self._events.stalled(self._stall_after)
 
-    async def _run(self, items: list[Item], buffer: Batch) -> None:
-        started = time.monotonic()
-        self._watch.batch(len(items))
+    async def _run(self, items: list[QueuedImage], buffer: Batch) -> None:
+        started = self._clock()
+        self._events.batch(len(items))
         batch = buffer[: len(items)]
         error: Exception
         try:
             np.stack([item.pixels for item in items], out=batch)
             measured = self._manifest.measure(await self._engine.infer(batch))
         except EngineUnavailable as unavailable:
-            self._watch.unavailable(str(unavailable))
+            self._events.unavailable(str(unavailable))
             error = unavailable
         except (EngineError, QualityError) as failed:
-            self._watch.engine_error()
+            self._events.engine_error()
             error = failed if isinstance(failed, EngineError) else EngineError(str(failed))
         except Exception as unexpected:  # a failed batch must reach every waiter, whatever it was
-            self._watch.engine_error()
+            self._events.engine_error()
             error = EngineError(f"inference failed ({type(unexpected).__name__})")
         else:
-            ran = time.monotonic() - started
+            ran = self._clock() - started
             for row, item in enumerate(items):
                 if not item.future.done():
-                    item.future.set_result(Answer(measured, row, started - item.arrived, ran))
+                    item.future.set_result(MeasuredImage(measured, row, started - item.arrived, ran))
             return
         for item in items:
             item.fail(error)

@@ -12,41 +12,82 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from oodguard.server.admission import Reservation
+from oodguard.core.codes import Code
+from oodguard.server.admission import Admission, Reservation
 from oodguard.server.errors import ClientGone, RequestError
-from oodguard.server.service import GuardService
+from oodguard.server.health import Health
+from oodguard.server.settings import ServeSettings
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 # Less than this is no time to answer in, but a way to make a healthy server look broken.
 SHORTEST_MS = 10
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One admitted request; times are of `time.monotonic`."""
 
+    request: Request
+    settings: ServeSettings
     reservation: Reservation
     started: float
     deadline: float
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the request was admitted."""
+        return time.monotonic() - self.started
 
-@contextmanager
-def admitted(request: Request, service: GuardService) -> Iterator[Call]:
-    """Admit a request, or refuse it before its body is read.
-
-    Raises `EngineUnavailable` when nothing can be answered, `Overloaded` when there is no room, `RequestError` for a
-    timeout header that is not a positive number.
-    """
-    service.require_able()
-    started = time.monotonic()
-    deadline = started + _timeout(request, service)
-    with service.admission.enter() as reservation:
-        yield Call(reservation, started, deadline)
+    def hold(self, images: int) -> None:
+        """Take the places of the request's images. Raises `RequestError` for none or too many, `Overloaded`."""
+        limit = self.settings.max_files
+        if not images:
+            raise RequestError(Code.NO_IMAGES, "the request holds no image; send at least one file")
+        if images > limit:
+            raise RequestError(Code.TOO_MANY_FILES, f"the request holds more than {limit} images")
+        self.reservation.grow(images=images)
 
 
-async def while_connected(request: Request, work: Coroutine[None, None, Result]) -> Result:
+@dataclass(frozen=True)
+class Entrance:
+    """Lets requests in."""
+
+    settings: ServeSettings
+    health: Health
+    admission: Admission
+
+    @contextmanager
+    def admit(self, request: Request) -> Iterator[Call]:
+        """Admit a request, or refuse it before its body is read.
+
+        Raises `EngineUnavailable` when nothing can be answered, `Overloaded` when there is no room, `RequestError` for
+        a timeout header that is not a number of milliseconds.
+        """
+        self.health.require_able()
+        started = time.monotonic()
+        deadline = started + self._timeout(request)
+        with self.admission.enter() as reservation:
+            yield Call(request, self.settings, reservation, started, deadline)
+
+    def _timeout(self, request: Request) -> float:
+        """Seconds the request may take: what the caller asks for, at most the server's limit."""
+        text = request.headers.get(TIMEOUT_HEADER)
+        if text is None:
+            return self.settings.request_timeout
+        try:
+            milliseconds = float(text)
+        except ValueError:
+            milliseconds = math.nan
+        if not milliseconds >= SHORTEST_MS:
+            raise RequestError(
+                Code.BAD_PARAMETER, f"X-Request-Timeout-Ms must be a number of at least {SHORTEST_MS} (milliseconds)"
+            )
+        return min(milliseconds / 1e3, self.settings.max_request_timeout)
+
+
+async def while_connected(request: Request, work: Coroutine[None, None, T]) -> T:
     """The result of `work`, which is cancelled when the client closes its connection (`ClientGone`).
 
     To be called once the body has been read.
@@ -74,19 +115,3 @@ async def while_connected(request: Request, work: Coroutine[None, None, Result])
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _timeout(request: Request, service: GuardService) -> float:
-    """Seconds the request may take: what the caller asks for, at most the server's limit."""
-    text = request.headers.get(TIMEOUT_HEADER)
-    if text is None:
-        return service.settings.request_timeout
-    try:
-        seconds = float(text) / 1e3
-    except ValueError:
-        seconds = math.nan
-    if not 1e3 * seconds >= SHORTEST_MS:
-        raise RequestError(
-            "bad_parameter", f"X-Request-Timeout-Ms must be a number of at least {SHORTEST_MS} (milliseconds)"
-        )
-    return min(seconds, service.settings.max_request_timeout)

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from oodguard.core.answers import ModelRef
-from oodguard.core.calibration import DEFAULT_ACCEPT, QuantileCurve
+from oodguard.core.calibration import DEFAULT_ACCEPT
+from oodguard.core.curve import QuantileCurve
+from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.frozen import Frozen
 from oodguard.core.manifest import Manifest, Parity, Precision
-from oodguard.core.preprocessing import SUPPORTED_FORMATS, Preprocessing
+from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import Family, ScoreName
 from oodguard.server.model import ServedModel
 from oodguard.server.settings import ServeSettings
@@ -37,22 +39,22 @@ class Scale(Frozen):
     surprises: tuple[float, ...]
 
 
-class Judged(Frozen):
+class CardThresholds(Frozen):
     """A score's thresholds, one for each of the card's `accepts`: flagged is what scores above."""
 
     thresholds: tuple[float, ...]
     scale: Scale
 
 
-class Detector(Judged):
-    """One score. Higher is more OOD; `near` and `far` are its weights in the fused score, 0 where it is left out."""
+class CardScore(CardThresholds):
+    """One score. Higher is more OOD; its part of the fused score is `weight * max(surprise - counts_from, 0)`."""
 
     name: ScoreName
     family: Family
     title: str
     meaning: str
-    near: float
-    far: float
+    weight: float
+    counts_from: float
 
 
 class Data(Frozen):
@@ -78,7 +80,7 @@ class SampleRef(Frozen):
     title: str
 
 
-class Limits(Frozen):
+class RequestLimits(Frozen):
     """What an image and a request may be."""
 
     image_bytes: int
@@ -113,27 +115,28 @@ class ModelCard(Frozen):
     accept: float
     max_accept: float
     accepts: tuple[float, ...]
-    fused: Judged
-    detectors: tuple[Detector, ...]
+    fused: CardThresholds
+    detectors: tuple[CardScore, ...]
     data: Data
     metrics: dict[str, float]
     checks: tuple[Check, ...]
     parity: Parity
     preprocessing: Preprocessing
     runtime: Runtime
-    limits: Limits
+    limits: RequestLimits
     samples: tuple[SampleRef, ...]
 
 
 def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
     """The card of a model that serves with `settings`."""
     manifest, provenance = model.manifest, model.manifest.provenance
-    accept = settings.accept or manifest.default_accept
+    accept = model.accept
     accepts = stops(manifest, accept)
     thresholds = [manifest.thresholds(stop) for stop in accepts]
-    fusion = manifest.fusion
+    calibration = manifest.calibration
+    terms = {term.score: term for term in calibration.fusion.terms}
     return ModelCard(
-        model=ModelRef(name=manifest.name, version=manifest.version),
+        model=model.ref,
         precision=manifest.precision,
         created=provenance.created,
         backbone=provenance.backbone,
@@ -142,17 +145,17 @@ def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
         accept=accept,
         max_accept=_highest(manifest),
         accepts=accepts,
-        fused=Judged(thresholds=tuple(t.fused for t in thresholds), scale=scale_of(fusion.curve)),
+        fused=CardThresholds(thresholds=tuple(t.fused for t in thresholds), scale=scale_of(calibration.fusion.curve)),
         detectors=tuple(
-            Detector(
+            CardScore(
                 name=entry.name,
                 family=entry.family,
                 title=entry.title,
                 meaning=entry.meaning,
-                near=fusion.near.get(entry.name, 0.0),
-                far=fusion.far.get(entry.name, 0.0),
+                weight=terms[entry.name].weight if entry.name in terms else 0.0,
+                counts_from=terms[entry.name].counts_from if entry.name in terms else 0.0,
                 thresholds=tuple(t.scores[column][1] for t in thresholds),
-                scale=scale_of(entry.curve),
+                scale=scale_of(calibration.curves[entry.name]),
             )
             for column, entry in enumerate(manifest.scores)
         ),
@@ -171,12 +174,12 @@ def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
             inferences=model.engine.slots,
             max_batch=model.plan.max_batch if model.plan else None,
         ),
-        limits=Limits(
+        limits=RequestLimits(
             image_bytes=settings.max_image_bytes,
             image_pixels=settings.max_pixels,
             body_bytes=settings.max_body_bytes,
             files=settings.max_files,
-            formats=SUPPORTED_FORMATS,
+            formats=FORMAT_NAMES,
         ),
         samples=tuple(
             SampleRef(number=number, title=path.stem) for number, path in enumerate(sample_files(model, settings))
@@ -198,7 +201,7 @@ def stops(manifest: Manifest, accept: float) -> tuple[float, ...]:
 
 
 def _highest(manifest: Manifest) -> float:
-    return min(manifest.max_accept, *(entry.curve.max_accept for entry in manifest.scores))
+    return min(manifest.max_accept, *(curve.max_accept for curve in manifest.calibration.curves.values()))
 
 
 def scale_of(curve: QuantileCurve) -> Scale:
@@ -216,7 +219,7 @@ def checks_of(manifest: Manifest) -> tuple[Check, ...]:
     found = [_parity(manifest.parity)]
     accepted = manifest.provenance.metrics.get("test_acceptance")
     if accepted is not None:
-        found.append(_acceptance(accepted, manifest.fusion.curve.samples))
+        found.append(_acceptance(accepted, manifest.calibration.samples))
     diagnosis = manifest.diagnosis
     if diagnosis is not None:
         found.append(Check(name="Learner collusion", passed=not diagnosis.colluding, detail=diagnosis.verdict))

@@ -1,6 +1,6 @@
 """How the scores of answered images are distributed: what drift is read from.
 
-Only counts are kept, so the sum over workers and replicas is exact and every window is a matter of the query.
+Only counts are kept, so sums over replicas are exact, and the query chooses the window.
 """
 
 from __future__ import annotations
@@ -16,8 +16,19 @@ from oodguard.core.verdict import Verdict
 
 # Shares of the ID images that score lower. The tail is finer: that is where out-of-distribution images land.
 BOUNDS = (*(round(0.05 * step, 2) for step in range(1, 20)), 0.975, 0.99, 1.0)
-# Of every class, so few: each bound is a series a class. All of them are bounds above, where the expected share is.
+# Few, because each bound is one series per class. Each is among the bounds above, which have their expected share.
 CLASS_BOUNDS = (*(round(0.1 * step, 1) for step in range(1, 10)), 1.0)
+
+FUSED = "oodguard_fused_percentile", "Share of ID images with a lower fused score, of each image answered."
+CLASSES = (
+    "oodguard_class_percentile",
+    "Share of ID images with a lower fused score, of each image answered, by predicted label.",
+)
+SCORES = "oodguard_score_percentile", "Share of ID images with a lower score, of each image answered."
+FLAGS = "oodguard_score_flags", "Images that a score alone puts out of distribution."
+SHARE = "oodguard_expected_share", "Share of ID images below a bound of the percentile histograms."
+OOD_SHARE = "oodguard_expected_ood_share", "Share of ID images that the calibration flags."
+LABELS = {CLASSES[0]: ("label",), SCORES[0]: ("score",), FLAGS[0]: ("score",), SHARE[0]: ("le",)}
 
 
 def label_of(bound: float) -> str:
@@ -25,7 +36,7 @@ def label_of(bound: float) -> str:
     return f"{bound:g}" if bound < 1 else "+Inf"
 
 
-class Tally:
+class DriftCounts:
     """Counts of shares by bounds, inclusive above as Prometheus has it; the last bound is 1."""
 
     def __init__(self, bounds: tuple[float, ...] = BOUNDS) -> None:
@@ -59,19 +70,19 @@ class Drift(Collector):
 
     def __init__(self, most_classes: int = 0) -> None:
         self.most_classes = most_classes
-        self._fused = Tally()
-        self._classes: dict[str, Tally] = {}
-        self._scores: dict[str, Tally] = {}
+        self._fused = DriftCounts()
+        self._classes: dict[str, DriftCounts] = {}
+        self._scores: dict[str, DriftCounts] = {}
         self._flags: dict[str, int] = {}
         self._accept = 0.0
 
     def model(self, manifest: Manifest, accept: float) -> None:
         """Take over the scores of the model now served, judged by default at `accept`; the counts go on."""
         names = [entry.name for entry in manifest.scores]
-        self._scores = {name: self._scores.get(name, Tally()) for name in names}
+        self._scores = {name: self._scores.get(name, DriftCounts()) for name in names}
         self._flags = {name: self._flags.get(name, 0) for name in names}
         counted = manifest.classes if len(manifest.classes) <= self.most_classes else ()
-        self._classes = {name: self._classes.get(name) or Tally(CLASS_BOUNDS) for name in counted}
+        self._classes = {name: self._classes.get(name) or DriftCounts(CLASS_BOUNDS) for name in counted}
         self._accept = accept
 
     def count(self, verdict: Verdict) -> None:
@@ -82,46 +93,26 @@ class Drift(Collector):
         if by_class is not None:
             by_class.add(share)
         for name, score in verdict.scores.items():
-            tally = self._scores.get(name)
-            if tally is None:  # the model may have been replaced since
+            counts = self._scores.get(name)
+            if counts is None:  # the model may have been replaced since
                 continue
-            tally.add(score.percentile / 100)
+            counts.add(score.percentile / 100)
             self._flags[name] += score.is_ood
 
     def collect(self) -> Iterator[Metric]:
         """The series, for a scrape."""
-        fused = HistogramMetricFamily(
-            "oodguard_fused_percentile", "Share of ID images with a lower fused score, of each image answered."
-        )
+        fused = HistogramMetricFamily(*FUSED)
         fused.add_metric([], self._fused.buckets(), self._fused.total)
-        yield fused
-        classes = HistogramMetricFamily(
-            "oodguard_class_percentile",
-            "Share of ID images with a lower fused score, of each image answered, by predicted label.",
-            labels=["label"],
-        )
-        for label, tally in self._classes.items():
-            classes.add_metric([label], tally.buckets(), tally.total)
-        yield classes
-        scores = HistogramMetricFamily(
-            "oodguard_score_percentile",
-            "Share of ID images with a lower score, of each image answered.",
-            labels=["score"],
-        )
-        flags = CounterMetricFamily(
-            "oodguard_score_flags", "Images that a score alone puts out of distribution.", labels=["score"]
-        )
-        for name, tally in self._scores.items():
-            scores.add_metric([name], tally.buckets(), tally.total)
+        classes = HistogramMetricFamily(*CLASSES, labels=LABELS[CLASSES[0]])
+        for label, counts in self._classes.items():
+            classes.add_metric([label], counts.buckets(), counts.total)
+        scores = HistogramMetricFamily(*SCORES, labels=LABELS[SCORES[0]])
+        flags = CounterMetricFamily(*FLAGS, labels=LABELS[FLAGS[0]])
+        for name, counts in self._scores.items():
+            scores.add_metric([name], counts.buckets(), counts.total)
             flags.add_metric([name], self._flags[name])
-        yield scores
-        yield flags
-        expected = GaugeMetricFamily(
-            "oodguard_expected_share", "Share of ID images below a bound of the percentile histograms.", labels=["le"]
-        )
+        expected = GaugeMetricFamily(*SHARE, labels=LABELS[SHARE[0]])
         for bound in BOUNDS:
             expected.add_metric([label_of(bound)], bound)
-        yield expected
-        yield GaugeMetricFamily(
-            "oodguard_expected_ood_share", "Share of ID images that the calibration flags.", value=1.0 - self._accept
-        )
+        yield from (fused, classes, scores, flags, expected)
+        yield GaugeMetricFamily(*OOD_SHARE, value=1.0 - self._accept)

@@ -1,48 +1,93 @@
-"""What each route does with HTTP; the logic is in `service`."""
+"""What the routes of the server's own protocol do with HTTP: `/predict`, health, metrics, administration."""
 
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from oodguard.core.answers import PredictResponse
+from oodguard.core.answers import Prediction, PredictRequest, PredictResponse, Timing
+from oodguard.core.codes import Code
+from oodguard.core.errors import ImageError
 from oodguard.core.problems import Problem, problem, summary_of
-from oodguard.server.call import SHORTEST_MS, admitted, while_connected
+from oodguard.server.call import SHORTEST_MS, Entrance, while_connected
+from oodguard.server.callers import Callers
 from oodguard.server.errors import RequestError
-from oodguard.server.intake import read_payloads
-from oodguard.server.problems import PROBLEM_JSON, problem_response
-from oodguard.server.service import GuardService
+from oodguard.server.health import Health
+from oodguard.server.intake import read_images
+from oodguard.server.judging import Judge, Judgement
+from oodguard.server.metrics import Metrics
+from oodguard.server.problems import documented, problem_response
+from oodguard.server.routes import Route
+from oodguard.server.serving import Serving
 
 
-def service_of(request: Request) -> GuardService:
-    """The service of the application a request came to."""
-    service: GuardService = request.scope["app"].state.service
-    return service
+@dataclass(frozen=True)
+class Predict:
+    """`POST /predict`."""
+
+    entrance: Entrance
+    serving: Serving
+    judge: Judge
+    workers: ThreadPoolExecutor
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """The route."""
+        docs = {"responses": RESPONSES, "openapi_extra": BODY_AND_PARAMETERS, "tags": ["predict"]}
+        return (Route(path="/predict", endpoint=self.predict, methods=("POST",), inference=True, docs=docs),)
+
+    async def predict(self, request: Request) -> Response:
+        """Classify images and say for each whether it is in or out of distribution."""
+        with self.entrance.admit(request) as call:
+            accept, top_k = _parameters(request)
+            images = await read_images(call, self.workers)
+            with self.serving.model.lease() as model:
+                work = self.judge.judge(
+                    [image for image, _ in images],
+                    model,
+                    deadline=call.deadline,
+                    accept=accept,
+                    top_k=top_k,
+                    read=call.elapsed,
+                )
+                found = await while_connected(request, work)
+        answer = answer_of(found, [name for _, name in images])
+        if not answer.predictions:
+            return problem_response(summary_of(answer.errors), path=request.url.path)
+        return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 
-async def predict(request: Request) -> Response:
-    """Classify images and say for each whether it is in or out of distribution."""
-    service = service_of(request)
-    with admitted(request, service) as call:
-        accept, top_k = _parameters(request)
-        payloads = await read_payloads(request, service, call.reservation)
-        answer = await while_connected(
-            request,
-            service.predict(
-                payloads,
-                deadline=call.deadline,
-                accept=accept,
-                top_k=top_k,
-                read=time.monotonic() - call.started,
-            ),
-        )
-    if not answer.predictions:
-        return problem_response(summary_of(answer.errors), path=request.url.path)
-    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+def answer_of(found: Judgement, names: Sequence[str | None]) -> PredictResponse:
+    """What was judged as an answer; `names` are the images' file names."""
+    predictions: list[Prediction] = []
+    errors: list[Problem] = []
+    # Built without validation, which would cost as much as writing the answer: every part was made here.
+    for index, (image, name) in enumerate(zip(found.images, names, strict=True)):
+        if isinstance(image, ImageError):
+            errors.append(problem(Code(image.code), str(image), index=index, file=name))
+        else:
+            predictions.append(Prediction.model_construct(index=index, file=name, **dict(image.verdict)))
+    read, decode, queue, inference, judge = map(_ms, found.stages)
+    return PredictResponse.model_construct(
+        model=found.model,
+        accept=found.accept,
+        predictions=tuple(predictions),
+        errors=tuple(errors),
+        timing_ms=Timing.model_construct(
+            read=read, decode=decode, queue=queue, inference=inference, judge=judge, total=_ms(found.total)
+        ),
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(1e3 * seconds, 3)
 
 
 def _parameters(request: Request) -> tuple[float | None, int | None]:
@@ -50,10 +95,10 @@ def _parameters(request: Request) -> tuple[float | None, int | None]:
         return None, None
     unknown = sorted(set(request.query_params) - {"accept", "top_k"})
     if unknown:
-        raise RequestError("bad_parameter", f"unknown parameter {unknown[0][:80]!r}; there are accept and top_k")
+        raise RequestError(Code.BAD_PARAMETER, f"unknown parameter {unknown[0][:80]!r}; there are accept and top_k")
     top_k = _number(request, "top_k")
     if top_k is not None and (top_k != int(top_k) or top_k < 1):
-        raise RequestError("bad_parameter", f"top_k must be a whole number of at least 1; got {top_k:g}")
+        raise RequestError(Code.BAD_PARAMETER, f"top_k must be a whole number of at least 1; got {top_k:g}")
     return _number(request, "accept"), None if top_k is None else int(top_k)
 
 
@@ -66,61 +111,95 @@ def _number(request: Request, name: str) -> float | None:
     except ValueError:
         value = math.nan
     if len(values) > 1 or not math.isfinite(value):
-        raise RequestError("bad_parameter", f"{name} must be one number; got {', '.join(values)[:80]!r}")
+        raise RequestError(Code.BAD_PARAMETER, f"{name} must be one number; got {', '.join(values)[:80]!r}")
     return value
 
 
-async def live(request: Request) -> Response:
-    """200 while the process works; 503 when it should be restarted."""
-    dead = service_of(request).dead
-    if dead:
-        return problem_response(problem("not_ready", dead), path=request.url.path)
-    return JSONResponse({"status": "live"})
+@dataclass(frozen=True)
+class HealthRoutes:
+    """What probes ask, on both ports."""
 
+    health: Health
+    serving: Serving
 
-async def ready(request: Request) -> Response:
-    """200 when traffic may be sent here: the golden images were answered as promised, nothing hangs, no shutdown."""
-    service = service_of(request)
-    if service.not_ready is not None:
-        return problem_response(problem("not_ready", service.not_ready), path=request.url.path)
-    manifest = service.model.manifest
-    return JSONResponse({"status": "ready", "model": {"name": manifest.name, "version": manifest.version}})
-
-
-async def metrics(request: Request) -> Response:
-    """Prometheus metrics."""
-    return Response(service_of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)
-
-
-async def reload(request: Request) -> Response:
-    """Load the bundle folder again, and the key file; 200 with the model now served, 422 when it was refused."""
-    service = service_of(request)
-    service.reload_keys()
-    model = await service.reload()
-    return JSONResponse(
-        {"status": "swapped", "model": {"name": model.manifest.name, "version": model.manifest.version}}
-    )
-
-
-PREDICT_RESPONSES: dict[int | str, dict[str, object]] = {
-    200: {"model": PredictResponse, "description": "Verdicts in request order; `errors` lists images that failed."},
-    **{
-        status: {"model": Problem, "description": text, "content": {PROBLEM_JSON: {}}}
-        for status, text in (
-            (400, "No image, or a body that cannot be read"),
-            (401, "API key needed"),
-            (408, "The body came too slowly"),
-            (413, "Body, image or number of images too large"),
-            (415, "Unsupported content or image type"),
-            (422, "Image cannot be decoded, or a parameter is out of range"),
-            (429, "No room now; Retry-After says when"),
-            (500, "Inference failed"),
-            (503, "Not ready"),
-            (504, "Not answered in time"),
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """The routes."""
+        hangs = {503: documented("An inference hangs: restart the process")}
+        not_ready = {503: documented("Not ready, and why")}
+        return (
+            Route(path="/health/live", endpoint=self.live, open=True, docs={"tags": ["health"], "responses": hangs}),
+            Route(
+                path="/health/ready", endpoint=self.ready, open=True, docs={"tags": ["health"], "responses": not_ready}
+            ),
         )
-    },
+
+    async def live(self, request: Request) -> Response:
+        """200 while the process works; 503 when it should be restarted."""
+        dead = self.health.dead
+        if dead:
+            return problem_response(problem(Code.NOT_READY, dead), path=request.url.path)
+        return JSONResponse({"status": "live"})
+
+    async def ready(self, request: Request) -> Response:
+        """200 when traffic may be sent here: the golden images agreed, nothing hangs, no shutdown has begun."""
+        reason = self.health.not_ready
+        if reason is not None:
+            return problem_response(problem(Code.NOT_READY, reason), path=request.url.path)
+        return JSONResponse({"status": "ready", "model": self.serving.model.ref.model_dump()})
+
+
+@dataclass(frozen=True)
+class AdminRoutes:
+    """What only the private port has."""
+
+    metrics: Metrics
+    serving: Serving
+    callers: Callers
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """The routes."""
+        return (
+            Route(path="/metrics", endpoint=self.scrape, open=True),
+            Route(path="/admin/reload", endpoint=self.reload, methods=("POST",)),
+        )
+
+    async def scrape(self) -> Response:
+        """Prometheus metrics."""
+        return Response(self.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    async def reload(self) -> Response:
+        """Load the bundle folder and the key file again; 200 with the model now served, 422 when one was refused."""
+        self.callers.reload()
+        model = await self.serving.reload()
+        return JSONResponse({"status": "swapped", "model": model.ref.model_dump()})
+
+
+async def openapi(request: Request) -> Response:
+    """The OpenAPI document of the application."""
+    return JSONResponse(request.app.openapi())
+
+
+def _parameter(name: str, description: str, *, place: str = "query", **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": place, "description": description, "schema": schema}
+
+
+OPENAPI = Route(path="/openapi.json", endpoint=openapi, docs=None)
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": PredictResponse, "description": "Verdicts in request order; `errors` lists images that failed."},
+    400: documented("No image, or a body that cannot be read"),
+    401: documented("API key needed"),
+    408: documented("The body came too slowly"),
+    413: documented("Body, image or number of images too large"),
+    415: documented("Unsupported content or image type"),
+    422: documented("Image cannot be decoded, or a parameter is out of range"),
+    429: documented("No room now; Retry-After says when"),
+    500: documented("Inference failed"),
+    503: documented("Not ready"),
+    504: documented("Not answered in time"),
 }
-PREDICT_BODY = {
+BODY_AND_PARAMETERS = {
     "requestBody": {
         "required": True,
         "content": {
@@ -135,46 +214,30 @@ PREDICT_BODY = {
             },
             "image/*": {"schema": {"type": "string", "format": "binary"}},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["images"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "images": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "description": "base64 or a base64 data: URI"},
-                        }
-                    },
-                }
-            },
+            "application/json": {"schema": PredictRequest.model_json_schema()},
         },
     },
     "parameters": [
-        {
-            "name": "accept",
-            "in": "query",
-            "description": "Target acceptance of in-distribution images for this request, e.g. 0.99.",
-            "schema": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
-        },
-        {
-            "name": "top_k",
-            "in": "query",
-            "description": "Classes to list.",
-            "schema": {"type": "integer", "minimum": 1},
-        },
-        {
-            "name": "X-Request-Timeout-Ms",
-            "in": "header",
-            "description": "Milliseconds this request may take; the server bounds it.",
-            "schema": {"type": "integer", "minimum": SHORTEST_MS},
-        },
-        {
-            "name": "X-Request-Id",
-            "in": "header",
-            "description": "Returned and written to the log; one is made when it is missing or odd.",
-            "schema": {"type": "string"},
-        },
+        _parameter(
+            "accept",
+            "Target acceptance of in-distribution images for this request, e.g. 0.99.",
+            type="number",
+            exclusiveMinimum=0,
+            exclusiveMaximum=1,
+        ),
+        _parameter("top_k", "Classes to list.", type="integer", minimum=1),
+        _parameter(
+            "X-Request-Timeout-Ms",
+            "Milliseconds this request may take; the server bounds it.",
+            place="header",
+            type="integer",
+            minimum=SHORTEST_MS,
+        ),
+        _parameter(
+            "X-Request-Id",
+            "Returned and written to the log; one is made when it is missing or odd.",
+            place="header",
+            type="string",
+        ),
     ],
 }

@@ -1,8 +1,8 @@
-"""What can go wrong while serving, and the one table that says how it looks over HTTP.
+"""What can go wrong while serving; each error carries the `Code` that says how it looks over HTTP.
 
 OodguardError
-|- ImageError (training)     one image cannot be used
-|- RequestError              the request cannot be used; carries a stable `code`
+|- ImageError (core)         one image cannot be used
+|- RequestError              the request cannot be used
 |- Overloaded                there is no room for the request now
 |- DeadlineMissed            the request's time is over
 |- ClientGone                nobody is left to answer
@@ -13,21 +13,30 @@ OodguardError
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
+from oodguard.core.codes import Code
 from oodguard.core.errors import OodguardError
 
 
 class RequestError(OodguardError):
     """The request itself cannot be used."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+def first_error(error: ValidationError) -> str:
+    """Where a body does not fit its model, and why; what the caller sent is not repeated at length."""
+    first = error.errors(include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))[:80] or 'body'}: {first['msg'][:200]}"
 
 
 class Overloaded(OodguardError):
     """There is no room for the request now; `retry_after` is in whole seconds."""
 
-    code = "overloaded"
+    code = Code.OVERLOADED
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
@@ -37,28 +46,28 @@ class Overloaded(OodguardError):
 class DeadlineMissed(OodguardError):
     """The request was not answered within its time."""
 
-    code = "deadline_missed"
+    code = Code.DEADLINE_MISSED
 
 
 class ClientGone(OodguardError):
     """The client closed its connection; there is nobody to answer."""
 
-    code = "client_gone"
+    code = Code.CLIENT_GONE
 
 
 class ReloadRefused(OodguardError):
-    """A new bundle was not taken; the old one serves on."""
+    """A new bundle or key file was not taken; the old one serves on."""
 
-    code = "reload_refused"
+    code = Code.RELOAD_REFUSED
 
 
 class EngineError(OodguardError):
     """The engine failed on a batch."""
 
-    code = "engine_failed"
+    code = Code.ENGINE_FAILED
 
 
 class EngineUnavailable(EngineError):
     """The engine is closed, dead or not ready."""
 
-    code = "not_ready"
+    code = Code.NOT_READY

@@ -5,28 +5,24 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from oodguard.core.codes import Code
 from oodguard.core.errors import OodguardError
-from oodguard.core.problems import problem_of
+from oodguard.server.callers import Callers
 from oodguard.server.errors import RequestError
+from oodguard.server.health import Health
 from oodguard.server.logs import log_request
 from oodguard.server.logs import server as log
-from oodguard.server.metrics import INFERENCE
-from oodguard.server.problems import error_response
-from oodguard.server.service import GuardService
-from oodguard.server.tracing import CURRENT
+from oodguard.server.metrics import Metrics
+from oodguard.server.problems import refuse
+from oodguard.server.routes import Route, RouteTable
+from oodguard.server.tracing import CURRENT, Tracing
 
 REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=-]{1,128}$")
-MODEL_ROUTE = "/v2/models/*"
-SAMPLE_ROUTE = "/samples/*"
-STATIC_ROUTE = "/static/*"
-FAMILIES = (MODEL_ROUTE, STATIC_ROUTE, SAMPLE_ROUTE)
-Endpoint = Callable[[Request], Awaitable[Response]]
 SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -39,112 +35,131 @@ SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
 ]
 NO_STORE = (b"cache-control", b"no-store")
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
+CLOSE = (b"connection", b"close")
+
+
+class Exchange:
+    """One request and what was answered: `status` is 499 while nothing was, `key` the name of the caller's key."""
+
+    def __init__(self, scope: Scope, send: Send, *, route: Route, health: Health) -> None:
+        self.started = time.monotonic()
+        self.route = route
+        self.method: str = scope["method"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = self.headers.get(b"x-request-id", b"")
+        self.request_id = given if REQUEST_ID.match(given) else b"%032x" % random.getrandbits(128)
+        self.status = 499
+        self.begun = False
+        self.key: str | None = None
+        self._secure = scope["scheme"] == "https"
+        self._send = send
+        self._health = health
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer, with the headers that every answer has."""
+        if message["type"] == "http.response.start":
+            self.begun = True
+            self.status = message["status"]
+            message["headers"] = [*message["headers"], *self._more_headers(message)]
+        await self._send(message)
+
+    def _more_headers(self, message: Message) -> Iterator[tuple[bytes, bytes]]:
+        yield b"x-request-id", self.request_id
+        yield from SECURITY_HEADERS
+        if all(name != b"cache-control" for name, _ in message["headers"]):
+            yield NO_STORE
+        if self._secure:
+            yield STRICT_TRANSPORT
+        if self._health.draining or self.status == 408:
+            yield CLOSE
+
+    def header(self, name: bytes) -> str | None:
+        """A request header as text."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
 
 
 class Frame:
-    """ASGI middleware around the application; plain ASGI, because it runs on every request.
-
-    `open_routes` need no key; `routes` are the names that requests are counted under, anything else is "other".
-    `direct` endpoints are called without the application's own middleware and dependency machinery, which costs more
-    than decoding a small image; the application lists them for its OpenAPI document alone.
-    """
+    """ASGI middleware around one application; plain ASGI, because it runs on every request."""
 
     def __init__(
         self,
-        app: FastAPI,
-        service: GuardService,
+        app: ASGIApp,
+        routes: Sequence[Route],
         *,
-        routes: Collection[str],
-        open_routes: Collection[str],
-        direct: Mapping[tuple[str, str], Endpoint] | None = None,
+        metrics: Metrics,
+        health: Health,
+        callers: Callers,
+        tracing: Tracing | None,
     ) -> None:
-        self._app = app
-        self._service = service
-        self._routes = frozenset(routes)
-        self._open = frozenset(open_routes)
-        self._direct = dict(direct or {})
-        service.metrics.routes(route for route in routes if route in INFERENCE)
+        self.app = app
+        self._routes = RouteTable(routes)
+        self._metrics = metrics
+        self._health = health
+        self._callers = callers
+        self._tracing = tracing
+        metrics.expect(route.label for route in routes if route.inference)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
-        started = time.monotonic()
-        headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        request_id = given if REQUEST_ID.match(given) else b"%032x" % random.getrandbits(128)
-        status = 499
-        begun = False
-
-        async def framed(message: Message) -> None:
-            nonlocal status, begun
-            if message["type"] == "http.response.start":
-                begun = True
-                status = message["status"]
-                extra = [(b"x-request-id", request_id), *SECURITY_HEADERS]
-                if all(name != b"cache-control" for name, _ in message["headers"]):
-                    extra.append(NO_STORE)
-                if scope["scheme"] == "https":
-                    extra.append(STRICT_TRANSPORT)
-                if self._service.draining or status == 408:
-                    extra.append((b"connection", b"close"))
-                message["headers"] = [*message["headers"], *extra]
-            await send(message)
-
-        route = self._route(scope["path"])
-        key: str | None = None
-        trace = token = None
-        if self._service.tracing is not None and route in INFERENCE:
-            trace = self._service.tracing.begin(
-                method=scope["method"], route=route, request_id=request_id.decode(), headers=headers
-            )
-            token = CURRENT.set(trace)
+        exchange = Exchange(scope, send, route=self._routes.of(scope["path"]), health=self._health)
         try:
-            keys = self._service.keys
-            if keys is not None and route not in self._open:
-                key = keys.who(_text(headers.get(b"authorization")), _text(headers.get(b"x-api-key")))
-                if key is None:
-                    raise RequestError("unauthorized", "send a valid key as Authorization: Bearer KEY or X-API-Key")
-            endpoint = self._direct.get((scope["method"], scope["path"]))
-            if endpoint is None:
-                await self._app(scope, receive, framed)
-            else:
-                scope["app"] = self._app
-                response = await endpoint(Request(scope, receive))
-                await response(scope, receive, framed)
-        except Exception as error:  # the last line: whatever happens, the caller gets a problem document
-            if not isinstance(error, OodguardError):
-                log.exception("unexpected error", extra={"request_id": request_id.decode(), "route": route})
-            if not begun:
-                self._service.metrics.rejected[problem_of(error).code].inc()
-                await error_response(error, path=scope["path"])(scope, receive, framed)
+            with self._traced(exchange):
+                try:
+                    self._require_key(exchange)
+                    await self.app(scope, receive, exchange.send)
+                except Exception as error:  # the last line: whatever happens, the caller gets a problem document
+                    self._report(exchange, error)
+                    if not exchange.begun:
+                        response = refuse(error, path=scope["path"], metrics=self._metrics)
+                        await response(scope, receive, exchange.send)
         finally:
-            if trace is not None and token is not None:
-                CURRENT.reset(token)
-                trace.end(status)
-            seconds = time.monotonic() - started
-            metrics = self._service.metrics
-            metrics.request(route, status)
-            if status == 200 and scope["method"] == "POST" and route in metrics.timed:
-                metrics.timed[route].observe(seconds)
-            log_request(
-                request_id=request_id.decode(),
-                method=scope["method"],
-                route=route,
-                status=status,
-                seconds=seconds,
-                key=key,
-            )
+            self._count(exchange)
 
-    def _route(self, path: str) -> str:
-        if path in self._routes:
-            return path
-        for family in FAMILIES:
-            if path.startswith(family[:-1]) and family in self._routes:
-                return family
-        return "other"
+    @contextmanager
+    def _traced(self, exchange: Exchange) -> Iterator[None]:
+        if self._tracing is None or not exchange.route.inference:
+            yield
+            return
+        trace = self._tracing.begin(
+            method=exchange.method,
+            route=exchange.route.label,
+            request_id=exchange.request_id.decode(),
+            headers=exchange.headers,
+        )
+        token = CURRENT.set(trace)
+        try:
+            yield
+        finally:
+            CURRENT.reset(token)
+            trace.end(exchange.status)
 
+    def _require_key(self, exchange: Exchange) -> None:
+        if exchange.route.open or not self._callers.need_keys:
+            return
+        exchange.key = self._callers.who(exchange.header(b"authorization"), exchange.header(b"x-api-key"))
+        if exchange.key is None:
+            raise RequestError(Code.UNAUTHORIZED, "send a valid key as Authorization: Bearer KEY or X-API-Key")
 
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("latin-1")
+    def _report(self, exchange: Exchange, error: Exception) -> None:
+        if not isinstance(error, OodguardError):
+            about = {"request_id": exchange.request_id.decode(), "route": exchange.route.label}
+            log.error("unexpected error", exc_info=error, extra=about)
+
+    def _count(self, exchange: Exchange) -> None:
+        seconds = time.monotonic() - exchange.started
+        route, status = exchange.route, exchange.status
+        self._metrics.request(route.label, status)
+        if route.inference and status == 200:
+            self._metrics.took(route.label, seconds)
+        log_request(
+            request_id=exchange.request_id.decode(),
+            method=exchange.method,
+            route=route.label,
+            status=status,
+            seconds=seconds,
+            key=exchange.key,
+        )

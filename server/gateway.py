@@ -35,14 +35,12 @@ class PublicServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal."""
-        service = self._gateway.service
-        if service.draining:
+        health, delay = self._gateway.parts.health, self._gateway.parts.settings.drain_delay
+        if health.draining:
             os._exit(EXIT_KILLED + sig)
-        service.draining = True
-        log.warning(
-            "%s: readiness is red, the port closes in %g s", signal.Signals(sig).name, service.settings.drain_delay
-        )
-        asyncio.get_running_loop().call_later(service.settings.drain_delay, self._close)
+        health.draining = True
+        log.warning("%s: readiness is red, the port closes in %g s", signal.Signals(sig).name, delay)
+        asyncio.get_running_loop().call_later(delay, self._close)
 
     def _close(self) -> None:
         self.should_exit = True
@@ -92,7 +90,7 @@ def yield_to_inference() -> None:
 
 def run(gateway: Gateway, public: socket.socket, private: socket.socket) -> int:
     """Serve on two bound sockets until a signal; the exit code, 0 after an orderly end."""
-    settings = gateway.service.settings
+    settings, health = gateway.parts.settings, gateway.parts.health
     config = uvicorn.Config(
         gateway.public,
         http=protocol_for(settings),
@@ -133,7 +131,7 @@ def run(gateway: Gateway, public: socket.socket, private: socket.socket) -> int:
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(both())
-        if gateway.service.broken or gateway.service.not_ready != "shutting down":
+        if health.broken or health.not_ready != "shutting down":
             # A thread that hangs inside the engine would keep the interpreter from ending.
             logging.shutdown()
             os._exit(1)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
+from oodguard.core.codes import Code
 from oodguard.core.manifest import Manifest
-from oodguard.core.problems import PROBLEMS
 from oodguard.core.verdict import Verdict
-from oodguard.server.drift import Drift
+from oodguard.server import drift
 from oodguard.server.settings import ServeSettings
 from oodguard.server.stages import STAGES
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# Finer than the stages': quantiles are estimated from it.
+REQUEST_SECONDS = (
+    *(0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.011, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08),
+    *(0.11, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
-STATUSES = (200, *sorted({status for status, _ in PROBLEMS.values()}))
+STATUSES = (200, *sorted({code.status for code in Code}))
 LIMITS = (
     "max_queue",
     "max_queue_bytes",
@@ -27,113 +34,128 @@ LIMITS = (
     "max_pixels",
     "request_timeout",
 )
-# Routes that infer: every series of theirs starts at 0, and their answers are timed as a whole.
-INFERENCE = ("/predict", "/v2/models/*")
+
+Family = TypeVar("Family", Counter, Gauge, Histogram, Info)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """Totals since the start: images answered by (label, is_ood), all refusals, and timed requests by bucket."""
+class Totals:
+    """Since the start: images answered, those flagged among them, refusals, and timed requests by bucket."""
 
-    answered: Mapping[tuple[str, bool], float]
-    refused: float
-    latency: tuple[float, ...]
+    images: int
+    flagged: int
+    refused: int
+    latency: tuple[int, ...]
 
 
 class Metrics:
     """One server's metrics, in a registry of their own.
 
-    Labels come from the manifest and the code, never from input.
+    Label values come from the manifest and the code, never from input. `labels` has the label names of each metric.
     """
 
-    # Finer than the stages': quantiles are estimated from it.
-    REQUEST_SECONDS = (
-        *(0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.011, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08),
-        *(0.11, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0),
-    )
-
     def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "oodguard_requests", "HTTP requests, by route and status.", ["route", "status"], registry=registry
+        self.registry = CollectorRegistry()
+        self.labels: dict[str, tuple[str, ...]] = dict(drift.LABELS)
+        self.requests = self._add(
+            Counter, "oodguard_requests", "HTTP requests, by route and status.", "route", "status"
         )
-        self._request = Histogram(
+        self._request_seconds = self._add(
+            Histogram,
             "oodguard_request_seconds",
             "Seconds that answered inference requests took, by route.",
-            ["route"],
-            buckets=self.REQUEST_SECONDS,
-            registry=registry,
+            "route",
+            buckets=REQUEST_SECONDS,
         )
-        self._stage = Histogram(
-            "oodguard_stage_seconds", "Seconds spent in a stage.", ["stage"], buckets=SECONDS, registry=registry
+        stages = self._add(Histogram, "oodguard_stage_seconds", "Seconds spent in a stage.", "stage", buckets=SECONDS)
+        self.batch_images = self._add(Histogram, "oodguard_batch_images", "Images in one inference.", buckets=BATCHES)
+        self._predictions = self._add(
+            Counter, "oodguard_predictions", "Images answered, by label and verdict.", "label", "is_ood"
         )
-        self.batch_images = Histogram(
-            "oodguard_batch_images", "Images in one inference.", buckets=BATCHES, registry=registry
+        rejected = self._add(Counter, "oodguard_rejected", "Images or requests refused, by reason.", "code")
+        self.expired = self._add(
+            Counter, "oodguard_expired_images", "Images dropped because their deadline had passed."
         )
-        self._predictions = Counter(
-            "oodguard_predictions", "Images answered, by label and verdict.", ["label", "is_ood"], registry=registry
-        )
-        self._rejected = Counter(
-            "oodguard_rejected", "Images or requests refused, by reason.", ["code"], registry=registry
-        )
-        self.expired = Counter(
-            "oodguard_expired_images", "Images dropped because their deadline had passed.", registry=registry
-        )
-        self.engine_errors = Counter("oodguard_engine_errors", "Inferences that failed.", registry=registry)
-        self._reloads = Counter("oodguard_reloads", "Bundles loaded while serving.", ["result"], registry=registry)
-        self._samples = Counter(
+        self.engine_errors = self._add(Counter, "oodguard_engine_errors", "Inferences that failed.")
+        reloads = self._add(Counter, "oodguard_reloads", "Bundles loaded while serving.", "result")
+        samples = self._add(
+            Counter,
             "oodguard_samples",
             "Flagged images for review: kept, dropped for want of room, failed to be written.",
-            ["result"],
-            registry=registry,
+            "result",
         )
-        self.ready = Gauge("oodguard_ready", "1 when the server is ready.", registry=registry)
-        self.queue_images = Gauge("oodguard_queue_images", "Images admitted and not yet answered.", registry=registry)
-        self.queue_limit = Gauge("oodguard_queue_limit_images", "Images that may be inside.", registry=registry)
-        self._limits = Gauge("oodguard_limit", "Limits of the settings, by name.", ["setting"], registry=registry)
-        self._model = Info("oodguard_model", "The model being served.", registry=registry)
-        self._drift = Drift()
-        registry.register(self._drift)
+        self.ready = self._add(Gauge, "oodguard_ready", "1 when the server is ready.")
+        self.queue_images = self._add(Gauge, "oodguard_queue_images", "Images admitted and not yet answered.")
+        self._queue_limit = self._add(Gauge, "oodguard_queue_limit_images", "Images that may be inside.")
+        self._limits = self._add(Gauge, "oodguard_limit", "Limits of the settings, by name.", "setting")
+        self._model = self._add(Info, "oodguard_model", "The model being served.")
+        self._drift = drift.Drift()
+        self.registry.register(self._drift)
         # Every series exists from the start, so that a rate over it is never missing; looking a series up by its
         # labels on every request would cost more than counting.
-        self.stage = {stage: self._stage.labels(stage) for stage in STAGES}
-        self.timed = {route: self._request.labels(route) for route in INFERENCE}
-        self.rejected = {code: self._rejected.labels(code) for code in PROBLEMS}
-        self.reloads = {result: self._reloads.labels(result) for result in ("swapped", "refused")}
-        self.samples = {result: self._samples.labels(result) for result in ("kept", "dropped", "failed")}
-        self.predictions: dict[tuple[str, bool], Counter] = {}
+        self._stages = [stages.labels(stage) for stage in STAGES]
+        self._rejected = {code: rejected.labels(code) for code in Code}
+        self.reloads = {result: reloads.labels(result) for result in ("swapped", "refused")}
+        self.samples = {result: samples.labels(result) for result in ("kept", "dropped", "failed")}
+        self._answered: dict[tuple[str, bool], Counter] = {}
+        self._timed: dict[str, Histogram] = {}
         self._by_route: dict[tuple[str, int], Counter] = {}
+        # Beside the series, which the library only shows as a whole: that takes 20 ms for a thousand classes.
+        self._images = self._flagged = self._refused = 0
+        self._latency = [0] * (len(REQUEST_SECONDS) + 1)
+
+    def _add(self, kind: type[Family], name: str, text: str, *labels: str, **options: Any) -> Family:
+        self.labels[name] = labels
+        return kind(name, text, labels, registry=self.registry, **options)
 
     def settings(self, settings: ServeSettings) -> None:
-        """Show the limits, and keep to the one on series; to be called before the model is named."""
+        """Show the limits, and keep to the one on series; to be called before `model`."""
         self._drift.most_classes = settings.class_drift
-        self.queue_limit.set(settings.max_queue)
+        self._queue_limit.set(settings.max_queue)
         for name in LIMITS:
             self._limits.labels(name).set(getattr(settings, name))
 
-    def routes(self, names: Iterable[str]) -> None:
-        """Start the series of inference routes at 0."""
-        for name in names:
+    def expect(self, routes: Iterable[str]) -> None:
+        """Start every series of these inference routes at 0."""
+        for route in routes:
+            self._timed[route] = self._request_seconds.labels(route)
             for status in STATUSES:
-                self._by_route[name, status] = self.requests.labels(name, str(status))
+                self._by_route[route, status] = self.requests.labels(route, str(status))
 
     def request(self, route: str, status: int) -> None:
         """Count one request; `route` is one of the program's, never what a caller typed."""
         (self._by_route.get((route, status)) or self.requests.labels(route, str(status))).inc()
 
+    def took(self, route: str, seconds: float) -> None:
+        """Observe what an answered inference request took."""
+        self._timed[route].observe(seconds)
+        self._latency[bisect_left(REQUEST_SECONDS, seconds)] += 1
+
+    def stages(self, seconds: Iterable[float]) -> None:
+        """Observe the stages of a judged request, in the order of `STAGES`."""
+        for histogram, value in zip(self._stages, seconds, strict=True):
+            histogram.observe(value)
+
+    def refuse(self, code: Code) -> None:
+        """Count one image or request that is refused."""
+        self._rejected[code].inc()
+        self._refused += 1
+
     def answer(self, verdict: Verdict) -> None:
         """Count one answered image."""
-        counter = self.predictions.get((verdict.label, verdict.is_ood))
+        counter = self._answered.get((verdict.label, verdict.is_ood))
         if counter is not None:  # the model may have been replaced since
             counter.inc()
+        self._images += 1
+        self._flagged += verdict.is_ood
         self._drift.count(verdict)
 
     def model(self, manifest: Manifest, accept: float) -> None:
         """Name the model being served, judged by default at `accept`; series of what it does not have are dropped."""
-        for label, verdict in self.predictions:
+        for label, verdict in self._answered:
             if label not in manifest.classes:
                 self._predictions.remove(label, str(verdict).lower())
-        self.predictions = {
+        self._answered = {
             (label, verdict): self._predictions.labels(label, str(verdict).lower())
             for label in manifest.classes
             for verdict in (True, False)
@@ -141,15 +163,9 @@ class Metrics:
         self._model.info({"name": manifest.name, "version": manifest.version})
         self._drift.model(manifest, accept)
 
-    def read(self) -> Reading:
+    def totals(self) -> Totals:
         """What traffic is reported from."""
-        # Straight from the series: the library's public way, collecting, takes 20 ms for a thousand classes.
-        latency = [[bucket.get() for bucket in series._buckets] for series in self.timed.values()]
-        return Reading(
-            answered={series: counter._value.get() for series, counter in self.predictions.items()},
-            refused=sum(counter._value.get() for counter in self.rejected.values()),
-            latency=tuple(map(sum, zip(*latency, strict=True))),
-        )
+        return Totals(self._images, self._flagged, self._refused, tuple(self._latency))
 
     def render(self) -> bytes:
         """The text exposition."""

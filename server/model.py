@@ -1,78 +1,72 @@
-"""One bundle in service: its manifest, its engine, its batcher, and the check that it answers as it promised."""
+"""One bundle in service: its manifest, its engine, its batcher, and the check that it answers as promised."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from oodguard.core.answers import ModelRef
+from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError, ImageError
-from oodguard.core.manifest import Manifest, Outputs, load_manifest
+from oodguard.core.manifest import Outputs, load_manifest
 from oodguard.core.preprocessing import load_pixels
-from oodguard.server.batcher import Batcher, Watch
+from oodguard.core.verdict import Thresholds
+from oodguard.server.batcher import Batcher
+from oodguard.server.condition import Condition
 from oodguard.server.engines.base import Engine, RemoteEngine
-from oodguard.server.engines.build import build_engine
-from oodguard.server.errors import EngineError
+from oodguard.server.engines.registry import REMOTE, build_engine
+from oodguard.server.errors import EngineError, RequestError
 from oodguard.server.golden import broken_promise, join
+from oodguard.server.metrics import Metrics
 from oodguard.server.sender import Sender
 from oodguard.server.settings import ServeSettings
-from oodguard.server.tuning import Plan, plan_for
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A verified model and its engine: one that runs in this process as `plan` says, or a `remote` one.
-
-    `bundle` is where the golden images are; None where a remote engine brought its own.
-    """
-
-    manifest: Manifest
-    bundle: Path | None
-    engine: Engine
-    plan: Plan | None = None
-    remote: RemoteEngine | None = None
+from oodguard.server.tuning import EnginePlan, plan_for
 
 
 class ServedModel:
-    """A loaded bundle. Requests hold a lease on the model they started with, so a replaced one ends only after them."""
+    """A loaded bundle. Requests hold a lease on the model they started with, so a replaced one ends only after them.
 
-    def __init__(self, loaded: Loaded, settings: ServeSettings, watch: Watch) -> None:
-        self.bundle = loaded.bundle
-        self.manifest = loaded.manifest
-        self.engine = loaded.engine
-        self.plan = loaded.plan
-        self.remote = loaded.remote
+    The engine runs in this process as `plan` says, or it is a `remote` one. `bundle` is where the golden images are;
+    None where a remote engine brought its own. `accept` is for requests that name none.
+    """
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics, *, engine: Engine | None = None) -> None:
+        """Verify the bundle's files and start its engine.
+
+        Raises `FormatError`, `EnvironmentProblem`, or `RequestError` for an `accept` the calibration cannot promise.
+        """
+        self.bundle = settings.bundle
+        self.plan: EnginePlan | None = None
+        self.remote: RemoteEngine | None = None
+        self.condition = Condition(metrics)
         self.batcher: Batcher | Sender
-        if loaded.remote is not None:
-            self.batcher = Sender(loaded.remote, loaded.manifest, watch=watch)
+        if settings.engine in REMOTE:
+            self.manifest, self.remote = REMOTE[settings.engine].loader()(settings)
+            self.engine: Engine = self.remote
+            self.batcher = Sender(self.remote, self.manifest, events=self.condition)
         else:
-            assert loaded.plan is not None
+            if self.bundle is None:
+                raise FormatError("there is no bundle to serve")
+            self.manifest = load_manifest(self.bundle)
+            self.plan = plan_for(settings, self.manifest)
+            self.engine = engine or build_engine(self.bundle, self.manifest, self.plan, device=settings.device)
             self.batcher = Batcher(
-                loaded.engine,
-                loaded.manifest,
-                max_batch=loaded.plan.max_batch,
+                self.engine,
+                self.manifest,
+                max_batch=self.plan.max_batch,
                 max_delay=settings.max_delay,
                 stall_after=settings.stall_after,
-                watch=watch,
+                events=self.condition,
             )
+        self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
+        self.accept = settings.accept or self.manifest.default_accept
+        self.thresholds(self.accept)
         self._leases = 0
         self._unused = asyncio.Event()
         self._unused.set()
-
-    @classmethod
-    def load(cls, settings: ServeSettings, watch: Watch, *, engine: Engine | None = None) -> ServedModel:
-        """Verify the bundle's files and start its engine; raises `FormatError` or `EnvironmentProblem`."""
-        return cls(_load(settings, engine), settings, watch)
-
-    @classmethod
-    async def load_beside(cls, settings: ServeSettings, watch: Watch) -> ServedModel:
-        """The same, without holding up the event loop."""
-        return cls(await asyncio.to_thread(_load, settings, None), settings, watch)
 
     @contextmanager
     def lease(self) -> Iterator[ServedModel]:
@@ -85,11 +79,6 @@ class ServedModel:
             self._leases -= 1
             if not self._leases:
                 self._unused.set()
-
-    @property
-    def ref(self) -> ModelRef:
-        """Name and version, as answers carry them."""
-        return ModelRef(name=self.manifest.name, version=self.manifest.version)
 
     @property
     def runs_on(self) -> str:
@@ -106,13 +95,25 @@ class ServedModel:
         """Why a remote engine cannot be asked at the moment; None where it can, or runs here."""
         return self.remote.unreachable if self.remote else None
 
-    async def defect(self) -> str | None:
-        """Answer the golden images on every slot and compare with the manifest: what differs, or None.
+    def thresholds(self, accept: float) -> Thresholds:
+        """Every threshold at a target acceptance. Raises `RequestError` for one that the calibration cannot promise."""
+        try:
+            return self.manifest.thresholds(accept)
+        except ValueError as error:
+            raise RequestError(Code.BAD_PARAMETER, str(error)) from None
 
-        A remote engine checks its servers itself, now and whenever one returns.
+    async def check(self) -> str | None:
+        """Answer the golden images and compare with the manifest: what differs, or None; the condition has it, too.
+
+        A remote engine checks its servers itself, now and whenever one returns, so it is never a defect.
         """
         if self.remote is not None:
+            self.condition.defect = None
             return await self.remote.start()
+        self.condition.defect = await self._difference()
+        return self.condition.defect
+
+    async def _difference(self) -> str | None:
         assert self.plan is not None
         assert self.bundle is not None
         golden = self.manifest.golden
@@ -140,18 +141,3 @@ class ServedModel:
         except TimeoutError:
             pass
         await self.engine.close()
-
-
-def _load(settings: ServeSettings, engine: Engine | None) -> Loaded:
-    if settings.engine == "triton":
-        from oodguard.server.engines.triton import load_triton
-
-        manifest, remote = load_triton(settings)
-        return Loaded(manifest, settings.bundle, remote, remote=remote)
-    bundle = settings.bundle
-    if bundle is None:
-        raise FormatError("there is no bundle to serve")
-    manifest = load_manifest(bundle)
-    plan = plan_for(settings, manifest)
-    built = engine or build_engine(bundle, manifest, plan, device=settings.device)
-    return Loaded(manifest, bundle, built, plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.server.errors import RequestError
 from oodguard.server.settings import ServeSettings
@@ -33,7 +34,7 @@ class FileCollector:
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary", b"")
         if not boundary or len(boundary) > 256:
-            raise RequestError("bad_body", "the multipart body cannot be read (no usable boundary)")
+            raise RequestError(Code.BAD_BODY, "the multipart body cannot be read (no usable boundary)")
         self.files: list[FilePart] = []
         self._max_files = settings.max_files
         self._max_bytes = settings.max_image_bytes
@@ -61,12 +62,12 @@ class FileCollector:
         try:
             self._parser.write(chunk)
         except FormParserError as error:
-            raise RequestError("bad_body", f"the multipart body cannot be read ({error})") from None
+            raise RequestError(Code.BAD_BODY, f"the multipart body cannot be read ({error})") from None
 
     def finish(self) -> list[FilePart]:
         """The files, once the body is complete."""
         if not self._ended:
-            raise RequestError("bad_body", "the multipart body ends before its closing boundary")
+            raise RequestError(Code.BAD_BODY, "the multipart body ends before its closing boundary")
         return self.files
 
     def _begin(self) -> None:
@@ -85,7 +86,7 @@ class FileCollector:
     def _count(self, size: int) -> None:
         self._header_bytes += size
         if self._header_bytes > MAX_PART_HEADER_BYTES or len(self._headers) > MAX_PART_HEADERS:
-            raise RequestError("bad_body", "the multipart body cannot be read (part headers too large)")
+            raise RequestError(Code.BAD_BODY, "the multipart body cannot be read (part headers too large)")
 
     def _header_end(self) -> None:
         self._headers[self._name.decode("latin-1").lower()] = self._value
@@ -96,7 +97,7 @@ class FileCollector:
         if b"filename" not in options:
             return
         if len(self.files) >= self._max_files:
-            raise RequestError("too_many_files", f"the request holds more than {self._max_files} images")
+            raise RequestError(Code.TOO_MANY_FILES, f"the request holds more than {self._max_files} images")
         name = options[b"filename"].decode("utf-8", "replace")
         self._part = FilePart(name or None)
         self.files.append(self._part)
@@ -107,7 +108,7 @@ class FileCollector:
             return
         if len(part.data) + end - start > self._max_bytes:
             part.data = bytearray()
-            part.error = ImageError("too_many_bytes", f"the image has more than {self._max_bytes:,} bytes")
+            part.error = ImageError(Code.TOO_MANY_BYTES, f"the image has more than {self._max_bytes:,} bytes")
             return
         part.data += data[start:end]
 

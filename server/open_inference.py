@@ -13,52 +13,47 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
+from oodguard.core.frozen import Frozen
 from oodguard.core.manifest import Manifest
-from oodguard.core.preprocessing import Pixels
-from oodguard.server.errors import RequestError
+from oodguard.server.errors import RequestError, first_error
+from oodguard.server.judging import ParsedImage
 
 ENCODED = "image"
 PIXELS = "pixels"
 Array = npt.NDArray[Any]
-Image = bytes | ImageError | Pixels
 
 
-class Message(BaseModel):
-    """Base of the protocol's messages: a field nobody declared is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Tensor(Message):
+class Tensor(Frozen):
     """One input tensor."""
 
     name: str
     shape: tuple[int, ...] = Field(max_length=8)
     datatype: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field({})
     data: list[Any] | None = None
 
 
-class Requested(Message):
+class Requested(Frozen):
     """One output the caller asks for."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field({})
 
 
-class InferRequest(Message):
+class InferRequest(Frozen):
     """The JSON part of an inference request."""
 
     id: str | None = None
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field({})
     inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=8)
     outputs: tuple[Requested, ...] | None = None
 
 
-def parse(body: bytes, header_length: str | None, manifest: Manifest) -> tuple[InferRequest, list[Image]]:
+def parse(body: bytes, *, header_length: str | None, manifest: Manifest) -> tuple[InferRequest, list[ParsedImage]]:
     """A request body as its message and its images: encoded bytes or uint8 pixels, in order.
 
     `header_length` is the header `Inference-Header-Content-Length`: how much of the body is JSON, when tensors
@@ -67,16 +62,14 @@ def parse(body: bytes, header_length: str | None, manifest: Manifest) -> tuple[I
     text, binary = body, b""
     if header_length is not None:
         if not header_length.isdigit() or int(header_length) > len(body):
-            raise RequestError("bad_body", "Inference-Header-Content-Length does not fit the body")
+            raise RequestError(Code.BAD_BODY, "Inference-Header-Content-Length does not fit the body")
         text, binary = body[: int(header_length)], body[int(header_length) :]
     try:
         message = InferRequest.model_validate(pydantic_core.from_json(text))
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "body"
-        raise RequestError("bad_body", f"{where[:80]}: {first['msg'][:200]}") from None
+        raise RequestError(Code.BAD_BODY, first_error(error)) from None
     except ValueError as error:
-        raise RequestError("bad_body", f"the body is not JSON ({str(error)[:200]})") from None
+        raise RequestError(Code.BAD_BODY, f"the body is not JSON ({str(error)[:200]})") from None
     tensor, raw = _only_input(message, binary)
     if tensor.name == ENCODED:
         return message, _encoded(tensor, raw)
@@ -85,43 +78,43 @@ def parse(body: bytes, header_length: str | None, manifest: Manifest) -> tuple[I
 
 def _only_input(message: InferRequest, binary: bytes) -> tuple[Tensor, bytes | None]:
     if len(message.inputs) != 1 or message.inputs[0].name not in (ENCODED, PIXELS):
-        raise RequestError("bad_body", f"send exactly one input: {ENCODED!r} (BYTES) or {PIXELS!r} (UINT8)")
+        raise RequestError(Code.BAD_BODY, f"send exactly one input: {ENCODED!r} (BYTES) or {PIXELS!r} (UINT8)")
     tensor = message.inputs[0]
     size = tensor.parameters.get("binary_data_size")
     if size is None:
         if tensor.data is None or binary:
-            raise RequestError("bad_body", f"input {tensor.name}: give either data or binary_data_size")
+            raise RequestError(Code.BAD_BODY, f"input {tensor.name}: give either data or binary_data_size")
         return tensor, None
     if not isinstance(size, int) or isinstance(size, bool) or size != len(binary) or tensor.data is not None:
-        raise RequestError("bad_body", f"input {tensor.name}: binary_data_size does not fit the body")
+        raise RequestError(Code.BAD_BODY, f"input {tensor.name}: binary_data_size does not fit the body")
     return tensor, binary
 
 
 def _count(tensor: Tensor) -> int:
     if any(size < 0 for size in tensor.shape) or not tensor.shape:
-        raise RequestError("bad_body", f"input {tensor.name}: the shape is not valid")
+        raise RequestError(Code.BAD_BODY, f"input {tensor.name}: the shape is not valid")
     return math.prod(tensor.shape)
 
 
-def _encoded(tensor: Tensor, raw: bytes | None) -> list[Image]:
+def _encoded(tensor: Tensor, raw: bytes | None) -> list[ParsedImage]:
     if tensor.datatype != "BYTES":
-        raise RequestError("bad_body", f"input {ENCODED}: the datatype is BYTES")
+        raise RequestError(Code.BAD_BODY, f"input {ENCODED}: the datatype is BYTES")
     count = _count(tensor)
     if raw is None:
-        found: list[Image] = [_base64(text) for text in tensor.data or []]
+        found: list[ParsedImage] = [_base64(text) for text in tensor.data or []]
     else:
         found = []
         place = 0
         while place < len(raw):
             if place + 4 > len(raw):
-                raise RequestError("bad_body", f"input {ENCODED}: the binary data ends within a length")
+                raise RequestError(Code.BAD_BODY, f"input {ENCODED}: the binary data ends within a length")
             (size,) = struct.unpack_from("<I", raw, place)
             place += 4 + size
             if place > len(raw):
-                raise RequestError("bad_body", f"input {ENCODED}: the binary data ends within an image")
+                raise RequestError(Code.BAD_BODY, f"input {ENCODED}: the binary data ends within an image")
             found.append(raw[place - size : place])
     if len(found) != count:
-        raise RequestError("bad_body", f"input {ENCODED}: the shape names {count} images and {len(found)} came")
+        raise RequestError(Code.BAD_BODY, f"input {ENCODED}: the shape names {count} images and {len(found)} came")
     return found
 
 
@@ -133,28 +126,30 @@ def _base64(text: Any) -> bytes | ImageError:
 
 
 def _not_base64() -> ImageError:
-    return ImageError("bad_base64", "JSON data of a BYTES image is base64")
+    return ImageError(Code.BAD_BASE64, "JSON data of a BYTES image is base64")
 
 
-def _pixels(tensor: Tensor, raw: bytes | None, manifest: Manifest) -> list[Image]:
+def _pixels(tensor: Tensor, raw: bytes | None, manifest: Manifest) -> list[ParsedImage]:
     side = manifest.preprocessing.crop
     if tensor.datatype != "UINT8":
-        raise RequestError("bad_body", f"input {PIXELS}: the datatype is UINT8")
+        raise RequestError(Code.BAD_BODY, f"input {PIXELS}: the datatype is UINT8")
     if len(tensor.shape) != 4 or tensor.shape[1:] != (side, side, 3):
-        raise RequestError("bad_body", f"input {PIXELS}: the shape is [N, {side}, {side}, 3]; got {list(tensor.shape)}")
+        raise RequestError(
+            Code.BAD_BODY, f"input {PIXELS}: the shape is [N, {side}, {side}, 3]; got {list(tensor.shape)}"
+        )
     count = _count(tensor)
     if raw is None:
         try:
             numbers = np.asarray(tensor.data, dtype=np.int64).ravel()
         except (ValueError, TypeError, OverflowError):
-            raise RequestError("bad_body", f"input {PIXELS}: the data are not whole numbers") from None
+            raise RequestError(Code.BAD_BODY, f"input {PIXELS}: the data are not whole numbers") from None
         if numbers.size and (numbers.min() < 0 or numbers.max() > 255):
-            raise RequestError("bad_body", f"input {PIXELS}: the data are not in 0..255")
+            raise RequestError(Code.BAD_BODY, f"input {PIXELS}: the data are not in 0..255")
         values = numbers.astype(np.uint8)
     else:
         values = np.frombuffer(raw, dtype=np.uint8)
     if values.size != count:
-        raise RequestError("bad_body", f"input {PIXELS}: the shape names {count} numbers and {values.size} came")
+        raise RequestError(Code.BAD_BODY, f"input {PIXELS}: the shape names {count} numbers and {values.size} came")
     return list(values.reshape(tensor.shape))
 
 
@@ -231,10 +226,10 @@ def check_outputs(message: InferRequest, manifest: Manifest) -> bool:
     for name in names:
         if name not in known or names.count(name) > 1:
             raise RequestError(
-                "bad_body", f"output {name[:80]!r} does not exist or repeats; there are {', '.join(known)}"
+                Code.BAD_BODY, f"output {name[:80]!r} does not exist or repeats; there are {', '.join(known)}"
             )
     if any("classification" in output.parameters for output in message.outputs or ()):
-        raise RequestError("bad_body", "the classification extension is not supported; ask for label")
+        raise RequestError(Code.BAD_BODY, "the classification extension is not supported; ask for label")
     return "error" in names
 
 
@@ -242,7 +237,7 @@ def accept_of(message: InferRequest) -> float | None:
     """The request parameter `accept`."""
     accept = message.parameters.get("accept")
     if accept is not None and (isinstance(accept, bool) or not isinstance(accept, int | float)):
-        raise RequestError("bad_parameter", "the parameter accept is a number")
+        raise RequestError(Code.BAD_PARAMETER, "the parameter accept is a number")
     return accept
 
 

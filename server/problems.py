@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi.responses import JSONResponse, Response
 
+from oodguard.core.codes import Code
 from oodguard.core.problems import Problem, problem_of
 from oodguard.server.errors import Overloaded
+from oodguard.server.metrics import Metrics
 
 PROBLEM_JSON = "application/problem+json"
 
 
-def error_response(error: Exception, *, path: str) -> Response:
-    """What an error looks like on a route; one that nobody expected says nothing about its cause."""
-    retry_after = error.retry_after if isinstance(error, Overloaded) else None
-    return problem_response(problem_of(error), path=path, retry_after=retry_after)
+def documented(description: str) -> dict[str, Any]:
+    """A problem as one of the `responses` of a route's OpenAPI documentation."""
+    return {"model": Problem, "content": {PROBLEM_JSON: {}}, "description": description}
+
+
+def refuse(error: Exception, *, path: str, metrics: Metrics) -> Response:
+    """Count an error under its code, and answer it; an error that nobody expected says nothing about its cause."""
+    found = problem_of(error)
+    metrics.refuse(Code(found.code))
+    return problem_response(found, path=path, retry_after=error.retry_after if isinstance(error, Overloaded) else None)
 
 
 def problem_response(found: Problem, *, path: str, retry_after: int | None = None) -> Response:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from http import HTTPStatus
+from typing import Any, ClassVar
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from oodguard.core.codes import Code
 from oodguard.core.problems import problem
 from oodguard.server.problems import PROBLEM_JSON
 from oodguard.server.settings import ServeSettings
@@ -18,98 +20,107 @@ from oodguard.server.settings import ServeSettings
 LAST_WORDS = 0.25
 
 
-def protocol_for(settings: ServeSettings) -> type[HttpToolsProtocol]:
-    """The protocol class with the limits of `settings`."""
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection. A head that is too slow or too large, and one connection too many, are refused here.
 
-    class LimitedProtocol(HttpToolsProtocol):
-        """One connection. A head that is too slow or too large, and one connection too many, are refused here.
+    The head's time starts with the connection, or with the first byte of a later request; a client that sends
+    nothing, or one byte a second, is cut off without ever costing a task.
+    """
 
-        The head's time starts with the connection, or with the first byte of a later request; a client that sends
-        nothing, or one byte a second, is cut off without ever costing a task.
-        """
+    settings: ClassVar[ServeSettings]
 
-        def __init__(
-            self,
-            config: Config,
-            server_state: ServerState,
-            app_state: dict[str, Any],
-            _loop: asyncio.AbstractEventLoop | None = None,
-        ) -> None:
-            super().__init__(config, server_state, app_state, _loop)
-            self._head_timer: asyncio.TimerHandle | None = None
-            self._head_bytes = 0
-            self._in_head = True
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+        self._in_head = True
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            if len(self.connections) > settings.max_connections:
-                self._refuse("overloaded", f"more than {settings.max_connections} connections are open")
-                return
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Refuse one connection too many, or expect its first request's head."""
+        super().connection_made(transport)
+        limit = self.settings.max_connections
+        if len(self.connections) > limit:
+            self._refuse(Code.OVERLOADED, f"more than {limit} connections are open")
+            return
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Expect nothing more."""
+        self._head_arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bound the head."""
+        if self.transport.is_closing():
+            return
+        if self._in_head:
+            # Counted before parsing: a head that never ends would otherwise be kept whole.
+            self._head_bytes += len(data)
+        super().data_received(data)
+        limit = self.settings.max_header_bytes
+        if self._in_head and self._head_bytes > limit and not self.transport.is_closing():
+            self._refuse(Code.HEADER_TOO_LARGE, f"the request head is larger than {limit:,} bytes")
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        self._in_head = True
+        if self._head_timer is None:
             self._expect_head()
+        super().on_message_begin()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._head_arrived()
-            super().connection_lost(exc)
+    def on_headers_complete(self) -> None:
+        """End the head."""
+        self._in_head = False
+        self._head_bytes = 0
+        self._head_arrived()
+        super().on_headers_complete()
 
-        def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing():
-                return
-            if self._in_head:
-                # Counted before parsing: a head that never ends would otherwise be kept whole.
-                self._head_bytes += len(data)
-            super().data_received(data)
-            if self._in_head and self._head_bytes > settings.max_header_bytes and not self.transport.is_closing():
-                self._refuse("header_too_large", f"the request head is larger than {settings.max_header_bytes:,} bytes")
+    def shutdown(self) -> None:
+        """End the connection: after its answer, or, when it has nothing to answer, once nothing more arrives."""
+        if self.cycle is None or self.cycle.response_complete:
+            # Closing now would reset a connection whose request is on its way or not read yet.
+            self.loop.call_later(LAST_WORDS, super().shutdown)
+        else:
+            super().shutdown()
 
-        def on_message_begin(self) -> None:
-            self._in_head = True
-            if self._head_timer is None:
-                self._expect_head()
-            super().on_message_begin()
+    def _expect_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.settings.header_timeout, self._too_slow)
 
-        def on_headers_complete(self) -> None:
-            self._in_head = False
-            self._head_bytes = 0
-            self._head_arrived()
-            super().on_headers_complete()
-
-        def shutdown(self) -> None:
-            """End the connection: after its answer, or, when it has nothing to answer, once nothing more arrives."""
-            if self.cycle is None or self.cycle.response_complete:
-                # Closing now would reset a connection whose request is on its way or not read yet.
-                self.loop.call_later(LAST_WORDS, super().shutdown)
-            else:
-                super().shutdown()
-
-        def _expect_head(self) -> None:
-            self._head_timer = self.loop.call_later(settings.header_timeout, self._too_slow)
-
-        def _head_arrived(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-
-        def _too_slow(self) -> None:
+    def _head_arrived(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
             self._head_timer = None
-            if not self.transport.is_closing():
-                self._refuse("too_slow", f"the request head did not arrive within {settings.header_timeout:g} s")
 
-        def send_400_response(self, msg: str) -> None:
-            """Answer what is not HTTP with a problem document."""
-            self._refuse("bad_request", msg)
+    def _too_slow(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            seconds = self.settings.header_timeout
+            self._refuse(Code.TOO_SLOW, f"the request head did not arrive within {seconds:g} s")
 
-        def _refuse(self, code: str, detail: str) -> None:
-            found = problem(code, detail)
-            body = json.dumps(found.model_dump(exclude_none=True, exclude={"errors"})).encode()
-            head = [
-                STATUS_LINE[found.status],
-                b"content-type: " + PROBLEM_JSON.encode() + b"\r\n",
-                b"content-length: " + str(len(body)).encode() + b"\r\n",
-                b"retry-after: 1\r\n" if found.status == 429 else b"",
-                b"connection: close\r\n\r\n",
-            ]
-            self._head_arrived()
-            self.transport.write(b"".join([*head, body]))
-            self.transport.close()
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP with a problem document."""
+        self._refuse(Code.BAD_REQUEST, msg)
 
-    return LimitedProtocol
+    def _refuse(self, code: Code, detail: str) -> None:
+        body = json.dumps(problem(code, detail).model_dump(exclude_none=True, exclude={"errors"}))
+        head = [
+            f"HTTP/1.1 {code.status} {HTTPStatus(code.status).phrase}",
+            f"content-type: {PROBLEM_JSON}",
+            f"content-length: {len(body)}",
+            *(["retry-after: 1"] if code is Code.OVERLOADED else []),
+            "connection: close",
+        ]
+        self._head_arrived()
+        self.transport.write("\r\n".join([*head, "", body]).encode())
+        self.transport.close()
+
+
+def protocol_for(settings: ServeSettings) -> type[LimitedProtocol]:
+    """The protocol class with the limits of `settings`."""
+    return type("LimitedProtocol", (LimitedProtocol,), {"settings": settings})

@@ -13,21 +13,12 @@ from datetime import UTC, datetime
 
 from oodguard.core.answers import FlaggedSample, ModelRef
 from oodguard.core.errors import EnvironmentProblem
+from oodguard.core.formats import FORMATS, format_of
 from oodguard.core.verdict import Verdict
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
 from oodguard.server.places import Place
 
-# First bytes of what the decoder reads, and the suffix that `oodguard review` looks for.
-KINDS = (
-    (b"\xff\xd8", ".jpg"),
-    (b"\x89PNG", ".png"),
-    (b"GIF8", ".gif"),
-    (b"BM", ".bmp"),
-    (b"II", ".tif"),
-    (b"MM", ".tif"),
-    (b"RIFF", ".webp"),
-)
 # More than this waiting to be written is dropped: a slow place must not become memory.
 WAITING = 16
 
@@ -74,7 +65,7 @@ class Sampler:
 
     def _write(self, data: bytes, sample: FlaggedSample) -> None:
         stem = f"{sample.time:%Y%m%dT%H%M%S}-{secrets.token_hex(6)}"
-        suffix = next((suffix for magic, suffix in KINDS if data.startswith(magic)), ".jpg")
+        suffix = (format_of(data) or FORMATS[0]).suffixes[0]
         try:
             if self._bytes + len(data) > self._max_bytes:
                 self._metrics.samples["dropped"].inc()

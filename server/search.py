@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -16,9 +14,9 @@ from oodguard.core.errors import FormatError, OodguardError
 from oodguard.core.manifest import Manifest, load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.server.engines.base import Engine
-from oodguard.server.engines.build import build_engine
+from oodguard.server.engines.registry import Device, build_engine, require_local
 from oodguard.server.errors import EngineError
-from oodguard.server.tuning import EngineName, Plan, Trial, TuningRecord, cores, machine
+from oodguard.server.tuning import EnginePlan, TuningRecord, TuningTrial, cores, machine
 
 BATCHES = (1, 2, 4, 8, 16)
 # Images a second may differ this much by chance; within it the plan that answers one image sooner wins, and of two
@@ -26,36 +24,32 @@ BATCHES = (1, 2, 4, 8, 16)
 TIE = 0.03
 
 
-def candidates(engines: tuple[EngineName, ...], available: int) -> list[Plan]:
+def candidates(engines: tuple[str, ...], available: int) -> list[EnginePlan]:
     """Every way of sharing `available` cores between sessions and threads, with every batch size."""
     splits = sorted(
         {(available // threads, threads) for threads in range(1, available + 1) if available % threads == 0}
     )
     return [
-        Plan(engine=engine, sessions=sessions, threads=threads, max_batch=batch)
+        EnginePlan(engine=engine, sessions=sessions, threads=threads, max_batch=batch)
         for engine, (sessions, threads), batch in itertools.product(engines, splits, BATCHES)
     ]
-
-
-def installed_engines() -> tuple[EngineName, ...]:
-    """The engines that can be tried here."""
-    return ("onnxruntime", "openvino") if importlib.util.find_spec("openvino") else ("onnxruntime",)
 
 
 def search(
     bundle: Path,
     *,
-    engines: tuple[EngineName, ...],
+    engines: tuple[str, ...],
     seconds: float = 20.0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TuningRecord:
     """Measure every candidate for its share of `seconds`, in rounds, and keep the fastest.
 
     Each plan is measured with all its slots busy on the bundle's golden images; a round visits all plans, so that a
     disturbance of the machine hits none alone, and the median over the rounds counts. Raises `FormatError` when no
-    engine can run the bundle.
+    engine can run the bundle, and `InputError` for an engine that does not exist.
     """
+    require_local(engines)
     manifest = load_manifest(bundle)
     images = np.stack([load_pixels((bundle / g.path).read_bytes(), manifest.preprocessing) for g in manifest.golden])
     plans = candidates(engines, cores())
@@ -72,7 +66,7 @@ def search(
     return TuningRecord(
         graph_sha256=manifest.graph_sha256,
         machine=machine(),
-        best=Plan(**best.model_dump(include=set(Plan.model_fields))),
+        best=EnginePlan(**best.model_dump(include=set(EnginePlan.model_fields))),
         trials=tuple(found),
     )
 
@@ -80,15 +74,15 @@ def search(
 async def _measure(
     bundle: Path,
     manifest: Manifest,
-    plans: list[Plan],
+    plans: list[EnginePlan],
     images: np.ndarray,
     rounds: int,
     share: float,
-    device: Literal["auto", "cpu", "cuda"],
+    device: Device,
     progress: Callable[[int, int], None],
-) -> list[Trial]:
-    rates: dict[Plan, list[float]] = {}
-    alone: dict[Plan, float] = {}
+) -> list[TuningTrial]:
+    rates: dict[EnginePlan, list[float]] = {}
+    alone: dict[EnginePlan, float] = {}
     done = 0
     # One engine serves every batch size of a split; only one is alive at a time.
     for group in _by_engine(plans):
@@ -112,12 +106,12 @@ async def _measure(
         finally:
             await engine.close()
     return [
-        Trial(**plan.model_dump(), images_per_second=float(np.median(values)), single_ms=alone[plan])
+        TuningTrial(**plan.model_dump(), images_per_second=float(np.median(values)), single_ms=alone[plan])
         for plan, values in rates.items()
     ]
 
 
-def _by_engine(plans: list[Plan]) -> Iterator[list[Plan]]:
+def _by_engine(plans: list[EnginePlan]) -> Iterator[list[EnginePlan]]:
     for _, group in itertools.groupby(plans, key=lambda plan: (plan.engine, plan.sessions, plan.threads)):
         yield list(group)
 

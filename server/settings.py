@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.server.engines.registry import DEFAULT, ENGINES, Device, EngineName, one_of
+from oodguard.server.settings_rules import ENV_PREFIX, broken_rule
 
-ENV_PREFIX = "OODGUARD_SERVE_"
 ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
-STORE_ADDRESS = re.compile(r"^(s3|gs|az)://[^\s/?#@]+(/[^\s?#]*)?$")
-WEB_ADDRESS = re.compile(r"^https?://[^\s/?#@]+(/[^\s?#]*)?$")
-# What Triton decides in place of this server.
-TRITONS_OWN = {"device", "tuning", "sessions", "threads", "max_batch", "max_delay"}
+PATTERNS = {
+    "sample_store": (r"^(s3|gs|az)://[^\s/?#@]+(/[^\s?#]*)?$", "s3://bucket/prefix"),
+    "traces_endpoint": (r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", "http://localhost:4318"),
+}
 
 
 class ServeSettings(BaseSettings):
@@ -28,37 +27,44 @@ class ServeSettings(BaseSettings):
     settings = ServeSettings(bundle=Path("bundles/photos"), port=0)
     ```
 
-    Arguments win over the environment (`OODGUARD_SERVE_PORT=9000`). A name that does not exist and two settings that
-    contradict each other are errors (`ValidationError`).
+    Arguments win over the environment (`OODGUARD_SERVE_PORT=9000`). A name that does not exist is an error
+    (`ValidationError`), and so are two settings that contradict each other (`settings_rules`).
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX)
+    # An empty variable is one that is not set: as a path it would be the current folder.
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_ignore_empty=True)
 
     # What is served, and how.
     bundle: Path | None = Field(
-        None, description="Bundle folder written by export; with --engine triton it may be left out."
+        None, description="Bundle folder written by export; may be left out with --engine triton."
     )
-    engine: Literal["onnxruntime", "openvino", "triton"] | None = Field(
+    engine: EngineName | None = Field(
         None,
-        description="What runs the graph; default: the tuning record's, or onnxruntime. openvino and triton need their "
-        "extras.",
+        description=f"What runs the graph: {one_of(ENGINES)}; default: the tuning record's, or {DEFAULT}. Engines "
+        f"other than {DEFAULT} need an extra.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the graph runs; auto: CUDA if present.")
+    device: Device = Field("auto", description="Where the graph runs; auto: CUDA if present.")
     tuning: Path | None = Field(
         None,
         description="Record of `oodguard tune`; default: tuning.json in the bundle, if it fits this machine.",
     )
     sessions: int | None = Field(
-        None, ge=1, le=64, description="Inferences run at once; default: the tuning record's, or one for each core."
+        None,
+        ge=1,
+        le=64,
+        description="Inferences that run at once; default: the tuning record's, or one for each core.",
     )
     threads: int | None = Field(
         None, ge=1, le=256, description="Threads of one inference; default: the tuning record's, or 1."
     )
     max_batch: int | None = Field(
-        None, ge=1, le=1024, description="Most images in one inference; default: the tuning record's, or 8."
+        None, ge=1, le=1024, description="Maximum images in one inference; default: the tuning record's, or 8."
     )
     max_delay: float = Field(
-        0.002, ge=0, le=1, description="Seconds a batch waits to fill while another runs; never when all is idle."
+        0.002,
+        ge=0,
+        le=1,
+        description="Seconds a batch waits to fill while another runs; an idle engine starts at once.",
     )
     decode_workers: int = Field(2, ge=1, le=64, description="Threads that decode images.")
     accept: float | None = Field(
@@ -71,43 +77,45 @@ class ServeSettings(BaseSettings):
     page: bool = Field(True, description="Show a page at /: try images, live traffic, the model card.")
     sample_dir: Path | None = Field(
         None,
-        description="Folder that a share of the flagged images is kept in, for `oodguard review`; default: none.",
+        description="Folder in which to keep a share of the flagged images, for `oodguard review`; default: none.",
     )
     sample_store: str | None = Field(
         None,
         description="The same in an object store: s3://bucket/prefix, gs://bucket/prefix or az://account/container/prefix.",
     )
-    sample_rate: float = Field(0.1, gt=0, le=1, description="Share of the flagged images that is kept.")
+    sample_rate: float = Field(0.1, gt=0, le=1, description="Share of the flagged images to keep.")
     sample_max_bytes: int = Field(
-        256 * 1024 * 1024, ge=1, description="Bytes in that place from which on none is kept."
+        256 * 1024 * 1024, ge=1, description="Bytes in that place beyond which no image is kept."
     )
     class_drift: int = Field(
         200,
         ge=0,
         le=10_000,
-        description="Most classes a model may have to be counted class by class for drift: 12 series each.",
+        description="Maximum classes for which drift is also counted class by class: 12 series per class.",
     )
     watch: bool = Field(True, description="Reload when the bundle folder or the key file is replaced.")
 
     # Triton, where it runs the graph.
     triton_url: str | None = Field(
-        None, description="HOST:PORT of Triton's gRPC service; several, with commas between, share the load."
+        None, description="HOST:PORT of Triton's gRPC service; several, separated by commas, share the load."
     )
     triton_model: str | None = Field(None, description="The model's name in Triton; default: the bundle's.")
     triton_version: int | None = Field(
         None, ge=1, description="The model's version in Triton; default: the bundle's graph, or the newest."
     )
     triton_shared_memory: bool = Field(
-        False, description="Hand images over in shared memory; for a Triton on the same machine."
+        False, description="Pass images in shared memory to a Triton on the same machine."
     )
     triton_probe: float = Field(
         0.5,
         gt=0,
         le=60,
-        description="Seconds between looks at an idle Triton; one that does not answer is looked at more often.",
+        description="Seconds between checks of an idle Triton; a Triton that does not answer is checked more often.",
     )
     triton_tls: bool = Field(False, description="Speak TLS with Triton.")
-    triton_ca: Path | None = Field(None, description="PEM authorities Triton's certificate must come from.")
+    triton_ca: Path | None = Field(
+        None, description="PEM file of the authorities that must have signed Triton's certificate."
+    )
     triton_cert: Path | None = Field(None, description="PEM certificate to show Triton, with --triton-key.")
     triton_key: Path | None = Field(None, description="PEM private key of that certificate.")
 
@@ -118,30 +126,45 @@ class ServeSettings(BaseSettings):
     admin_port: int = Field(8001, ge=0, le=65535, description="The private port; 0 picks a free one.")
     tls_cert: Path | None = Field(None, description="PEM certificate chain; turns on TLS, with --tls-key.")
     tls_key: Path | None = Field(None, description="PEM private key.")
-    tls_ca: Path | None = Field(None, description="PEM authorities; clients must then show a certificate of theirs.")
+    tls_ca: Path | None = Field(
+        None, description="PEM file of authorities; clients must then show a certificate that one of them signed."
+    )
 
     # Who may call.
     auth: Literal["keys", "none"] | None = Field(
         None, description="keys: callers need an API key; none: anyone may call. May be left out on a loopback host."
     )
-    key_file: Path | None = Field(None, description="File with one name:sha256 a line (see `oodguard key`).")
+    key_file: Path | None = Field(None, description="File with one name:sha256 per line (see `oodguard key`).")
     key_hashes: str | None = Field(None, description="Keys as name:sha256, separated by commas, instead of a file.")
 
     # How much it takes on.
-    max_queue: int = Field(128, ge=1, le=1_000_000, description="Images admitted and not yet answered; then 429.")
-    max_queue_bytes: int = Field(256 * 1024 * 1024, ge=1, description="Bytes of request bodies held at once; then 429.")
-    request_timeout: float = Field(10.0, gt=0, le=3600, description="Seconds a request may take; then 504.")
-    max_request_timeout: float = Field(
-        60.0, gt=0, le=3600, description="Largest timeout a caller may ask for with X-Request-Timeout-Ms, in seconds."
+    max_queue: int = Field(
+        128, ge=1, le=1_000_000, description="Maximum images admitted and not yet answered; beyond it requests get 429."
     )
-    max_connections: int = Field(1024, ge=1, le=1_000_000, description="Open connections; more are refused with 429.")
-    max_body_bytes: int = Field(64 * 1024 * 1024, ge=1, description="Largest request body, in bytes.")
-    max_files: int = Field(64, ge=1, le=10_000, description="Most images in one request.")
-    max_image_bytes: int = Field(DEFAULT_LIMITS.max_bytes, ge=1, description="Largest encoded image, in bytes.")
-    max_pixels: int = Field(DEFAULT_LIMITS.max_pixels, ge=1, description="Largest image, in pixels.")
-    max_header_bytes: int = Field(32 * 1024, ge=1024, description="Largest request head, in bytes.")
-    header_timeout: float = Field(5.0, gt=0, le=300, description="Seconds a request head may take to arrive.")
-    body_timeout: float = Field(15.0, gt=0, le=3600, description="Seconds a request body may take to arrive; then 408.")
+    max_queue_bytes: int = Field(
+        256 * 1024 * 1024, ge=1, description="Maximum bytes of request bodies held at once; beyond it requests get 429."
+    )
+    request_timeout: float = Field(10.0, gt=0, le=3600, description="Seconds a request may take; then it gets 504.")
+    max_request_timeout: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="Longest timeout, in seconds, that a caller may ask for with X-Request-Timeout-Ms.",
+    )
+    max_connections: int = Field(1024, ge=1, le=1_000_000, description="Maximum open connections; one more gets 429.")
+    max_body_bytes: int = Field(64 * 1024 * 1024, ge=1, description="Maximum size of a request body, in bytes.")
+    max_files: int = Field(64, ge=1, le=10_000, description="Maximum images in one request.")
+    max_image_bytes: int = Field(
+        DEFAULT_LIMITS.max_bytes, ge=1, description="Maximum size of an encoded image, in bytes."
+    )
+    max_pixels: int = Field(DEFAULT_LIMITS.max_pixels, ge=1, description="Maximum size of an image, in pixels.")
+    max_header_bytes: int = Field(32 * 1024, ge=1024, description="Maximum size of a request head, in bytes.")
+    header_timeout: float = Field(
+        5.0, gt=0, le=300, description="Seconds a request head may take to arrive; then the request gets 408."
+    )
+    body_timeout: float = Field(
+        15.0, gt=0, le=3600, description="Seconds a request body may take to arrive; then the request gets 408."
+    )
     keep_alive: int = Field(30, ge=1, le=3600, description="Seconds an idle connection is kept open.")
 
     # When something is wrong, and at the end.
@@ -152,21 +175,24 @@ class ServeSettings(BaseSettings):
         30.0, gt=0, le=86400, description="Seconds one inference may take before liveness turns red."
     )
     drain_delay: float = Field(
-        2.0, ge=0, le=600, description="Seconds of service after SIGTERM with readiness red, before the port closes."
+        2.0,
+        ge=0,
+        le=600,
+        description="Seconds after SIGTERM in which readiness is red but requests are served, before the port closes.",
     )
-    drain_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds the admitted requests then have to finish.")
+    drain_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds that admitted requests then have to finish.")
     traces_endpoint: str | None = Field(
         None,
-        description="Address of an OpenTelemetry collector (OTLP over HTTP) that traces are sent to, as in "
+        description="Address of an OpenTelemetry collector (OTLP over HTTP) to send traces to, as in "
         "http://localhost:4318; default: none.",
     )
     traces_share: float = Field(
-        1.0, gt=0, le=1, description="Share of the requests that are traced where the caller does not decide."
+        1.0, gt=0, le=1, description="Share of requests to trace where the caller does not decide."
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        "warning", description="How much is logged; info adds a line for each request."
+        "warning", description="How much to log; info adds one line per request."
     )
-    log_format: Literal["json", "text"] = Field("json", description="One JSON object a line, or plain text.")
+    log_format: Literal["json", "text"] = Field("json", description="One JSON object per line, or plain text.")
 
     @field_validator("triton_url")
     @classmethod
@@ -176,18 +202,12 @@ class ServeSettings(BaseSettings):
             raise ValueError(f"{wrong[0]!r} is not HOST:PORT of a gRPC service, as in localhost:8001")
         return text
 
-    @field_validator("sample_store")
+    @field_validator("sample_store", "traces_endpoint")
     @classmethod
-    def _is_store(cls, text: str | None) -> str | None:
-        if text is not None and not STORE_ADDRESS.match(text):
-            raise ValueError(f"{text!r} is not an address as in s3://bucket/prefix")
-        return text
-
-    @field_validator("traces_endpoint")
-    @classmethod
-    def _is_web_address(cls, text: str | None) -> str | None:
-        if text is not None and not WEB_ADDRESS.match(text):
-            raise ValueError(f"{text!r} is not an address as in http://localhost:4318")
+    def _is_address(cls, text: str | None, field: ValidationInfo) -> str | None:
+        pattern, example = PATTERNS[field.field_name or ""]
+        if text is not None and not re.match(pattern, text):
+            raise ValueError(f"{text!r} is not an address as in {example}")
         return text
 
     @field_validator("tls_cert", "tls_key", "tls_ca", "key_file", "tuning", "triton_ca", "triton_cert", "triton_key")
@@ -199,52 +219,9 @@ class ServeSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> ServeSettings:
-        unknown = sorted(
-            name
-            for name in os.environ
-            if name.startswith(ENV_PREFIX) and name[len(ENV_PREFIX) :].lower() not in type(self).model_fields
-        )
-        triton = self.engine == "triton"
-        theirs = sorted(self.model_fields_set & TRITONS_OWN) if triton else []
-        ours = sorted(name for name in self.model_fields_set if name.startswith("triton_"))
-        contradictions = {
-            "bundle is missing: name the folder written by export": self.bundle is None and not triton,
-            "engine triton needs triton_url": triton and self.triton_url is None,
-            "engine triton without a bundle needs triton_model": triton
-            and self.bundle is None
-            and self.triton_model is None,
-            f"{theirs[0] if theirs else ''} and engine triton: Triton batches and runs the graph as its model "
-            "repository says; see oodguard export --triton": bool(theirs),
-            f"{ours[0] if ours else ''} is for engine triton": bool(ours) and not triton,
-            "triton_ca, triton_cert and triton_key need triton_tls": bool(
-                self.triton_ca or self.triton_cert or self.triton_key
-            )
-            and not self.triton_tls,
-            "triton_cert and triton_key go together": (self.triton_cert is None) != (self.triton_key is None),
-            f"{unknown[0] if unknown else ''} in the environment is not a setting": bool(unknown),
-            "tls_cert and tls_key go together": (self.tls_cert is None) != (self.tls_key is None),
-            "tls_ca needs tls_cert and tls_key": self.tls_ca is not None and self.tls_cert is None,
-            "sample_dir and sample_store are two places; use one": bool(self.sample_dir and self.sample_store),
-            "port and admin_port are the same": self.port == self.admin_port != 0,
-            "max_files is larger than max_queue: such a request could never be admitted": self.max_files
-            > self.max_queue,
-            "max_body_bytes is larger than max_queue_bytes: such a request could never be admitted": self.max_body_bytes
-            > self.max_queue_bytes,
-            "request_timeout is larger than max_request_timeout": self.request_timeout > self.max_request_timeout,
-            "stall_after is larger than dead_after": self.stall_after > self.dead_after,
-            "key_file and key_hashes are two sources of keys; use one": bool(self.key_file and self.key_hashes),
-            "auth=keys needs key_file or key_hashes": self.auth == "keys" and not (self.key_file or self.key_hashes),
-            "auth=none and API keys contradict each other": self.auth == "none"
-            and bool(self.key_file or self.key_hashes),
-            f"{self.host} is reachable from other machines: give API keys (key_file), or say auth=none": self.auth
-            is None
-            and not (self.key_file or self.key_hashes)
-            and not _is_loopback(self.host),
-            "engine openvino runs on the CPU only": self.engine == "openvino" and self.device == "cuda",
-        }
-        for sentence, wrong in contradictions.items():
-            if wrong:
-                raise ValueError(sentence)
+        broken = broken_rule(self)
+        if broken:
+            raise ValueError(broken)
         return self
 
     @property
@@ -256,10 +233,3 @@ class ServeSettings(BaseSettings):
     def limits(self) -> ImageLimits:
         """What one image may cost."""
         return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -1,60 +1,100 @@
-"""Tables of the documents that are made from the code: `python -m oodguard.server.tables README.md docs/*.md`."""
+"""Tables of the documents that are made from the code: `python -m oodguard.server.tables docs/*.md`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, get_args
 
-from oodguard.core.problems import PROBLEMS
+from pydantic import BaseModel
+
+from oodguard.core.codes import Code
+from oodguard.core.manifest import Manifest
 from oodguard.core.scores import SCORES
-from oodguard.server.manifest_table import manifest_table
-from oodguard.server.metrics_table import metrics_table
-from oodguard.server.settings_table import settings_table
+from oodguard.server.metrics import Metrics
+from oodguard.server.settings import ServeSettings
+from oodguard.server.settings_rules import ENV_PREFIX
+
+Rows = Iterator[tuple[object, ...]]
 
 
-def problems_table() -> str:
-    """Every problem code as a Markdown table, by status."""
-    rows = ["| status | code | title |", "|---|---|---|"]
-    rows += [f"| {status} | `{code}` | {title} |" for code, (status, title) in sorted(PROBLEMS.items(), key=_by_status)]
-    return "\n".join(rows)
+def settings() -> Rows:
+    """Every setting of `oodguard serve`."""
+    yield "flag", "environment", "default", "what it does"
+    for name, field in ServeSettings.model_fields.items():
+        default = "" if field.default in (None, ()) else f"`{field.default}`"
+        yield f"`--{name.replace('_', '-')}`", f"`{ENV_PREFIX}{name.upper()}`", default, field.description
 
 
-def scores_table() -> str:
-    """Every OOD score as a Markdown table, in graph order."""
-    rows = ["| score | family | title | what it measures |", "|---|---|---|---|"]
-    rows += [f"| `{spec.name}` | {spec.family} | {spec.title} | {spec.meaning} |" for spec in SCORES]
-    return "\n".join(rows)
+def metrics() -> Rows:
+    """Every metric, in the order in which they are exported."""
+    yield "metric", "type", "labels", "what it is"
+    counted = Metrics()
+    for family in counted.registry.collect():
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        labels = _names(counted.labels.get(family.name, ()))
+        yield f"`{family.name}{suffix}`", family.type, labels, family.documentation
 
 
-def _by_status(entry: tuple[str, tuple[int, str]]) -> tuple[int, str]:
-    code, (status, _) = entry
-    return status, code
+def problems() -> Rows:
+    """Every problem code, by status."""
+    yield "status", "code", "title"
+    for code in sorted(Code, key=lambda code: (code.status, code)):
+        yield code.status, f"`{code}`", code.phrase
 
 
-TABLES = {
-    "settings": settings_table,
-    "metrics": metrics_table,
-    "problems": problems_table,
-    "scores": scores_table,
-    "manifest": manifest_table,
-}
+def scores() -> Rows:
+    """Every OOD score, in graph order."""
+    yield "score", "family", "title", "what it measures"
+    for spec in SCORES:
+        yield f"`{spec.name}`", spec.family, spec.title, spec.meaning
+
+
+def manifest() -> Rows:
+    """Every field of a bundle's manifest, with the fields of the records inside it."""
+    yield "field", "what it is", "fields of each"
+    for name, field in Manifest.model_fields.items():
+        yield f"`{name}`", field.description, _names(_record(field.annotation))
+
+
+def _record(annotation: Any) -> Iterable[str]:
+    """The fields of the record that a field holds, alone or in a list."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind.model_fields
+    return ()
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+TABLES = {"settings": settings, "metrics": metrics, "problems": problems, "scores": scores, "manifest": manifest}
+
+
+def table(name: str) -> str:
+    """One of `TABLES` as Markdown."""
+    head, *rows = TABLES[name]()
+    return "\n".join(
+        [
+            f"| {' | '.join(map(str, head))} |",
+            "|---" * len(head) + "|",
+            *(f"| {' | '.join(map(str, r))} |" for r in rows),
+        ]
+    )
 
 
 def filled(text: str) -> str:
     """A document with what stands between `<!-- name -->` and `<!-- /name -->` made anew."""
-    for name, table in TABLES.items():
+    for name in TABLES:
         begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         if begin in text:
             before, _, rest = text.partition(begin)
-            text = f"{before}{begin}{table()}\n{end}{rest.partition(end)[2]}"
+            text = f"{before}{begin}{table(name)}\n{end}{rest.partition(end)[2]}"
     return text
 
 
-def main(documents: list[Path]) -> None:
-    """Fill the documents in place."""
-    for document in documents:
-        document.write_text(filled(document.read_text(encoding="utf-8")), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main([Path(name) for name in sys.argv[1:]])
+    for document in map(Path, sys.argv[1:]):
+        document.write_text(filled(document.read_text(encoding="utf-8")), encoding="utf-8")

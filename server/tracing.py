@@ -38,7 +38,7 @@ class Trace:
     def stages(self, stages: Stages, model: ModelRef) -> None:
         """Add a span for each stage that has ended."""
         span = self._span
-        span.set_attribute("oodguard.images", len(stages.outcomes))
+        span.set_attribute("oodguard.images", len(stages.images))
         span.set_attribute("oodguard.model.name", model.name)
         span.set_attribute("oodguard.model.version", model.version)
         for name, begin, end in stages.periods():

@@ -1,4 +1,4 @@
-"""The last minute's traffic, as differences of the counters and histograms that Prometheus reads."""
+"""The last minute's traffic, as differences of what the metrics count."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from itertools import pairwise
 
 from oodguard.core.answers import ModelRef
 from oodguard.core.frozen import Frozen
-from oodguard.server.metrics import Metrics, Reading
-from oodguard.server.service import GuardService
+from oodguard.server.admission import Admission
+from oodguard.server.health import Health
+from oodguard.server.metrics import REQUEST_SECONDS, Metrics, Totals
+from oodguard.server.serving import Serving
 
 INTERVAL = 5.0
 INTERVALS = 12
@@ -26,14 +28,14 @@ class Latency(Frozen):
 
 
 class Queue(Frozen):
-    """Images admitted and not yet answered: now, at most so many at the ends of intervals, and allowed."""
+    """Images admitted and not yet answered: now, the highest number at the end of an interval, and the limit."""
 
     images: int
     highest: int
     limit: int
 
 
-class Interval(Frozen):
+class TrafficInterval(Frozen):
     """One interval of the window."""
 
     seconds: float
@@ -58,99 +60,79 @@ class TrafficReport(Frozen):
     refused: int
     latency_ms: Latency | None
     queue: Queue
-    intervals: tuple[Interval, ...]
+    intervals: tuple[TrafficInterval, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """The totals at one time."""
+class Moment:
+    """The totals at one time, and the images inside."""
 
     at: float
-    images: int
-    flagged: int
-    refused: int
-    latency: tuple[float, ...]
+    totals: Totals
     queue: int
 
 
 class Traffic:
-    """Samples the metrics every few seconds, so that a request costs nothing more, and reports their differences."""
+    """Looks at the metrics every few seconds, so that a request costs nothing more, and reports their differences."""
 
-    def __init__(self, service: GuardService, clock: Callable[[], float] = time.monotonic) -> None:
-        self._service = service
+    def __init__(
+        self,
+        metrics: Metrics,
+        admission: Admission,
+        serving: Serving,
+        health: Health,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._metrics = metrics
+        self._admission = admission
+        self._serving = serving
+        self._health = health
         self._clock = clock
-        self._last: dict[tuple[str, bool], float] = {}
-        self._images = self._flagged = 0
-        self._samples: deque[Sample] = deque([self._sample()], maxlen=INTERVALS + 1)
+        self._moments: deque[Moment] = deque([self._moment()], maxlen=INTERVALS + 1)
 
     async def run(self) -> None:
-        """Sample until cancelled."""
+        """Look until cancelled."""
         while True:
             await asyncio.sleep(INTERVAL)
             self.tick()
 
     def tick(self) -> None:
-        """Take one sample."""
-        self._samples.append(self._sample())
+        """Look once."""
+        self._moments.append(self._moment())
 
-    def _sample(self) -> Sample:
-        reading = self._service.metrics.read()
-        self._add(reading)
-        return Sample(
-            at=self._clock(),
-            images=self._images,
-            flagged=self._flagged,
-            refused=round(reading.refused),
-            latency=reading.latency,
-            queue=self._service.admission.images,
-        )
-
-    def _add(self, reading: Reading) -> None:
-        # By series: those of a replaced model disappear, which must not look like images taken back.
-        for series, total in reading.answered.items():
-            more = total - self._last.get(series, 0.0)
-            more = round(total if more < 0 else more)
-            self._images += more
-            self._flagged += more * series[1]
-        self._last = dict(reading.answered)
+    def _moment(self) -> Moment:
+        return Moment(self._clock(), self._metrics.totals(), self._admission.images)
 
     def report(self) -> TrafficReport:
         """The window that ends now."""
-        manifest = self._service.model.manifest
-        samples = [*self._samples, self._sample()]
-        first, last = samples[0], samples[-1]
-        seconds = max(last.at - first.at, 1e-3)
-        images = last.images - first.images
+        moments = [*self._moments, self._moment()]
+        first, last = moments[0], moments[-1]
+        whole = _interval(first, last)
+        latency = [b - a for a, b in zip(first.totals.latency, last.totals.latency, strict=True)]
         return TrafficReport(
-            model=ModelRef(name=manifest.name, version=manifest.version),
-            not_ready=self._service.not_ready,
-            window_s=round(seconds, 3),
-            images=images,
-            images_per_s=round(images / seconds, 3),
-            flagged_share=(last.flagged - first.flagged) / images if images else None,
-            refused=last.refused - first.refused,
-            latency_ms=_latency([b - a for a, b in zip(first.latency, last.latency, strict=True)]),
+            model=self._serving.model.ref,
+            not_ready=self._health.not_ready,
+            window_s=whole.seconds,
+            images=whole.images,
+            images_per_s=round(whole.images / whole.seconds, 3),
+            flagged_share=whole.flagged / whole.images if whole.images else None,
+            refused=whole.refused,
+            latency_ms=Latency(p50=quantile(latency, 0.5), p95=quantile(latency, 0.95)) if any(latency) else None,
             queue=Queue(
-                images=last.queue,
-                highest=max(sample.queue for sample in samples),
-                limit=self._service.admission.max_images,
+                images=last.queue, highest=max(moment.queue for moment in moments), limit=self._admission.max_images
             ),
-            intervals=tuple(
-                Interval(
-                    seconds=round(b.at - a.at, 3),
-                    images=b.images - a.images,
-                    flagged=b.flagged - a.flagged,
-                    refused=b.refused - a.refused,
-                )
-                for a, b in pairwise(samples)
-            ),
+            intervals=tuple(_interval(a, b) for a, b in pairwise(moments)),
         )
 
 
-def _latency(counts: Sequence[float]) -> Latency | None:
-    if sum(counts) < 1:
-        return None
-    return Latency(p50=quantile(counts, 0.5), p95=quantile(counts, 0.95))
+def _interval(a: Moment, b: Moment) -> TrafficInterval:
+    return TrafficInterval(
+        seconds=round(max(b.at - a.at, 1e-3), 3),
+        images=b.totals.images - a.totals.images,
+        flagged=b.totals.flagged - a.totals.flagged,
+        refused=b.totals.refused - a.totals.refused,
+    )
 
 
 def quantile(counts: Sequence[float], share: float) -> float:
@@ -158,7 +140,7 @@ def quantile(counts: Sequence[float], share: float) -> float:
 
     What lies in the last, open bucket is taken to be its lower bound, as Prometheus does.
     """
-    bounds = (0.0, *Metrics.REQUEST_SECONDS)
+    bounds = (0.0, *REQUEST_SECONDS)
     wanted = share * sum(counts)
     before = 0.0
     for low, high, count in zip(bounds, bounds[1:], counts, strict=False):

@@ -7,45 +7,41 @@ import platform
 from pathlib import Path
 from typing import Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from oodguard.core.errors import FormatError
+from oodguard.core.frozen import Frozen
 from oodguard.core.manifest import Manifest
+from oodguard.server.engines.registry import DEFAULT, LocalEngineName
 
 TUNING_FILE = "tuning.json"
 DEFAULT_BATCH = 8
 
-EngineName = Literal["onnxruntime", "openvino"]
 
+class EnginePlan(Frozen):
+    """How an engine is run: which one, how many inferences at once, threads of each, and images in each at most."""
 
-class Plan(BaseModel):
-    """How the engine is run: which one, how many inferences at once, threads of each, most images in each."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    engine: EngineName = "onnxruntime"
+    engine: LocalEngineName = DEFAULT
     sessions: int = Field(ge=1)
     threads: int = Field(ge=1)
     max_batch: int = Field(ge=1)
 
 
-class Trial(Plan):
+class TuningTrial(EnginePlan):
     """A plan and what it measured: images a second with all slots busy, and milliseconds for one image alone."""
 
     images_per_second: float
     single_ms: float
 
 
-class TuningRecord(BaseModel):
+class TuningRecord(Frozen):
     """What `oodguard tune` found; valid for one graph on one kind of machine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     graph_sha256: str
     machine: str
-    best: Plan
-    trials: tuple[Trial, ...]
+    best: EnginePlan
+    trials: tuple[TuningTrial, ...]
 
 
 class PlanSettings(Protocol):
@@ -91,14 +87,13 @@ def read_record(path: Path) -> TuningRecord:
         raise FormatError(f"{path} is not a tuning record ({str(error).splitlines()[0]})") from None
 
 
-def plan_for(settings: PlanSettings, manifest: Manifest) -> Plan:
+def plan_for(settings: PlanSettings, manifest: Manifest) -> EnginePlan:
     """The plan to serve with: what the settings say, else the record's where it fits, else the defaults.
 
     A record named in the settings must fit (`FormatError`); the one in the bundle is ignored where it does not, as
     a bundle travels and its record does not.
     """
-    engine: EngineName = "openvino" if settings.engine == "openvino" else "onnxruntime"
-    best = Plan(engine=engine, sessions=cores(), threads=1, max_batch=DEFAULT_BATCH)
+    best = EnginePlan(engine=settings.engine or DEFAULT, sessions=cores(), threads=1, max_batch=DEFAULT_BATCH)
     named = settings.tuning
     path = named or (settings.bundle / TUNING_FILE if settings.bundle else None)
     if path is not None and path.is_file():
@@ -108,10 +103,5 @@ def plan_for(settings: PlanSettings, manifest: Manifest) -> Plan:
             raise FormatError(f"{named} was made for another graph or machine; run oodguard tune again")
         if fits and settings.engine in (None, record.best.engine):
             best = record.best
-    return best.model_copy(
-        update={
-            name: value
-            for name in ("sessions", "threads", "max_batch")
-            if (value := getattr(settings, name)) is not None
-        }
-    )
+    given = {name: getattr(settings, name) for name in ("sessions", "threads", "max_batch")}
+    return best.model_copy(update={name: value for name, value in given.items() if value is not None})

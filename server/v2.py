@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
+from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.core.frozen import Frozen
+from oodguard.core.manifest import Manifest
 from oodguard.core.problems import problem
 from oodguard.server import open_inference as oip
-from oodguard.server.batcher import Answer
-from oodguard.server.call import Call, admitted, while_connected
+from oodguard.server.call import Entrance, while_connected
 from oodguard.server.errors import RequestError
-from oodguard.server.intake import JSON_ON_LOOP, read_body
+from oodguard.server.health import Health
+from oodguard.server.intake import parsed, read_body
+from oodguard.server.judging import Judge, Judgement
 from oodguard.server.model import ServedModel
 from oodguard.server.problems import problem_response
-from oodguard.server.service import GuardService, Payload
-from oodguard.server.stages import Outcome, Stages
+from oodguard.server.routes import Route
+from oodguard.server.serving import Serving
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+# What metrics and logs call every route below a model.
+FAMILY = "/v2/models/*"
 
 
 class V2Error(Frozen):
@@ -33,127 +39,138 @@ class V2Error(Frozen):
     error: str
 
 
-def _service(request: Request) -> GuardService:
-    service: GuardService = request.app.state.service
-    return service
+@dataclass(frozen=True)
+class OpenInference:
+    """The protocol's routes for one server."""
+
+    entrance: Entrance
+    serving: Serving
+    health: Health
+    judge: Judge
+    workers: ThreadPoolExecutor
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """The server's routes, then those of its model, by name alone and by name and version."""
+        not_ready = {503: {"description": "Not ready"}}
+        return (
+            Route(path="/v2", endpoint=self.server_metadata, docs=_docs("server_metadata", {})),
+            Route(path="/v2/health/live", endpoint=self.live, open=True, docs=_docs("live", not_ready)),
+            Route(path="/v2/health/ready", endpoint=self.ready, open=True, docs=_docs("ready", not_ready)),
+            *self._model_routes("/v2/models/{name}", "name"),
+            *self._model_routes("/v2/models/{name}/versions/{version}", "name", "version"),
+        )
+
+    def _model_routes(self, prefix: str, *parameters: str) -> tuple[Route, ...]:
+        served = self.serving.model.ref.model_dump()
+        statuses = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+        responses: dict[int | str, dict[str, Any]] = {status: {"model": V2Error} for status in statuses}
+        named = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "example": served[name]}
+            for name in parameters
+        ]
+        body = {
+            "required": True,
+            "content": {"application/json": {"schema": inlined(oip.InferRequest.model_json_schema())}},
+        }
+        suffix = "_versioned" if "version" in parameters else ""
+
+        def route(path: str, endpoint: Callable[..., Any], *, inference: bool = False, **extra: Any) -> Route:
+            return Route(
+                path=path,
+                endpoint=endpoint,
+                methods=("POST",) if inference else ("GET",),
+                family=FAMILY,
+                inference=inference,
+                docs=_docs(endpoint.__name__ + suffix, responses, parameters=named, **extra),
+            )
+
+        return (
+            route(prefix, self.model_metadata),
+            route(f"{prefix}/ready", self.model_ready),
+            route(f"{prefix}/infer", self.infer, inference=True, requestBody=body),
+        )
+
+    async def server_metadata(self) -> dict[str, Any]:
+        """What this server is."""
+        return {"name": "oodguard", "version": "2", "extensions": ["binary_tensor_data"]}
+
+    async def live(self) -> Response:
+        """200 while the process works."""
+        dead = self.health.dead
+        return JSONResponse({"live": dead is None}, status_code=503 if dead else 200)
+
+    async def ready(self) -> Response:
+        """200 when traffic may be sent here."""
+        reason = self.health.not_ready
+        return JSONResponse({"ready": reason is None}, status_code=503 if reason else 200)
+
+    async def model_metadata(self, request: Request) -> Response:
+        """Inputs and outputs of the model."""
+        model = self.serving.model
+        _require_model(request, model)
+        return JSONResponse(oip.metadata(model.manifest))
+
+    async def model_ready(self, request: Request) -> Response:
+        """200 when the model may be asked."""
+        model, reason = self.serving.model, self.health.not_ready
+        _require_model(request, model)
+        if reason:
+            return problem_response(problem(Code.NOT_READY, reason), path=request.url.path)
+        return JSONResponse({"name": model.ref.name, "ready": True})
+
+    async def infer(self, request: Request) -> Response:
+        """Answer a tensor of encoded images (BYTES) or of pixels (UINT8)."""
+        with self.entrance.admit(request) as call, self.serving.model.lease() as model:
+            _require_model(request, model)
+            manifest, length = model.manifest, request.headers.get(HEADER_LENGTH)
+            parse = partial(oip.parse, header_length=length, manifest=manifest)
+            message, images = await parsed(await read_body(call), parse, self.workers)
+            tolerant = oip.check_outputs(message, manifest)
+            call.hold(len(images))
+            work = self.judge.judge(
+                images,
+                model,
+                deadline=call.deadline,
+                accept=oip.accept_of(message),
+                top_k=1,
+                read=call.elapsed,
+                all_or_none=not tolerant,
+            )
+            found = await while_connected(request, work)
+        errors = found.errors
+        if errors and (not tolerant or len(errors) == len(images)):
+            index, error = next(iter(errors.items()))
+            refusal = problem(Code(error.code), str(error), index=index)
+            return problem_response(refusal, path=request.url.path)
+        content, json_length = oip.encode(message, manifest, arrays_of(found, manifest))
+        if json_length is None:
+            return Response(content, media_type="application/json")
+        return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(json_length)})
 
 
 def _require_model(request: Request, model: ServedModel) -> None:
     name, version = request.path_params["name"], request.path_params.get("version")
-    manifest = model.manifest
-    if name != manifest.name or version not in (None, manifest.version):
-        raise RequestError("not_found", f"this server has {manifest.name} version {manifest.version}")
+    if name != model.ref.name or version not in (None, model.ref.version):
+        raise RequestError(Code.NOT_FOUND, f"this server has {model.ref.name} version {model.ref.version}")
 
 
-async def server_metadata() -> dict[str, Any]:
-    """What this server is."""
-    return {"name": "oodguard", "version": "2", "extensions": ["binary_tensor_data"]}
-
-
-async def live(request: Request) -> Response:
-    """200 while the process works."""
-    dead = _service(request).dead
-    return JSONResponse({"live": dead is None}, status_code=503 if dead else 200)
-
-
-async def ready(request: Request) -> Response:
-    """200 when traffic may be sent here."""
-    reason = _service(request).not_ready
-    return JSONResponse({"ready": reason is None}, status_code=503 if reason else 200)
-
-
-async def model_metadata(request: Request) -> Response:
-    """Inputs and outputs of the model."""
-    model = _service(request).model
-    _require_model(request, model)
-    return JSONResponse(oip.metadata(model.manifest))
-
-
-async def model_ready(request: Request) -> Response:
-    """200 when the model may be asked."""
-    service = _service(request)
-    _require_model(request, service.model)
-    if service.not_ready:
-        return problem_response(problem("not_ready", service.not_ready), path=request.url.path)
-    return JSONResponse({"name": service.model.manifest.name, "ready": True})
-
-
-async def infer(request: Request) -> Response:
-    """Answer a tensor of encoded images (BYTES) or of pixels (UINT8)."""
-    service = _service(request)
-    with admitted(request, service) as call, service.model.lease() as model:
-        _require_model(request, model)
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise RequestError("unsupported_body", "compressed bodies are not supported")
-        body = await read_body(request, service.settings, call.reservation)
-        length = request.headers.get(HEADER_LENGTH)
-        if len(body) > JSON_ON_LOOP:
-            loop = asyncio.get_running_loop()
-            message, images = await loop.run_in_executor(service.workers, oip.parse, body, length, model.manifest)
-        else:
-            message, images = oip.parse(body, length, model.manifest)
-        tolerant = oip.check_outputs(message, model.manifest)
-        accept = service.accept(oip.accept_of(message), model)
-        if not 0 < len(images) <= service.settings.max_files:
-            raise RequestError("too_many_files", f"send 1 to {service.settings.max_files} images")
-        call.reservation.grow(images=len(images))
-        read = time.monotonic() - call.started
-        started = time.monotonic()
-        outcomes = await while_connected(request, _measure(service, model, images, call))
-        judging = time.monotonic()
-        answers = [outcome for outcome, _ in outcomes]
-        failed = next(((i, a) for i, a in enumerate(answers) if isinstance(a, ImageError)), None)
-        usable = tolerant and not all(isinstance(a, ImageError) for a in answers)
-        arrays = _arrays(service, model, images, answers, accept) if usable or not failed else {}
-        service.record(Stages(outcomes, read=read, started=started, judging=judging, ended=time.monotonic()), model)
-    if failed and not usable:
-        index, error = failed
-        return problem_response(problem(error.code, str(error), index=index), path=request.url.path)
-    content, json_length = oip.encode(message, model.manifest, arrays)
-    if json_length is None:
-        return Response(content, media_type="application/json")
-    return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(json_length)})
-
-
-async def _measure(service: GuardService, model: ServedModel, images: list[oip.Image], call: Call) -> list[Outcome]:
-    work = [
-        image
-        if isinstance(image, np.ndarray)
-        else Payload(b"", error=image)
-        if isinstance(image, ImageError)
-        else Payload(image)
-        for image in images
-    ]
-    return await service.measure(model, work, deadline=call.deadline)
-
-
-def _arrays(
-    service: GuardService,
-    model: ServedModel,
-    images: list[oip.Image],
-    answers: list[Answer | ImageError],
-    accept: float,
-) -> dict[str, oip.Array]:
+def arrays_of(found: Judgement, manifest: Manifest) -> dict[str, oip.Array]:
     """The outputs `[N, ...]`; the row of an image that failed is empty text and numbers that are no numbers."""
-    manifest, count = model.manifest, len(answers)
+    count = len(found.images)
     labels, errors = [""] * count, [""] * count
-    is_ood = np.zeros(count, dtype=bool)
+    is_ood = np.ones(count, dtype=bool)
     fused, threshold = (np.full(count, np.nan, dtype=np.float32) for _ in range(2))
     probabilities = np.full((count, len(manifest.classes)), np.nan, dtype=np.float32)
     scores = np.full((count, len(manifest.scores)), np.nan, dtype=np.float32)
-    for row, answer in enumerate(answers):
-        if isinstance(answer, ImageError):
-            service.metrics.rejected[answer.code].inc()
-            errors[row] = f"{answer.code}: {answer}"
-            is_ood[row] = True
+    for row, image in enumerate(found.images):
+        if isinstance(image, ImageError):
+            errors[row] = f"{image.code}: {image}"
             continue
-        verdict = manifest.verdict(answer.measured, answer.row, accept=accept, top_k=1)
+        verdict = image.verdict
         labels[row], is_ood[row] = verdict.label, verdict.is_ood
         fused[row], threshold[row] = verdict.ood_score, verdict.threshold
-        probabilities[row] = answer.measured.probabilities[answer.row]
-        scores[row] = answer.measured.scores[answer.row]
-        image = images[row]
-        service.answered(image if isinstance(image, bytes) else b"", verdict, model=model, accept=accept)
+        probabilities[row], scores[row] = image.probabilities, image.scores
     return {
         "label": oip.texts(labels),
         "is_ood": is_ood,
@@ -177,45 +194,10 @@ def inlined(schema: Any, definitions: dict[str, Any] | None = None) -> Any:
     return {key: inlined(part, definitions) for key, part in schema.items() if key != "$defs"}
 
 
-def add_routes(app: FastAPI) -> None:
-    """Add the protocol's routes."""
-    manifest = app.state.service.model.manifest
-    served = {"name": manifest.name, "version": manifest.version}
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": V2Error} for status in (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+def _docs(name: str, responses: dict[Any, Any], **extra: Any) -> dict[str, Any]:
+    return {
+        "operation_id": f"v2_{name}",
+        "responses": responses,
+        "tags": ["open inference protocol"],
+        "openapi_extra": extra or None,
     }
-    problems: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready"}}
-    routes: list[tuple[str, Callable[..., Any], str, dict[int | str, dict[str, Any]]]] = [
-        ("/v2", server_metadata, "GET", {}),
-        ("/v2/health/live", live, "GET", problems),
-        ("/v2/health/ready", ready, "GET", problems),
-    ]
-    for prefix in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        routes += [
-            (prefix, model_metadata, "GET", {**errors}),
-            (f"{prefix}/ready", model_ready, "GET", {**errors}),
-            (f"{prefix}/infer", infer, "POST", {**errors}),
-        ]
-    for path, endpoint, method, responses in routes:
-        versioned = "_versioned" if "{version}" in path else ""
-        extra: dict[str, Any] = {}
-        if "{name}" in path:
-            names = ["name", "version"] if versioned else ["name"]
-            extra["parameters"] = [
-                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "example": served[name]}
-                for name in names
-            ]
-        if endpoint is infer:
-            extra["requestBody"] = {
-                "required": True,
-                "content": {"application/json": {"schema": inlined(oip.InferRequest.model_json_schema())}},
-            }
-        app.add_api_route(
-            path,
-            endpoint,
-            methods=[method],
-            responses=responses,
-            tags=["open inference protocol"],
-            openapi_extra=extra or None,
-            operation_id=f"v2_{endpoint.__name__}{versioned}",
-        )

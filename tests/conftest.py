@@ -19,6 +19,7 @@ from oodguard.export.graph import with_metadata
 from oodguard.export.triton.options import TritonOptions
 from oodguard.export.triton.repository import write_repository
 from oodguard.load_tests.real_triton import Triton, triton_environment
+from oodguard.training.heads.guard import single_thread
 from oodguard.training.options import TrainOptions
 from oodguard.training.pipeline import train
 
@@ -172,3 +173,10 @@ def triton(triton_home: Path, repository: Path) -> Iterator[Triton]:
     """A real Triton that serves the bundle; not to be disturbed."""
     with Triton(triton_home, repository, models=["discs"]) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small networks gain nothing from several threads and lose a lot beside another worker's."""
+    with single_thread():
+        yield

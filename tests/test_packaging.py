@@ -113,6 +113,17 @@ def test_the_command_tells_the_version() -> None:
     assert ran.stdout.strip() == importlib.metadata.version("oodguard")
 
 
+def test_a_clone_without_symbolic_links_says_so(tmp_path: Path) -> None:
+    (tmp_path / "oodguard").mkdir()
+    shutil.copy(ROOT / "oodguard" / "__init__.py", tmp_path / "oodguard")
+    # What git writes for a link where `core.symlinks` is false.
+    (tmp_path / "oodguard" / "core").write_text("../core")
+    for module in ("oodguard", "oodguard.core.manifest"):
+        ran = subprocess.run([sys.executable, "-c", f"import {module}"], cwd=tmp_path, capture_output=True, text=True)
+        assert ran.returncode == 1
+        assert "git checkout -- oodguard" in ran.stderr.splitlines()[-1]
+
+
 def declared() -> dict[str, list[Requirement]]:
     """Every requirement of the project, for itself and in its extras, by canonical name."""
     entries = [*PROJECT["dependencies"], *(entry for extra in EXTRAS.values() for entry in extra)]

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from starlette.testclient import TestClient
 
-from oodguard.core import preprocessing as preprocess
-from oodguard.core.manifest import Outputs, load_manifest
+from oodguard.core.errors import FormatError
+from oodguard.core.files import file_sha256
+from oodguard.core.manifest import load_manifest
+from oodguard.core.preprocessing import load_pixels
+from oodguard.core.verdict import Outputs
 from oodguard.evaluation.evaluate import evaluate
 from oodguard.evaluation.evaluation import read_evaluation
+from oodguard.evaluation.evidence import options_of, prepare
+from oodguard.export.bundle import export_bundle
 from oodguard.server.app import create_gateway
+from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.settings import ServeSettings
+from oodguard.training.backbone.features import Extractor
 from oodguard.training.heads.guard import fit_heads
 from oodguard.training.options import TrainOptions
+from oodguard.training.photos.labelled import Photo
 from oodguard.training.pipeline import train
-from oodguard.training.record import load_record
+from oodguard.training.record import CALIBRATION_FILE, DIVISION_FILE, RECORD_FILE, load_record
 from oodguard.training.run import load_run
 
 
@@ -42,8 +52,7 @@ def test_the_same_seed_gives_the_same_numbers(options: TrainOptions, run: Path, 
     again = train(options, tmp_path / "again")
     first = load_record(run)
     assert again.weights_sha256 == first.weights_sha256
-    assert again.curves == first.curves
-    assert again.fusion == first.fusion
+    assert again.calibration == first.calibration
     other = train(options.model_copy(update={"seed": 1}), tmp_path / "other")
     assert other.weights_sha256 != first.weights_sha256
 
@@ -51,7 +60,7 @@ def test_the_same_seed_gives_the_same_numbers(options: TrainOptions, run: Path, 
 def test_pytorch_and_the_service_agree_on_every_test_image(run: Path, bundle: Path, photos: Path) -> None:
     loaded, manifest = load_run(run), load_manifest(bundle)
     paths = sorted((photos / "test").rglob("*.jpg"))[::3]
-    pixels = np.stack([preprocess.load_pixels(p.read_bytes(), manifest.preprocessing) for p in paths])
+    pixels = np.stack([load_pixels(p.read_bytes(), manifest.preprocessing) for p in paths])
     probabilities, scores = loaded.predict(pixels)
     verdicts = manifest.judge(Outputs(probabilities=probabilities, scores=scores))
     with TestClient(create_gateway(ServeSettings(bundle=bundle, watch=False)).public) as client:
@@ -62,13 +71,39 @@ def test_pytorch_and_the_service_agree_on_every_test_image(run: Path, bundle: Pa
         assert answer["ood_score"] == pytest.approx(verdict.ood_score, rel=1e-3, abs=1e-3)
 
 
-def test_training_and_server_call_the_same_image_function() -> None:
-    from oodguard.server import service
-    from oodguard.training.backbone import features
+def test_training_and_the_server_see_the_same_pixels(run: Path, bundle: Path, tmp_path: Path) -> None:
+    """What the trunk is given for a photo is what the engine is given, bit for bit."""
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 256, (701, 912, 3), dtype=np.uint8)).resize((1824, 1402))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a phone held upright
+    photo.save(tmp_path / "turned.jpg", quality=85, exif=exif)  # large enough to be reduced while it is decoded
+    Image.fromarray(rng.integers(0, 65536, (90, 130)).astype(np.uint16)).save(tmp_path / "grey16.png")
+    photo.resize((99, 77)).convert("P").save(tmp_path / "palette.gif")
+    loaded, manifest = load_run(run), load_manifest(bundle)
+    served: list[np.ndarray] = []
+    trained: list[np.ndarray] = []
 
-    assert service.load_pixels is preprocess.load_pixels
-    assert features.to_pixels is preprocess.to_pixels
-    assert features.open_image is preprocess.open_image
+    class Seeing(FakeEngine):
+        async def infer(self, images: np.ndarray) -> Outputs:
+            served[:] = images.copy()
+            return await super().infer(images)
+
+    class Kept:
+        name = "kept"
+
+        def __call__(self, pixels: np.ndarray, identity: str) -> np.ndarray:
+            trained[:] = [pixels]
+            return pixels
+
+    backbone, _ = prepare(loaded, options_of(loaded.record))
+    extractor = Extractor(backbone, cache=tmp_path / "cache", alteration=Kept())
+    settings = ServeSettings(bundle=bundle, watch=False)
+    with TestClient(create_gateway(settings, engine=Seeing(bundle, manifest)).public) as client:
+        for path in sorted(tmp_path.glob("*.*")):
+            client.post("/predict", content=path.read_bytes()).raise_for_status()
+            extractor.extract([Photo(path=path, label="amber", sha256=file_sha256(path))])
+            np.testing.assert_array_equal(trained[0], served[0])
 
 
 def test_evaluation_reports_every_score_and_left_out_classes(run: Path, strangers: Path) -> None:
@@ -83,12 +118,9 @@ def test_evaluation_reports_every_score_and_left_out_classes(run: Path, stranger
     saved = json.loads((run / "evaluation.json").read_text())
     assert saved["accuracy"]["of"] == 45
     assert "| fused |" in (run / "evaluation.md").read_text()
-    # The calibration images were found again: their own thresholds accept what was promised of them.
-    for row in found.ood["noise"].ablation.values():
-        assert row.id_accepted is not None
     whole = found.ood["noise"].ablation["fused"].id_accepted
     assert whole == found.acceptance["fused"]
-    assert found.thresholds["fused"] == load_record(run).fusion.curve.threshold(0.95)
+    assert found.thresholds["fused"] == load_record(run).calibration.thresholds(0.95).fused
     assert found.diversity.ambiguity >= 0
     assert found == read_evaluation(run)
     assert "Classes left out of training" in (run / "report.html").read_text(encoding="utf-8")
@@ -105,3 +137,61 @@ def test_head_training_is_deterministic_and_learns(options: TrainOptions) -> Non
     torch.testing.assert_close(scores, b(features[0])[1], rtol=0, atol=0)
     assert (logits.mean(0).argmax(-1) == targets).float().mean() > 0.95
     assert scores.shape == (120, 8)
+
+
+def test_a_run_without_some_classes_is_evaluated_on_them(options: TrainOptions, tmp_path: Path) -> None:
+    record = train(options.model_copy(update={"leave_out": 1}), tmp_path / "run")
+    assert len(record.classes) == 2
+    found = evaluate(tmp_path / "run", ood={})
+    assert found.accuracy.of == 30
+    assert set(found.ood) == {"left-out classes"}
+    assert found.ood["left-out classes"].images == 15
+
+
+def test_a_run_made_before_a_score_existed_still_works(
+    run: Path, photos: Path, strangers: Path, tmp_path: Path
+) -> None:
+    """The record lists its scores; one that it does not list is not asked for."""
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    raw = json.loads((old / RECORD_FILE).read_text())
+    raw["heads"]["scores"].remove("pds")
+    del raw["calibration"]["curves"]["pds"]
+    (old / RECORD_FILE).write_text(json.dumps(raw))
+    np.save(old / CALIBRATION_FILE, np.load(old / CALIBRATION_FILE)[:, 1:])
+    found = evaluate(old, ood={"noise": strangers})
+    whole = evaluate(run, ood={"noise": strangers}, out=tmp_path / "whole")
+    assert "pds" not in found.ood["noise"].scores
+    assert found.ood["noise"].scores["fused"] == whole.ood["noise"].scores["fused"]
+    manifest = export_bundle(old, tmp_path / "bundle")
+    assert len(manifest.scores) == 7
+    with TestClient(create_gateway(ServeSettings(bundle=tmp_path / "bundle", watch=False)).public) as client:
+        image = (photos / "test" / "jade" / "000.jpg").read_bytes()
+        (answer,) = client.post("/predict", content=image).json()["predictions"]
+    assert set(answer["scores"]) == set(manifest.score_names)
+
+
+def test_a_run_of_another_format_is_one_sentence(run: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    raw = json.loads((old / RECORD_FILE).read_text())
+    (old / RECORD_FILE).write_text(json.dumps({**raw, "format": 1}))
+    with pytest.raises(FormatError, match=r"is a run of format 1, and this oodguard reads format 2; train it again$"):
+        load_run(old)
+    (old / RECORD_FILE).write_text("[]")
+    with pytest.raises(FormatError, match="damaged"):
+        load_run(old)
+    (old / RECORD_FILE).write_text(json.dumps(raw))
+    (old / DIVISION_FILE).unlink()
+    with pytest.raises(FormatError, match=r"incomplete: it has no division\.json"):
+        load_run(old)
+
+
+def test_the_division_holds_every_photo_once_and_groups_stay_whole(run: Path, photos: Path) -> None:
+    division = load_run(run).division
+    parts = (division.training, division.calibration, division.test)
+    found = [sha for part in parts for photos_of_class in part.values() for sha in photos_of_class]
+    assert sorted(found) == sorted(file_sha256(path) for path in photos.rglob("*.jpg"))
+    groups = [{g for photos_of_class in part.values() for g in photos_of_class.values()} for part in parts[:2]]
+    assert not groups[0] & groups[1]
+    assert {group for photos_of_class in division.test.values() for group in photos_of_class.values()} == {None}

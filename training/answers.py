@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from oodguard.core.calibration import Scores
+from oodguard.core.curve import Scores
+from oodguard.core.scores import ScoreName
 from oodguard.training.backbone.network import Backbone
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.heads.guard import GuardHeads
@@ -22,7 +23,7 @@ class Answers:
 
     probabilities: npt.NDArray[np.float32]
     votes: Labels
-    scores: dict[str, Scores]
+    scores: dict[ScoreName, Scores]
 
 
 @torch.no_grad()
@@ -39,5 +40,5 @@ def head_answers(heads: GuardHeads, features: Tensor) -> Answers:
     return Answers(
         probabilities=logits.softmax(-1).mean(0).numpy(),
         votes=logits.argmax(-1).numpy(),
-        scores={spec.name.value: columns[:, i] for i, spec in enumerate(heads.shapes.scores)},
+        scores={name: columns[:, i] for i, name in enumerate(heads.shapes.scores)},
     )

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from oodguard.core.calibration import DEFAULT_ACCEPT, Fusion, QuantileCurve
+from oodguard.core.calibration import DEFAULT_ACCEPT, Calibration
+from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.files import file_sha256
 from oodguard.training import run as runs
@@ -106,48 +107,87 @@ def _learn(options: TrainOptions, compute: Fabric, report: Reporter) -> Learned:
     return Learned(learning=learning, heads=heads, seconds_per_head_epoch=float(np.median(epoch_seconds)))
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """What a trained guard says of its calibration photos, and what follows from that."""
+
+    answers: Answers
+    calibration: Calibration
+    diagnosis: CollusionReport
+
+
 def _write(learned: Learned, options: TrainOptions, scratch: Path, started: float) -> None:
     """Calibrate and test a trained guard, and write its folder."""
-    learning, heads = learned.learning, learned.heads
-    photos, division, extractor, backbone = learning.photos, learning.division, learning.extractor, learning.backbone
-    classes = photos.classes
-    held = tail_features(backbone.tail, extractor.extract(division.calibration)[0])
-    held_out = head_answers(heads, held)
-    diagnosis = diagnose_heads(
-        heads,
-        (held, torch.from_numpy(label_numbers(division.calibration, classes))),
-        (learning.features[0], learning.targets),
-    )
-    curves = {name: QuantileCurve.fit(values) for name, values in held_out.scores.items()}
-    fusion = Fusion.fit(curves, held_out.scores)
-    metrics = {
-        "seconds_per_head_epoch": learned.seconds_per_head_epoch,
-        "calibration_accuracy": _accuracy(held_out, division.calibration, classes),
-    }
-    if division.test:
-        tested = answers(backbone, heads, extractor.extract(division.test)[0])
-        fused = fusion.score(curves, tested.scores)
-        metrics |= {
-            "test_accuracy": _accuracy(tested, division.test, classes),
-            "test_calibration_error": calibration_error(tested.probabilities, label_numbers(division.test, classes)),
-            "test_acceptance": float(np.mean(fused <= fusion.curve.threshold(DEFAULT_ACCEPT))),
-        }
-        metrics |= leak_metrics(backbone, extractor, division, options, learning.frozen, classes)
+    division, backbone, heads = learned.learning.division, learned.learning.backbone, learned.heads
+    calibrated = _calibrate(learned)
+    metrics = _metrics(learned, calibrated, options)
     metrics["train_seconds"] = time.perf_counter() - started
     _keep_golden(division.calibration, scratch)
-    runs.write_calibration(scratch, held_out.scores)
+    runs.write_division(scratch, division.record)
+    runs.write_calibration(scratch, calibrated.answers.scores)
     runs.write_weights(scratch, trunk=backbone.trunk, tail=backbone.tail, heads=heads)
-    record = RunRecord(
+    record = _record(learned, calibrated, options, metrics, weights_sha256=file_sha256(scratch / WEIGHTS_FILE))
+    (scratch / RECORD_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _calibrate(learned: Learned) -> Calibrated:
+    """Ask the guard about the calibration photos: thresholds, and whether its members collude."""
+    learning, heads = learned.learning, learned.heads
+    photos = learning.division.calibration
+    features = tail_features(learning.backbone.tail, learning.extractor.extract(photos)[0])
+    found = head_answers(heads, features)
+    return Calibrated(
+        answers=found,
+        calibration=Calibration.fit(found.scores, lipschitz=heads.lipschitz),
+        diagnosis=diagnose_heads(
+            heads,
+            (features, torch.from_numpy(label_numbers(photos, learning.photos.classes))),
+            (learning.features[0], learning.targets),
+        ),
+    )
+
+
+def _metrics(learned: Learned, calibrated: Calibrated, options: TrainOptions) -> dict[str, float]:
+    """The figures that a run's record keeps."""
+    learning, division = learned.learning, learned.learning.division
+    classes, calibration = learning.photos.classes, calibrated.calibration
+    metrics = {
+        "seconds_per_head_epoch": learned.seconds_per_head_epoch,
+        "calibration_accuracy": _accuracy(calibrated.answers, division.calibration, classes),
+    }
+    if not division.test:
+        return metrics
+    tested = answers(learning.backbone, learned.heads, learning.extractor.extract(division.test)[0])
+    accepted = calibration.score(tested.scores) <= calibration.thresholds(DEFAULT_ACCEPT).fused
+    return {
+        **metrics,
+        "test_accuracy": _accuracy(tested, division.test, classes),
+        "test_calibration_error": calibration_error(tested.probabilities, label_numbers(division.test, classes)),
+        "test_acceptance": float(np.mean(accepted)),
+        **leak_metrics(learning.backbone, learning.extractor, division, options, learning.frozen, classes),
+    }
+
+
+def _record(
+    learned: Learned, calibrated: Calibrated, options: TrainOptions, metrics: dict[str, float], *, weights_sha256: str
+) -> RunRecord:
+    """Everything about the run that is not a weight."""
+    learning, heads = learned.learning, learned.heads
+    photos, division, extractor, backbone = learning.photos, learning.division, learning.extractor, learning.backbone
+    unreadable = {str(p.path) for p in (*photos.pool, *photos.test) if p.sha256 in extractor.unreadable}
+    return RunRecord(
         oodguard=importlib.metadata.version("oodguard"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=options.seed,
         options={k: str(v) if isinstance(v, Path) else v for k, v in options.model_dump().items()},
         versions=runs.versions(),
         data_fingerprint=photos.fingerprint,
-        classes=classes,
+        classes=photos.classes,
         preprocessing=backbone.preprocessing,
         backbone=BackboneRecord(
+            kind=backbone.kind,
             name=backbone.name,
+            resized=options.image_size is not None,
             source=backbone.source,
             weights_sha256=backbone.weights_sha256,
             cut=backbone.cut,
@@ -155,22 +195,18 @@ def _write(learned: Learned, options: TrainOptions, scratch: Path, started: floa
         ),
         heads=heads.shapes,
         splits=Splits(
-            train=len(division.train),
+            train=len(division.training),
             calibration=len(division.calibration),
             test=len(division.test),
-            groups=division.groups,
+            groups=len(set(division.groups.values())),
             largest_group=division.largest_group,
-            unreadable=tuple(
-                sorted({str(p.path) for p in (*photos.pool, *photos.test) if p.sha256 in extractor.unreadable})
-            ),
+            unreadable=tuple(sorted(unreadable)),
         ),
-        curves=curves,
-        fusion=fusion,
+        calibration=calibrated.calibration,
         metrics=metrics,
-        diagnosis=diagnosis,
-        weights_sha256=file_sha256(scratch / WEIGHTS_FILE),
+        diagnosis=calibrated.diagnosis,
+        weights_sha256=weights_sha256,
     )
-    (scratch / RECORD_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
 
 
 def _keep_golden(photos: Sequence[Photo], scratch: Path) -> None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from oodguard.core.calibration import Fusion, QuantileCurve
+from oodguard.core.calibration import Calibration
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import FormatError
 from oodguard.core.frozen import Frozen
 from oodguard.core.preprocessing import Preprocessing
-from oodguard.core.scores import CERTIFIED, SCORES, ScoreSpec
+from oodguard.core.scores import CERTIFIED, REGISTRY, ScoreName, ScoreSpec
 
 RECORD_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
 CALIBRATION_FILE = "calibration.npy"
+DIVISION_FILE = "division.json"
+FORMAT = 2
 GOLDEN_FOLDER = "golden"
+
+Record = TypeVar("Record", bound=Frozen)
 
 
 class Splits(Frozen):
@@ -34,7 +39,9 @@ class Splits(Frozen):
 class BackboneRecord(Frozen):
     """The network under the heads."""
 
+    kind: str = Field(description="the library that builds it: a key of `backbone.sources.SOURCES`")
     name: str
+    resized: bool = Field(description="whether its input is of another size than the network's own")
     source: str
     weights_sha256: str
     cut: str | None = Field(description="last frozen module; what follows was tuned. None: all frozen")
@@ -54,17 +61,38 @@ class HeadShapes(Frozen):
     bank: int = Field(ge=1)
     neighbours: int = Field(ge=1)
     certified: bool = False
+    scores: tuple[ScoreName, ...] = Field(min_length=1, description="in graph order")
+
+    @model_validator(mode="after")
+    def _scores_fit(self) -> HeadShapes:
+        if len(set(self.scores)) != len(self.scores):
+            raise ValueError("score names repeat")
+        if (CERTIFIED.name in self.scores) != self.certified:
+            raise ValueError(f"{CERTIFIED.name} belongs to a certified head")
+        return self
 
     @property
-    def scores(self) -> tuple[ScoreSpec, ...]:
-        """The scores that these heads give, in graph order."""
-        return (*SCORES, CERTIFIED) if self.certified else SCORES
+    def specs(self) -> tuple[ScoreSpec, ...]:
+        """The scores as people read them, in graph order."""
+        return tuple(REGISTRY[name] for name in self.scores)
+
+
+class DivisionRecord(Frozen):
+    """Which part of the division each photo belongs to: `division.json`.
+
+    Each part maps a class to its photos: SHA-256 of the file -> number of its near-duplicate group. Photos of the
+    user's own test folder have no group.
+    """
+
+    training: dict[str, dict[str, int]]
+    calibration: dict[str, dict[str, int]]
+    test: dict[str, dict[str, int | None]]
 
 
 class RunRecord(Frozen):
     """Everything about a run that is not a weight: `run.json`."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     oodguard: str
     created: str
     seed: int
@@ -76,11 +104,16 @@ class RunRecord(Frozen):
     backbone: BackboneRecord
     heads: HeadShapes
     splits: Splits
-    curves: dict[str, QuantileCurve] = Field(description="by score name")
-    fusion: Fusion
+    calibration: Calibration
     metrics: dict[str, float]
     diagnosis: CollusionReport | None = Field(None, description="on the calibration images, when it was trained")
     weights_sha256: str
+
+    @model_validator(mode="after")
+    def _scores_are_calibrated(self) -> RunRecord:
+        if self.calibration.names != self.heads.scores:
+            raise ValueError("the calibration is not of the scores that the heads give, in their order")
+        return self
 
 
 def load_record(run: Path) -> RunRecord:
@@ -88,11 +121,23 @@ def load_record(run: Path) -> RunRecord:
     path = run / RECORD_FILE
     if not path.is_file():
         raise FormatError(f"{run} is not a finished run: it has no {RECORD_FILE}")
+    data = path.read_bytes()
     try:
-        return RunRecord.model_validate_json(path.read_bytes())
+        found = json.loads(data)["format"]
+    except (ValueError, TypeError, KeyError):
+        raise FormatError(f"{path} is damaged; train the run again") from None
+    if found != FORMAT:
+        raise FormatError(f"{run} is a run of format {found}, and this oodguard reads format {FORMAT}; train it again")
+    return parse_record(RunRecord, data, path)
+
+
+def parse_record(kind: type[Record], data: bytes, path: Path) -> Record:
+    """A record of a run from its file's bytes. Raises `FormatError`, in one sentence, for what does not fit."""
+    try:
+        return kind.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise FormatError(
-            f"{path} was written by another version of oodguard or damaged: {where}: {first['msg']}"
+            f"{path} is damaged or was written by another version of oodguard: {where}: {first['msg']}"
         ) from None

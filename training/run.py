@@ -1,4 +1,4 @@
-"""The run folder: `run.json` (the record), `weights.safetensors` and `calibration.npy`. Nothing pickled."""
+"""The run folder: `run.json` (its record), `division.json`, `calibration.npy` and weights. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -16,12 +16,22 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from oodguard.core.calibration import Scores
+from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
-from oodguard.core.scores import ScoreSpec
-from oodguard.training.backbone.network import Normalised, create, split
+from oodguard.core.scores import ScoreName
+from oodguard.training.backbone.network import Normalised
+from oodguard.training.backbone.sources import rebuild_backbone
 from oodguard.training.heads.guard import GuardHeads
-from oodguard.training.record import CALIBRATION_FILE, RECORD_FILE, WEIGHTS_FILE, RunRecord, load_record
+from oodguard.training.record import (
+    CALIBRATION_FILE,
+    DIVISION_FILE,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    DivisionRecord,
+    RunRecord,
+    load_record,
+    parse_record,
+)
 
 PACKAGES = ("torch", "timm", "numpy", "scipy", "pillow", "onnx", "onnxruntime", "scikit-learn", "safetensors")
 
@@ -30,15 +40,16 @@ PACKAGES = ("torch", "timm", "numpy", "scipy", "pillow", "onnx", "onnxruntime", 
 class Run:
     """A trained guard in memory: its record and its network.
 
-    calibration: the scores `{name: [n]}` of the images that set the thresholds, in one order; None in runs that were
-    written without them.
+    division: which photo trained, calibrated or tested it. calibration: the scores `{name: [n]}` of the calibration
+    photos.
     """
 
     record: RunRecord
     trunk: nn.Module
     tail: nn.Module
     heads: GuardHeads
-    calibration: dict[str, Scores] | None = None
+    division: DivisionRecord
+    calibration: dict[ScoreName, Scores]
 
     @torch.no_grad()
     def predict(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -69,22 +80,38 @@ def write_weights(folder: Path, *, trunk: nn.Module, tail: nn.Module, heads: Gua
     safetensors.torch.save_file(state, folder / WEIGHTS_FILE)
 
 
-def write_calibration(folder: Path, scores: Mapping[str, Scores]) -> None:
+def write_division(folder: Path, division: DivisionRecord) -> None:
+    """Write which photo belongs to which part."""
+    (folder / DIVISION_FILE).write_text(division.model_dump_json(), encoding="utf-8")
+
+
+def write_calibration(folder: Path, scores: Mapping[ScoreName, Scores]) -> None:
     """Write the calibration images' scores, `[n, S]` in graph order."""
     np.save(folder / CALIBRATION_FILE, np.stack(list(scores.values()), axis=1), allow_pickle=False)
 
 
-def _read_calibration(folder: Path, specs: tuple[ScoreSpec, ...]) -> dict[str, Scores] | None:
+def _read_calibration(folder: Path, record: RunRecord) -> dict[ScoreName, Scores]:
     path = folder / CALIBRATION_FILE
-    if not path.is_file():
-        return None
     try:
         table = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise FormatError(f"{folder} is incomplete: it has no {CALIBRATION_FILE}") from None
     except (OSError, ValueError) as error:
         raise FormatError(f"{path} is damaged ({error})") from None
-    if table.ndim != 2 or table.shape[1] != len(specs):
-        raise FormatError(f"{path} does not hold {len(specs)} scores an image")
-    return {spec.name.value: np.asarray(table[:, i], dtype=np.float64) for i, spec in enumerate(specs)}
+    names = record.calibration.names
+    if table.ndim != 2 or table.shape[1] != len(names):
+        raise FormatError(f"{path} does not hold the {len(names)} scores that {RECORD_FILE} lists")
+    scores = record.calibration.columns(table)
+    if any(QuantileCurve.fit(scores[name]) != curve for name, curve in record.calibration.curves.items()):
+        raise FormatError(f"{path} does not hold the scores that set the thresholds in {RECORD_FILE}")
+    return scores
+
+
+def _read_division(folder: Path) -> DivisionRecord:
+    path = folder / DIVISION_FILE
+    if not path.is_file():
+        raise FormatError(f"{folder} is incomplete: it has no {DIVISION_FILE}")
+    return parse_record(DivisionRecord, path.read_bytes(), path)
 
 
 def begin(out: Path) -> Path:
@@ -123,9 +150,7 @@ def load_run(folder: Path) -> Run:
         state = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise FormatError(f"{path} is damaged ({error})") from None
-    size = record.preprocessing.crop if record.options.get("image_size") else None
-    model = create(record.backbone.name, image_size=size)
-    trunk, tail, _ = split(model, tune=record.backbone.cut is not None)
+    trunk, tail = rebuild_backbone(record.backbone, record.preprocessing)
     heads = GuardHeads(record.heads)
     try:
         for part, module in (("trunk", trunk), ("tail", tail), ("heads", heads)):
@@ -138,5 +163,6 @@ def load_run(folder: Path) -> Run:
         trunk=trunk.eval(),
         tail=tail.eval(),
         heads=heads.eval(),
-        calibration=_read_calibration(folder, record.heads.scores),
+        division=_read_division(folder),
+        calibration=_read_calibration(folder, record),
     )

@@ -1,7 +1,7 @@
 """`amp`: a network anchored at its input, and Anchor Marginalized Prediction over K fixed anchors.
 
 The paper's own setting: the whole network sees [c, x - c] (twice the input channels, only the first layer changes).
-Training draws one anchor an image from the batch; every fifth step shows T(c), a corrupted anchor, beside the residual
+Training draws one anchor per image from the batch; every fifth step shows T(c), a corrupted anchor, beside the residual
 from the clean one. Inference averages over K clean training images that are stored with the weights.
 
 `networks/anchoring.py` turns any network into an anchored one, and folds the fixed anchors into its first layer.
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from oodguard.bench.methods.classifier import LABEL_SMOOTHING, train_network
-from oodguard.bench.methods.method import Answer, Detector, Progress
-from oodguard.bench.methods.problem import Problem
+from oodguard.bench.methods.method import Detector, MethodOutput, Progress
+from oodguard.bench.methods.problem import LearningProblem
 from oodguard.bench.networks.network import Network
 from oodguard.core.errors import InputError
 from oodguard.training.heads import scores
@@ -46,13 +46,13 @@ class AnchoredDetector(Detector):
         return folded.view(len(x), len(anchors), -1)
 
     @torch.no_grad()
-    def answer(self, x: Tensor) -> Answer:
+    def answer(self, x: Tensor) -> MethodOutput:
         """AMP, and the energy of the anchors' mean prediction."""
         # Every image counts K times.
         size = max(LARGEST_BATCH // len(self.anchors), 1)
         logits = torch.cat([self.logits(rows) for rows in torch.split(x, size)])
         mean = logits.mean(1)
-        return Answer(
+        return MethodOutput(
             logits=logits.transpose(0, 1),
             log_probabilities=mean.log_softmax(-1),
             scores={
@@ -83,14 +83,19 @@ class AnchoredMethod:
         if self.anchors < 2:
             raise InputError(f"AMP needs at least 2 anchors, K, for their spread; got {self.anchors}")
 
-    def build(self, problem: Problem) -> AnchoredDetector:
+    def build(self, problem: LearningProblem) -> AnchoredDetector:
         """An untrained anchored network, and K training images."""
         chosen = torch.randperm(len(problem.targets))[torch.arange(self.anchors) % len(problem.targets)]
         anchors = problem.space.plain(problem.inputs[0][chosen])
         return AnchoredDetector(problem.space.network(classes=problem.classes, anchored=True), anchors)
 
     def train(
-        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+        self,
+        detector: Detector,
+        problem: LearningProblem,
+        compute: Fabric,
+        start: Detector | None,
+        progress: Progress | None,
     ) -> None:
         """From scratch. Anchors are drawn in inference alone, so that another K needs no other training."""
         assert isinstance(detector, AnchoredDetector)

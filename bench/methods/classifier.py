@@ -15,8 +15,8 @@ from oodguard.bench.baselines.odin import odin
 from oodguard.bench.baselines.react import clipped, fit_clip
 from oodguard.bench.baselines.temperature import fit_temperature
 from oodguard.bench.baselines.vim import Vim
-from oodguard.bench.methods.method import Answer, Detector, Progress
-from oodguard.bench.methods.problem import EVALUATION_BATCH, Problem, batched
+from oodguard.bench.methods.method import Detector, MethodOutput, Progress
+from oodguard.bench.methods.problem import EVALUATION_BATCH, LearningProblem, batched
 from oodguard.bench.networks.network import Network
 from oodguard.training.heads import scores
 from oodguard.training.heads.density import Density, density_width
@@ -45,14 +45,14 @@ class Classifier(Detector):
     and Mahalanobis.
     """
 
-    def __init__(self, network: Network, problem: Problem) -> None:
+    def __init__(self, network: Network, problem: LearningProblem) -> None:
         super().__init__()
         self.network = network
         self._space = problem.space
         self._fitted: PostHoc | None = None
 
     @torch.no_grad()
-    def calibrate(self, problem: Problem) -> None:
+    def calibrate(self, problem: LearningProblem) -> None:
         """Temperature on held-out images; clip, ViM, bank and class statistics on plain training images."""
         self.eval()
         space = problem.space
@@ -75,7 +75,7 @@ class Classifier(Detector):
             density=density,
         )
 
-    def answer(self, x: Tensor) -> Answer:
+    def answer(self, x: Tensor) -> MethodOutput:
         """All scores; those that need `calibrate` after it."""
         fitted = self._fitted
         with torch.no_grad():
@@ -97,9 +97,9 @@ class Classifier(Detector):
                 }
         if fitted is not None:
             found["odin"] = odin(self.network, x, unit=self._space.unit)
-        return Answer(logits=logits.unsqueeze(0), log_probabilities=logits.log_softmax(-1), scores=found)
+        return MethodOutput(logits=logits.unsqueeze(0), log_probabilities=logits.log_softmax(-1), scores=found)
 
-    def diagnostics(self, problem: Problem) -> dict[str, float]:
+    def diagnostics(self, problem: LearningProblem) -> dict[str, float]:
         """The temperature, and the energy's mean gradient norm on held-out images in standardised units (GReg)."""
         norms = []
         for rows in torch.split(problem.held, EVALUATION_BATCH):
@@ -112,7 +112,7 @@ class Classifier(Detector):
 class ClassifierObjective(Objective):
     """Cross-entropy of one network, plus a method's own `extra(network, x, y, step)`."""
 
-    def __init__(self, network: Network, problem: Problem, extra: Loss | None = None) -> None:
+    def __init__(self, network: Network, problem: LearningProblem, extra: Loss | None = None) -> None:
         super().__init__()
         self.network = network
         self._problem = problem
@@ -135,12 +135,17 @@ class Single:
     needs_outliers: bool = False
     starts_from: str | None = None
 
-    def build(self, problem: Problem) -> Classifier:
+    def build(self, problem: LearningProblem) -> Classifier:
         """An untrained classifier."""
         return Classifier(problem.space.network(classes=problem.classes), problem)
 
     def train(
-        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+        self,
+        detector: Detector,
+        problem: LearningProblem,
+        compute: Fabric,
+        start: Detector | None,
+        progress: Progress | None,
     ) -> None:
         """From scratch."""
         assert isinstance(detector, Classifier)
@@ -149,7 +154,7 @@ class Single:
 
 def train_network(
     network: Network,
-    problem: Problem,
+    problem: LearningProblem,
     compute: Fabric,
     schedule: Schedule,
     progress: Progress | None,

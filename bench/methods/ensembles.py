@@ -14,8 +14,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from oodguard.bench.methods.classifier import LABEL_SMOOTHING, Classifier
-from oodguard.bench.methods.method import Answer, Detector, Progress
-from oodguard.bench.methods.problem import Problem, batched
+from oodguard.bench.methods.method import Detector, MethodOutput, Progress
+from oodguard.bench.methods.problem import LearningProblem, batched
 from oodguard.bench.networks.network import Network
 from oodguard.core.collusion import Averaging
 from oodguard.training.heads import scores
@@ -47,10 +47,10 @@ class Members(Detector):
         return torch.stack([self.networks[m](shared) for m in chosen])
 
     @torch.no_grad()
-    def answer(self, x: Tensor) -> Answer:
+    def answer(self, x: Tensor) -> MethodOutput:
         """PDS, 1 - BMA, average energy, average entropy, entropy of the mean, 1 - mean confidence, distinct votes."""
         logits = self.logits(x)
-        return Answer(
+        return MethodOutput(
             logits=logits,
             log_probabilities=log_probabilities(logits, self._averaging),
             scores={
@@ -65,7 +65,7 @@ class Members(Detector):
         )
 
     @torch.no_grad()
-    def diagnostics(self, problem: Problem) -> dict[str, float]:
+    def diagnostics(self, problem: LearningProblem) -> dict[str, float]:
         """The collusion report on held-out images, as numbers."""
         held = batched(self.logits, problem.space, problem.held, where=self.device, dim=1)
         training = batched(self.logits, problem.space, problem.inputs[0], where=self.device, dim=1)
@@ -81,7 +81,7 @@ class Members(Detector):
             **{f"held_{name}": value for name, value in self._aggregates(held, problem).items()},
         }
 
-    def _aggregates(self, logits: Tensor, problem: Problem) -> dict[str, float]:
+    def _aggregates(self, logits: Tensor, problem: LearningProblem) -> dict[str, float]:
         """Accuracy of mean logits, mean probabilities, the uniform soup and the best member (LDR paper, Table 3)."""
         targets = problem.held_targets
         soup = self.soup()
@@ -152,7 +152,7 @@ class EnsembleMethod:
             averaging=self.averaging,
         )
 
-    def build(self, problem: Problem) -> Members:
+    def build(self, problem: LearningProblem) -> Members:
         """Untrained members over an untrained stem."""
         networks = [problem.space.network(classes=problem.classes) for _ in range(self.members)]
         stem = networks[0].stem
@@ -161,7 +161,12 @@ class EnsembleMethod:
         return Members(stem, networks, self.averaging)
 
     def train(
-        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+        self,
+        detector: Detector,
+        problem: LearningProblem,
+        compute: Fabric,
+        start: Detector | None,
+        progress: Progress | None,
     ) -> None:
         """Train the members over the stem of `start`."""
         assert isinstance(detector, Members)
@@ -190,7 +195,7 @@ class EnsembleMethod:
 
 
 @torch.no_grad()
-def _unsure(start: Classifier, problem: Problem) -> Tensor:
+def _unsure(start: Classifier, problem: LearningProblem) -> Tensor:
     """`[N]`: training images that the first-stage classifier is unsure of (LDR paper, Sec. A.9)."""
     logits = batched(start.network, problem.space, problem.inputs[0], where=start.device)
     return logits.softmax(-1).amax(-1) < TWO_STAGE_CONFIDENCE
@@ -199,7 +204,9 @@ def _unsure(start: Classifier, problem: Problem) -> Tensor:
 class MembersObjective(Objective):
     """The loss of the active members."""
 
-    def __init__(self, members: Members, problem: Problem, method: EnsembleMethod, unsure: Tensor | None) -> None:
+    def __init__(
+        self, members: Members, problem: LearningProblem, method: EnsembleMethod, unsure: Tensor | None
+    ) -> None:
         super().__init__()
         self.members = members
         self._problem = problem
@@ -236,7 +243,7 @@ ENSEMBLE_METHODS = (
     EnsembleMethod("deep-ensemble", "independent members, all trained in every step", "independent", active=5),
     EnsembleMethod("diverse-ensemble", "independent members, each with its own learning rate and label smoothing",
                    "independent", active=5, label_smoothing=LABEL_SMOOTHING, diverse=True),
-    EnsembleMethod("independent-pairs", "independent members, a random pair in a step: LDR without disagreement",
+    EnsembleMethod("independent-pairs", "independent members, a random pair per step: LDR without disagreement",
                    "independent"),
     EnsembleMethod("ldr", "loss-guided diversification (LDR)", "ldr"),
     EnsembleMethod("two-stage", "disagreement on the training images a first classifier is unsure of", "two-stage"),

@@ -10,10 +10,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from oodguard.bench.methods.classifier import Classifier
-from oodguard.bench.methods.method import Answer, Detector, Progress
-from oodguard.bench.methods.problem import Problem, Space, batched
+from oodguard.bench.methods.method import Detector, MethodOutput, Progress
+from oodguard.bench.methods.problem import LearningProblem, Space, batched
 from oodguard.bench.networks.network import Network
-from oodguard.core.calibration import Fusion, QuantileCurve
+from oodguard.core.calibration import Calibration
 from oodguard.training.heads import scores
 from oodguard.training.heads.guard import GuardHeads, fit_heads, head_shapes
 from oodguard.training.options import TrainOptions
@@ -27,27 +27,26 @@ class Guard(Detector):
         self.heads = heads
         self.network = network.requires_grad_(False)
         self._space = space
-        self._curves: dict[str, QuantileCurve] = {}
-        self._fusion: Fusion | None = None
+        self._calibration: Calibration | None = None
 
     @torch.no_grad()
-    def calibrate(self, problem: Problem) -> None:
+    def calibrate(self, problem: LearningProblem) -> None:
         """Curves and the fused score on held-out images, as training a guard does."""
         self.eval()
         table = batched(lambda x: self._table(x)[1], problem.space, problem.held, where=self.device)
-        values = {spec.name.value: table[:, i].double().numpy() for i, spec in enumerate(self.heads.shapes.scores)}
-        self._curves = {name: QuantileCurve.fit(column) for name, column in values.items()}
-        self._fusion = Fusion.fit(self._curves, values)
+        values = {name: table[:, i].double().numpy() for i, name in enumerate(self.heads.shapes.scores)}
+        self._calibration = Calibration.fit(values)
 
     @torch.no_grad()
-    def answer(self, x: Tensor) -> Answer:
+    def answer(self, x: Tensor) -> MethodOutput:
         """Every served score, and `fused`."""
         logits, table = self._table(x)
-        found = {spec.name.value: table[:, i] for i, spec in enumerate(self.heads.shapes.scores)}
-        if self._fusion is not None:
-            fused = self._fusion.score(self._curves, {k: v.double().numpy() for k, v in found.items()})
-            found["fused"] = torch.from_numpy(fused)
-        return Answer(logits=logits, log_probabilities=scores.mean_log_probabilities(logits), scores=found)
+        found: dict[str, Tensor] = {name.value: table[:, i] for i, name in enumerate(self.heads.shapes.scores)}
+        if self._calibration is not None:
+            found["fused"] = torch.from_numpy(
+                self._calibration.score(self._calibration.columns(table.double().numpy()))
+            )
+        return MethodOutput(logits=logits, log_probabilities=scores.mean_log_probabilities(logits), scores=found)
 
     def _table(self, x: Tensor) -> tuple[Tensor, Tensor]:
         logits, table = self.heads(self._space.represent(self.network, x))
@@ -63,7 +62,7 @@ class FusedMethod:
     needs_outliers: bool = False
     starts_from: str | None = "single"
 
-    def build(self, problem: Problem) -> Guard:
+    def build(self, problem: LearningProblem) -> Guard:
         """Untrained heads."""
         network = problem.space.network(classes=problem.classes)
         width = problem.space.represent(network, problem.space.plain(problem.inputs[0][:2])).shape[1]
@@ -71,7 +70,12 @@ class FusedMethod:
         return Guard(GuardHeads(shapes), network.eval(), problem.space)
 
     def train(
-        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+        self,
+        detector: Detector,
+        problem: LearningProblem,
+        compute: Fabric,
+        start: Detector | None,
+        progress: Progress | None,
     ) -> None:
         """Over the features of `start`."""
         assert isinstance(detector, Guard)
@@ -96,5 +100,5 @@ class FusedMethod:
         detector.cpu()
 
     @staticmethod
-    def _options(problem: Problem) -> TrainOptions:
+    def _options(problem: LearningProblem) -> TrainOptions:
         return TrainOptions(data=Path(), seed=problem.seed, epochs=min(40, problem.space.scratch.epochs))

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from oodguard.bench.methods.classifier import Classifier
-from oodguard.bench.methods.method import Answer, Detector, Progress
-from oodguard.bench.methods.problem import Problem, batched
+from oodguard.bench.methods.method import Detector, MethodOutput, Progress
+from oodguard.bench.methods.problem import LearningProblem, batched
 from oodguard.bench.networks.network import Network
 from oodguard.training.heads import energy, scores
 from oodguard.training.heads.energy import Margins, energy_loss
@@ -45,10 +45,10 @@ class GaussianTop(Detector):
         return found
 
     @torch.no_grad()
-    def answer(self, x: Tensor) -> Answer:
+    def answer(self, x: Tensor) -> MethodOutput:
         """The score that the loss trains, under the name `ice`, and the energy of h."""
         h = self.heights(x)
-        return Answer(
+        return MethodOutput(
             logits=h.unsqueeze(0),
             log_probabilities=h.log_softmax(-1),
             scores={"ice": scores.ice(h), "energy": scores.energy(h)},
@@ -71,13 +71,18 @@ class GaussianMethod:
         """`single`, unless it trains from scratch."""
         return None if self.from_scratch else "single"
 
-    def build(self, problem: Problem) -> GaussianTop:
+    def build(self, problem: LearningProblem) -> GaussianTop:
         """An untrained network with a Gaussian top."""
         problem.need_outliers()
         return GaussianTop(problem.space.network(classes=problem.classes), problem.classes)
 
     def train(
-        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+        self,
+        detector: Detector,
+        problem: LearningProblem,
+        compute: Fabric,
+        start: Detector | None,
+        progress: Progress | None,
     ) -> None:
         """The centres start at the class means of the embedding as it is then."""
         assert isinstance(detector, GaussianTop)
@@ -109,7 +114,9 @@ class GaussianObjective(Objective):
 
     max_norm = 1.0
 
-    def __init__(self, detector: GaussianTop, problem: Problem, loss: Loss, weight: float, top_rate: float) -> None:
+    def __init__(
+        self, detector: GaussianTop, problem: LearningProblem, loss: Loss, weight: float, top_rate: float
+    ) -> None:
         super().__init__()
         self.detector = detector
         self._problem = problem

@@ -10,14 +10,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from oodguard.bench.methods.problem import EVALUATION_BATCH, Problem
+from oodguard.bench.methods.problem import EVALUATION_BATCH, LearningProblem
 from oodguard.training.loop import EpochReport
 
 Progress = Callable[[EpochReport], None]
 
 
 @dataclass(frozen=True)
-class Answer:
+class MethodOutput:
     """For B images: members' logits `[M, B, C]`, the predicted log-probabilities `[B, C]`, and scores by name, `[B]`.
 
     Every score is higher = more OOD.
@@ -36,14 +36,14 @@ class Detector(nn.Module):
         """Where its weights are, and its inputs have to be."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
-    def calibrate(self, problem: Problem) -> None:
+    def calibrate(self, problem: LearningProblem) -> None:
         """Fit what is not trained by gradients, on training and held-out images; after training and after loading."""
 
-    def answer(self, x: Tensor) -> Answer:
+    def answer(self, x: Tensor) -> MethodOutput:
         """For inputs `[B, ...]` as `Space.plain` gives them."""
         raise NotImplementedError
 
-    def diagnostics(self, problem: Problem) -> dict[str, float]:
+    def diagnostics(self, problem: LearningProblem) -> dict[str, float]:
         """What else is worth a row in the results, by name."""
         return {}
 
@@ -67,21 +67,26 @@ class Method(Protocol):
     def starts_from(self) -> str | None:
         """The method whose trained detector it goes on from."""
 
-    def build(self, problem: Problem) -> Detector:
+    def build(self, problem: LearningProblem) -> Detector:
         """An untrained detector. Seeds are the caller's."""
 
     def train(
-        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+        self,
+        detector: Detector,
+        problem: LearningProblem,
+        compute: Fabric,
+        start: Detector | None,
+        progress: Progress | None,
     ) -> None:
         """Train it in place, from `start` where the method starts from another."""
 
 
-def answers(detector: Detector, problem: Problem, inputs: Tensor) -> Answer:
+def answers(detector: Detector, problem: LearningProblem, inputs: Tensor) -> MethodOutput:
     """A detector's answers for N images, in batches, on the CPU. Scores may need gradients of their own (ODIN)."""
     parts = []
     for rows in torch.split(inputs, EVALUATION_BATCH):
         parts.append(detector.answer(problem.space.plain(rows).to(detector.device)))
-    return Answer(
+    return MethodOutput(
         logits=torch.cat([p.logits.detach().cpu() for p in parts], dim=1),
         log_probabilities=torch.cat([p.log_probabilities.detach().cpu() for p in parts]),
         scores={name: torch.cat([p.scores[name].detach().cpu() for p in parts]) for name in parts[0].scores},

@@ -16,7 +16,7 @@ from torch.nn import functional
 from oodguard.bench.methods import outlier_exposure
 from oodguard.bench.methods.classifier import Classifier, train_network
 from oodguard.bench.methods.method import Detector, Progress
-from oodguard.bench.methods.problem import Problem, batched
+from oodguard.bench.methods.problem import LearningProblem, batched
 from oodguard.bench.networks.network import Network
 from oodguard.training.heads import energy, greg, scores
 from oodguard.training.heads.energy import Margins, energy_loss
@@ -38,13 +38,18 @@ class OutlierTuned:
     needs_outliers: bool = True
     starts_from: str | None = "single"
 
-    def build(self, problem: Problem) -> Classifier:
+    def build(self, problem: LearningProblem) -> Classifier:
         """An untrained classifier."""
         problem.need_outliers()
         return Classifier(problem.space.network(classes=problem.classes), problem)
 
     def train(
-        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+        self,
+        detector: Detector,
+        problem: LearningProblem,
+        compute: Fabric,
+        start: Detector | None,
+        progress: Progress | None,
     ) -> None:
         """Fine-tune from the weights of `start`."""
         assert isinstance(detector, Classifier)
@@ -61,7 +66,7 @@ class OutlierTuned:
 
         train_network(network, problem, compute, problem.space.fine_tune, progress, loss)
 
-    def _outliers(self, net: Network, problem: Problem, count: int, step: int, where: torch.device) -> Tensor:
+    def _outliers(self, net: Network, problem: LearningProblem, count: int, step: int, where: torch.device) -> Tensor:
         if not self.clustered:
             return problem.some_outliers(count, where)
         candidates = problem.some_outliers(min(greg.CANDIDATES * count, 4096), where)
@@ -90,7 +95,7 @@ class OutlierTuned:
 
 
 @torch.no_grad()
-def _energies(network: Network, problem: Problem, inputs: Tensor, compute: Fabric) -> Tensor:
+def _energies(network: Network, problem: LearningProblem, inputs: Tensor, compute: Fabric) -> Tensor:
     network.eval()
     return scores.energy(batched(network, problem.space, inputs, where=compute.device))
 

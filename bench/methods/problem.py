@@ -53,7 +53,7 @@ class Space(Protocol):
 
 
 @dataclass(frozen=True)
-class Problem:
+class LearningProblem:
     """One in-distribution data set.
 
     inputs: `[V, N, ...]`, V views of each training image (V = 1 where views are made on the fly). held: images that

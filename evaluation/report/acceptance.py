@@ -40,8 +40,8 @@ def acceptance_plot(evidence: Evidence, found: Evaluation, *, name: str, alt: st
 def _against_threshold(axes: Axes, evidence: Evidence, found: Evaluation) -> None:
     from matplotlib.ticker import FuncFormatter
 
-    inside = evidence.inside.values[FUSED]
-    sets = {"ID test": inside, **{plain(k): v.values[FUSED] for k, v in evidence.outside.items()}}
+    inside = evidence.test.values[FUSED]
+    sets = {"ID test": inside, **{plain(k): v.values[FUSED] for k, v in evidence.ood.items()}}
     everything = np.concatenate(list(sets.values()))
     low = max(float(np.quantile(inside, 0.02)), 1e-3)
     x = np.geomspace(low, max(float(np.quantile(everything, 0.998)), 2 * low), POINTS)
@@ -60,9 +60,9 @@ def _against_threshold(axes: Axes, evidence: Evidence, found: Evaluation) -> Non
 
 
 def _against_target(axes: Axes, evidence: Evidence, found: Evaluation) -> None:
-    curve, samples = evidence.record.fusion.curve, found.calibration_images
+    curve, samples = evidence.record.calibration.fusion.curve, found.calibration_images
     targets = np.linspace(0.5, curve.max_accept, POINTS)
-    inside = np.sort(evidence.inside.values[FUSED])
+    inside = np.sort(evidence.test.values[FUSED])
     accepted = [np.searchsorted(inside, curve.threshold(float(t)), side="right") / len(inside) for t in targets]
     bounds = np.array([promised_acceptance(float(t), samples) for t in targets])
     axes.fill_between(targets, bounds[:, 0], bounds[:, 1], color=colour(1), alpha=0.25, linewidth=0, label="promised")
@@ -73,7 +73,7 @@ def _against_target(axes: Axes, evidence: Evidence, found: Evaluation) -> None:
 
 
 def _accuracy(axes: Axes, evidence: Evidence, found: Evaluation) -> None:
-    order = np.argsort(evidence.inside.values[FUSED], kind="stable")
+    order = np.argsort(evidence.test.values[FUSED], kind="stable")
     right = evidence.right[order]
     sizes = np.unique(np.linspace(max(len(right) // 5, 1), len(right), 60).round().astype(int))
     shares = [share(right[:size]) for size in sizes]

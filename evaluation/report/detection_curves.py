@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import norm
 
-from oodguard.core.calibration import Scores
+from oodguard.core.curve import Scores
 from oodguard.evaluation.evidence import FUSED
 from oodguard.pages.plot import GRID, INK, Plot, colour, dash, draw
 from oodguard.pages.text import plain

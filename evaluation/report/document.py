@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from oodguard.core.calibration import Scores
+from oodguard.core.curve import Scores
 from oodguard.evaluation.confusion import confusion_counts
 from oodguard.evaluation.evaluation import Evaluation, mean_table
-from oodguard.evaluation.evidence import FUSED, SCORE_NAMES, Evidence
+from oodguard.evaluation.evidence import FUSED, Evidence
 from oodguard.evaluation.extremes import ID
 from oodguard.evaluation.report import tables
 from oodguard.evaluation.report.acceptance import acceptance_plot
@@ -19,8 +19,7 @@ from oodguard.evaluation.report.heatmap import MOST_CLASSES, confusion_plot
 from oodguard.evaluation.report.members import members_plot
 from oodguard.evaluation.report.reliability import reliability_plot
 from oodguard.evaluation.report.summary import facts, findings
-from oodguard.pages.page import Block, Code, Facts, Findings, Illustration, Page, Prose, Section, render
-from oodguard.pages.page import Table as Shown
+from oodguard.pages.page import Block, Code, Facts, Findings, Illustration, Page, Prose, Section, Table, render
 from oodguard.pages.text import bracketed, count, interval, percent
 
 
@@ -59,11 +58,11 @@ def _sections(found: Evaluation, evidence: Evidence) -> Iterator[Section]:
 
 
 def _by_set(evidence: Evidence, score: str) -> Mapping[str, Scores]:
-    return {ID: evidence.inside.values[score], **{name: m.values[score] for name, m in evidence.outside.items()}}
+    return {ID: evidence.test.values[score], **{name: m.values[score] for name, m in evidence.ood.items()}}
 
 
 def _scores(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
-    names = [FUSED, *SCORE_NAMES]
+    names = [FUSED, *evidence.record.heads.scores]
     sets = " and ".join(found.ood) or "no OOD set"
     yield Illustration(
         plot=density_plot(
@@ -85,8 +84,8 @@ def _detection(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
         fused = table.scores[FUSED]
         yield Illustration(
             plot=detection_curves(
-                evidence.inside.values,
-                evidence.outside[name].values,
+                evidence.test.values,
+                evidence.ood[name].values,
                 {score: d.auroc for score, d in table.scores.items()},
                 title=name,
                 name=f"roc-{index}",
@@ -142,7 +141,7 @@ def _leave_out(found: Evaluation) -> Iterator[Block]:
         "Each draw trained a guard without some random classes and takes their test images as OOD: the hardest "
         "strangers, because they come from the same place as the known images."
     )
-    yield Shown(
+    yield Table(
         caption="AUROC by draw, in percent",
         head=("score", *(f"{k} ({count(t.images, 'image')})" for k, t in found.leave_out.items()), "mean"),
         rows=tuple(
@@ -168,7 +167,7 @@ def _images(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
 
 def _confusion(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
     classes = evidence.record.classes
-    counts = confusion_counts(evidence.targets, evidence.inside.answers.probabilities.argmax(1), len(classes))
+    counts = confusion_counts(evidence.targets, evidence.test.answers.probabilities.argmax(1), len(classes))
     first = found.confusions[0] if found.confusions else None
     some = f" Only the {MOST_CLASSES} classes with the most errors are drawn." if len(classes) > MOST_CLASSES else ""
     yield Illustration(
@@ -233,13 +232,13 @@ def _provenance(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
         f"The run was trained {record.created} on {count(record.splits.train, 'image')} and calibrated on "
         f"{count(record.splits.calibration, 'image')} (near-duplicates kept on one side; "
         f"{record.splits.groups:,} groups, the largest of {record.splits.largest_group:,}); "
-        f"evaluated on {count(len(evidence.inside), 'test image')}. "
+        f"evaluated on {count(len(evidence.test), 'test image')}. "
         f"Backbone {record.backbone.name} ({record.backbone.source}). Photos {record.data_fingerprint[:16]}, weights "
         f"{record.weights_sha256[:16]} (SHA-256)."
     )
     if found.leak:
         leak = found.leak
-        yield Shown(
+        yield Table(
             caption="What keeping near-duplicates together changes: test acceptance of a frozen-feature kNN threshold "
             "set for 95 %",
             head=("calibration split", "k = 1", "k = 5"),
@@ -249,7 +248,7 @@ def _provenance(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
             ),
         )
     yield tables.versions_table(found)
-    yield Shown(
+    yield Table(
         caption="Options the run was trained with",
         head=("option", "value"),
         rows=tuple((name, "default" if value is None else str(value)) for name, value in record.options.items()),

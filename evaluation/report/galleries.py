@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from oodguard.core.errors import ImageError
 from oodguard.core.preprocessing import open_image
-from oodguard.evaluation.evidence import FUSED, Evidence, Measured
+from oodguard.evaluation.evidence import FUSED, Evidence, MeasuredSet
 from oodguard.evaluation.extremes import ID, Extreme, Extremes
 from oodguard.pages.page import Card, Gallery
 from oodguard.pages.text import percent
@@ -16,7 +16,7 @@ from oodguard.training.backbone.features import TRAINING_LIMITS
 
 def gallery(found: Extremes, evidence: Evidence) -> Gallery:
     """The images of one end of one score."""
-    measured = evidence.inside if found.set == ID else evidence.outside[found.set]
+    measured = evidence.test if found.set == ID else evidence.ood[found.set]
     strange = "most" if found.highest else "least"
     score = "the fused score" if found.score == FUSED else "PDS"
     wrong = sum(_is_wrong(found, image) for image in found.images)
@@ -28,7 +28,7 @@ def gallery(found: Extremes, evidence: Evidence) -> Gallery:
     )
 
 
-def _card(found: Extremes, image: Extreme, measured: Measured) -> Card:
+def _card(found: Extremes, image: Extreme, measured: MeasuredSet) -> Card:
     mark = ("wrongly flagged" if found.set == ID else "missed") if _is_wrong(found, image) else ""
     return Card(
         image=_picture(measured, image.row),
@@ -49,7 +49,7 @@ def _is_wrong(found: Extremes, image: Extreme) -> bool:
     return image.flagged == (found.set == ID)
 
 
-def _picture(measured: Measured, row: int) -> str | None:
+def _picture(measured: MeasuredSet, row: int) -> str | None:
     try:
         return thumbnail(open_image(measured.photos[row].path.read_bytes(), TRAINING_LIMITS))
     except (ImageError, OSError):

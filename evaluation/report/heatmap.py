@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oodguard.core.calibration import Scores
+from oodguard.core.curve import Scores
 from oodguard.evaluation.confusion import Counts, confusion_order
 from oodguard.pages.plot import GRID, INK, PAPER, Plot, draw
 from oodguard.pages.text import plain

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oodguard.core.calibration import Scores
+from oodguard.core.curve import Scores
 from oodguard.evaluation.evaluation import Evaluation
 from oodguard.evaluation.report.densities import panel
 from oodguard.evaluation.report.heatmap import disagreement_plot

@@ -9,8 +9,9 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+import openvino
 
-from oodguard.core.errors import EnvironmentProblem, FormatError
+from oodguard.core.errors import FormatError
 from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
 from oodguard.server.engines.base import Batch
 from oodguard.server.errors import EngineError, EngineUnavailable
@@ -23,10 +24,6 @@ class OpenVinoEngine:
     device = "cpu"
 
     def __init__(self, bundle: Path, manifest: Manifest, *, sessions: int = 1, threads: int = 1) -> None:
-        try:
-            import openvino
-        except ModuleNotFoundError:
-            raise EnvironmentProblem("the openvino engine needs: pip install oodguard[openvino]") from None
         core = openvino.Core()
         options = {
             "NUM_STREAMS": sessions,

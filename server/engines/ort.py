@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -13,11 +12,10 @@ import onnxruntime as ort
 from oodguard.core.errors import EnvironmentProblem, FormatError
 from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
 from oodguard.server.engines.base import Batch
+from oodguard.server.engines.registry import Device
 from oodguard.server.errors import EngineError, EngineUnavailable
 
 SILENT = 3
-
-
 # On a GPU two inferences at once are enough to hide the copies.
 GPU_SLOTS = 2
 
@@ -32,7 +30,7 @@ class OrtEngine:
         bundle: Path,
         manifest: Manifest,
         *,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
+        device: Device = "auto",
         sessions: int = 1,
         threads: int = 1,
     ) -> None:

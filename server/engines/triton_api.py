@@ -5,24 +5,18 @@ Everything that knows tritonclient is here and in `triton_server`.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oodguard.core.errors import EnvironmentProblem, FormatError, OodguardError
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from oodguard.core.codes import Code
+from oodguard.core.errors import FormatError, OodguardError
 from oodguard.core.manifest import Manifest
 from oodguard.core.triton import Configuration, Described, failure_of, hashes
 from oodguard.server.errors import DeadlineMissed, EngineError, EngineUnavailable, Overloaded
-
-# gRPC writes to standard error by itself, in a format of its own; what matters is in our log.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-try:
-    from tritonclient.grpc import InferenceServerClient
-    from tritonclient.utils import InferenceServerException
-except ModuleNotFoundError:
-    raise EnvironmentProblem("the triton engine needs: pip install oodguard[triton]") from None
 
 RETRY_AFTER = 1
 LOAD_TIMEOUT = 5.0
@@ -102,9 +96,12 @@ def error_of(error: InferenceServerException, *, where: str) -> OodguardError:
     """One of our errors for a failed call."""
     message = error.message() or ""
     text = f"{where}: {' '.join(message.split())[:300]}"
-    failure = failure_of(error.status() or "", message)
-    if failure == "overloaded":
-        return Overloaded(f"{text}; try again later", retry_after=RETRY_AFTER)
-    if failure == "deadline_missed":
-        return DeadlineMissed(text)
-    return EngineUnavailable(text) if failure == "not_ready" else EngineError(text)
+    match failure_of(error.status() or "", message):
+        case Code.OVERLOADED:
+            return Overloaded(f"{text}; try again later", retry_after=RETRY_AFTER)
+        case Code.DEADLINE_MISSED:
+            return DeadlineMissed(text)
+        case Code.NOT_READY:
+            return EngineUnavailable(text)
+        case _:
+            return EngineError(text)

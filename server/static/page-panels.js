@@ -77,7 +77,7 @@ export function showThresholds(card, index) {
   );
 }
 
-const weight = ({ near, far }) => [near && `weight ${number(near)}`, far && `weight ${number(far)}, when far`].filter(Boolean).join('; ') || 'shown only';
+const weight = ({ weight, counts_from: from }) => weight ? `weight ${number(weight)}${from ? `, from ${number(from)} nats` : ''}` : 'shown only';
 const whole = (value) => value.toLocaleString('en');
 
 function facts(title, entries) {

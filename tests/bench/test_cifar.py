@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from oodguard.bench import cifar_data
-from oodguard.bench.arena import Arena, Plan, Setting
+from oodguard.bench.arena import Arena, BenchPlan, BenchSetting
 from oodguard.bench.cifar import QUICK, CifarSuite
 from oodguard.bench.methods.pixels import PixelSpace
 from oodguard.bench.suites import suites
@@ -56,17 +56,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plans(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Plan]:
-    setting = Setting(data=data, cache=tmp_path_factory.mktemp("cache"), quick=True)
+def plans(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[BenchPlan]:
+    setting = BenchSetting(data=data, cache=tmp_path_factory.mktemp("cache"), quick=True)
     return CifarSuite(quick=TINY).plans(setting, 0)
 
 
 @pytest.fixture(scope="module")
-def wrn(plans: list[Plan]) -> Arena:
+def wrn(plans: list[BenchPlan]) -> Arena:
     return plans[0].build(start_compute(1), Silent())
 
 
-def test_the_suite_has_a_name_and_two_arenas(plans: list[Plan]) -> None:
+def test_the_suite_has_a_name_and_two_arenas(plans: list[BenchPlan]) -> None:
     assert suites()["cifar10"].summary.startswith("ID CIFAR-10")
     assert [plan.name for plan in plans] == ["wrn", "frozen"]
 
@@ -116,10 +116,10 @@ def test_compression_is_that_of_the_data_set() -> None:
 
 
 def test_the_same_key_gives_the_same_images_and_another_seed_others(
-    data: Path, wrn: Arena, plans: list[Plan], tmp_path: Path
+    data: Path, wrn: Arena, plans: list[BenchPlan], tmp_path: Path
 ) -> None:
-    def again(seed: int) -> tuple[Plan, Arena]:
-        plan = CifarSuite(quick=TINY).plans(Setting(data=data, cache=tmp_path, quick=True), seed)[0]
+    def again(seed: int) -> tuple[BenchPlan, Arena]:
+        plan = CifarSuite(quick=TINY).plans(BenchSetting(data=data, cache=tmp_path, quick=True), seed)[0]
         return plan, plan.build(start_compute(1), Silent())
 
     plan, arena = again(0)
@@ -134,7 +134,7 @@ def test_the_same_key_gives_the_same_images_and_another_seed_others(
 
 
 @pytest.mark.slow
-def test_frozen_features_describe_the_same_images(plans: list[Plan], wrn: Arena) -> None:
+def test_frozen_features_describe_the_same_images(plans: list[BenchPlan], wrn: Arena) -> None:
     arena = plans[1].build(start_compute(1), Silent())
     assert arena.problem.inputs.shape == (1, 54, 1280)
     assert torch.equal(arena.problem.targets, wrn.problem.targets)
@@ -159,7 +159,7 @@ def test_missing_data_is_one_sentence(data: Path, tmp_path: Path, missing: str, 
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(data / part)
     with pytest.raises(InputError, match=message):
-        CifarSuite().plans(Setting(data=tmp_path / "data", cache=tmp_path), 0)
+        CifarSuite().plans(BenchSetting(data=tmp_path / "data", cache=tmp_path), 0)
 
 
 @pytest.mark.parametrize("content", [b"no zip", b""])

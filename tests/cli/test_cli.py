@@ -204,8 +204,8 @@ def test_predict_prints_a_table(
     shutil.copyfile(photos / "test" / "amber" / "000.jpg", image)
     code, out, _ = call(capsys, "predict", image, strangers, "--url", server)
     assert code == 0
-    assert out.count("OUT") == 12
-    for heading in ("image", "label", "probability", "verdict", "score", "limit"):
+    assert out.count("OOD") == 12
+    for heading in ("image", "label", "probability", "verdict", "score", "threshold"):
         assert heading in out
     assert "[red]a" in "".join(out.split())
 
@@ -317,7 +317,7 @@ def test_clients_stream_every_kind_of_image_in_order(server: str, photos: Path, 
         found = list(client.stream(iter(images), concurrency=3))
         whole = client.predict(files, top_k=1)
     assert [result.image is image for result, image in zip(found, images, strict=True)] == [True] * 9
-    assert [result.problem and result.problem.code for result in found[6:8]] == ["unsupported_type", "unreadable"]
+    assert [result.problem and result.problem.code for result in found[6:8]] == ["unsupported_type", "not_found"]
     scores = [result.prediction.ood_score if result.prediction else 0.0 for result in found]
     same = [p.ood_score for p in whole.predictions]
     assert scores == pytest.approx([*same, same[1], same[0], same[0], 0.0, 0.0, same[2]], abs=1e-4)

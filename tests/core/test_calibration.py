@@ -4,93 +4,151 @@ import math
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from oodguard.core.calibration import FAR_WEIGHTS, NEAR_WEIGHTS, Fusion, QuantileCurve, fuse
+from oodguard.core.calibration import Calibration
+from oodguard.core.curve import QuantileCurve
+from oodguard.core.errors import QualityError
+from oodguard.core.fusion import COUNTS_FROM, Fusion, Term, fuse, registered_terms
+from oodguard.core.scores import CERTIFIED, SCORES, Family, ScoreName
+from oodguard.core.verdict import Outputs
 
-
-def test_threshold_is_the_conformal_order_statistic() -> None:
-    curve = QuantileCurve.fit(np.arange(1, 100))  # 99 values: level of the r-th is r / 100
-    assert curve.threshold(0.95) == 95
-    assert curve.threshold(0.951) == 96
-    assert curve.max_accept == pytest.approx(0.99)
-    assert curve.threshold(0.99) == 99
-    for wrong in (0.0, -1.0, 0.995, 1.0, 2.0):
-        with pytest.raises(ValueError, match="accept"):
-            curve.threshold(wrong)
-
-
-def test_threshold_accepts_what_it_promises_on_new_data() -> None:
-    rng = np.random.default_rng(0)
-    accepted = [
-        np.mean(rng.normal(size=4000) <= QuantileCurve.fit(rng.normal(size=200)).threshold(0.95)) for _ in range(60)
-    ]
-    assert 0.945 < np.mean(accepted) < 0.96
+NAMES = tuple(spec.name for spec in SCORES)
+CLASSES = ("amber", "jade", "plum")
+# 99 values: level of the r-th is r / 100, so the threshold at 0.95 is 95.
+CURVE = QuantileCurve.fit(np.arange(1, 100))
 
 
-def test_percentile_counts_images_below() -> None:
-    curve = QuantileCurve.fit([1.0, 2.0, 3.0])
-    np.testing.assert_allclose(curve.percentile([0.5, 1.0, 1.5, 3.0, 3.5]), [0, 0, 25, 50, 100])
+def drawn(seed: int, count: int) -> dict[ScoreName, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=count) for name in NAMES}
 
 
-def test_a_large_sample_keeps_its_upper_tail_exactly() -> None:
-    values = np.random.default_rng(1).normal(size=20_000)
-    curve = QuantileCurve.fit(values)
-    assert len(curve.levels) <= 1024
-    assert curve.values[-1] == values.max()
-    assert curve.threshold(0.999) == np.sort(values)[math.ceil(20_001 * 0.999) - 1]
-    assert abs(curve.threshold(0.5) - np.median(values)) < 0.01
-
-
-def test_surprise_is_exponential_on_id_data_and_keeps_growing() -> None:
-    rng = np.random.default_rng(2)
-    curve = QuantileCurve.fit(rng.gamma(2.0, size=1000))
-    fresh = curve.surprise(rng.gamma(2.0, size=20_000))
-    assert fresh.mean() == pytest.approx(1.0, abs=0.08)
-    assert np.mean(fresh > 3.0) == pytest.approx(math.exp(-3), abs=0.015)
-    far = curve.surprise([curve.values[-1], curve.values[-1] + 10, curve.values[-1] + 20])
-    assert np.all(np.diff(far) > 1)
-    assert far[2] - far[1] == pytest.approx(far[1] - far[0])
-
-
-def test_surprise_never_falls_as_the_score_rises() -> None:
-    curve = QuantileCurve.fit(np.random.default_rng(3).normal(size=77))
-    assert np.all(np.diff(curve.surprise(np.linspace(-6, 6, 500))) >= 0)
-    constant = QuantileCurve.fit(np.ones(30))
-    assert np.isfinite(constant.surprise([0.0, 1.0, 2.0])).all()
+def outputs(*rows: float, probabilities: tuple[float, ...] = (0.2, 0.7, 0.1)) -> Outputs:
+    """One image per row, with every score at that value."""
+    return Outputs(
+        probabilities=np.tile(np.array(probabilities, dtype=np.float32), (len(rows), 1)),
+        scores=np.tile(np.array(rows, dtype=np.float32)[:, None], (1, len(NAMES))),
+    )
 
 
 def test_fused_score_by_hand() -> None:
-    curve = QuantileCurve.fit(np.arange(1, 100))
-    scores = {"a": np.array([50.0]), "b": np.array([99.0])}
-    u = {name: curve.surprise(value)[0] for name, value in scores.items()}
-    found = fuse({"a": curve, "b": curve}, scores, near={"a": 0.5, "b": 2.0}, far={"b": 3.0}, far_from=2.5)
-    assert u["a"] == pytest.approx(math.log(2), abs=0.02)
-    assert found[0] == pytest.approx(0.5 * u["a"] + 2.0 * u["b"] + 3.0 * (u["b"] - 2.5))
+    scores = {ScoreName.AMP: np.array([50.0]), ScoreName.KNN: np.array([99.0])}
+    u = {name: CURVE.surprise(value)[0] for name, value in scores.items()}
+    terms = (
+        Term(score=ScoreName.AMP, weight=0.5, counts_from=0.0),
+        Term(score=ScoreName.KNN, weight=3.0, counts_from=2.5),
+    )
+    found = fuse(terms, dict.fromkeys(scores, CURVE), scores)
+    assert u[ScoreName.AMP] == pytest.approx(math.log(2), abs=0.02)
+    assert found[0] == pytest.approx(0.5 * u[ScoreName.AMP] + 3.0 * (u[ScoreName.KNN] - 2.5))
+    scores[ScoreName.KNN] = np.array([40.0])  # below 2.5 nats: it does not count, and never counts against
+    assert fuse(terms, dict.fromkeys(scores, CURVE), scores)[0] == pytest.approx(0.5 * u[ScoreName.AMP])
+
+
+def test_the_registry_alone_says_what_is_fused_and_the_family_from_where_it_counts() -> None:
+    terms = {term.score: term for term in registered_terms(dict.fromkeys(NAMES, CURVE))}
+    assert set(terms) == {spec.name for spec in SCORES if spec.weight}
+    for spec in SCORES:
+        if spec.weight:
+            assert (terms[spec.name].weight, terms[spec.name].counts_from) == (spec.weight, COUNTS_FROM[spec.family])
+    assert {spec.family for spec in SCORES if spec.weight} == set(Family)
+    assert registered_terms({ScoreName.AMP: CURVE, ScoreName.PDS: CURVE}) == (terms[ScoreName.AMP],)
 
 
 def test_fused_score_is_calibrated_on_itself() -> None:
-    rng = np.random.default_rng(4)
-    names = (*NEAR_WEIGHTS, *FAR_WEIGHTS)
-    scores = {name: rng.normal(size=500) for name in names}
-    curves = {name: QuantileCurve.fit(value) for name, value in scores.items()}
-    fusion = Fusion.fit(curves, scores)
-    fresh = {name: rng.normal(size=5000) for name in names}
-    accepted = np.mean(fusion.score(curves, fresh) <= fusion.curve.threshold(0.95))
+    calibration = Calibration.fit(drawn(4, 500))
+    accepted = np.mean(calibration.score(drawn(5, 5000)) <= calibration.thresholds(0.95).fused)
     assert accepted == pytest.approx(0.95, abs=0.025)
 
 
-def test_one_far_detector_is_enough() -> None:
-    rng = np.random.default_rng(5)
-    names = (*NEAR_WEIGHTS, *FAR_WEIGHTS)
-    scores = {name: rng.normal(size=500) for name in names}
-    curves = {name: QuantileCurve.fit(value) for name, value in scores.items()}
-    fusion = Fusion.fit(curves, scores)
-    junk = {name: np.array([-3.0]) for name in names}  # every head is sure ...
-    junk["mahalanobis"] = np.array([9.0])  # ... of something far from all training images
-    assert fusion.score(curves, junk)[0] > fusion.curve.threshold(0.99)
+def test_one_density_score_beyond_the_id_range_is_enough() -> None:
+    calibration = Calibration.fit(drawn(5, 500))
+    junk = {name: np.array([-3.0]) for name in NAMES}  # every head is sure ...
+    assert calibration.score(junk)[0] <= calibration.thresholds(0.5).fused
+    junk[ScoreName.MAHALANOBIS] = np.array([9.0])  # ... of something far from all training images
+    assert calibration.score(junk)[0] > calibration.thresholds(0.99).fused
 
 
-@pytest.mark.parametrize("bad", [[1.0, float("nan")], [float("inf")]])
-def test_curve_refuses_numbers_that_are_not_finite(bad: list[float]) -> None:
-    with pytest.raises(ValueError, match="finite"):
-        QuantileCurve.fit(bad)
+def test_a_verdict_by_hand() -> None:
+    calibration = Calibration.fit(dict.fromkeys(NAMES, np.arange(1.0, 100.0)))
+    low, high = calibration.judge(outputs(40.0, 97.0), classes=CLASSES, accept=0.95, top_k=2)
+    assert (low.label, low.class_index) == ("jade", 1)
+    assert [c.label for c in low.top_k] == ["jade", "amber"]
+    assert low.probability == pytest.approx(0.7)
+    for verdict, value, is_ood in ((low, 40.0, False), (high, 97.0, True)):
+        assert verdict.is_ood is is_ood
+        assert verdict.certified_radius is None
+        for score in verdict.scores.values():
+            assert (score.value, score.threshold, score.is_ood) == (value, 95.0, is_ood)
+    assert low.scores[ScoreName.PDS].percentile == pytest.approx(39.0)
+    u = CURVE.surprise(97.0).item()
+    assert high.ood_score == pytest.approx(4 * 0.25 * u + 8.0 * (u - 2.8))
+    assert high.threshold == calibration.fusion.curve.threshold(0.95)
+
+
+def test_a_score_on_its_threshold_is_in_distribution() -> None:
+    calibration = Calibration.fit(dict.fromkeys(NAMES, np.arange(1.0, 100.0)))
+    (on,) = calibration.judge(outputs(95.0), classes=CLASSES, accept=0.95)
+    assert on.ood_score == on.threshold
+    assert not on.is_ood
+    assert not any(score.is_ood for score in on.scores.values())
+    assert not calibration.flagged(outputs(95.0), accept=0.95).any()
+    assert calibration.flagged(outputs(95.0, 96.0), accept=0.95).tolist() == [False, True]
+
+
+def test_the_certified_radius_is_the_way_to_the_threshold_over_the_lipschitz_constant() -> None:
+    scores = dict.fromkeys((*NAMES, CERTIFIED.name), np.arange(1.0, 100.0))
+    calibration = Calibration.fit(scores, lipschitz={CERTIFIED.name: 4.0})
+    table = Outputs(
+        probabilities=np.array([[0.5, 0.3, 0.2]] * 2, dtype=np.float32),
+        scores=np.array([[50.0] * len(NAMES) + [value] for value in (35.0, 97.0)], dtype=np.float32),
+    )
+    near, far = calibration.judge(table, classes=CLASSES, accept=0.95)
+    assert near.certified_radius == pytest.approx((95 - 35) / 4)
+    assert far.certified_radius == pytest.approx((97 - 95) / 4)
+
+
+def test_what_cannot_be_promised_or_is_no_number_is_refused() -> None:
+    calibration = Calibration.fit(dict.fromkeys(NAMES, np.arange(1.0, 100.0)))
+    assert (calibration.samples, calibration.max_accept) == (99, pytest.approx(0.99))
+    with pytest.raises(ValueError, match="accept"):
+        calibration.judge(outputs(1.0), classes=CLASSES, accept=0.995)
+    with pytest.raises(ValueError, match="top_k"):
+        calibration.judge(outputs(1.0), classes=CLASSES, top_k=0)
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(QualityError, match="not finite"):
+            calibration.judge(outputs(bad), classes=CLASSES)
+        with pytest.raises(QualityError, match="not finite"):
+            calibration.judge(outputs(1.0, probabilities=(bad, 0.1, 0.1)), classes=CLASSES)
+    short = outputs(1.0)
+    with pytest.raises(QualityError, match="8 scores"):
+        calibration.judge(Outputs(probabilities=short.probabilities, scores=short.scores[:, :7]), classes=CLASSES)
+
+
+def test_score_errors_are_relative_to_the_value_or_the_range() -> None:
+    calibration = Calibration.fit(dict.fromkeys(NAMES, np.arange(1.0, 100.0)))
+    expected = np.full((1, len(NAMES)), 0.0)
+    np.testing.assert_allclose(calibration.score_errors(expected, expected + 0.98), 0.01)  # of a range of 98
+    np.testing.assert_allclose(calibration.score_errors(expected + 980, expected + 980 - 9.8), 0.01)  # of the value
+    np.testing.assert_allclose(calibration.score_errors(expected - 980, expected - 980 + 9.8), 0.01)
+
+
+def test_a_calibration_contradicting_itself_is_refused() -> None:
+    fusion = Fusion(terms=(Term(score=ScoreName.AMP, weight=1.0, counts_from=0.0),), curve=CURVE)
+    with pytest.raises(ValidationError, match="amp has no quantile curve"):
+        Calibration(curves={ScoreName.PDS: CURVE}, fusion=fusion)
+    for wrong in ({"weight": 0.0}, {"counts_from": -0.1}):
+        with pytest.raises(ValidationError, match="greater than"):
+            Term.model_validate({"score": "amp", "weight": 1.0, "counts_from": 0.0, **wrong})
+    with pytest.raises(ValidationError, match="at least 1"):
+        Fusion(terms=(), curve=CURVE)
+    with pytest.raises(ValidationError, match="positive"):
+        Calibration(curves={ScoreName.AMP: CURVE}, fusion=fusion, lipschitz={ScoreName.AMP: 0.0})
+
+
+def test_json_keeps_the_order_of_the_scores() -> None:
+    calibration = Calibration.fit(drawn(6, 50))
+    again = Calibration.model_validate_json(calibration.model_dump_json())
+    assert again == calibration
+    assert again.names == NAMES

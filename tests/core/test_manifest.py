@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from oodguard.core.errors import FormatError, QualityError
-from oodguard.core.manifest import MANIFEST_FILE, FileRef, Manifest, Outputs, load_manifest
+from oodguard.core.manifest import MANIFEST_FILE, FileRef, Manifest, load_manifest
+from oodguard.core.verdict import Outputs
 
 
 @pytest.fixture
@@ -30,7 +31,8 @@ def edit(bundle: Path, **changes: object) -> None:
 def outputs(manifest: Manifest, quantile: float, images: int = 1) -> Outputs:
     """Outputs whose every score sits at a quantile of its ID curve."""
     probabilities = np.tile(np.array([0.2, 0.7, 0.1], dtype=np.float32), (images, 1))
-    row = [e.curve.values[int(quantile * (len(e.curve.values) - 1))] for e in manifest.scores]
+    curves = manifest.calibration.curves.values()
+    row = [curve.values[int(quantile * (len(curve.values) - 1))] for curve in curves]
     return Outputs(probabilities=probabilities, scores=np.tile(np.array(row, dtype=np.float32), (images, 1)))
 
 
@@ -83,15 +85,6 @@ def test_wrong_shapes_are_never_a_verdict(bundle: Path) -> None:
         manifest.judge(Outputs(probabilities=found.probabilities[:, :2], scores=found.scores))
 
 
-def test_score_errors_are_relative_to_value_or_range(bundle: Path) -> None:
-    manifest = load_manifest(bundle)
-    base = np.array([[e.curve.values[0] for e in manifest.scores]])
-    ranges = np.array([e.curve.values[-1] - e.curve.values[0] for e in manifest.scores])
-    errors = manifest.score_errors(base, base + 0.01 * ranges)
-    assert (errors <= 0.01 + 1e-9).all()
-    assert errors.max() == pytest.approx(0.01, rel=0.5)
-
-
 def test_damage_is_refused_in_one_sentence(copy: Path) -> None:
     golden = next((copy / "golden").iterdir())
     data = golden.read_bytes()
@@ -111,7 +104,7 @@ def test_damage_is_refused_in_one_sentence(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 2}, "schema version 2"),
+        ({"schema_version": 1}, "schema version 1; this oodguard reads version 2"),
         ({"classes": ["a", "a", "b"]}, "repeat"),
         ({"name": "../up"}, "name"),
         ({"files": []}, "not in the list"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from oodguard.core.errors import FormatError
+from oodguard.core.errors import FormatError, InputError
 from oodguard.evaluation.evidence import Evidence, gather, member_losses, options_of
 from oodguard.training.heads.guard import GuardHeads, head_shapes
 from oodguard.training.options import TrainOptions
@@ -22,32 +23,49 @@ def gathered(run: Run, options: TrainOptions) -> Evidence:
     return gather(run, load_photos(options.data, options.cache), options, {}, Silent())
 
 
-def test_calibration_scores_are_kept_or_found_again(run: Path, options: TrainOptions, tmp_path: Path) -> None:
-    kept = gathered(load_run(run), options)
-    assert kept.calibration is not None
-    copy = tmp_path / "run"
-    shutil.copytree(run, copy)
-    (copy / CALIBRATION_FILE).unlink()
-    again = gathered(load_run(copy), options)
-    assert again.calibration is not None
-    for name, values in kept.calibration.items():
-        assert len(values) == kept.record.splits.calibration
-        np.testing.assert_allclose(np.sort(again.calibration[name]), np.sort(values), rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(again.inside.answers.votes, kept.inside.answers.votes)
-    assert again.right.mean() == pytest.approx(kept.record.metrics["test_accuracy"])
+def test_a_run_answers_from_its_kept_division_without_its_weights_and_its_features(
+    run: Path, options: TrainOptions, tmp_path: Path
+) -> None:
+    """Neither the weights it started from nor the photos it was calibrated on are needed."""
+    loaded = load_run(run)
+    elsewhere = tmp_path / "photos"
+    shutil.copytree(options.data, elsewhere)
+    for photo in (elsewhere / "train").rglob("*.jpg"):
+        if hashlib.sha256(photo.read_bytes()).hexdigest() in loaded.division.calibration[photo.parent.name]:
+            photo.unlink()
+    moved = options.model_copy(update={"data": elsewhere, "cache": tmp_path / "cache", "weights": "absent.safetensors"})
+    found = gather(loaded, load_photos(elsewhere, moved.cache), moved, {}, Silent())
+    assert found.right.mean() == pytest.approx(loaded.record.metrics["test_accuracy"])
+    assert all(len(values) == loaded.record.splits.calibration for values in found.calibration.values())
+    again = gathered(load_run(run), options)
+    np.testing.assert_array_equal(again.test.answers.votes, found.test.answers.votes)
 
 
-def test_calibration_scores_of_other_images_are_not_used(run: Path, options: TrainOptions, tmp_path: Path) -> None:
+def test_missing_test_photos_are_counted(run: Path, options: TrainOptions, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "photos"
+    shutil.copytree(options.data, elsewhere)
+    for name in ("000.jpg", "001.jpg"):
+        (elsewhere / "test" / "jade" / name).unlink()
+    photos = load_photos(elsewhere, tmp_path)
+    with pytest.raises(InputError, match="2 of the 45 photos that the run used are missing"):
+        gather(load_run(run), photos, options, {}, Silent())
+
+
+def test_calibration_scores_of_other_photos_are_refused(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     table = np.load(copy / CALIBRATION_FILE)
     np.save(copy / CALIBRATION_FILE, table + 1.0)
-    assert gathered(load_run(copy), options).calibration is None
+    with pytest.raises(FormatError, match="set the thresholds"):
+        load_run(copy)
     np.save(copy / CALIBRATION_FILE, table[:, :3])
     with pytest.raises(FormatError, match="8 scores"):
         load_run(copy)
     (copy / CALIBRATION_FILE).write_bytes(b"junk")
     with pytest.raises(FormatError, match="damaged"):
+        load_run(copy)
+    (copy / CALIBRATION_FILE).unlink()
+    with pytest.raises(FormatError, match="incomplete"):
         load_run(copy)
 
 

@@ -1,4 +1,4 @@
-"""Every example as a reader would run it, against a real server."""
+"""Every example as a reader would run it, against a real server where it asks one."""
 
 from __future__ import annotations
 
@@ -81,6 +81,18 @@ def test_curl(gateway: Gateway, inside: Path, outside: Path, bad: Path) -> None:
     refused = example(script, gateway.url, bad)
     assert (refused.returncode, json.loads(refused.stdout)["code"]) == (22, "unsupported_type")
     assert example(script, gateway.url).returncode == 2
+
+
+def test_embedded(bundle: Path, inside: Path, outside: Path, bad: Path, tmp_path: Path) -> None:
+    ran = example(sys.executable, EXAMPLES / "embedded.py", bundle, inside, outside, bad)
+    known, unknown, failed = ran.stdout.splitlines()
+    assert known.startswith(f"{inside}: jade (")
+    assert unknown.startswith(f"{outside}: look at it (")
+    assert failed.startswith(f"{bad}: cannot be judged: not an image of a supported type")
+    assert ran.returncode == 1
+    absent = example(sys.executable, EXAMPLES / "embedded.py", tmp_path, inside)
+    assert (absent.returncode, absent.stdout) == (1, "")
+    assert absent.stderr.startswith("error: ")
 
 
 def test_python_client(gateway: Gateway, inside: Path, outside: Path, bad: Path) -> None:

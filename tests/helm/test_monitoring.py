@@ -29,7 +29,7 @@ RULES = Path(__file__).parent / "alerts_test.yaml"
 def exported(bundle: Path) -> dict[str, set[str]]:
     """Every series of the server with its labels."""
     settings = ServeSettings(bundle=bundle, watch=False)
-    metrics = create_gateway(settings, engine=FakeEngine(bundle, load_manifest(bundle))).service.metrics
+    metrics = create_gateway(settings, engine=FakeEngine(bundle, load_manifest(bundle))).parts.metrics
     metrics.requests.labels("/predict", "200").inc()
     found: dict[str, set[str]] = {}
     for family in metrics.registry.collect():

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,19 @@ class Client(TestClient):
     def __init__(self, settings: ServeSettings, engine: Any = None) -> None:
         gateway = create_gateway(settings, engine=engine)
         super().__init__(gateway.public, raise_server_exceptions=False)
-        self.service = gateway.service
+        self.parts = gateway.parts
         self.private = TestClient(gateway.private, raise_server_exceptions=False)
+
+    @contextmanager
+    def held(self, engine: FakeEngine) -> Iterator[None]:
+        """Every batch of the engine waits until the block ends."""
+        gate = engine.gate = asyncio.Event()
+        try:
+            yield
+        finally:
+            engine.gate = None
+            assert self.portal is not None
+            self.portal.call(gate.set)
 
     def sample(self, name: str) -> float:
         """The value of one exported series."""

@@ -26,8 +26,8 @@ def test_room_is_bounded_in_images_and_in_bytes_and_given_back() -> None:
             with pytest.raises(Overloaded):
                 second.grow(body_bytes=401)
             second.grow(images=1, body_bytes=400)
-            with pytest.raises(Overloaded):
-                admission.enter()
+            with pytest.raises(Overloaded), admission.enter():
+                pass
         assert (admission.images, admission.bytes) == (9, 600)
     assert (admission.images, admission.bytes) == (0, 0)
 
@@ -53,13 +53,13 @@ def test_retry_after_is_the_queue_over_the_recent_rate() -> None:
         clock.now += 0.1
         admission.answered(2)
     assert admission.rate == pytest.approx(20, rel=0.02)
-    reservation = admission.enter()
-    reservation.grow(images=110)
-    assert admission.retry_after == 6
-    reservation.grow(images=890)
-    assert admission.retry_after == 50
-    with pytest.raises(Overloaded) as caught:
-        reservation.grow(images=1)
-    assert caught.value.retry_after == 50
-    clock.now += 60
-    assert admission.retry_after == 60
+    with admission.enter() as reservation:
+        reservation.grow(images=110)
+        assert admission.retry_after == 6
+        reservation.grow(images=890)
+        assert admission.retry_after == 50
+        with pytest.raises(Overloaded) as caught:
+            reservation.grow(images=1)
+        assert caught.value.retry_after == 50
+        clock.now += 60
+        assert admission.retry_after == 60

@@ -18,7 +18,6 @@ import yaml
 
 from oodguard.export.photos import run_photos
 from oodguard.load_tests.process import Process, answers, free_ports
-from oodguard.training.progress import Silent
 from oodguard.training.run import load_run
 
 RULES = Path(__file__).parents[2] / "helm" / "oodguard" / "files" / "rules.yaml"
@@ -123,7 +122,7 @@ def test_alerts_fire_when_traffic_turns_strange_and_clear_when_it_turns_back(
     serving: Any, prometheus: Prometheus, run: Path, strangers: Path
 ) -> None:
     # The calibration's own images: their percentiles are uniform whatever the model.
-    usual = [p.path.read_bytes() for p in run_photos(load_run(run), run, data=None, report=Silent()).calibration]
+    usual = [p.path.read_bytes() for p in run_photos(load_run(run), run, data=None).calibration]
     strange = [path.read_bytes() for path in sorted(strangers.rglob("*.png"))] * 3
     traffic = Traffic(serving.url, usual)
     traffic.start()

@@ -1,9 +1,8 @@
-"""The batching engine against a fake engine whose every batch can be held."""
+"""The batching engine against a fake engine whose every batch can be held, in virtual time."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,26 +11,66 @@ import numpy as np
 import pytest
 
 from oodguard.core.manifest import Manifest, load_manifest
-from oodguard.server.batcher import Batcher, Watch
+from oodguard.server.batcher import Batcher, MeasuredImage
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.errors import DeadlineMissed, EngineError, EngineUnavailable
+from tests.server import virtual_time
+
+Future = asyncio.Future[MeasuredImage]
 
 
-class Log:
-    """What the batcher reported."""
+class Events:
+    """What the batcher reported, and when."""
 
     def __init__(self) -> None:
-        self.events: list[Any] = []
+        self.seen: list[tuple[float, str]] = []
 
-    def watch(self) -> Watch:
-        return Watch(
-            batch=lambda size: self.events.append(("batch", size)),
-            expired=lambda: self.events.append("expired"),
-            engine_error=lambda: self.events.append("error"),
-            unavailable=lambda reason: self.events.append("unavailable"),
-            stalled=lambda seconds: self.events.append("stalled"),
-            recovered=lambda: self.events.append("recovered"),
-        )
+    def _note(self, what: str) -> None:
+        self.seen.append((round(now(), 6), what))
+
+    def batch(self, images: int) -> None:
+        self._note(f"batch of {images}")
+
+    def expired(self) -> None:
+        self._note("expired")
+
+    def engine_error(self) -> None:
+        self._note("engine error")
+
+    def unavailable(self, reason: str) -> None:
+        self._note("unavailable")
+
+    def stalled(self, seconds: float) -> None:
+        self._note(f"stalled for {seconds:g}")
+
+    def recovered(self) -> None:
+        self._note("recovered")
+
+
+class Bench:
+    """A batcher under test; its engine takes 1 s for every batch."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, *, slots: int, **options: Any) -> None:
+        self.engine = FakeEngine(bundle, manifest, slots=slots)
+        self.engine.delay = 1.0
+        self.events = Events()
+        given = {"max_batch": 4, "max_delay": 0.0, "stall_after": 100.0} | options
+        self.batcher = Batcher(self.engine, manifest, events=self.events, clock=now, **given)
+        self._side = manifest.preprocessing.crop
+
+    def submit(self, level: int = 0, *, within: float = 1000.0) -> Future:
+        """Queue an image of one grey level."""
+        pixels = np.full((self._side, self._side, 3), level, dtype=np.uint8)
+        return self.batcher.submit(pixels, deadline=now() + within)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def until(moment: float) -> None:
+    """Let everything happen that happens until then."""
+    await asyncio.sleep(moment - now())
 
 
 @pytest.fixture(scope="module")
@@ -39,186 +78,190 @@ def manifest(bundle: Path) -> Manifest:
     return load_manifest(bundle)
 
 
-def far() -> float:
-    return time.monotonic() + 30
-
-
-Scenario = Callable[[Batcher, FakeEngine, Log, Callable[[int], Any]], Awaitable[None]]
+Scenario = Callable[[Bench], Awaitable[None]]
 
 
 @pytest.fixture
 def play(bundle: Path, manifest: Manifest) -> Callable[..., None]:
-    """Run a scenario in a loop of its own; leftover tasks or unretrieved errors would be warnings, so failures."""
+    """Run a scenario; keyword arguments are the batcher's."""
 
     def run(scenario: Scenario, *, slots: int = 1, **options: Any) -> None:
         async def body() -> None:
-            engine, log = FakeEngine(bundle, manifest, slots=slots), Log()
-            given = {"max_batch": 4, "max_delay": 0.0, "stall_after": 10.0} | options
-            batcher = Batcher(engine, manifest, watch=log.watch(), **given)
-            side = manifest.preprocessing.crop
+            await scenario(Bench(bundle, manifest, slots=slots, **options))
 
-            def image(level: int) -> Any:
-                return np.full((side, side, 3), level, dtype=np.uint8)
-
-            await asyncio.wait_for(scenario(batcher, engine, log, image), 20)
-
-        asyncio.run(body())
+        virtual_time.run(body())
 
     return run
 
 
 def test_an_idle_engine_is_not_kept_waiting(play: Any) -> None:
-    async def scenario(batcher: Batcher, engine: FakeEngine, log: Log, image: Any) -> None:
-        started = time.monotonic()
-        await batcher.submit(image(0), deadline=far())
-        assert time.monotonic() - started < 1.0
+    async def scenario(bench: Bench) -> None:
+        image = await bench.submit()
+        assert now() == 1.0
+        assert (image.queued, image.ran) == (0.0, 1.0)
 
     play(scenario, max_delay=5.0)
 
 
-def test_what_arrives_while_the_engine_works_forms_one_batch_and_keeps_its_order(play: Any) -> None:
-    async def scenario(batcher: Batcher, engine: FakeEngine, log: Log, image: Any) -> None:
-        engine.gate = asyncio.Event()
+def test_what_arrives_while_the_engine_works_forms_batches_and_keeps_its_order(play: Any) -> None:
+    async def scenario(bench: Bench) -> None:
         levels = [0, 250, 0, 250, 0, 250, 0]
-        futures = [batcher.submit(image(level), deadline=far()) for level in levels]
-        await asyncio.sleep(0.01)
-        assert engine.seen == [1]
-        assert batcher.waiting == 6
-        engine.gate.set()
-        answers = await asyncio.gather(*futures)
-        assert engine.seen == [1, 4, 2]
-        found = [answer.measured.ranked[answer.row][0] for answer in answers]
+        images = await asyncio.gather(*map(bench.submit, levels))
+        assert bench.events.seen == [(0.0, "batch of 1"), (1.0, "batch of 4"), (2.0, "batch of 2")]
+        assert [(image.queued, image.ran) for image in images] == [(0.0, 1.0), *[(1.0, 1.0)] * 4, *[(2.0, 1.0)] * 2]
+        found = [image.measured.ranked[image.row][0] for image in images]
         assert found == [0 if level == 0 else 2 for level in levels]
 
     play(scenario)
 
 
 def test_a_second_slot_waits_max_delay_for_company(play: Any) -> None:
-    async def scenario(batcher: Batcher, engine: FakeEngine, log: Log, image: Any) -> None:
-        engine.gate = asyncio.Event()
-        first = batcher.submit(image(0), deadline=far())
-        others = [batcher.submit(image(0), deadline=far()) for _ in range(3)]
-        await asyncio.sleep(0.01)
-        assert engine.seen == [1]
-        await asyncio.sleep(0.15)
-        assert engine.seen == [1, 2]
-        engine.gate.set()
-        await asyncio.gather(first, *others)
+    async def scenario(bench: Bench) -> None:
+        first = bench.submit()
+        second = bench.submit()
+        await until(0.3)
+        third = bench.submit()
+        await asyncio.gather(first, second, third)
+        # The oldest image of the queue decides, not the newest.
+        assert bench.events.seen == [(0.0, "batch of 1"), (0.5, "batch of 1"), (1.0, "batch of 1")]
+        assert (second.result().queued, third.result().queued) == (0.5, 0.7)
 
-    play(scenario, slots=2, max_delay=0.08)
+    play(scenario, slots=2, max_delay=0.5)
 
 
 def test_a_full_batch_does_not_wait(play: Any) -> None:
-    async def scenario(batcher: Batcher, engine: FakeEngine, log: Log, image: Any) -> None:
-        engine.gate = asyncio.Event()
-        futures = [batcher.submit(image(0), deadline=far()) for _ in range(3)]
-        await asyncio.sleep(0.01)
-        assert engine.seen == [1]
-        futures += [batcher.submit(image(0), deadline=far()) for _ in range(2)]
-        await asyncio.sleep(0.01)
-        assert engine.seen == [1, 2]
-        engine.gate.set()
+    async def scenario(bench: Bench) -> None:
+        futures = [bench.submit() for _ in range(4)]
+        await until(0.25)
+        assert bench.events.seen == [(0.0, "batch of 1")]
+        futures.append(bench.submit())
+        await until(0.5)
+        assert bench.events.seen[1:] == [(0.25, "batch of 2")]
         await asyncio.gather(*futures)
-        assert sum(engine.seen) == 5
 
     play(scenario, slots=2, max_delay=5.0)
 
 
-def test_a_batch_takes_its_slots_share_of_what_waits(play: Any) -> None:
-    async def scenario(batcher: Batcher, engine: FakeEngine, log: Log, image: Any) -> None:
-        engine.delay = 0.05
-        futures = [batcher.submit(image(0), deadline=far()) for _ in range(7)]
+def test_every_batch_has_a_wait_of_its_own(play: Any) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.engine.delay = 10.0
+        futures = [bench.submit(), bench.submit()]
+        await until(0.6)
+        futures.append(bench.submit())
         await asyncio.gather(*futures)
-        assert engine.seen[:4] == [1, 1, 3, 1]
-        engine.seen.clear()
-        await asyncio.gather(*(batcher.submit(image(0), deadline=far()) for _ in range(40)))
-        assert max(engine.seen) == 4
+        assert bench.events.seen == [(0.0, "batch of 1"), (0.5, "batch of 1"), (1.1, "batch of 1")]
+
+    play(scenario, slots=3, max_delay=0.5)
+
+
+def test_a_wait_that_ended_for_nobody_leaves_the_next_one_as_long(play: Any) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.engine.delay = 10.0
+        first, gone = bench.submit(), bench.submit()
+        gone.cancel()
+        await until(0.6)
+        await asyncio.gather(first, bench.submit())
+        assert bench.events.seen == [(0.0, "batch of 1"), (1.1, "batch of 1")]
+
+    play(scenario, slots=2, max_delay=0.5)
+
+
+def test_a_batch_takes_its_slots_share_of_what_waits(play: Any) -> None:
+    async def scenario(bench: Bench) -> None:
+        await asyncio.gather(*(bench.submit() for _ in range(7)))
+        assert bench.engine.seen == [1, 1, 3, 1, 1]
+        bench.engine.seen.clear()
+        await asyncio.gather(*(bench.submit() for _ in range(40)))
+        assert max(bench.engine.seen) == 4
 
     play(scenario, slots=2)
 
 
 def test_the_departed_and_the_late_are_never_computed(play: Any) -> None:
-    async def scenario(batcher: Batcher, engine: FakeEngine, log: Log, image: Any) -> None:
-        engine.gate = asyncio.Event()
-        first = batcher.submit(image(0), deadline=far())
-        gone = batcher.submit(image(0), deadline=far())
-        late = batcher.submit(image(0), deadline=time.monotonic() + 0.02)
-        stays = batcher.submit(image(250), deadline=far())
+    async def scenario(bench: Bench) -> None:
+        first = bench.submit()
+        gone = bench.submit()
+        late = bench.submit(within=0.9)
+        punctual = bench.submit(250, within=1.1)
         gone.cancel()
-        await asyncio.sleep(0.05)
-        engine.gate.set()
-        await asyncio.gather(first, stays)
+        await asyncio.gather(first, punctual)
         with pytest.raises(DeadlineMissed):
             await late
-        assert engine.seen == [1, 1]
-        assert log.events.count("expired") == 1
+        assert bench.events.seen == [(0.0, "batch of 1"), (1.0, "expired"), (1.0, "batch of 1")]
 
     play(scenario)
 
 
 def test_one_departure_does_not_cost_its_batch_mates(play: Any) -> None:
-    async def scenario(batcher: Batcher, engine: FakeEngine, log: Log, image: Any) -> None:
-        engine.delay = 0.05
-        first = batcher.submit(image(0), deadline=far())
-        mates = [batcher.submit(image(0), deadline=far()) for _ in range(3)]
-        await first
-        while len(engine.seen) < 2:
-            await asyncio.sleep(0)
+    async def scenario(bench: Bench) -> None:
+        first = bench.submit()
+        mates = [bench.submit() for _ in range(3)]
+        await until(1.5)
+        assert first.done()
         mates[1].cancel()
-        answers = await asyncio.gather(mates[0], mates[2])
-        assert [answer.row for answer in answers] == [0, 2]
+        images = await asyncio.gather(mates[0], mates[2])
+        assert bench.engine.seen == [1, 3]
+        assert [image.row for image in images] == [0, 2]
 
     play(scenario)
 
 
 def test_a_failed_batch_reaches_every_waiter_and_the_next_works(play: Any) -> None:
-    async def scenario(batcher: Batcher, engine: FakeEngine, log: Log, image: Any) -> None:
-        engine.gate = asyncio.Event()
-        first = batcher.submit(image(0), deadline=far())
-        doomed = [batcher.submit(image(0), deadline=far()) for _ in range(3)]
-        engine.gate.set()
+    async def scenario(bench: Bench) -> None:
+        first = bench.submit()
+        doomed = [bench.submit() for _ in range(3)]
         await first
-        engine.fail_next = True
+        bench.engine.fail_next = True
         results = await asyncio.gather(*doomed, return_exceptions=True)
-        assert all(isinstance(result, EngineError) for result in results)
-        assert log.events.count("error") == 1
-        await batcher.submit(image(0), deadline=far())
+        assert [type(result) for result in results] == [EngineError] * 3
+        assert bench.events.seen[2:] == [(2.0, "engine error")]
+        await bench.submit()
 
     play(scenario)
 
 
 def test_a_dead_engine_is_reported(play: Any) -> None:
-    async def scenario(batcher: Batcher, engine: FakeEngine, log: Log, image: Any) -> None:
-        await engine.close()
+    async def scenario(bench: Bench) -> None:
+        await bench.engine.close()
         with pytest.raises(EngineUnavailable):
-            await batcher.submit(image(0), deadline=far())
-        assert "unavailable" in log.events
+            await bench.submit()
+        assert bench.events.seen == [(0.0, "batch of 1"), (0.0, "unavailable")]
 
     play(scenario)
 
 
 def test_a_wedged_engine_is_noticed_and_its_recovery_too(play: Any) -> None:
-    async def scenario(batcher: Batcher, engine: FakeEngine, log: Log, image: Any) -> None:
-        engine.gate = asyncio.Event()
-        future = batcher.submit(image(0), deadline=far())
-        await asyncio.sleep(0.1)
-        assert log.events[-1] == "stalled"
-        assert batcher.oldest_run > 0.05
-        engine.gate.set()
-        await future
-        await batcher.drained()
-        assert log.events[-1] == "recovered"
-        assert batcher.oldest_run == 0.0
+    async def scenario(bench: Bench) -> None:
+        bench.engine.delay = 7.0
+        longer = bench.submit()
+        await until(1.0)
+        bench.engine.delay = 4.0
+        shorter = bench.submit()  # in the other slot
+        await until(4.5)
+        assert bench.batcher.oldest_run == 4.5
+        await asyncio.gather(longer, shorter)
+        await bench.batcher.drained()
+        assert bench.events.seen[2:] == [(2.0, "stalled for 2"), (3.0, "stalled for 2"), (7.0, "recovered")]
+        assert bench.batcher.oldest_run == 0.0
 
-    play(scenario, stall_after=0.05)
+    play(scenario, slots=2, stall_after=2.0)
+
+
+def test_a_batch_that_ends_in_time_raises_no_alarm(play: Any) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.submit()
+        await until(10.0)
+        assert bench.events.seen == [(0.0, "batch of 1")]
+
+    play(scenario, stall_after=1.5)
 
 
 def test_drained_waits_for_the_queue_and_for_what_runs(play: Any) -> None:
-    async def scenario(batcher: Batcher, engine: FakeEngine, log: Log, image: Any) -> None:
-        await batcher.drained()
-        engine.delay = 0.02
-        futures = [batcher.submit(image(0), deadline=far()) for _ in range(9)]
-        await batcher.drained()
+    async def scenario(bench: Bench) -> None:
+        await bench.batcher.drained()
+        futures = [bench.submit() for _ in range(9)]
+        await bench.batcher.drained()
+        assert now() == 3.0
         assert all(future.done() for future in futures)
 
     play(scenario)

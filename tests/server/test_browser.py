@@ -290,7 +290,8 @@ def test_a_replaced_model_is_noticed(visit: Open, server: Any, bundle: Path, tmp
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["version"] = "8"
     # Nothing is in distribution any more.
-    manifest["fusion"]["curve"]["values"] = [value - 1000 for value in manifest["fusion"]["curve"]["values"]]
+    fused = manifest["calibration"]["fusion"]["curve"]
+    fused["values"] = [value - 1000 for value in fused["values"]]
     for golden in manifest["golden"]:
         golden["is_ood"] = True
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -4,7 +4,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from oodguard.server.drift import BOUNDS, Tally
+from oodguard.server.drift import BOUNDS, DriftCounts
 from oodguard.server.engines.fake import FakeEngine
 
 
@@ -15,20 +15,20 @@ def series(client: Any, family: str) -> dict[tuple[str, ...], float]:
     return {(s.name.removeprefix(family), *(v for _, v in sorted(s.labels.items()))): s.value for s in found.samples}
 
 
-def test_a_tally_counts_shares_up_to_and_including_a_bound() -> None:
-    tally = Tally()
+def test_shares_are_counted_up_to_and_including_a_bound() -> None:
+    counts = DriftCounts()
     for share in (0.0, 0.05, 0.0500001, 0.95, 0.98, 0.999, 1.0):
-        tally.add(share)
-    buckets = dict(tally.buckets())
+        counts.add(share)
+    buckets = dict(counts.buckets())
     assert (buckets["0.05"], buckets["0.1"], buckets["0.9"]) == (2, 3, 3)
     assert (buckets["0.95"], buckets["0.975"], buckets["0.99"], buckets["+Inf"]) == (4, 4, 5, 7)
-    assert tally.total == 0.0 + 0.05 + 0.0500001 + 0.95 + 0.98 + 0.999 + 1.0
+    assert counts.total == 0.0 + 0.05 + 0.0500001 + 0.95 + 0.98 + 0.999 + 1.0
     assert list(BOUNDS) == sorted(set(BOUNDS))
 
 
 def test_every_answer_is_counted_once_in_every_distribution(start: Any, fake: FakeEngine, picture: Any) -> None:
     client = start(engine=fake)
-    names = [entry.name for entry in client.service.model.manifest.scores]
+    names = [entry.name for entry in client.parts.serving.model.manifest.scores]
     assert series(client, "oodguard_fused_percentile")["_count",] == 0
     answers = []
     for data in (picture("white"), picture("black"), b"junk"):
@@ -59,7 +59,7 @@ def test_what_is_expected_is_exported_beside_it(start: Any) -> None:
 
 def test_every_answer_is_counted_under_its_label(start: Any, golden: list[bytes], strangers: Any) -> None:
     client = start()
-    manifest = client.service.model.manifest
+    manifest = client.parts.serving.model.manifest
     images = [*golden, *(path.read_bytes() for path in sorted(strangers.rglob("*.png")))]
     before = series(client, "oodguard_class_percentile")
     assert {key[1] for key in before if key[0] == "_count"} == set(manifest.classes)

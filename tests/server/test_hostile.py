@@ -36,7 +36,7 @@ def test_hostile_requests_never_get_a_5xx(client: Any, hostile: ModuleType) -> N
         seen.add(answer.status_code)
     assert {200, 400, 415, 422} <= seen
     assert client.sample("oodguard_engine_errors_total") == 0.0
-    assert client.service.admission.images == 0
+    assert client.parts.admission.images == 0
     assert client.get("/health/ready").status_code == 200
 
 

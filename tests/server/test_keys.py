@@ -63,8 +63,8 @@ def test_keys_rotate_without_a_restart(start: Any, tmp_path: Path) -> None:
     file.write_text(f"a:{digest(old)}\n")
     client = start(key_file=file)
     file.write_text(f"a:{digest(old)}\nb:{digest(new)}\n")
-    client.service.reload_keys()
+    client.parts.callers.reload()
     assert {client.get("/openapi.json", headers={"x-api-key": k}).status_code for k in (old, new)} == {200}
     file.write_text(f"b:{digest(new)}\n")
-    client.service.reload_keys()
+    client.parts.callers.reload()
     assert client.get("/openapi.json", headers={"x-api-key": old}).status_code == 401

@@ -85,6 +85,40 @@ def test_a_bad_image_is_named_or_answered_as_an_error_row(client: Any, golden: l
     assert [bool(text) for text in found["error"]["data"]] == [False, True, False]
 
 
+@pytest.mark.parametrize("outputs", [None, [{"name": "label"}, {"name": "error"}]])
+def test_every_refused_image_is_counted_and_the_others_only_where_they_are_answered(
+    client: Any, golden: list[bytes], outputs: list[dict[str, str]] | None
+) -> None:
+    def counted() -> tuple[float, float, float]:
+        report = client.get("/traffic").json()
+        codes = ("unsupported_type", "empty")
+        return (*(client.sample(f'oodguard_rejected_total{{code="{code}"}}') for code in codes), report["images"])
+
+    mixed = body([b"junk", golden[0], b"", golden[1]], outputs=outputs)
+    assert client.post(INFER, json=mixed).status_code == (200 if outputs else 415)
+    assert counted() == (1.0, 1.0, 2 if outputs else 0)
+    hopeless = body([b"junk", b""], outputs=outputs)
+    answer = client.post(INFER, json=hopeless)
+    assert answer.status_code == 415
+    assert answer.json()["error"].startswith("unsupported_type: image 0:")
+    assert counted() == (2.0, 2.0, 2 if outputs else 0)
+    assert client.get("/traffic").json()["refused"] == 4
+
+
+def test_flagged_images_are_kept_whichever_route_they_came_by(start: Any, strangers: Path, tmp_path: Path) -> None:
+    client = start(sample_dir=tmp_path, sample_rate=1.0)
+    stranger = next(strangers.rglob("*.png")).read_bytes()
+    assert outputs(client.post(INFER, json=body([stranger])))["is_ood"]["data"] == [True]
+    client.parts.sampler.close()
+    assert client.sample('oodguard_samples_total{result="kept"}') == 1.0
+
+
+def test_a_tensor_without_images_is_refused_as_such(client: Any) -> None:
+    tensor = {"name": "image", "shape": [0], "datatype": "BYTES", "data": []}
+    answer = client.post(INFER, json={"inputs": [tensor]})
+    assert (answer.status_code, answer.json()["error"].split(":")[0]) == (400, "no_images")
+
+
 @pytest.mark.parametrize(
     ("message", "word"),
     [

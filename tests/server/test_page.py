@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from oodguard.core.calibration import QuantileCurve
+from oodguard.core.curve import QuantileCurve
 from oodguard.core.manifest import load_manifest
 from oodguard.server.card import ModelCard, _acceptance, scale_of
 from oodguard.server.keys import digest, new_key
@@ -98,7 +98,10 @@ def test_the_card_says_what_is_served(card: ModelCard, bundle: Path) -> None:
     assert card.classes == manifest.classes
     assert card.parity == manifest.parity
     assert card.metrics == manifest.provenance.metrics
-    assert [d.near for d in card.detectors] == [manifest.fusion.near.get(name, 0.0) for name in manifest.score_names]
+    terms = {term.score: (term.weight, term.counts_from) for term in manifest.calibration.fusion.terms}
+    assert [(d.weight, d.counts_from) for d in card.detectors] == [
+        terms.get(n, (0.0, 0.0)) for n in manifest.score_names
+    ]
     assert card.data.calibration_images == manifest.provenance.calibration_images
     assert [check.name for check in card.checks] == [
         "Export parity (fp32)",
@@ -134,11 +137,11 @@ def test_a_replaced_model_has_a_new_card_and_is_let_go(start: Any, bundle: Path,
     shutil.copytree(bundle, folder)
     client = start(folder=folder)
     assert client.get("/model").json()["model"]["version"] == "7"
-    old = weakref.ref(client.service.model)
+    old = weakref.ref(client.parts.serving.model)
     manifest = folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"version": "7"', '"version": "8"'))
     # The private application runs in a loop of its own here.
-    assert client.portal.call(client.service.reload).manifest.version == "8"
+    assert client.portal.call(client.parts.serving.reload).manifest.version == "8"
     deadline = time.monotonic() + 10
     while old() is not None and time.monotonic() < deadline:
         client.get("/health/live")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,29 @@ def test_malformed_bodies(client: TestClient, body: bytes, kind: str, status: in
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == PROBLEM
     assert code is None or answer.json()["code"] == code
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "identity, gzip"])
+@pytest.mark.parametrize(
+    ("route", "kind"),
+    [
+        ("/predict", "image/jpeg"),
+        ("/predict", "application/json"),
+        ("/predict", "multipart/form-data; boundary=x"),
+        ("/v2/models/discs/infer", "application/json"),
+    ],
+)
+def test_a_compressed_body_is_refused_as_such(client: TestClient, route: str, kind: str, encoding: str) -> None:
+    body = gzip.compress(b'{"images": ["AA=="]}')
+    answer = client.post(route, content=body, headers={"content-type": kind, "content-encoding": encoding})
+    assert answer.status_code == 415
+    assert "unsupported_body" in answer.text
+    assert f"content encoding {encoding!r} is not supported" in answer.text
+
+
+def test_a_body_may_say_that_it_is_not_compressed(client: TestClient, golden: list[bytes]) -> None:
+    headers = {"content-type": "image/jpeg", "content-encoding": "identity"}
+    assert client.post("/predict", content=golden[0], headers=headers).status_code == 200
 
 
 def test_limits(start: Any, golden: list[bytes], picture: Any) -> None:

@@ -38,13 +38,13 @@ def wait_until(condition: Any, seconds: float = 10.0) -> None:
 
 def test_past_the_queue_it_is_429_with_retry_after_on_every_route(start: Any, fake: FakeEngine, picture: Any) -> None:
     client = start(engine=fake, max_queue=2, max_files=2)
-    fake.delay = 0.5
-    inside = [in_thread(lambda: post(client, picture())) for _ in range(2)]
-    wait_until(lambda: client.service.admission.images == 2)
-    for answer in (post(client, picture()), client.post("/v2/models/discs/infer", json={})):
-        assert answer.status_code == 429
-        assert int(answer.headers["retry-after"]) >= 1
-    assert client.sample("oodguard_queue_images") == 2.0
+    with client.held(fake):
+        inside = [in_thread(lambda: post(client, picture())) for _ in range(2)]
+        wait_until(lambda: client.parts.admission.images == 2)
+        for answer in (post(client, picture()), client.post("/v2/models/discs/infer", json={})):
+            assert answer.status_code == 429
+            assert int(answer.headers["retry-after"]) >= 1
+        assert client.sample("oodguard_queue_images") == 2.0
     assert [future.result().status_code for future in inside] == [200, 200]
     assert post(client, picture()).status_code == 200
     assert client.sample('oodguard_rejected_total{code="overloaded"}') == 2.0
@@ -52,46 +52,48 @@ def test_past_the_queue_it_is_429_with_retry_after_on_every_route(start: Any, fa
 
 def test_a_request_that_does_not_fit_as_a_whole_takes_nothing(start: Any, fake: FakeEngine, picture: Any) -> None:
     client = start(engine=fake, max_queue=3, max_files=3)
-    fake.delay = 0.3
-    inside = in_thread(lambda: post(client, picture()))
-    wait_until(lambda: client.service.admission.images == 1)
     files = [("image", ("x", picture()))] * 3
-    assert client.post("/predict", files=files).status_code == 429
-    assert client.service.admission.images == 1
+    with client.held(fake):
+        inside = in_thread(lambda: post(client, picture()))
+        wait_until(lambda: client.parts.admission.images == 1)
+        assert client.post("/predict", files=files).status_code == 429
+        assert client.parts.admission.images == 1
     assert inside.result().status_code == 200
     assert client.post("/predict", files=files).status_code == 200
-    assert (client.service.admission.images, client.service.admission.bytes) == (0, 0)
+    assert (client.parts.admission.images, client.parts.admission.bytes) == (0, 0)
 
 
 def test_the_caller_may_shorten_the_deadline_and_is_bounded(start: Any, fake: FakeEngine, picture: Any) -> None:
-    client = start(engine=fake, request_timeout=5.0, max_request_timeout=5.0)
-    fake.delay = 0.4
-    started = time.monotonic()
-    answer = post(client, picture(), **{"x-request-timeout-ms": "50"})
-    assert (answer.status_code, answer.json()["code"]) == (504, "deadline_missed")
-    assert time.monotonic() - started < 0.35
+    client = start(engine=fake, request_timeout=3600.0, max_request_timeout=3600.0)
+    with client.held(fake):
+        answer = post(client, picture(), **{"x-request-timeout-ms": "50"})
+        assert (answer.status_code, answer.json()["code"]) == (504, "deadline_missed")
     assert post(client, picture(), **{"x-request-timeout-ms": "1e9"}).status_code == 200
     for bad in ("0", "-5", "9", "soon", "nan"):
         assert post(client, picture(), **{"x-request-timeout-ms": bad}).status_code == 422
 
 
+def test_no_caller_gets_more_time_than_the_server_gives(start: Any, fake: FakeEngine, picture: Any) -> None:
+    client = start(engine=fake, request_timeout=0.05, max_request_timeout=0.05)
+    with client.held(fake):
+        assert post(client, picture(), **{"x-request-timeout-ms": "1e9"}).status_code == 504
+
+
 def test_a_wedged_engine_turns_readiness_then_liveness_red(start: Any, fake: FakeEngine, picture: Any) -> None:
-    client = start(engine=fake, stall_after=0.1, dead_after=0.6, request_timeout=0.3)
-    fake.delay = 1.2
-    stuck = in_thread(lambda: post(client, picture()))
-    wait_until(lambda: client.get("/health/ready").status_code == 503, 1.0)
-    assert "running for more than" in client.get("/health/ready").json()["detail"]
+    client = start(engine=fake, stall_after=0.01, dead_after=3600.0, request_timeout=0.05)
+    with client.held(fake):
+        # The slow inference may still end, so requests go on to be taken, within their deadline.
+        assert post(client, picture()).status_code == 504
+        assert "running for more than" in client.get("/health/ready").json()["detail"]
+        assert client.get("/health/live").status_code == client.get("/v2/health/live").status_code == 200
+        assert post(client, picture()).status_code == 504
+        client.parts.health.dead_after = 0.01
+        assert client.get("/health/live").status_code == client.get("/v2/health/live").status_code == 503
+        refused = post(client, picture())
+        assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+    wait_until(lambda: client.get("/health/ready").status_code == 200)
     assert client.get("/health/live").status_code == 200
-    # The slow inference may still end, so requests go on to be taken, within their deadline.
-    assert post(client, picture()).status_code == 504
-    assert stuck.result(1.0).status_code == 504
-    wait_until(lambda: client.get("/health/live").status_code == 503, 1.0)
-    refused = post(client, picture())
-    assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
-    wait_until(lambda: client.get("/health/ready").status_code == 200, 3.0)
-    fake.delay = 0.0
     assert post(client, picture()).status_code == 200
-    assert client.get("/health/live").status_code == 200
 
 
 def test_a_poisoned_image_leaves_its_batch_mates_as_they_are_alone(client: Any, golden: list[bytes]) -> None:
@@ -168,8 +170,7 @@ def test_one_connection_too_many_is_refused_and_the_others_work(server: Any, pic
     assert until_closed(open_ones[0]).startswith(b"HTTP/1.1 200 ")
     for connection in open_ones:
         connection.close()
-    time.sleep(0.1)
-    assert httpx.post(f"{running.url}/predict", content=picture(), headers=PNG).status_code == 200
+    wait_until(lambda: httpx.post(f"{running.url}/predict", content=picture(), headers=PNG).status_code == 200)
 
 
 def test_a_client_that_leaves_frees_its_place(server: Any, picture: Any) -> None:
@@ -209,19 +210,21 @@ def test_request_ids_headers_and_logs(server: Any, golden: list[bytes]) -> None:
 def test_overload_does_not_hang_and_passes(server: Any, golden: list[bytes]) -> None:
     running = server("--max-queue", "8", "--max-files", "8", "--sessions", "1")
     statuses: list[int] = []
-    stop = time.monotonic() + 2.0
+    stop = threading.Event()
 
     def hammer() -> None:
-        with httpx.Client(timeout=10) as client:
-            while time.monotonic() < stop:
+        with httpx.Client(timeout=60) as client:
+            while not stop.is_set():
                 answer = client.post(f"{running.url}/predict", content=golden[0], headers=PNG)
                 statuses.append(answer.status_code)
 
     threads = [threading.Thread(target=hammer) for _ in range(24)]
     for thread in threads:
         thread.start()
+    wait_until(lambda: statuses.count(200) > 100 and 429 in statuses, 60.0)
+    stop.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
     assert set(statuses) == {200, 429}
     answer = httpx.post(f"{running.url}/predict", content=golden[0], headers=PNG)

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from oodguard.clients.samples import read_samples
 from oodguard.core.errors import EnvironmentProblem
+from oodguard.server import app
 from oodguard.server.engines.fake import FakeEngine
-from oodguard.server.sampling import WAITING, Sampler
+from oodguard.server.sampling import WAITING
 from oodguard.server.settings import ServeSettings
 
 PNG = {"content-type": "image/png"}
@@ -29,7 +30,7 @@ def test_flagged_images_are_kept_with_their_verdicts(
     stranger = next(strangers.rglob("*.png")).read_bytes()
     answer = client.post("/predict", content=stranger, headers=PNG).json()
     inside = client.post("/predict", content=golden[0], headers=PNG).json()["predictions"][0]
-    client.service.sampler.close()
+    client.parts.sampler.close()
     found = read_samples(folder)
     flagged = [p for p in (answer["predictions"][0], inside) if p["is_ood"]]
     assert flagged
@@ -47,13 +48,13 @@ def test_the_folder_never_grows_beyond_its_bound(start: Any, strangers: Path, tm
     client = start(sample_dir=tmp_path, sample_rate=1.0, sample_max_bytes=2 * len(stranger))
     for _ in range(3):
         assert client.post("/predict", content=stranger, headers=PNG).json()["predictions"][0]["is_ood"]
-    client.service.sampler.close()
+    client.parts.sampler.close()
     assert client.sample('oodguard_samples_total{result="kept"}') == 1.0
     assert client.sample('oodguard_samples_total{result="dropped"}') == 2.0
 
 
 def test_nothing_is_kept_by_default_and_a_bad_folder_is_refused(start: Any, fake: FakeEngine, tmp_path: Path) -> None:
-    assert start(engine=fake).service.sampler is None
+    assert start(engine=fake).parts.sampler is None
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(EnvironmentProblem, match="flagged images cannot be kept"):
@@ -86,7 +87,7 @@ def test_flagged_images_are_kept_in_a_bucket(start: Any, strangers: Path, s3: An
     client = start(sample_store="s3://bucket/flagged", sample_rate=1.0, sample_max_bytes=2 * len(stranger))
     answers = [client.post("/predict", content=stranger, headers=PNG).json()["predictions"][0] for _ in range(2)]
     assert answers[0]["is_ood"]
-    client.service.sampler.close()
+    client.parts.sampler.close()
     assert client.sample('oodguard_samples_total{result="kept"}') == 1.0
     assert client.sample('oodguard_samples_total{result="dropped"}') == 1.0
     for objects in obstore.list(s3):
@@ -103,7 +104,7 @@ def test_a_bucket_that_fails_costs_no_answer_and_is_counted(
     client = start(sample_store="s3://nowhere/flagged", sample_rate=1.0)
     stranger = next(strangers.rglob("*.png")).read_bytes()
     assert client.post("/predict", content=stranger, headers=PNG).status_code == 200
-    client.service.sampler.close()
+    client.parts.sampler.close()
     assert client.sample('oodguard_samples_total{result="failed"}') == 1.0
     assert client.sample('oodguard_samples_total{result="kept"}') == 0.0
     sentences = [record.getMessage() for record in caplog.records if record.name == "oodguard.server"]
@@ -127,17 +128,17 @@ class Stuck:
 
 
 def test_a_slow_place_holds_up_nobody_and_a_bounded_number_of_images(
-    start: Any, fake: FakeEngine, strangers: Path
+    start: Any, fake: FakeEngine, strangers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = start(engine=fake)
-    place, metrics = Stuck(), client.service.metrics
-    sampler = client.service.sampler = Sampler(place, rate=1.0, max_bytes=2**30, metrics=metrics)
+    place = Stuck()
+    monkeypatch.setattr(app, "place_of", lambda *_: place)
+    client = start(engine=fake, sample_rate=1.0)
     stranger = next(strangers.rglob("*.png")).read_bytes()
     for _ in range(WAITING + 3):
         assert client.post("/predict", content=stranger, headers=PNG).json()["predictions"][0]["is_ood"]
     assert client.sample('oodguard_samples_total{result="dropped"}') == 3.0
     place.gate.set()
-    sampler.close()
+    client.parts.sampler.close()
     assert client.sample('oodguard_samples_total{result="kept"}') == WAITING
     assert len(place.names) == 2 * WAITING
 

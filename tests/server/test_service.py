@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +64,8 @@ def test_a_failed_batch_is_one_clear_500_and_the_next_request_works(start: Any, 
 
 def test_a_slow_engine_is_a_504_not_a_hang(start: Any, fake: FakeEngine, picture: Any) -> None:
     client = start(engine=fake, request_timeout=0.05)
-    fake.delay = 1.0
-    answer = post(client, picture())
+    with client.held(fake):
+        answer = post(client, picture())
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_missed")
 
 
@@ -89,9 +91,14 @@ def test_an_unexpected_exception_shows_no_internals(start: Any, fake: FakeEngine
 def test_large_requests_run_in_chunks_and_keep_their_order(start: Any, fake: FakeEngine, picture: Any) -> None:
     client = start(engine=fake, max_batch=4)
     fake.seen.clear()
-    fake.delay = 0.5  # While the first batch runs, all other images are decoded and wait.
     colours = ["black", "white"] * 5
-    answer = post(client, *[picture(c) for c in colours])
+    pool = ThreadPoolExecutor(1)
+    with pool, client.held(fake):
+        answering = pool.submit(post, client, *[picture(c) for c in colours])
+        # While the first batch runs, all other images are decoded and wait.
+        while len(client.parts.serving.model.batcher._queue) < 9:
+            time.sleep(0.001)
+    answer = answering.result()
     # The first image meets an idle engine and does not wait; the others form batches.
     assert sum(fake.seen) == 10
     assert max(fake.seen) == 4

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from oodguard.server.settings import ENV_PREFIX, ServeSettings
-from oodguard.server.tables import TABLES, filled
+from oodguard.server.tables import filled, table
 
 BUNDLE = Path("bundle")
 
@@ -44,7 +44,7 @@ def test_an_unknown_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"engine": "triton"}, "needs triton_url"),
         ({"engine": "triton", "triton_url": "http://a:8001"}, "HOST:PORT"),
         ({"engine": "triton", "triton_url": "a:8001,"}, "HOST:PORT"),
-        ({"engine": "triton", "triton_url": "a:8001", "threads": 2}, "threads and engine triton"),
+        ({"engine": "triton", "triton_url": "a:8001", "threads": 2}, "threads is decided where"),
         ({"engine": "triton", "triton_url": "a:8001", "triton_ca": Path(__file__)}, "need triton_tls"),
         ({"triton_url": "a:8001"}, "is for engine triton"),
         ({"port": 70_000}, "less than or equal"),
@@ -70,16 +70,23 @@ def test_anyone_may_call_a_public_address_only_by_explicit_choice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "table"),
+    ("document", "name"),
     [
-        ("README.md", "settings"),
+        ("docs/SETTINGS.md", "settings"),
         ("docs/METRICS.md", "metrics"),
         ("docs/API.md", "problems"),
         ("docs/SCORES.md", "scores"),
         ("docs/BUNDLE.md", "manifest"),
     ],
 )
-def test_tables_of_the_documents_are_what_the_code_says(document: str, table: str) -> None:
+def test_tables_of_the_documents_are_what_the_code_says(document: str, name: str) -> None:
     text = (Path(__file__).parents[2] / document).read_text(encoding="utf-8")
-    assert TABLES[table]() in text, "run: make docs"
+    assert table(name) in text, "run: make docs"
     assert filled(text) == text
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SAMPLE_DIR", "KEY_FILE", "ACCEPT", "PORT"):
+        monkeypatch.setenv(ENV_PREFIX + name, "")
+    settings = ServeSettings(bundle=BUNDLE)
+    assert (settings.sample_dir, settings.key_file, settings.accept, settings.port) == (None, None, None, 8000)

@@ -49,7 +49,7 @@ def test_a_request_has_a_span_for_every_stage_below_its_callers(
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "order-7"}
     files = [("image", ("secret-name.png", image)) for image in golden[:2]]
     answer = client.post("/predict", files=files, headers=headers).json()
-    client.service.tracing.close()
+    client.parts.tracing.close()
     (request,) = requests_of(collector.spans)
     assert (request.name, request.trace_id.hex(), request.parent_span_id.hex()) == ("POST /predict", TRACE, PARENT)
     assert attributes(request) == {
@@ -82,7 +82,7 @@ def test_tensors_have_the_same_stages_in_traces_and_metrics(
     }
     answer = client.post("/v2/models/discs/infer", json=body)
     assert answer.status_code == 200, answer.text
-    client.service.tracing.close()
+    client.parts.tracing.close()
     assert [span.name for span in collector.spans] == [*STAGES, "POST /v2/models/*"]
     for stage in STAGES:
         assert client.sample(f'oodguard_stage_seconds_count{{stage="{stage}"}}') == 1.0
@@ -93,7 +93,7 @@ def test_a_failed_request_is_marked(start: Any, collector: Collector, fake: Fake
     fake.fail_next = True
     assert client.post("/predict", content=golden[0], headers=PNG).status_code == 500
     assert client.post("/predict", content=b"junk", headers=PNG).status_code == 415
-    client.service.tracing.close()
+    client.parts.tracing.close()
     failed, refused = requests_of(collector.spans)
     assert (failed.status.code, refused.status.code) == (Status.STATUS_CODE_ERROR, Status.STATUS_CODE_UNSET)
     assert attributes(refused)["http.response.status_code"] == 415
@@ -108,7 +108,7 @@ def test_callers_decide_and_else_the_share_does(
         assert client.post("/predict", content=golden[0], headers=traced).status_code == 200
     assert client.post("/predict", content=golden[0], headers=PNG).status_code == 200
     assert client.post("/predict", content=golden[0], headers={**PNG, "traceparent": "nonsense"}).status_code == 200
-    client.service.tracing.close()
+    client.parts.tracing.close()
     assert len(requests_of(collector.spans)) == 1
 
 

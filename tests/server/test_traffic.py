@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from oodguard.server.metrics import Metrics
+from oodguard.server.metrics import REQUEST_SECONDS
 from oodguard.server.traffic import INTERVAL, Traffic, TrafficReport, quantile
 
 
@@ -16,6 +16,11 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def traffic_of(client: Any, clock: Clock) -> Traffic:
+    parts = client.parts
+    return Traffic(parts.metrics, parts.admission, parts.serving, parts.health, clock=clock)
 
 
 def send(client: Any, *images: bytes) -> list[bool]:
@@ -34,7 +39,7 @@ def test_images_flags_and_refusals_are_differences_of_the_counters(
 ) -> None:
     send(client, golden[0])
     clock = Clock()
-    traffic = Traffic(client.service, clock)
+    traffic = traffic_of(client, clock)
     flags = send(client, *golden, picture("blue"))
     send(client, b"junk")
     clock.now += 4.0
@@ -50,7 +55,7 @@ def test_images_flags_and_refusals_are_differences_of_the_counters(
 
 def test_what_is_older_than_a_minute_is_forgotten(client: Any, golden: list[bytes]) -> None:
     clock = Clock()
-    traffic = Traffic(client.service, clock)
+    traffic = traffic_of(client, clock)
     send(client, *golden)
     for _ in range(12):
         clock.now += INTERVAL
@@ -63,13 +68,13 @@ def test_what_is_older_than_a_minute_is_forgotten(client: Any, golden: list[byte
 
 
 def test_a_replaced_models_series_are_no_images_taken_back(client: Any, golden: list[bytes]) -> None:
-    traffic = Traffic(client.service, Clock())
+    traffic = traffic_of(client, Clock())
     send(client, *golden)
     before = traffic.report().images
-    manifest = client.service.model.manifest
-    client.service.metrics.model(manifest.model_copy(update={"classes": ("other", "classes")}), 0.95)
+    manifest = client.parts.serving.model.manifest
+    client.parts.metrics.model(manifest.model_copy(update={"classes": ("other", "classes")}), 0.95)
     assert traffic.report().images == before
-    client.service.metrics.model(manifest, 0.95)
+    client.parts.metrics.model(manifest, 0.95)
     send(client, golden[0])
     assert traffic.report().images == before + 1
 
@@ -84,10 +89,10 @@ def test_only_answered_inference_is_timed(client: Any, golden: list[bytes]) -> N
 
 
 def test_quantiles_of_a_histogram() -> None:
-    counts = [0.0] * (len(Metrics.REQUEST_SECONDS) + 1)
+    counts = [0.0] * (len(REQUEST_SECONDS) + 1)
     counts[1], counts[2] = 50, 50  # 1 to 2 ms, and 2 to 3 ms
     assert quantile(counts, 0.5) == 2.0
     assert quantile(counts, 0.25) == 1.5
     assert quantile(counts, 0.95) == 2.9
-    counts = [0.0] * len(Metrics.REQUEST_SECONDS) + [1.0]
+    counts = [0.0] * len(REQUEST_SECONDS) + [1.0]
     assert quantile(counts, 0.5) == 10_000.0

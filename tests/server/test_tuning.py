@@ -13,12 +13,12 @@ import pytest
 from oodguard.core.errors import FormatError
 from oodguard.core.manifest import load_manifest
 from oodguard.core.preprocessing import load_pixels
-from oodguard.server.engines.build import build_engine
 from oodguard.server.engines.openvino import OpenVinoEngine
+from oodguard.server.engines.registry import build_engine
 from oodguard.server.errors import EngineUnavailable
 from oodguard.server.search import candidates, search
 from oodguard.server.settings import ServeSettings
-from oodguard.server.tuning import DEFAULT_BATCH, TUNING_FILE, Plan, cores, plan_for, read_record
+from oodguard.server.tuning import DEFAULT_BATCH, TUNING_FILE, EnginePlan, cores, plan_for, read_record
 
 
 def test_candidates_share_the_cores_in_every_way() -> None:
@@ -32,15 +32,17 @@ def test_the_record_is_used_where_it_fits_and_flags_win(bundle: Path, tmp_path: 
     shutil.copytree(bundle, folder)
     manifest = load_manifest(folder)
     settings = ServeSettings(bundle=folder)
-    usual = Plan(sessions=cores(), threads=1, max_batch=DEFAULT_BATCH)
+    usual = EnginePlan(sessions=cores(), threads=1, max_batch=DEFAULT_BATCH)
     assert plan_for(settings, manifest) == usual
     record = search(folder, engines=("onnxruntime",), seconds=0.5)
     assert len(record.trials) == len(candidates(("onnxruntime",), cores()))
     assert all(trial.images_per_second > 0 for trial in record.trials)
     fastest = max(trial.images_per_second for trial in record.trials)
-    chosen = next(t for t in record.trials if t.model_dump(include=set(Plan.model_fields)) == record.best.model_dump())
+    chosen = next(
+        t for t in record.trials if t.model_dump(include=set(EnginePlan.model_fields)) == record.best.model_dump()
+    )
     assert chosen.images_per_second > 0.9 * fastest
-    other = record.model_copy(update={"best": Plan(sessions=1, threads=2, max_batch=16)})
+    other = record.model_copy(update={"best": EnginePlan(sessions=1, threads=2, max_batch=16)})
     (folder / TUNING_FILE).write_text(other.model_dump_json())
     assert plan_for(settings, manifest) == other.best
     assert plan_for(ServeSettings(bundle=folder, max_batch=3), manifest).max_batch == 3
@@ -58,7 +60,7 @@ def test_the_record_is_used_where_it_fits_and_flags_win(bundle: Path, tmp_path: 
 def test_openvino_answers_as_onnx_runtime_does(bundle: Path, sessions: int) -> None:
     manifest = load_manifest(bundle)
     images = np.stack([load_pixels((bundle / g.path).read_bytes(), manifest.preprocessing) for g in manifest.golden])
-    plan = Plan(engine="openvino", sessions=sessions, threads=1, max_batch=8)
+    plan = EnginePlan(engine="openvino", sessions=sessions, threads=1, max_batch=8)
 
     async def answers() -> Any:
         engine = build_engine(bundle, manifest, plan)
@@ -87,7 +89,7 @@ def test_openvino_refuses_what_is_no_graph(bundle: Path, tmp_path: Path) -> None
 
 def test_a_server_runs_on_openvino(start: Any, golden: list[bytes]) -> None:
     client = start(settings_engine="openvino")
-    assert client.service.model.engine.name == "openvino"
+    assert client.parts.serving.model.engine.name == "openvino"
     assert client.get("/health/ready").status_code == 200
     answer = client.post("/predict", content=golden[0], headers={"content-type": "image/jpeg"})
-    assert answer.json()["predictions"][0]["label"] == client.service.model.manifest.golden[0].label
+    assert answer.json()["predictions"][0]["label"] == client.parts.serving.model.manifest.golden[0].label

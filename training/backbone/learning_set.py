@@ -11,7 +11,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from oodguard.training.backbone.features import Extractor
-from oodguard.training.backbone.network import Backbone, load_backbone
+from oodguard.training.backbone.network import Backbone
+from oodguard.training.backbone.sources import load_backbone
 from oodguard.training.backbone.tail import tail_features, tune_tail
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Division, chosen_photos, divide, label_numbers
@@ -50,14 +51,14 @@ def learning_set(options: TrainOptions, compute: Fabric, report: Reporter) -> Le
     with compute.rank_zero_first():
         division, frozen = divide(photos, extractor, options, report)
         activations = extractor.extract(
-            division.train,
+            division.training,
             views=range(options.views + 1),
             progress=lambda done, total: report.progress("augmented views", done, total),
         )
         strange = None
         if options.outliers is not None:
             strange = extractor.extract(extractor.readable(load_unlabelled(options.outliers)))[0]
-    targets = torch.from_numpy(label_numbers(division.train, photos.classes))
+    targets = torch.from_numpy(label_numbers(division.training, photos.classes))
     if options.tune:
         tune_tail(
             backbone.tail,

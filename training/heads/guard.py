@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from oodguard.core.collusion import CollusionReport
-from oodguard.core.scores import ScoreName
+from oodguard.core.scores import CERTIFIED, SCORES, ScoreName
 from oodguard.training.compute import start_compute
 from oodguard.training.heads import greg, scores
 from oodguard.training.heads.anchoring import AnchoredHead, anchored_loss
@@ -66,9 +66,11 @@ class GuardHeads(nn.Module):
         return self.score(self.ensemble(x), self.anchored(x), self.ice(x), to_bank, to_means, linear)
 
     @property
-    def lipschitz(self) -> float | None:
-        """Of the certified head's energy in raw features: how much it can change a unit of distance; None without."""
-        return None if self.linear is None else float(greg.lipschitz(self.linear.weight.detach()) / self.scale)
+    def lipschitz(self) -> dict[ScoreName, float]:
+        """How much a score can change per unit of distance between raw features, where that is known exactly."""
+        if self.linear is None:
+            return {}
+        return {CERTIFIED.name: float(greg.lipschitz(self.linear.weight.detach()) / self.scale)}
 
     def score(
         self,
@@ -92,7 +94,7 @@ class GuardHeads(nn.Module):
         }
         if linear is not None:
             computed[ScoreName.LINEAR_ENERGY] = scores.energy(linear)
-        return logits, torch.stack([computed[spec.name] for spec in self.shapes.scores], dim=-1)
+        return logits, torch.stack([computed[name] for name in self.shapes.scores], dim=-1)
 
 
 def head_shapes(options: TrainOptions, *, width: int, classes: int, images: int) -> HeadShapes:
@@ -108,6 +110,7 @@ def head_shapes(options: TrainOptions, *, width: int, classes: int, images: int)
         bank=min(options.bank_size, images),
         neighbours=min(options.neighbours, images),
         certified=options.certificate,
+        scores=tuple(spec.name for spec in ((*SCORES, CERTIFIED) if options.certificate else SCORES)),
     )
 
 
@@ -123,8 +126,8 @@ def fit_heads(
 ) -> GuardHeads:
     """Train every head over cached features of all views, `[V, N, D]`; view 0 is the plain one.
 
-    One pass over the images an epoch, each in a random view. Outlier features `[O, D]`, where given, are pushed away
-    by the ICE head. Deterministic for a seed. Raises `QualityError` when the loss stops being finite.
+    Each epoch is one pass over the images, each in a random view. Outlier features `[O, D]`, where given, are pushed
+    away by the ICE head. Deterministic for a seed. Raises `QualityError` when the loss stops being finite.
     """
     compute = compute or start_compute(1)
     torch.manual_seed(options.seed)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,19 +18,57 @@ from oodguard.training.options import TrainOptions
 from oodguard.training.photos.labelled import Photo, Photos, load_photos, require_enough
 from oodguard.training.photos.split import near_duplicate_groups, split_off
 from oodguard.training.progress import Reporter
+from oodguard.training.record import DivisionRecord
 
 Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Division:
-    """Which photos train, calibrate and test a guard."""
+    """Which photos train, calibrate and test a guard. groups: near-duplicate group of each grouped photo."""
 
-    train: tuple[Photo, ...]
+    training: tuple[Photo, ...]
     calibration: tuple[Photo, ...]
     test: tuple[Photo, ...]
-    groups: int
-    largest_group: int
+    groups: Mapping[Photo, int]
+
+    @property
+    def largest_group(self) -> int:
+        """Photos in the largest near-duplicate group."""
+        return max(Counter(self.groups.values()).values())
+
+    @property
+    def record(self) -> DivisionRecord:
+        """What a run keeps of it."""
+        return DivisionRecord(
+            training=self._by_class(self.training),
+            calibration=self._by_class(self.calibration),
+            test=self._by_class(self.test),
+        )
+
+    def _by_class(self, photos: Sequence[Photo]) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for photo in photos:
+            found.setdefault(photo.label, {})[photo.sha256] = self.groups.get(photo)
+        return found
+
+
+def found_again(photos: Photos, part: Mapping[str, Mapping[str, int | None]]) -> tuple[Photo, ...]:
+    """The photos of one part of a run's division, wherever their files are now.
+
+    Photos of the user's own test folder have no group and are looked for there first. Raises `InputError` when some
+    are missing.
+    """
+    grouped = any(group is not None for photos_of_class in part.values() for group in photos_of_class.values())
+    where = photos.pool if grouped else (*photos.test, *photos.pool)
+    found: dict[tuple[str, str], Photo] = {}
+    for photo in where:
+        if photo.sha256 in part.get(photo.label, ()):
+            found.setdefault((photo.label, photo.sha256), photo)
+    wanted = sum(map(len, part.values()))
+    if len(found) < wanted:
+        raise InputError(f"{wanted - len(found)} of the {wanted} photos that the run used are missing")
+    return tuple(found.values())
 
 
 def chosen_photos(options: TrainOptions) -> tuple[Photos, frozenset[str]]:
@@ -51,8 +90,7 @@ def divide(
 ) -> tuple[Division, npt.NDArray[np.float32]]:
     """Drop unreadable images, group near-duplicates on frozen features, and split.
 
-    Also returns the frozen features of `train + calibration`, in that order. The same photos, options and cache give
-    the same division; evaluation calls it again instead of storing lists of files.
+    Also returns the frozen features of `training + calibration`, in that order.
     """
     pool = extractor.readable(
         photos.pool, lambda done, total: report.progress("features of training images", done, total)
@@ -76,11 +114,10 @@ def divide(
         )
     rest, held = learn[rest], learn[held]
     division = Division(
-        train=tuple(pool[i] for i in rest),
+        training=tuple(pool[i] for i in rest),
         calibration=tuple(pool[i] for i in held),
         test=tuple(test),
-        groups=len(np.unique(groups)),
-        largest_group=int(np.bincount(groups).max()),
+        groups={photo: int(group) for photo, group in zip(pool, groups, strict=True)},
     )
     return division, frozen[np.concatenate([rest, held])]
 

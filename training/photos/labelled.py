@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from oodguard.core.errors import InputError
-from oodguard.core.preprocessing import IMAGE_SUFFIXES
+from oodguard.core.formats import IMAGE_SUFFIXES
 from oodguard.training.options import DIGITS
 
 MIN_PER_CLASS = 4

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from oodguard.core.calibration import DEFAULT_ACCEPT, QuantileCurve, Scores
+from oodguard.core.calibration import DEFAULT_ACCEPT
+from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.training.backbone.features import Extractor
-from oodguard.training.backbone.network import Backbone, load_backbone
+from oodguard.training.backbone.network import Backbone
+from oodguard.training.backbone.sources import load_backbone
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Division, label_numbers
@@ -35,8 +37,8 @@ def leak_metrics(
         return {}  # random weights: there is no frozen network to go back to
     test = _unit(tail_features(original.tail, extractor.extract(division.test)[0]).numpy())
     pool = _unit(frozen)
-    labels = label_numbers((*division.train, *division.calibration), classes)
-    size = len(division.train)
+    labels = label_numbers((*division.training, *division.calibration), classes)
+    size = len(division.training)
     splits: dict[str, tuple[Indices, Indices]] = {
         "random": split_off(labels, None, fraction=options.calibration_fraction, seed=options.seed),
         "grouped": (np.arange(size), np.arange(size, len(pool))),

@@ -7,7 +7,7 @@ from torch import Tensor
 from oodguard.bench.methods.catalogue import METHODS
 from oodguard.bench.methods.method import Detector, answers
 from oodguard.bench.methods.pixels import PADDING, PixelSpace
-from oodguard.bench.methods.problem import Problem
+from oodguard.bench.methods.problem import LearningProblem
 from oodguard.training.compute import start_compute
 from oodguard.training.loop import Schedule
 
@@ -36,15 +36,15 @@ def coloured(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def problem() -> Problem:
+def problem() -> LearningProblem:
     images, targets = coloured(64, 0)
     held, held_targets = coloured(24, 1)
     outliers = torch.randint(256, (40, 3, 16, 16), generator=torch.Generator().manual_seed(2)).byte()
-    return Problem(images.unsqueeze(0), targets, held, held_targets, outliers, classes=3, space=SPACE, seed=0)
+    return LearningProblem(images.unsqueeze(0), targets, held, held_targets, outliers, classes=3, space=SPACE, seed=0)
 
 
 @pytest.fixture(scope="module")
-def single(problem: Problem) -> Detector:
+def single(problem: LearningProblem) -> Detector:
     torch.manual_seed(0)
     detector = METHODS["single"].build(problem)
     METHODS["single"].train(detector, problem, start_compute(1), None, None)
@@ -97,7 +97,7 @@ def test_an_anchored_network_has_twice_the_channels() -> None:
     assert SPACE.network(classes=3, anchored=True)(torch.randn(2, 6, 16, 16)).shape == (2, 3)
 
 
-def test_a_classifier_learns_colours(problem: Problem, single: Detector) -> None:
+def test_a_classifier_learns_colours(problem: LearningProblem, single: Detector) -> None:
     found = answers(single, problem, problem.held)
     assert (found.log_probabilities.argmax(-1) == problem.held_targets).float().mean() > 0.6
 
@@ -106,7 +106,7 @@ def test_a_classifier_learns_colours(problem: Problem, single: Detector) -> None
 @pytest.mark.parametrize(
     "name", ["ldr", "two-stage", "divdis", "joint", "amp", "oe", "greg-plus", "ice", "ice-scratch", "fused"]
 )
-def test_methods_train_and_answer(name: str, problem: Problem, single: Detector) -> None:
+def test_methods_train_and_answer(name: str, problem: LearningProblem, single: Detector) -> None:
     method = METHODS[name]
     torch.manual_seed(0)
     detector = method.build(problem)

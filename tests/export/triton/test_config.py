@@ -122,7 +122,7 @@ def test_the_parameters_are_enough_to_judge(manifest: Manifest, bundle: Path) ->
     told = found.described(7)
     assert len(told.manifest.golden) == 1
     assert told.golden == images[told.manifest.golden[0].path]
-    for field in ("classes", "scores", "fusion", "preprocessing", "input", "outputs", "parity", "graph_sha256"):
+    for field in ("classes", "scores", "calibration", "preprocessing", "input", "outputs", "parity", "graph_sha256"):
         assert getattr(told.manifest, field) == getattr(manifest, field)
     assert found.version_of(manifest, pinned=None, where="here") == 7
 

@@ -9,7 +9,9 @@ import torch
 
 from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.core.preprocessing import load_pixels
-from oodguard.training.backbone.network import PACKAGED, Normalised, create, load_backbone, preprocessing_of
+from oodguard.training.backbone.network import Normalised
+from oodguard.training.backbone.sources import load_backbone
+from oodguard.training.backbone.timm_source import PACKAGED, create, preprocessing_of
 
 DAISY = 985
 

@@ -9,7 +9,8 @@ from oodguard.core.errors import InputError
 from oodguard.core.preprocessing import load_pixels
 from oodguard.training.backbone import features as module
 from oodguard.training.backbone.features import Extractor
-from oodguard.training.backbone.network import Normalised, load_backbone
+from oodguard.training.backbone.network import Normalised
+from oodguard.training.backbone.sources import load_backbone
 from oodguard.training.photos.labelled import Photo, load_photos
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from oodguard.core.manifest import Outputs, load_manifest
+from oodguard.core.manifest import load_manifest
 from oodguard.core.scores import ScoreName
+from oodguard.core.verdict import Outputs
 from oodguard.export.bundle import export_bundle
 from oodguard.export.fuse import FusedHeads
 from oodguard.training.compute import start_compute
@@ -56,13 +57,13 @@ def test_gradient_regularisation_lowers_the_gradient_at_the_same_accuracy() -> N
 def test_nothing_within_the_radius_changes_the_verdict_and_the_bound_is_tight(learned: Run) -> None:
     heads = learned.heads
     assert heads.linear is not None
-    assert heads.lipschitz is not None
+    (constant,) = heads.lipschitz.values()
     torch.manual_seed(0)
     features = heads.centre + heads.scale * torch.randn(50, heads.shapes.width)
     with torch.no_grad():
         energies = scores.energy(heads.linear(heads.standardise(features)))
         threshold = float(energies.median()) + 0.1
-        radius = (threshold - energies).abs() / heads.lipschitz
+        radius = (threshold - energies).abs() / constant
         # The worst directions there are: along the gradient, and along the steepest class.
         steepest = heads.linear.weight[heads.linear.weight.norm(dim=1).argmax()]
         for direction in (steepest, -steepest, *torch.randn(20, heads.shapes.width)):
@@ -73,14 +74,14 @@ def test_nothing_within_the_radius_changes_the_verdict_and_the_bound_is_tight(le
         far = heads.centre + 1e3 * heads.scale * steepest / steepest.norm()
         step = heads.scale * steepest / steepest.norm()
         fall = scores.energy(heads.linear(heads.standardise(torch.stack([far, far + step]))))
-        assert float(fall[0] - fall[1]) == pytest.approx(heads.lipschitz * float(heads.scale), rel=1e-3)
+        assert float(fall[0] - fall[1]) == pytest.approx(constant * float(heads.scale), rel=1e-3)
 
 
 def test_the_bundle_answers_with_the_radius(certified: Path, learned: Run, tmp_path: Path) -> None:
     export_bundle(certified, tmp_path / "bundle")
     manifest = load_manifest(tmp_path / "bundle")
     assert manifest.score_names[-1] is ScoreName.LINEAR_ENERGY
-    assert manifest.scores[-1].lipschitz == pytest.approx(learned.heads.lipschitz)
+    assert manifest.calibration.lipschitz == pytest.approx(learned.heads.lipschitz)
     golden = manifest.golden[0]
     outputs = Outputs(
         probabilities=np.array([golden.probabilities], dtype=np.float32), scores=np.array([golden.scores], np.float32)
@@ -89,7 +90,7 @@ def test_the_bundle_answers_with_the_radius(certified: Path, learned: Run, tmp_p
         verdict = manifest.judge(outputs, accept=accept)[0]
         score = verdict.scores[ScoreName.LINEAR_ENERGY]
         assert verdict.certified_radius == pytest.approx(
-            abs(score.threshold - score.value) / manifest.scores[-1].lipschitz
+            abs(score.threshold - score.value) / manifest.calibration.lipschitz[ScoreName.LINEAR_ENERGY]
         )
 
 

@@ -1,36 +1,42 @@
-"""An evaluation with everything in it, from numbers made up here: no training. One thread for small networks."""
+"""An evaluation with everything in it, from numbers made up here: no training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from oodguard.core.calibration import Fusion, QuantileCurve
+from oodguard.core.calibration import Calibration
 from oodguard.core.preprocessing import Preprocessing
-from oodguard.core.scores import SCORES
+from oodguard.core.scores import SCORES, ScoreName
 from oodguard.evaluation.ablation import ablate
 from oodguard.evaluation.evaluate import examine
-from oodguard.evaluation.evaluation import Evaluation, Table
-from oodguard.evaluation.evidence import FUSED, Evidence, Measured
+from oodguard.evaluation.evaluation import DetectionTable, Evaluation
+from oodguard.evaluation.evidence import FUSED, Evidence, MeasuredSet
 from oodguard.training.answers import Answers
-from oodguard.training.heads.guard import single_thread
 from oodguard.training.metrics import detection
 from oodguard.training.photos.labelled import Photo
 from oodguard.training.record import BackboneRecord, HeadShapes, RunRecord, Splits
 
 CLASSES = ("amber", "<b>jade</b>", "plum & $x$")
 HEADS = HeadShapes(
-    classes=3, width=8, hidden=4, members=4, anchors=2, ice_width=2, density_width=2, bank=9, neighbours=3
+    classes=3,
+    width=8,
+    hidden=4,
+    members=4,
+    anchors=2,
+    ice_width=2,
+    density_width=2,
+    bank=9,
+    neighbours=3,
+    scores=tuple(spec.name for spec in SCORES),
 )
 
 
-def guard(rng: np.random.Generator) -> tuple[RunRecord, dict[str, np.ndarray]]:
-    calibration = {spec.name.value: rng.gamma(2.0, size=200) for spec in SCORES}
-    curves = {name: QuantileCurve.fit(values) for name, values in calibration.items()}
+def guard(rng: np.random.Generator) -> tuple[RunRecord, dict[ScoreName, np.ndarray]]:
+    calibration = {spec.name: rng.gamma(2.0, size=200) for spec in SCORES}
     record = RunRecord(
         oodguard="0.1.0",
         created="2026-01-02T03:04:05+00:00",
@@ -40,11 +46,12 @@ def guard(rng: np.random.Generator) -> tuple[RunRecord, dict[str, np.ndarray]]:
         data_fingerprint="f" * 64,
         classes=CLASSES,
         preprocessing=Preprocessing(resize=64, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-        backbone=BackboneRecord(name="net", source="here", weights_sha256="0" * 64, cut=None, width=8),
+        backbone=BackboneRecord(
+            kind="timm", name="net", resized=False, source="here", weights_sha256="0" * 64, cut=None, width=8
+        ),
         heads=HEADS,
         splits=Splits(train=600, calibration=200, test=240, groups=90, largest_group=7),
-        curves=curves,
-        fusion=Fusion.fit(curves, calibration),
+        calibration=Calibration.fit(calibration),
         metrics={"knn1_acceptance_random_split": 0.87, "knn5_acceptance_random_split": 0.9,
                  "knn1_acceptance_grouped_split": 0.95, "knn5_acceptance_grouped_split": 0.96},
         weights_sha256="1" * 64,
@@ -54,13 +61,13 @@ def guard(rng: np.random.Generator) -> tuple[RunRecord, dict[str, np.ndarray]]:
 
 def measured(
     rng: np.random.Generator, record: RunRecord, folder: Path, targets: np.ndarray, shift: float, sure: float
-) -> Measured:
+) -> MeasuredSet:
     count = len(targets)
     probabilities = rng.dirichlet((1.0, 1.0, 1.0), count).astype(np.float32)
     probabilities[np.arange(count), targets] += sure
     probabilities /= probabilities.sum(1, keepdims=True)
     votes = np.stack([np.where(rng.uniform(size=count) < 0.8, targets, (targets + 1) % 3) for _ in range(4)])
-    scores = {spec.name.value: rng.gamma(2.0, size=count) + shift for spec in SCORES}
+    scores = {spec.name: rng.gamma(2.0, size=count) + shift for spec in SCORES}
     folder.mkdir()
     photos = []
     for index in range(count):
@@ -68,10 +75,10 @@ def measured(
         Image.new("RGB", (20, 12), (index, 80, 80)).save(path)
         photos.append(Photo(path=path, label=CLASSES[targets[index]], sha256=f"{index:064x}"))
     (folder / "<i>000.png").write_bytes(b"no image any more")
-    return Measured(
+    return MeasuredSet(
         photos=tuple(photos),
         answers=Answers(probabilities=probabilities, votes=votes, scores=scores),
-        values={**scores, FUSED: record.fusion.score(record.curves, scores)},
+        values={**{name.value: v for name, v in scores.items()}, FUSED: record.calibration.score(scores)},
     )
 
 
@@ -81,13 +88,13 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     root = tmp_path_factory.mktemp("evidence")
     record, calibration = guard(rng)
     targets = np.arange(240) % 3
-    inside = measured(rng, record, root / "id", targets, shift=0.0, sure=0.6)
+    test = measured(rng, record, root / "id", targets, shift=0.0, sure=0.6)
     return Evidence(
         record=record,
-        inside=inside,
+        test=test,
         targets=targets,
         losses=rng.gamma(1.0, size=(4, 240)),
-        outside={
+        ood={
             "far": measured(rng, record, root / "far", np.arange(60) % 3, shift=9.0, sure=0.0),
             'near "<script>"': measured(rng, record, root / "near", np.arange(90) % 3, shift=0.6, sure=0.5),
         },
@@ -97,26 +104,18 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
 
 @pytest.fixture(scope="session")
 def found(evidence: Evidence) -> Evaluation:
-    inside, outside = evidence.inside.values, evidence.outside["far"].values
-    draw = Table(
+    test, ood = evidence.test, evidence.ood["far"]
+    draw = DetectionTable(
         images=60,
-        scores={name: detection(inside[name], outside[name], 3.0) for name in inside},
+        scores={name: detection(test.values[name], ood.values[name], 3.0) for name in test.values},
         ablation=ablate(
-            evidence.record.fusion,
-            evidence.record.curves,
-            inside=inside,
-            outside=outside,
-            calibration=evidence.calibration,
+            evidence.record.calibration,
+            test=test.answers.scores,
+            ood=ood.answers.scores,
+            calibration_scores=evidence.calibration,
             accept=0.95,
         ),
     )
     return examine(
         evidence, leave_out={"draw 1": draw, "draw 2": draw}, command="oodguard evaluate '<run>' --accept 0.95"
     )
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Small networks gain nothing from several threads and lose a lot beside another worker's."""
-    with single_thread():
-        yield

@@ -1,0 +1,116 @@
+"""The quantile curve of one score on held-out ID images: its thresholds, percentiles and surprise. NumPy only."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from oodguard.core.frozen import Frozen
+
+Scores = npt.NDArray[np.float64]
+
+MAX_LEVELS = 1024
+TAIL_LEVEL = 0.9
+
+
+class QuantileCurve(Frozen):
+    """Order statistics of one score on `samples` held-out ID images.
+
+    `values[i]` is the score that a new ID image stays at or below with probability at least `levels[i]`, where level
+    `r / (n + 1)` belongs to the r-th smallest of n scores (split conformal prediction). Up to 1,024 of them are kept,
+    all of the upper tail among them.
+    """
+
+    samples: int = Field(ge=1)
+    levels: tuple[float, ...]
+    values: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _monotone(self) -> QuantileCurve:
+        if not self.levels or len(self.levels) != len(self.values):
+            raise ValueError("levels and values must have the same length, at least 1")
+        if not all(map(math.isfinite, self.values)):
+            raise ValueError("values must be finite")
+        if any(b <= a for a, b in zip(self.levels, self.levels[1:], strict=False)):
+            raise ValueError("levels must increase")
+        if any(b < a for a, b in zip(self.values, self.values[1:], strict=False)):
+            raise ValueError("values must not decrease")
+        return self
+
+    @classmethod
+    def fit(cls, scores: npt.ArrayLike) -> QuantileCurve:
+        """The curve of one score's values on held-out ID images, `[n]`."""
+        ordered = np.sort(np.asarray(scores, dtype=np.float64).ravel())
+        n = len(ordered)
+        ranks = np.arange(1, n + 1)
+        if n > MAX_LEVELS:
+            tail = min(n, MAX_LEVELS // 2)
+            body = np.linspace(1, n - tail, MAX_LEVELS - tail).round().astype(int)
+            ranks = np.unique(np.concatenate([body, ranks[-tail:]]))
+        return cls(
+            samples=n,
+            levels=tuple((ranks / (n + 1)).tolist()),
+            values=tuple(ordered[ranks - 1].tolist()),
+        )
+
+    @cached_property
+    def _levels(self) -> Scores:
+        return np.asarray(self.levels, dtype=np.float64)
+
+    @cached_property
+    def _values(self) -> Scores:
+        return np.asarray(self.values, dtype=np.float64)
+
+    @cached_property
+    def _percents(self) -> Scores:
+        return 100.0 * np.concatenate([[0.0], self._levels[:-1], [1.0]])
+
+    @cached_property
+    def _tail(self) -> tuple[float, float, float]:
+        """Knee t, surprise at t, and mean excess above t: the constants of `surprise`."""
+        levels, curve = self._levels, self._values
+        start = min(int(np.searchsorted(levels, TAIL_LEVEL, side="left")), len(curve) - 1)
+        excess = curve[start + 1 :] - curve[start]
+        spread = max(float(curve[-1] - curve[0]), 1e-9)
+        scale = max(float(excess.mean()) if len(excess) else 0.0, 1e-3 * spread)
+        return float(curve[start]), float(-np.log1p(-levels[start])), scale
+
+    @property
+    def max_accept(self) -> float:
+        """The highest acceptance this many calibration images can promise: n / (n + 1)."""
+        return self.levels[-1]
+
+    def threshold(self, accept: float) -> float:
+        """The score above which an image is flagged, so that a fraction `accept` of ID images is not.
+
+        The smallest kept order statistic whose level reaches `accept`: the conformal choice, never interpolated.
+        Raises `ValueError` when `accept` is not in (0, `max_accept`].
+        """
+        if not 0.0 < accept <= self.max_accept:
+            raise ValueError(
+                f"accept must be above 0 and at most {self.max_accept:.4f} "
+                f"(calibrated on {self.samples} images); got {accept:g}"
+            )
+        return self.values[bisect_left(self.levels, accept - 1e-12)]
+
+    def percentile(self, values: npt.ArrayLike) -> Scores:
+        """Share of ID images, in percent, that score below `values`; 0 to 100, same shape."""
+        # side="left": the number of kept order statistics strictly below the value; above all of them, 100.
+        return self._percents[np.searchsorted(self._values, np.asarray(values, dtype=np.float64), side="left")]
+
+    def surprise(self, values: npt.ArrayLike) -> Scores:
+        """How unusual a value is on ID data: `-log P(ID score >= value)`, in nats; same shape.
+
+        By the empirical curve up to its 90 % point t; above it by an exponential tail whose mean excess over t is
+        fitted there (peaks over threshold), so that it goes on growing beyond the largest calibration score, where
+        every percentile says 100. On ID data it is exponential with mean 1, whatever the score's own units.
+        """
+        x = np.asarray(values, dtype=np.float64)
+        knee, base, scale = self._tail
+        body = -np.log1p(-np.interp(x, self._values, self._levels, left=0.0))
+        return np.asarray(np.where(x <= knee, np.minimum(body, base), base + (x - knee) / scale), dtype=np.float64)

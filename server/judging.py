@@ -1,0 +1,157 @@
+"""The one way from parsed images to verdicts, for every route and free of HTTP: decode, measure, judge, count, record.
+
+One bad image never costs its batch-mates anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from oodguard.core.answers import ModelRef
+from oodguard.core.codes import Code
+from oodguard.core.errors import ImageError
+from oodguard.core.preprocessing import ImageLimits, Pixels, load_pixels
+from oodguard.core.verdict import Verdict
+from oodguard.server.admission import Admission
+from oodguard.server.errors import DeadlineMissed
+from oodguard.server.metrics import Metrics
+from oodguard.server.model import ServedModel
+from oodguard.server.sampling import Sampler
+from oodguard.server.stages import Passed, Seconds, Stages
+from oodguard.server.tracing import CURRENT
+
+# One image of a request: encoded, or pixels `[side, side, 3]` uint8, or why it cannot be used.
+ParsedImage = bytes | Pixels | ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedImage:
+    """One image's verdict, with the numbers of the graph that it was made from."""
+
+    verdict: Verdict
+    probabilities: Sequence[float]
+    scores: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the images of one request came to, in order.
+
+    `stages` are the seconds spent in each stage (see `Stages`), `total` all of them since the request came in.
+    """
+
+    model: ModelRef
+    accept: float
+    images: tuple[JudgedImage | ImageError, ...]
+    stages: Seconds
+    total: float
+
+    @property
+    def errors(self) -> dict[int, ImageError]:
+        """The images that cannot be used, by their place in the request."""
+        return {index: image for index, image in enumerate(self.images) if isinstance(image, ImageError)}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges the images of requests.
+
+    ```python
+    found = await judge.judge([data], model, deadline=time.monotonic() + 10, accept=0.99)
+    ```
+
+    Every image is counted: under its verdict where it got one, under its code where it cannot be used. Flagged images
+    are offered to `sampler`; stages are observed and traced. `top_k` is for requests that name none.
+    """
+
+    metrics: Metrics
+    admission: Admission
+    workers: ThreadPoolExecutor
+    limits: ImageLimits
+    top_k: int
+    sampler: Sampler | None = None
+
+    async def judge(
+        self,
+        images: Sequence[ParsedImage],
+        model: ServedModel,
+        *,
+        deadline: float,
+        accept: float | None = None,
+        top_k: int | None = None,
+        read: float = 0.0,
+        all_or_none: bool = False,
+    ) -> Judgement:
+        """Judge the images of one request, by a model that the caller has leased.
+
+        deadline: a time of `time.monotonic`. read: seconds that the request took to arrive. all_or_none: the caller
+        answers none of the images where one cannot be used, so the others are not counted as answered.
+
+        Raises `RequestError` for an `accept` that the calibration cannot promise, `DeadlineMissed`, and `EngineError`
+        when inference fails.
+        """
+        started = time.monotonic()
+        accept = model.accept if accept is None else accept
+        thresholds = model.thresholds(accept)
+        passed = await self._all([self._measure(model, image, deadline) for image in images], deadline)
+        judging = time.monotonic()
+        calibration, classes, top_k = model.manifest.calibration, model.manifest.classes, top_k or self.top_k
+        answered = not (all_or_none and any(isinstance(found, ImageError) for found, _ in passed))
+        judged: list[JudgedImage | ImageError] = []
+        for image, (found, _) in zip(images, passed, strict=True):
+            if isinstance(found, ImageError):
+                self.metrics.refuse(Code(found.code))
+                judged.append(found)
+                continue
+            measured, row = found.measured, found.row
+            verdict = calibration.verdict(measured, row, classes=classes, thresholds=thresholds, top_k=top_k)
+            judged.append(JudgedImage(verdict, measured.probabilities[row], measured.scores[row]))
+            if answered:
+                self.metrics.answer(verdict)
+                if self.sampler is not None and isinstance(image, bytes):
+                    self.sampler.offer(image, verdict, model=model.ref, accept=accept)
+        ended = time.monotonic()
+        self.admission.answered(len(images))
+        seconds = self._record(Stages(passed, read=read, started=started, judging=judging, ended=ended), model)
+        return Judgement(model.ref, accept, tuple(judged), seconds, read + ended - started)
+
+    async def _all(self, work: list[Coroutine[None, None, Passed]], deadline: float) -> list[Passed]:
+        """Run to the end, or to the first failure or the deadline; what is unfinished then is withdrawn."""
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                if len(work) == 1:
+                    return [await work[0]]
+                tasks = [asyncio.ensure_future(one) for one in work]
+                try:
+                    return await asyncio.gather(*tasks)
+                finally:
+                    for task in tasks:
+                        task.cancel()
+        except TimeoutError:
+            raise DeadlineMissed("the request was not answered within its time") from None
+
+    async def _measure(self, model: ServedModel, image: ParsedImage, deadline: float) -> Passed:
+        if isinstance(image, ImageError):
+            return image, 0.0
+        started = time.monotonic()
+        if isinstance(image, bytes):
+            try:
+                image = await asyncio.get_running_loop().run_in_executor(
+                    self.workers, load_pixels, image, model.manifest.preprocessing, self.limits
+                )
+            except ImageError as error:
+                return error, time.monotonic() - started
+        seconds = time.monotonic() - started
+        return await model.batcher.submit(image, deadline=deadline), seconds
+
+    def _record(self, stages: Stages, model: ServedModel) -> Seconds:
+        seconds = stages.seconds
+        self.metrics.stages(seconds)
+        trace = CURRENT.get()
+        if trace is not None:
+            trace.stages(stages, model.ref)
+        return seconds

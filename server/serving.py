@@ -1,0 +1,91 @@
+"""The model that answers, and its replacement while requests run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+
+from oodguard.core.errors import OodguardError
+from oodguard.server.engines.base import Engine
+from oodguard.server.errors import ReloadRefused
+from oodguard.server.logs import server as log
+from oodguard.server.metrics import Metrics
+from oodguard.server.model import ServedModel
+from oodguard.server.settings import ServeSettings
+
+
+class Serving:
+    """Holds the current model; a request leases it, so a replaced model ends after its last request.
+
+    ```python
+    with serving.model.lease() as model:
+        ...
+    ```
+
+    Raises `FormatError`, `EnvironmentProblem` or `RequestError` (an `accept` that the calibration cannot promise) when
+    the first model cannot serve.
+    """
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics, *, engine: Engine | None = None) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._reloading = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self.model = ServedModel(settings, metrics, engine=engine)
+        metrics.model(self.model.manifest, self.model.accept)
+
+    async def start(self) -> None:
+        """Check the golden images: the model is ready only if it answers them as the manifest says."""
+        defect = await self.model.check()
+        if defect:
+            log.error("not ready: %s", defect)
+
+    async def reload(self) -> ServedModel:
+        """Load the bundle folder again beside the running model, verify and warm it, then swap.
+
+        Raises `ReloadRefused` when the new bundle cannot serve; the old one goes on. Requests that started on the old
+        model end on it.
+        """
+        async with self._reloading:
+            try:
+                new = await self._checked()
+            except OodguardError as error:
+                self._metrics.reloads["refused"].inc()
+                log.error("bundle refused, the old one serves on: %s", error)
+                raise ReloadRefused(str(error)) from None
+            old, self.model = self.model, new
+            self._metrics.model(new.manifest, new.accept)
+            self._metrics.reloads["swapped"].inc()
+            log.warning("now serving %s version %s", new.manifest.name, new.manifest.version)
+            task = asyncio.create_task(self._retire(old))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+            return new
+
+    async def _checked(self) -> ServedModel:
+        # In a thread: loading must not hold up requests.
+        new = await asyncio.to_thread(ServedModel, self._settings, self._metrics)
+        defect = await new.check()
+        if defect:
+            await new.engine.close()
+            raise ReloadRefused(defect)
+        return new
+
+    async def _retire(self, old: ServedModel) -> None:
+        await old.retire(self._settings.max_request_timeout)
+        del old
+        gc.collect()
+        _give_memory_back()
+
+    async def close(self) -> None:
+        """End every model."""
+        await asyncio.gather(*self._retiring)
+        await self.model.engine.close()
+
+
+def _give_memory_back() -> None:
+    """Ask glibc to return freed pages: it would otherwise keep most of the replaced model's memory."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

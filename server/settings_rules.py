@@ -1,0 +1,92 @@
+"""What serving settings must not contradict: a table of small rules, checked in this order."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from oodguard.server.engines.registry import LOCAL, REMOTE
+
+if TYPE_CHECKING:
+    from oodguard.server.settings import ServeSettings
+
+ENV_PREFIX = "OODGUARD_SERVE_"
+# What an engine on another machine decides in place of this server.
+DECIDED_THERE = {"device", "tuning", "sessions", "threads", "max_batch", "max_delay"}
+
+
+def _cpu_only(s: ServeSettings) -> bool:
+    return s.engine in LOCAL and LOCAL[s.engine].cpu_only
+
+
+def _decided_there(s: ServeSettings) -> str | None:
+    return min(s.model_fields_set & DECIDED_THERE, default=None) if s.engine in REMOTE else None
+
+
+def _for_triton(s: ServeSettings) -> str | None:
+    return min((name for name in s.model_fields_set if name.startswith("triton_")), default=None)
+
+
+def _unknown_variable(s: ServeSettings) -> str | None:
+    known = {ENV_PREFIX + name.upper() for name in type(s).model_fields}
+    return min((name for name in os.environ if name.startswith(ENV_PREFIX) and name.upper() not in known), default=None)
+
+
+def _has_keys(s: ServeSettings) -> bool:
+    return bool(s.key_file or s.key_hashes)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# What is true of settings that break the rule, and the sentence about them; "{}" is what was found.
+RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
+    (lambda s: s.bundle is None and s.engine not in REMOTE, "bundle is missing: name the folder written by export"),
+    (lambda s: s.engine == "triton" and s.triton_url is None, "engine triton needs triton_url"),
+    (
+        lambda s: s.engine == "triton" and s.bundle is None and s.triton_model is None,
+        "engine triton without a bundle needs triton_model",
+    ),
+    (_decided_there, "{} is decided where a remote engine runs the graph and forms the batches; leave it out"),
+    (lambda s: s.engine != "triton" and _for_triton(s), "{} is for engine triton"),
+    (
+        lambda s: (s.triton_ca or s.triton_cert or s.triton_key) and not s.triton_tls,
+        "triton_ca, triton_cert and triton_key need triton_tls",
+    ),
+    (lambda s: (s.triton_cert is None) != (s.triton_key is None), "triton_cert and triton_key go together"),
+    (_unknown_variable, "{} in the environment is not a setting"),
+    (lambda s: (s.tls_cert is None) != (s.tls_key is None), "tls_cert and tls_key go together"),
+    (lambda s: s.tls_ca and not s.tls_cert, "tls_ca needs tls_cert and tls_key"),
+    (lambda s: s.sample_dir and s.sample_store, "sample_dir and sample_store are two places; use one"),
+    (lambda s: s.port == s.admin_port != 0, "port and admin_port are the same; choose another for one of them"),
+    (lambda s: s.max_files > s.max_queue, "max_files is larger than max_queue: such a request could never be admitted"),
+    (
+        lambda s: s.max_body_bytes > s.max_queue_bytes,
+        "max_body_bytes is larger than max_queue_bytes: such a request could never be admitted",
+    ),
+    (lambda s: s.request_timeout > s.max_request_timeout, "request_timeout is larger than max_request_timeout"),
+    (lambda s: s.stall_after > s.dead_after, "stall_after is larger than dead_after"),
+    (lambda s: s.key_file and s.key_hashes, "key_file and key_hashes are two sources of keys; use one"),
+    (lambda s: s.auth == "keys" and not _has_keys(s), "auth=keys needs key_file or key_hashes"),
+    (lambda s: s.auth == "none" and _has_keys(s), "auth=none and API keys contradict each other; leave one out"),
+    (
+        lambda s: s.auth is None and not _has_keys(s) and not _is_loopback(s.host) and s.host,
+        "{} is reachable from other machines: give API keys (key_file), or say auth=none",
+    ),
+    (lambda s: _cpu_only(s) and s.device == "cuda" and s.engine, "engine {} runs on the CPU only"),
+)
+
+
+def broken_rule(settings: ServeSettings) -> str | None:
+    """One sentence about the first contradiction in the settings; None where there is none."""
+    for is_broken, sentence in RULES:
+        found = is_broken(settings)
+        if found:
+            return sentence.format(found)
+    return None
