@@ -12,6 +12,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.whole import Whole
 
 if TYPE_CHECKING:
     from oodguard.bench.arena import BenchSetting
@@ -22,7 +23,7 @@ def bench(
     *,
     out: Annotated[Path | None, Parameter(help="Folder for the results; finished trials in it are kept.")] = None,
     methods: Annotated[str, Parameter(help="Methods by name, separated by commas; default: all.")] = "",
-    seeds: Annotated[int | None, Parameter(help="Number of seeds, from 0; default: 3, and 1 with --quick.")] = None,
+    seeds: Annotated[Whole | None, Parameter(help="Number of seeds, from 0; default: 3, and 1 with --quick.")] = None,
     quick: Annotated[bool, Parameter(help="Train for fewer epochs, on fewer images, with smaller networks.")] = False,
     data: Annotated[Path, Parameter(help="Folder that holds the suite's data sets.")] = Path("data"),
     ood: Annotated[
@@ -34,16 +35,16 @@ def bench(
     backbone: Annotated[
         str, Parameter(help="Backbone of photos: a timm model, or KIND:NAME for another library.")
     ] = "tf_efficientnet_lite0",
-    image_size: Annotated[int | None, Parameter(help="Side of the backbone's input, in pixels.")] = None,
+    image_size: Annotated[Whole | None, Parameter(help="Side of the backbone's input, in pixels.")] = None,
     network: Annotated[
         str | None, Parameter(help="Network that cifar10 trains from scratch: wrn-DEPTH-WIDEN or resnet18.")
     ] = None,
     hidden: Annotated[
-        int, Parameter(help="Hidden units of heads on features.", validator=validators.Number(gte=8, lte=4096))
+        Whole, Parameter(help="Hidden units of heads on features.", validator=validators.Number(gte=8, lte=4096))
     ] = 128,
     cache: Annotated[Path, Parameter(help="Folder where features are cached.")] = Path(".oodguard-cache"),
-    devices: Annotated[int, Parameter(help="GPUs or CPU processes; 0: all GPUs, or one CPU process.")] = 0,
-    threads: Annotated[int, Parameter(help="CPU threads; 0: all.")] = 0,
+    devices: Annotated[Whole, Parameter(help="GPUs or CPU processes; 0: all GPUs, or one CPU process.")] = 0,
+    threads: Annotated[Whole, Parameter(help="CPU threads; 0: all.")] = 0,
     list_: Annotated[bool, Parameter(name="--list", help="List suites and methods, and stop.")] = False,
 ) -> None:
     """Train and compare methods: those of the five papers, and the usual baselines.

@@ -28,7 +28,7 @@ def test_folded_heads_answer_as_the_plain_ones(run: Path, bundle: Path) -> None:
     with torch.no_grad():
         fused_probabilities, fused_scores = FusedGuard(loaded)(torch.from_numpy(images))
     np.testing.assert_allclose(fused_probabilities, probabilities, atol=1e-5)
-    assert load_manifest(bundle).score_errors(scores, fused_scores.numpy()).max() < 1e-4
+    assert load_manifest(bundle).calibration.score_errors(scores, fused_scores.numpy()).max() < 1e-4
 
 
 def test_the_graph_is_one_file_with_the_promised_tensors(bundle: Path) -> None:

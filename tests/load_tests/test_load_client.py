@@ -1,4 +1,4 @@
-"""The open-loop client against real, tiny servers on the loopback."""
+"""The load client against real, tiny servers on the loopback."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from oodguard.load_tests.load import LoadResult, schedule
-from oodguard.load_tests.open_loop import OpenLoop
-from oodguard.load_tests.serving import HOST
-from oodguard.load_tests.wrk import raw_form
+from oodguard.load_tests.load_client import LoadClient, saturate
+from oodguard.load_tests.process import HOST
+from oodguard.load_tests.request import requests_of
 
-FORM = raw_form([b"first", b"the second"])
+REQUESTS = requests_of("raw", [b"first", b"the second"])
 Answer = Callable[[int, bytes], Awaitable[bytes | None]]
 
 
@@ -24,6 +24,11 @@ def reply(status: str, *, headers: str = "", body: bytes = b"{}") -> bytes:
 
 async def served(answer: Answer, due: list[float], *, seconds: float = 0.2, timeout: float = 2.0) -> LoadResult:
     """Offer `due` to a server that answers request number n with `answer(n, body)`; None hangs up."""
+    return await driven(answer, lambda client: client.offer(due, seconds=seconds), timeout=timeout)
+
+
+async def driven(answer: Answer, drive: Callable[[LoadClient], Awaitable[LoadResult]], *, timeout: float) -> LoadResult:
+    """Let a client loose on such a server."""
     number = itertools.count()
     talks: set[asyncio.Task[None]] = set()
 
@@ -47,7 +52,7 @@ async def served(answer: Answer, due: list[float], *, seconds: float = 0.2, time
     server = await asyncio.start_server(talk, HOST, 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        result = await OpenLoop(FORM, port=port, timeout=timeout).offer(due, seconds=seconds)
+        result = await drive(LoadClient(REQUESTS, port=port, timeout=timeout))
         for talk_task in talks:
             talk_task.cancel()
         await asyncio.gather(*talks)
@@ -127,7 +132,7 @@ def test_answers_in_pieces_and_in_chunks_are_whole() -> None:
 
 
 def test_nobody_listening_is_an_error_not_a_crash() -> None:
-    result = asyncio.run(OpenLoop(FORM, port=1, timeout=0.5).offer([0.0], seconds=0.01))
+    result = asyncio.run(LoadClient(REQUESTS, port=1, timeout=0.5).offer([0.0], seconds=0.01))
     assert result.outcomes == {"broken": 1}
 
 
@@ -152,7 +157,7 @@ def test_work_after_the_load_runs_while_answers_are_outstanding() -> None:
 
         async with await asyncio.start_server(talk, HOST, 0) as server:
             port = server.sockets[0].getsockname()[1]
-            result = await OpenLoop(FORM, port=port, timeout=2).offer([0.0], seconds=0.05, after=after)
+            result = await LoadClient(REQUESTS, port=port, timeout=2).offer([0.0], seconds=0.05, after=after)
             await gone.wait()
             return result
 
@@ -167,3 +172,57 @@ def test_the_client_reports_its_own_cost() -> None:
     result = asyncio.run(served(answer, schedule(100, 0.2)))
     assert 0 < result.client_cpu < 1
     assert result.late_p99_ms == pytest.approx(0, abs=100)
+
+
+def saturated(answer: Answer, *, connections: int, seconds: float = 0.4, warmup: float = 0.0) -> LoadResult:
+    def drive(client: LoadClient) -> Awaitable[LoadResult]:
+        until = asyncio.ensure_future(asyncio.sleep(warmup + seconds))
+        return client.saturate(connections=connections, until=until, warmup=warmup)
+
+    return asyncio.run(driven(answer, drive, timeout=2.0))
+
+
+def test_a_closed_loop_keeps_one_request_on_each_connection() -> None:
+    inside = most = 0
+
+    async def answer(number: int, body: bytes) -> bytes:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await asyncio.sleep(0.05)
+        inside -= 1
+        return reply("200 OK")
+
+    result = saturated(answer, connections=3)
+    assert most == 3
+    # Eight answers of 50 ms fit into 0.4 s; the three that come later do not count.
+    assert 3 * 5 <= result.accepted <= 3 * 8
+    assert result.rate == pytest.approx(result.accepted / 0.4, rel=0.1)
+    assert result.latency(50) == pytest.approx(50, abs=25)
+
+
+def test_what_is_answered_while_warming_up_does_not_count() -> None:
+    statuses = itertools.chain(["503 Not Ready"] * 4, itertools.repeat("200 OK"))
+
+    async def answer(number: int, body: bytes) -> bytes:
+        await asyncio.sleep(0.02)
+        return reply(next(statuses))
+
+    result = saturated(answer, connections=2, seconds=0.2, warmup=0.2)
+    assert set(result.outcomes) == {"200"}
+    assert result.seconds == pytest.approx(0.2, abs=0.1)
+
+
+def test_a_closed_loop_goes_on_where_a_server_hangs_up() -> None:
+    async def answer(number: int, body: bytes) -> bytes | None:
+        await asyncio.sleep(0.01)
+        return reply("200 OK", headers="Connection: close\r\n") if number % 2 else None
+
+    result = saturated(answer, connections=2)
+    assert result.count("200") > 3
+    assert result.count("broken") > 3
+    assert result.failed == result.count("broken")
+
+
+def test_a_closed_loop_against_nobody_ends() -> None:
+    assert saturate(REQUESTS, port=1, connections=2, seconds=0.1).outcomes == {"broken": 2}

@@ -1,12 +1,14 @@
-"""The open-loop client: requests leave when they are due, whether or not the server has answered the ones before.
+"""The HTTP client that makes load: at a fixed rate (open loop) or as much as a server takes (closed loop).
 
-A closed-loop client waits for the server and so hides its queue. Here latency is counted from the moment a request was
-due, so time spent waiting for a connection, or for this client, is part of it.
+At a fixed rate requests leave when they are due, whether or not the server has answered the ones before. A client that
+waits for the server hides its queue; here latency counts from the moment a request was due, so the time it spends
+waiting for a connection, or for this client, is part of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import time
 from collections import Counter, deque
@@ -15,11 +17,12 @@ from dataclasses import dataclass
 
 from oodguard.load_tests.harness import percentile
 from oodguard.load_tests.load import LoadResult
-from oodguard.load_tests.serving import HOST
-from oodguard.load_tests.wrk import Form
+from oodguard.load_tests.process import HOST
+from oodguard.load_tests.request import Request
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 TIMEOUT = 10.0
+CONNECTIONS = 512
 SWEEP_SECONDS = 0.05
 
 
@@ -28,52 +31,58 @@ class Ticket:
     """One request on its way: when it was due, its bytes, and whether it was already sent on a stale connection."""
 
     due: float
-    request: bytes
+    content: bytes
     done: bool = False
     retried: bool = False
 
 
-class OpenLoop:
-    """Offers a load to one server.
+class LoadClient:
+    """Sends `requests` to a port of this machine, over and over.
 
     ```python
-    result = asyncio.run(OpenLoop(form, port=8000).offer(schedule(50, 10), seconds=10))
+    result = asyncio.run(LoadClient(requests, port=8000).offer(schedule(50, 10), seconds=10))
+    result = saturate(requests, port=8000, connections=16, seconds=10)
     ```
+
+    `read` is given the status and body of every answer.
     """
 
     def __init__(
         self,
-        form: Form | Sequence[Form],
+        requests: Sequence[Request],
         *,
         port: int,
         timeout: float = TIMEOUT,
-        connections: int = 512,
         read: Callable[[int, bytes], None] | None = None,
     ) -> None:
-        """Requests rotate over the bodies of all forms; `read` is given the status and body of every answer."""
-        forms = (form,) if isinstance(form, Form) else form
         self._port = port
         self._timeout = timeout
-        self._connections = connections
-        self._requests = [encode_request(one, index) for one in forms for index in range(len(one.bodies))]
+        self._contents = itertools.cycle([request.encode() for request in requests])
         self._read = read
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._waiting: deque[Ticket] = deque()
         self._unfinished: deque[Ticket] = deque()
+        self._saturating = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Count from now on."""
         self._outcomes: Counter[str] = Counter()
         self._latencies: list[float] = []
         self._late: list[float] = []
+        self._began, self._cpu = time.perf_counter(), time.process_time()
 
     async def offer(
         self, due: Sequence[float], *, seconds: float, after: Callable[[], Awaitable[None]] | None = None
     ) -> LoadResult:
         """Send one request at each moment of `due`; the result once all have ended, by an answer or by the timeout.
 
-        after: awaited as soon as the last request has left, while earlier ones may still be on their way.
+        `after` is awaited as soon as the last request has left, while earlier ones may still be on their way.
         """
-        cpu, begin = time.process_time(), time.perf_counter()
+        self._begin()
+        begin = self._began
         sweeper = asyncio.create_task(self._sweep())
         try:
             for index, offset in enumerate(due):
@@ -83,31 +92,62 @@ class OpenLoop:
                 elif index % 16 == 0:
                     # Behind schedule: answers must be read all the same.
                     await asyncio.sleep(0)
-                ticket = Ticket(begin + offset, self._requests[index % len(self._requests)])
-                self._unfinished.append(ticket)
-                self._send(ticket)
+                self._send(self._ticket(begin + offset))
             await asyncio.sleep(max(begin + seconds - time.perf_counter(), 0))
-            used = (time.process_time() - cpu) / (time.perf_counter() - begin)
+            used = self._used()
             if after:
                 await after()
             while self._unfinished:
                 await asyncio.sleep(SWEEP_SECONDS)
         finally:
-            sweeper.cancel()
-            for task in self._opening:
-                task.cancel()
-            for connection in list(self._open):
-                connection.abort()
-            while self._open:
-                await asyncio.sleep(0)
+            await self._end(sweeper)
+        return self._result(offered=len(due) / seconds, seconds=seconds, client_cpu=used)
+
+    async def saturate(self, *, connections: int, until: Awaitable[object], warmup: float = 0.0) -> LoadResult:
+        """Keep one request on each of `connections`; what came of them from `warmup` seconds on until `until` ends."""
+        self._saturating = True
+        sweeper = asyncio.create_task(self._sweep())
+        try:
+            for _ in range(connections):
+                self._send(self._ticket(time.perf_counter()))
+            await asyncio.sleep(warmup)
+            self._begin()
+            await until
+            self._saturating = False
+            result = self._result(offered=0.0, seconds=time.perf_counter() - self._began, client_cpu=self._used())
+            while self._unfinished:
+                await asyncio.sleep(SWEEP_SECONDS)
+        finally:
+            self._saturating = False
+            await self._end(sweeper)
+        return result
+
+    def _used(self) -> float:
+        return (time.process_time() - self._cpu) / (time.perf_counter() - self._began)
+
+    def _result(self, *, offered: float, seconds: float, client_cpu: float) -> LoadResult:
         return LoadResult(
-            offered=len(due) / seconds,
+            offered=offered,
             seconds=seconds,
             outcomes=dict(sorted(self._outcomes.items())),
             latencies=tuple(sorted(self._latencies)),
             late_p99_ms=percentile(self._late, 99),
-            client_cpu=used,
+            client_cpu=client_cpu,
         )
+
+    async def _end(self, sweeper: asyncio.Task[None]) -> None:
+        sweeper.cancel()
+        for task in self._opening:
+            task.cancel()
+        for connection in list(self._open):
+            connection.abort()
+        while self._open:
+            await asyncio.sleep(0)
+
+    def _ticket(self, due: float) -> Ticket:
+        ticket = Ticket(due, next(self._contents))
+        self._unfinished.append(ticket)
+        return ticket
 
     def _send(self, ticket: Ticket) -> None:
         if self._idle:
@@ -115,7 +155,7 @@ class OpenLoop:
             self._put(self._idle.pop(), ticket)
         else:
             self._waiting.append(ticket)
-            if len(self._open) + len(self._opening) < self._connections:
+            if len(self._open) + len(self._opening) < CONNECTIONS:
                 task = asyncio.create_task(self._connect())
                 self._opening.add(task)
                 task.add_done_callback(self._opening.discard)
@@ -143,7 +183,10 @@ class OpenLoop:
             if not ticket.done:
                 self._put(connection, ticket)
                 return
-        self._idle.append(connection)
+        if self._saturating:
+            self._put(connection, self._ticket(time.perf_counter()))
+        else:
+            self._idle.append(connection)
 
     def answered(self, status: str, body: bytes) -> None:
         """An answer is complete."""
@@ -155,13 +198,14 @@ class OpenLoop:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        if ticket is None or ticket.done:
-            return
-        if stale and not ticket.retried:
-            ticket.retried = True
-            self._send(ticket)
-        else:
+        if ticket is not None and not ticket.done:
+            if stale and not ticket.retried:
+                ticket.retried = True
+                self._send(ticket)
+                return
             self.ended(ticket, "broken")
+        if self._saturating:
+            self._send(self._ticket(time.perf_counter()))
 
     def ended(self, ticket: Ticket, outcome: str) -> None:
         """A request has its outcome."""
@@ -186,7 +230,7 @@ class OpenLoop:
 class _Connection(asyncio.Protocol):
     """One kept-alive connection with at most one request on it."""
 
-    def __init__(self, client: OpenLoop) -> None:
+    def __init__(self, client: LoadClient) -> None:
         self.ticket: Ticket | None = None
         self._client = client
         self._buffer = bytearray()
@@ -200,7 +244,7 @@ class _Connection(asyncio.Protocol):
     def send(self, ticket: Ticket) -> None:
         assert self._transport is not None
         self.ticket = ticket
-        self._transport.write(ticket.request)
+        self._transport.write(ticket.content)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -235,10 +279,14 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-def encode_request(form: Form, index: int) -> bytes:
-    """The bytes of a keep-alive POST of one body."""
-    body = form.bodies[index]
-    return (
-        f"POST {form.path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: {form.content_type}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
+def saturate(
+    requests: Sequence[Request], *, port: int, connections: int, seconds: float, warmup: float = 0.0
+) -> LoadResult:
+    """What comes of `connections` that each send the next request as soon as the last one is answered."""
+
+    async def run() -> LoadResult:
+        client = LoadClient(requests, port=port)
+        ending = asyncio.create_task(asyncio.sleep(warmup + seconds))
+        return await client.saturate(connections=connections, until=ending, warmup=warmup)
+
+    return asyncio.run(run())
