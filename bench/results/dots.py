@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oodguard.bench.results import Results
-from oodguard.bench.table import Row
+from oodguard.bench.results.records import Results
+from oodguard.bench.results.table import Row
 from oodguard.evaluation.evidence import FUSED
 from oodguard.pages.plot import Plot, colour, dash, draw
 from oodguard.pages.text import plain
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 3
-MOST_LINES = 6
+MAX_LINES = 6
 
 
 def dot_plot(table: Sequence[Row], columns: Sequence[str], *, name: str, alt: str) -> Plot:
-    """One panel a column (OOD set), one line a row of the table: mean AUROC with one standard deviation."""
+    """One panel per column (OOD set), one line per row of the table: mean AUROC with one standard deviation."""
     wide = min(len(columns), COLUMNS)
     high = -(-len(columns) // wide)
 
@@ -54,7 +54,7 @@ def severity_plot(results: Results, arena: str, *, name: str) -> Plot | None:
     if not found:
         return None
     means = {m: {s: float(np.mean(v)) for s, v in sorted(by.items())} for m, by in found.items()}
-    lines = dict(sorted(means.items(), key=lambda item: -sum(item[1].values()))[:MOST_LINES])
+    lines = dict(sorted(means.items(), key=lambda item: -sum(item[1].values()))[:MAX_LINES])
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from oodguard.bench.arena import Kind
-from oodguard.core.errors import FormatError
 from oodguard.core.frozen import Frozen
-
-RESULTS_FILE = "results.json"
-MARKDOWN_FILE = "results.md"
-HTML_FILE = "report.html"
 
 
 class Trial(Frozen):
@@ -33,8 +27,8 @@ class Trial(Frozen):
 class Record(Frozen):
     """One score of one trial against one OOD set. Shares are in [0, 1]; `fpr95` is OOD accepted at 95 % ID accepted.
 
-    `flagged` is the share of OOD images beyond the threshold that accepts 95 % of held-out ID images, `accepted` that
-    of ID test images below it: thresholds never see OOD images.
+    `flagged` is the share of OOD images beyond the threshold that accepts 95 % of calibration images, `accepted` the
+    share of ID test images below it. No threshold depends on OOD images.
     """
 
     arena: str
@@ -79,33 +73,22 @@ class Mean(Frozen):
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Mean:
-        """Of at least one value."""
+        """The mean of at least one value."""
         array = np.array(list(values), dtype=np.float64)
         spread = float(array.std(ddof=1)) if len(array) > 1 else 0.0
         return cls(mean=float(array.mean()), deviation=spread, count=len(array))
 
-    def percent(self, digits: int = 1) -> str:
-        """Such as `81.5 ± 0.7`."""
-        text = f"{100 * self.mean:.{digits}f}"
-        return f"{text} ± {100 * self.deviation:.{digits}f}" if self.count > 1 else text
+    def percent(self) -> str:
+        """The mean in percent, such as `81.5 ± 0.7`."""
+        text = f"{100 * self.mean:.1f}"
+        return f"{text} ± {100 * self.deviation:.1f}" if self.count > 1 else text
 
 
 def arenas(results: Results) -> list[str]:
-    """Names of arenas in their order."""
+    """The names of the arenas, in their order."""
     return list(dict.fromkeys(trial.arena for trial in results.trials))
 
 
-def sets(records: Sequence[Record], arena: str) -> list[tuple[str, Kind]]:
-    """OOD sets of an arena in their order."""
+def ood_sets(records: Sequence[Record], arena: str) -> list[tuple[str, Kind]]:
+    """The OOD sets of an arena, in their order."""
     return list(dict.fromkeys((r.ood, r.kind) for r in records if r.arena == arena))
-
-
-def load_results(folder: Path) -> Results:
-    """Read `results.json`. Raises `FormatError` in one sentence."""
-    path = folder / RESULTS_FILE
-    try:
-        return Results.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read ({error.strerror})") from None
-    except ValidationError as error:
-        raise FormatError(f"{path} is damaged or of another version ({error.errors()[0]['msg']})") from None

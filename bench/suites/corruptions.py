@@ -1,7 +1,7 @@
 """Covariate shift: four corruptions of the pixels a network is shown, at five severities.
 
 Parameters are those of ImageNet-C (Hendrycks & Dietterich 2019) for 224-pixel images: standard deviation of Gaussian
-noise on a scale of 0 to 1, radius of Gaussian blur in pixels, JPEG quality, and what is added to the HSV value.
+noise on a scale of 0 to 1, radius of Gaussian blur in pixels, JPEG quality, and the increase of the HSV value.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SEVERITIES: dict[Corruption, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class Corrupted:
-    """One corruption at a severity of 1 to 5, as an alteration that `Extractor` takes."""
+    """One corruption at a severity of 1 to 5, as `Extractor` takes it."""
 
     kind: Corruption
     severity: int
@@ -57,6 +57,6 @@ class Corrupted:
         return np.asarray(Image.fromarray(np.clip(value, 0, 255).astype(np.uint8), "HSV").convert("RGB"))
 
 
-def corruptions(severities: tuple[int, ...] = (1, 2, 3, 4, 5)) -> tuple[Corrupted, ...]:
+def corruptions(severities: tuple[int, ...]) -> tuple[Corrupted, ...]:
     """All kinds at the given severities."""
     return tuple(Corrupted(kind, severity) for kind in SEVERITIES for severity in severities)

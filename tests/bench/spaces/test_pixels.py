@@ -6,8 +6,8 @@ from torch import Tensor
 
 from oodguard.bench.methods.catalogue import METHODS
 from oodguard.bench.methods.method import Detector, answers
-from oodguard.bench.methods.pixels import PADDING, PixelSpace
-from oodguard.bench.methods.problem import LearningProblem
+from oodguard.bench.problem import LearningProblem
+from oodguard.bench.spaces.pixels import PADDING, PixelSpace
 from oodguard.training.compute import start_compute
 from oodguard.training.loop import Schedule
 
@@ -38,16 +38,25 @@ def coloured(count: int, seed: int) -> tuple[Tensor, Tensor]:
 @pytest.fixture(scope="module")
 def problem() -> LearningProblem:
     images, targets = coloured(64, 0)
-    held, held_targets = coloured(24, 1)
+    calibration, calibration_targets = coloured(24, 1)
     outliers = torch.randint(256, (40, 3, 16, 16), generator=torch.Generator().manual_seed(2)).byte()
-    return LearningProblem(images.unsqueeze(0), targets, held, held_targets, outliers, classes=3, space=SPACE, seed=0)
+    return LearningProblem(
+        inputs=images.unsqueeze(0),
+        targets=targets,
+        calibration=calibration,
+        calibration_targets=calibration_targets,
+        outliers=outliers,
+        classes=3,
+        space=SPACE,
+        seed=0,
+    )
 
 
 @pytest.fixture(scope="module")
 def single(problem: LearningProblem) -> Detector:
     torch.manual_seed(0)
     detector = METHODS["single"].build(problem)
-    METHODS["single"].train(detector, problem, start_compute(1), None, None)
+    METHODS["single"].train(detector, problem, compute=start_compute(1), start=None, progress=None)
     detector.eval().calibrate(problem)
     return detector
 
@@ -98,8 +107,8 @@ def test_an_anchored_network_has_twice_the_channels() -> None:
 
 
 def test_a_classifier_learns_colours(problem: LearningProblem, single: Detector) -> None:
-    found = answers(single, problem, problem.held)
-    assert (found.log_probabilities.argmax(-1) == problem.held_targets).float().mean() > 0.6
+    found = answers(single, problem, problem.calibration)
+    assert (found.log_probabilities.argmax(-1) == problem.calibration_targets).float().mean() > 0.6
 
 
 # One of each kind: the rest differ in numbers only.
@@ -111,11 +120,12 @@ def test_methods_train_and_answer(name: str, problem: LearningProblem, single: D
     torch.manual_seed(0)
     detector = method.build(problem)
     before = {key: value.clone() for key, value in detector.state_dict().items()}
-    method.train(detector, problem, start_compute(1), single if method.starts_from else None, None)
+    start = single if method.starts_from else None
+    method.train(detector, problem, compute=start_compute(1), start=start, progress=None)
     detector.eval().calibrate(problem)
     after = detector.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in before if key in after)
-    found = answers(detector, problem, problem.held[:7])
+    found = answers(detector, problem, problem.calibration[:7])
     assert found.logits.shape[1:] == (7, 3)
     torch.testing.assert_close(found.log_probabilities.exp().sum(-1), torch.ones(7), rtol=1e-4, atol=1e-4)
     assert found.scores
@@ -123,6 +133,6 @@ def test_methods_train_and_answer(name: str, problem: LearningProblem, single: D
         assert values.shape == (7,)
         assert torch.isfinite(values).all()
     # An image's answer does not depend on what else is asked.
-    alone = answers(detector, problem, problem.held[3:4])
+    alone = answers(detector, problem, problem.calibration[3:4])
     torch.testing.assert_close(alone.log_probabilities[0], found.log_probabilities[3], rtol=1e-3, atol=1e-4)
     assert all(isinstance(value, float) for value in detector.diagnostics(problem).values())

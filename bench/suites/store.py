@@ -1,4 +1,4 @@
-"""Arenas on disk: their features, so that an interrupted comparison need not tune a network again."""
+"""Arenas on disk, so that an interrupted comparison does not tune a network again."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from oodguard.bench.arena import Arena, OodSet
-from oodguard.bench.methods.problem import LearningProblem, Space
+from oodguard.bench.problem import LearningProblem, Space
 from oodguard.core.errors import EnvironmentProblem
 
 Key = Mapping[str, str | int | float | bool | None]
+FORMAT = 2
 SpaceOf = Callable[[Tensor], Space]
 
 
@@ -27,30 +28,30 @@ def digest(key: Key) -> str:
 
 def path_of(cache: Path, key: Key) -> Path:
     """Where an arena with this key is kept."""
-    return cache / "arenas" / f"{digest(key)}.safetensors"
+    return cache / "arenas" / f"{digest({**key, 'stored': FORMAT})}.safetensors"
 
 
 def save(arena: Arena, path: Path) -> None:
-    """Write an arena but for its space. Raises `EnvironmentProblem` when it cannot be written."""
+    """Write an arena without its space. Raises `EnvironmentProblem` when it cannot be written."""
     problem = arena.problem
     tensors = {
         "inputs": problem.inputs,
         "targets": problem.targets,
-        "held": problem.held,
-        "held_targets": problem.held_targets,
+        "calibration": problem.calibration,
+        "calibration_targets": problem.calibration_targets,
         "test": arena.test,
         "test_targets": arena.test_targets,
     }
     if problem.outliers is not None:
         tensors["outliers"] = problem.outliers
-    for name, found in arena.ood.items():
+    for name, found in arena.ood_sets.items():
         tensors[f"ood/{name}"] = found.inputs
         if found.targets is not None:
             tensors[f"labels/{name}"] = found.targets
     facts = {
         "classes": str(problem.classes),
         "seed": str(problem.seed),
-        "kinds": json.dumps({name: found.kind for name, found in arena.ood.items()}),
+        "kinds": json.dumps({name: found.kind for name, found in arena.ood_sets.items()}),
     }
     partial = path.with_suffix(".partial")
     try:
@@ -58,7 +59,7 @@ def save(arena: Arena, path: Path) -> None:
         safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, partial, facts)
         partial.replace(path)
     except OSError as error:
-        raise EnvironmentProblem(f"{path} cannot be written ({error.strerror})") from None
+        raise EnvironmentProblem(f"{path} cannot be written ({error.strerror}); choose another --cache") from None
 
 
 def kept(path: Path, compute: Fabric, make: Callable[[], Arena], space: SpaceOf) -> Arena:
@@ -81,15 +82,15 @@ def load(path: Path, space: SpaceOf) -> Arena:
     problem = LearningProblem(
         inputs=tensors["inputs"],
         targets=tensors["targets"],
-        held=tensors["held"],
-        held_targets=tensors["held_targets"],
+        calibration=tensors["calibration"],
+        calibration_targets=tensors["calibration_targets"],
         outliers=tensors.get("outliers"),
         classes=int(facts["classes"]),
         space=space(tensors["inputs"]),
         seed=int(facts["seed"]),
     )
-    ood = {
+    ood_sets = {
         name: OodSet(kind, tensors[f"ood/{name}"], tensors.get(f"labels/{name}"))
         for name, kind in json.loads(facts["kinds"]).items()
     }
-    return Arena(problem=problem, test=tensors["test"], test_targets=tensors["test_targets"], ood=ood)
+    return Arena(problem=problem, test=tensors["test"], test_targets=tensors["test_targets"], ood_sets=ood_sets)

@@ -1,13 +1,14 @@
 """Suites of photo folders: features of EfficientNet-Lite0 (or any timm model), with its last stage tuned as served.
 
-Two arenas a seed: `all classes`, against other sets and corrupted test photos, and `left out`, where a quarter of the
-classes (8 of 34 for produce) is kept out of training and their test photos are the near-OOD set.
+Two arenas per seed: `all classes`, against the OOD sets and corrupted test photos, and `left out`, where a quarter of
+the classes (8 of 34 for produce) is kept out of training and their test photos are the near-OOD set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from oodguard.bench import store
 from oodguard.bench.arena import Arena, BenchPlan, BenchSetting, Kind, OodSet
-from oodguard.bench.corruptions import corruptions
-from oodguard.bench.methods.problem import FeatureSpace, LearningProblem
-from oodguard.training.backbone.learning_set import learning_set
+from oodguard.bench.problem import LearningProblem
+from oodguard.bench.spaces.features import FeatureSpace
+from oodguard.bench.suites import store
+from oodguard.bench.suites.corruptions import Corrupted, corruptions
+from oodguard.training.backbone.learning_set import LearningSet, learning_set
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.loop import Schedule
 from oodguard.training.options import TrainOptions
@@ -39,21 +41,22 @@ FORMAT = 1
 class FolderSuite:
     """Labelled photos as ID, folders as OOD sets.
 
-    Folders are looked for under the data root. `ood`: kind and folder by name. `tune` as `oodguard train` takes it.
+    Folders are looked for under the data root. `ood_sets`: kind and folder by name. `tune`: as `oodguard train` takes
+    it. `left_out`: whether there is an arena `left out`.
     """
 
     name: str
     summary: str
-    inside: Path
-    ood: Mapping[str, tuple[Kind, Path]] = field(default_factory=dict)
+    photos: Path
+    ood_sets: Mapping[str, tuple[Kind, Path]] = field(default_factory=dict)
     outliers: Path | None = None
     tune: bool = True
     left_out: bool = True
 
     def plans(self, setting: BenchSetting, seed: int) -> list[BenchPlan]:
-        """Both arenas, or one where the suite leaves nothing out."""
+        """`all classes`, and `left out` unless the suite leaves nothing out. Raises `InputError` for missing data."""
         options = TrainOptions(
-            data=setting.data / self.inside,
+            data=setting.data / self.photos,
             cache=setting.cache,
             seed=seed,
             tune=self.tune,
@@ -74,13 +77,15 @@ class FolderSuite:
         return plans
 
     def _plan(self, arena: str, options: TrainOptions, setting: BenchSetting, fingerprint: str) -> BenchPlan:
-        sets = {name: (kind, load_unlabelled(setting.data / folder)) for name, (kind, folder) in self.ood.items()}
+        ood_photos = {
+            name: (kind, load_unlabelled(setting.data / folder)) for name, (kind, folder) in self.ood_sets.items()
+        }
         key: dict[str, str | int | float | bool | None] = {
             "format": FORMAT,
             "arena": arena,
             "seed": options.seed,
             "photos": fingerprint,
-            "ood": identity(p for _, photos in sets.values() for p in photos),
+            "ood": identity(p for _, photos in ood_photos.values() for p in photos),
             "outliers": None if options.outliers is None else identity(load_unlabelled(options.outliers)),
             "leave_out": options.leave_out,
             "tune": options.tune,
@@ -89,13 +94,13 @@ class FolderSuite:
             "quick": setting.quick,
         }
         if options.leave_out:
-            sets = {}
+            ood_photos = {}
 
         def build(compute: Fabric, report: Reporter) -> Arena:
             return store.kept(
                 store.path_of(setting.cache, key),
                 compute,
-                lambda: _arena(options, setting, sets, compute, report),
+                lambda: _arena(options, setting, ood_photos, compute, report),
                 lambda inputs: feature_space(inputs[0], setting),
             )
 
@@ -105,48 +110,60 @@ class FolderSuite:
 def _arena(
     options: TrainOptions,
     setting: BenchSetting,
-    sets: Mapping[str, tuple[Kind, tuple[Photo, ...]]],
+    ood_photos: Mapping[str, tuple[Kind, tuple[Photo, ...]]],
     compute: Fabric,
     report: Reporter,
 ) -> Arena:
     learned = learning_set(options, compute, report)
-    extractor, tail, classes = learned.extractor, learned.backbone.tail, learned.photos.classes
-
-    def features(photos: tuple[Photo, ...], what: str) -> Tensor:
-        readable = extractor.readable(photos, lambda done, total: report.progress(what, done, total))
-        return tail_features(tail, extractor.extract(readable)[0])
-
-    def labels(photos: tuple[Photo, ...]) -> Tensor:
-        return torch.from_numpy(label_numbers(photos, classes))
-
-    division = learned.division
-    ood = {name: OodSet(kind, features(photos, f"features of {name}")) for name, (kind, photos) in sets.items()}
+    division, classes = learned.division, learned.photos.classes
+    view = _View(learned, report)
+    ood_sets = {name: OodSet(kind, view.features(photos, name)) for name, (kind, photos) in ood_photos.items()}
     if options.leave_out:
         everything = load_photos(options.data, options.cache)
-        missing = tuple(p for p in (everything.test or everything.pool) if p.label not in classes)
-        ood["left-out classes"] = OodSet("near", features(missing, "features of left-out classes"))
+        left_out = tuple(p for p in (everything.test or everything.pool) if p.label not in classes)
+        ood_sets["left-out classes"] = OodSet("near", view.features(left_out, "left-out classes"))
     else:
         count = CORRUPTED_IMAGES // 3 if setting.quick else CORRUPTED_IMAGES
         places = np.linspace(0, len(division.test) - 1, min(count, len(division.test))).round().astype(int)
         chosen = tuple(division.test[i] for i in places)
         for corrupted in corruptions((1, 5) if setting.quick else (1, 2, 3, 4, 5)):
-            altered = replace(extractor, alteration=corrupted)
-            activations = altered.extract(
-                chosen, progress=lambda done, total: report.progress("features of corrupted photos", done, total)
-            )
-            ood[corrupted.name] = OodSet("covariate", tail_features(tail, activations[0]), labels(chosen))
+            ood_sets[corrupted.name] = view.corrupted(chosen, corrupted)
     problem = LearningProblem(
         inputs=learned.features,
         targets=learned.targets,
-        held=features(division.calibration, "features of calibration photos"),
-        held_targets=labels(division.calibration),
+        calibration=view.features(division.calibration, "calibration photos"),
+        calibration_targets=view.labels(division.calibration),
         outliers=learned.outliers,
         classes=len(classes),
         space=feature_space(learned.features[0], setting),
         seed=options.seed,
     )
-    test = features(division.test, "features of test photos")
-    return Arena(problem=problem, test=test, test_targets=labels(division.test), ood=ood)
+    test = view.features(division.test, "test photos")
+    return Arena(problem=problem, test=test, test_targets=view.labels(division.test), ood_sets=ood_sets)
+
+
+@dataclass(frozen=True)
+class _View:
+    """Photos as the tuned network sees them."""
+
+    learned: LearningSet
+    report: Reporter
+
+    def features(self, photos: tuple[Photo, ...], what: str) -> Tensor:
+        """`[N, D]` of the photos that can be read."""
+        extractor = self.learned.extractor
+        readable = extractor.readable(photos, partial(self.report.progress, f"features of {what}"))
+        return tail_features(self.learned.backbone.tail, extractor.extract(readable)[0])
+
+    def labels(self, photos: tuple[Photo, ...]) -> Tensor:
+        """The classes `[N]`."""
+        return torch.from_numpy(label_numbers(photos, self.learned.photos.classes))
+
+    def corrupted(self, photos: tuple[Photo, ...], corruption: Corrupted) -> OodSet:
+        """The photos under one corruption, with their classes."""
+        altered = replace(self.learned.extractor, alteration=corruption)
+        activations = altered.extract(photos, progress=partial(self.report.progress, "features of corrupted photos"))
+        return OodSet("covariate", tail_features(self.learned.backbone.tail, activations[0]), self.labels(photos))
 
 
 def feature_space(features: Tensor, setting: BenchSetting) -> FeatureSpace:
@@ -172,32 +189,29 @@ _NEIGHBOURS: dict[str, tuple[Kind, Path]] = {
     "clothing": ("far", Path("clothing/test")),
 }
 
-SUITES: dict[str, FolderSuite] = {
-    suite.name: suite
-    for suite in (
-        FolderSuite(
-            name="produce",
-            summary="ID produce; near: left-out classes, packages; far: clothing; corruptions; tuned features",
-            inside=Path("produce"),
-            ood=_NEIGHBOURS,
-            outliers=Path("outliers"),
-        ),
-        FolderSuite(
-            name="produce-frozen",
-            summary="the same on frozen features, nothing left out",
-            inside=Path("produce"),
-            ood=_NEIGHBOURS,
-            outliers=Path("outliers"),
-            tune=False,
-            left_out=False,
-        ),
-        FolderSuite(
-            name="clothing",
-            summary="ID clothing; far: produce, packages; corruptions; tuned features",
-            inside=Path("clothing"),
-            ood={"produce": ("far", Path("produce/test")), "packages": ("far", Path("packages/test"))},
-            outliers=Path("outliers"),
-            left_out=False,
-        ),
-    )
-}
+FOLDER_SUITES = (
+    FolderSuite(
+        name="produce",
+        summary="ID produce; near: left-out classes, packages; far: clothing; corruptions; tuned features",
+        photos=Path("produce"),
+        ood_sets=_NEIGHBOURS,
+        outliers=Path("outliers"),
+    ),
+    FolderSuite(
+        name="produce-frozen",
+        summary="ID produce; near: packages; far: clothing; corruptions; frozen features",
+        photos=Path("produce"),
+        ood_sets=_NEIGHBOURS,
+        outliers=Path("outliers"),
+        tune=False,
+        left_out=False,
+    ),
+    FolderSuite(
+        name="clothing",
+        summary="ID clothing; far: produce, packages; corruptions; tuned features",
+        photos=Path("clothing"),
+        ood_sets={"produce": ("far", Path("produce/test")), "packages": ("far", Path("packages/test"))},
+        outliers=Path("outliers"),
+        left_out=False,
+    ),
+)

@@ -1,4 +1,4 @@
-"""The images of the suite `cifar10`: everything 32 x 32, by one path, with the same JPEG compression.
+"""The images of the suite `cifar10`: all of 32 x 32 pixels, prepared in one way, with the same JPEG compression.
 
 CIFAR-10 comes as JPEG files of quality 75 with halved chroma (their quantisation tables say so). Compression leaves
 traces that a detector can find, so every other image is brought to 32 x 32 by the project's image path (Pillow,
@@ -26,14 +26,14 @@ from oodguard.core.preprocessing import Pixels, Preprocessing, load_pixels, open
 from oodguard.training.photos.digits import write_digits
 from oodguard.training.photos.labelled import Photo, load_unlabelled
 
-Item = TypeVar("Item")
+Entry = TypeVar("Entry")
 
 SIDE = 32
 QUALITY = 75
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 SMALL = Preprocessing(resize=SIDE, crop=SIDE, mean=MEAN, std=STD)
 # Auxiliary outliers are patches of photos, with a side of at least this share of the photo's.
-LEAST_PATCH = 0.3
+MIN_PATCH = 0.3
 
 # ImageNet synsets that show a CIFAR-10 class: as outliers they would teach the opposite of the labels.
 _SAME_RANGES = (
@@ -60,7 +60,7 @@ class Archive:
     path: Path
 
     def need(self) -> None:
-        """Raises `InputError` where there is no such file."""
+        """Refuse a missing file. Raises `InputError`."""
         if not self.path.is_file():
             raise InputError(f"{self.path} is missing: the suite cifar10 reads CIFAR-10 from it, as <class>/<n>.jpg")
 
@@ -78,7 +78,7 @@ class Archive:
                 names = sorted(name for name in archive.namelist() if re.fullmatch(r"[^/]+/[^/]+\.jpe?g", name))
                 classes = tuple(sorted({name.split("/")[0] for name in names}))
                 if len(classes) < 2:
-                    raise InputError(f"{self.path} holds no <class>/<n>.jpg of at least two classes")
+                    raise InputError(f"{self.path} holds no <class>/<n>.jpg of at least two classes; put them there")
                 chosen = [
                     (label, name)
                     for label, title in enumerate(classes)
@@ -103,24 +103,24 @@ def as_tensor(images: Iterable[Pixels]) -> Tensor:
 
 
 def compressed(pixels: Pixels) -> Pixels:
-    """Through a JPEG file as CIFAR-10's are."""
+    """The pixels after JPEG compression as CIFAR-10's."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=QUALITY, subsampling="4:2:0")
     return np.asarray(open_image(stream.getvalue()), dtype=np.uint8)
 
 
-def small_photos(photos: Sequence[Photo], most: int | None = None) -> Tensor:
-    """All photos, or `most` of them at even distances, as small images."""
-    return as_tensor(compressed(load_pixels(photo.path.read_bytes(), SMALL)) for photo in spread(photos, most))
+def small_photos(photos: Sequence[Photo], maximum: int | None) -> Tensor:
+    """All photos, or `maximum` of them at even distances, as small images."""
+    return as_tensor(compressed(load_pixels(photo.path.read_bytes(), SMALL)) for photo in spread(photos, maximum))
 
 
-def digits(cache: Path, most: int | None = None) -> Tensor:
+def digits(cache: Path, maximum: int | None) -> Tensor:
     """scikit-learn's handwritten digits (test split), drawn dark on white."""
-    return small_photos(load_unlabelled(write_digits(cache) / "test"), most)
+    return small_photos(load_unlabelled(write_digits(cache) / "test"), maximum)
 
 
 def noise(count: int, *, normal: bool) -> Tensor:
-    """Uniform or Gaussian (mean 1/2, deviation 1/4) noise, pixel by pixel; always the same."""
+    """Uniform or Gaussian (mean 1/2, deviation 1/4) noise, pixel by pixel; every call returns the same images."""
     rng = np.random.default_rng(0)
     shape = (count, SIDE, SIDE, 3)
     values = rng.normal(127.5, 63.75, shape) if normal else rng.uniform(0, 256, shape)
@@ -128,7 +128,7 @@ def noise(count: int, *, normal: bool) -> Tensor:
 
 
 def outlier_photos(folder: Path) -> tuple[Photo, ...]:
-    """The photos to learn from as outliers: those whose name is an ImageNet synset of a CIFAR-10 class are left out."""
+    """The outlier photos, without those whose name is an ImageNet synset of a CIFAR-10 class."""
     return tuple(photo for photo in load_unlabelled(folder) if not _same(photo.path.name))
 
 
@@ -147,14 +147,14 @@ def patches(photos: Sequence[Photo], each: int, *, seed: int) -> Tensor:
     for photo in photos:
         image = open_image(photo.path.read_bytes())
         for _ in range(each):
-            side = round(min(image.size) * rng.uniform(LEAST_PATCH, 1.0))
+            side = round(min(image.size) * rng.uniform(MIN_PATCH, 1.0))
             left, top = (int(rng.integers(0, length - side + 1)) for length in image.size)
             found.append(compressed(to_pixels(image.crop((left, top, left + side, top + side)), SMALL)))
     return as_tensor(found)
 
 
-def spread(items: Sequence[Item], most: int | None) -> Sequence[Item]:
-    """At most `most` of the items, at even distances."""
-    if most is None or len(items) <= most:
+def spread(items: Sequence[Entry], maximum: int | None) -> Sequence[Entry]:
+    """At most `maximum` of the items, at even distances."""
+    if maximum is None or len(items) <= maximum:
         return items
-    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+    return [items[i] for i in np.linspace(0, len(items) - 1, maximum).round().astype(int)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from oodguard.bench.methods.catalogue import HEADLINES
-from oodguard.bench.results import Mean, Record, Results, Trial, arenas, sets
+from oodguard.bench.results.records import Mean, Record, Results, Trial, arenas, ood_sets
 
 DIAGNOSTICS = (
     "diversity",
@@ -31,7 +31,7 @@ class Row:
 
 
 def rows(results: Results, arena: str, *, headlines_only: bool = True) -> list[Row]:
-    """Rows of an arena, by method in the order of training; covariate sets are merged by corruption."""
+    """Rows of an arena, by method in the order of training; the severities of a corruption are merged."""
     found = []
     methods = dict.fromkeys(t.method for t in results.trials if t.arena == arena and t.failed is None)
     for method in methods:
@@ -60,28 +60,28 @@ def _row(method: str, score: str, trials: Sequence[Trial], records: Sequence[Rec
 
 
 def column(ood: str, kind: str) -> str:
-    """The table's column for an OOD set: all severities of a corruption share one."""
+    """The table's column for an OOD set; all severities of a corruption share one."""
     return f"{ood.rsplit(' ', 1)[0]} (1-5)" if kind == "covariate" else ood
 
 
-def _mean(records: Sequence[Record], what: str) -> Mean:
-    """Over seeds, of the mean over the sets of a column."""
+def _mean(records: Sequence[Record], measure: str) -> Mean:
+    """Over seeds: the mean over the OOD sets of a column."""
     seeds = sorted({r.seed for r in records})
     return Mean.of(
-        sum(getattr(r, what) for r in records if r.seed == seed) / sum(r.seed == seed for r in records)
+        sum(getattr(r, measure) for r in records if r.seed == seed) / sum(r.seed == seed for r in records)
         for seed in seeds
     )
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table as text: what Markdown and HTML both show."""
+    """A table as text, for Markdown and HTML."""
 
     head: tuple[str, ...]
     body: tuple[tuple[str, ...], ...]
 
     def lines(self) -> list[str]:
-        """In Markdown."""
+        """The table in Markdown, line by line."""
         return [
             f"| {' | '.join(self.head)} |",
             "|" + "---|" * len(self.head),
@@ -91,11 +91,11 @@ class Grid:
 
 def columns(results: Results, arena: str) -> list[str]:
     """The table's columns of OOD sets, in their order."""
-    return list(dict.fromkeys(column(name, kind) for name, kind in sets(results.records, arena)))
+    return list(dict.fromkeys(column(name, kind) for name, kind in ood_sets(results.records, arena)))
 
 
 def scores_grid(table: Sequence[Row], names: Sequence[str]) -> Grid:
-    """Accuracy, `AUROC / FPR95` for every column of `names`, and seconds, one line a row."""
+    """Accuracy, `AUROC / FPR95` for every column of `names`, and seconds, one line per row."""
     return Grid(
         head=("method", "score", "accuracy", *names, "seconds"),
         body=tuple(
@@ -119,7 +119,7 @@ def ensembles_grid(results: Results, arena: str) -> Grid | None:
     body = []
     for method in dict.fromkeys(t.method for t in trials):
         mine = [t for t in trials if t.method == method]
-        # What rounding errors leave of 0 is 0.
+        # Rounding errors leave -0 or 1e-17 where the value is 0.
         means = (round(Mean.of(t.diagnostics[name] for t in mine).mean, 9) + 0.0 for name in DIAGNOSTICS)
         cells = (f"{mean:.3g}" for mean in means)
         body.append((method, *cells, f"{sum(t.diagnostics['colluding'] > 0 for t in mine)} of {len(mine)}"))
@@ -147,7 +147,7 @@ def to_markdown(results: Results) -> str:
 
 def _ensembles(results: Results, arena: str) -> list[str]:
     grid = ensembles_grid(results, arena)
-    return [] if grid is None else ["", f"Ensembles in {arena}, on held-out images:", "", *grid.lines()]
+    return [] if grid is None else ["", f"Ensembles in {arena}, on calibration images:", "", *grid.lines()]
 
 
 def _gradients(results: Results, arena: str) -> list[str]:
@@ -160,7 +160,7 @@ def _gradients(results: Results, arena: str) -> list[str]:
     }
     return [
         "",
-        f"Mean norm of the energy's gradient on held-out images in {arena}: "
+        f"Mean norm of the energy's gradient on calibration images in {arena}: "
         + ", ".join(f"{method} {norm:.3g}" for method, norm in means.items())
         + ".",
     ]

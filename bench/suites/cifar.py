@@ -1,24 +1,26 @@
 """The suite `cifar10`: the papers' benchmark, on networks trained from nothing and on frozen features.
 
 ID is CIFAR-10, read from `cifar10/{train,test}.zip`; a tenth of its training images is held out for calibration. OOD
-are photos of other things (produce, packages, clothing), digits and noise, all through `cifar_data.py`'s one path;
-auxiliary outliers are random patches of the photos in `outliers/`.
+images are photos of other things (produce, packages, clothing), digits and noise, all prepared by `cifar_data.py` in
+the same way; auxiliary outliers are random patches of the photos in `outliers/`.
 
 | arena | full, for a GPU | quick, for two CPU cores |
 |---|---|---|
 | `wrn` | WRN-40-2, 45,000 images; 100 epochs from nothing, 10 for heads, 10 of tuning | WRN-10-1, 2,700; 10, 4, 1 |
 | `frozen` | EfficientNet-Lite0 at 224 pixels | at 96 pixels, the same 2,700 images |
 
-A quick comparison is meant for half an hour on two cores. Seconds of one core that a method takes in `wrn`, with its
-answers: `single` 90, `ldr` 25, `joint` 50, `amp` 85, `greg` 60, `greg-plus` 90, `ice` 15; from these some 1,300 for all
-methods, of which `ice-scratch` 150. In `frozen`: 55 for the features, then 2 to 10 a method. It shows that all of it
+A quick comparison takes about half an hour on two cores. In `wrn`, to train and score takes one core this many seconds:
+`single` 90, `ldr` 25, `joint` 50, `amp` 85, `greg` 60, `greg-plus` 90, `ice` 15; from these some 1,300 for all
+methods, of which `ice-scratch` 150. In `frozen`: 55 for the features, then 2 to 10 per method. It shows that everything
 runs and how methods differ in kind; its numbers are those of a weak classifier.
+
+`--network` trains another network in place of the wide ResNet, in an arena of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +29,11 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor
 
-from oodguard.bench import cifar_data, store
 from oodguard.bench.arena import Arena, BenchPlan, BenchSetting, OodSet
-from oodguard.bench.folders import feature_space, heads_key
-from oodguard.bench.methods.pixels import PixelSpace
-from oodguard.bench.methods.problem import LearningProblem, Space
+from oodguard.bench.problem import LearningProblem, Space
+from oodguard.bench.spaces.pixels import PixelSpace
+from oodguard.bench.suites import cifar_data, store
+from oodguard.bench.suites.folders import feature_space, heads_key
 from oodguard.core.errors import InputError
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.training.backbone.features import BATCH, batches, trunk_runner
@@ -42,13 +44,13 @@ from oodguard.training.photos.split import split_off
 from oodguard.training.progress import Reporter
 
 FORMAT = 1
-HELD = 0.1
+CALIBRATION = 0.1
 FOLDERS = ("produce", "packages", "clothing")
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything: None is all there is. `patches`: outliers made from each photo."""
+    """How much of everything; None: all there is. `patches`: outliers made from each photo. `network`: by name."""
 
     train: int | None
     test: int | None
@@ -99,8 +101,11 @@ class CifarSuite:
     quick: Size = QUICK
 
     def plans(self, setting: BenchSetting, seed: int) -> list[BenchPlan]:
-        """`wrn` and `frozen`. Raises `InputError` where data is missing."""
+        """An arena named after the kind of network, and `frozen`. Raises `InputError` where data is missing."""
         size = self.quick if setting.quick else self.full
+        if setting.network is not None:
+            size = replace(size, network=setting.network)
+        kind = size.network.partition("-")[0]
         sources = Sources.find(setting.data)
         key: dict[str, str | int | float | bool | None] = {
             "suite": self.name,
@@ -135,14 +140,14 @@ class CifarSuite:
             )
 
         return [
-            BenchPlan(name="wrn", seed=seed, key={**key, "arena": "wrn"}, build=pixels),
+            BenchPlan(name=kind, seed=seed, key={**key, "arena": kind}, build=pixels),
             BenchPlan(name="frozen", seed=seed, key={**framed, **heads_key(setting)}, build=frozen),
         ]
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the images come from."""
+    """Where the images of CIFAR-10, of the OOD sets and of the outliers are."""
 
     train: cifar_data.Archive
     test: cifar_data.Archive
@@ -151,7 +156,7 @@ class Sources:
 
     @classmethod
     def find(cls, data: Path) -> Sources:
-        """Under the data root. Raises `InputError` for what is missing."""
+        """The sources under the data root. Raises `InputError` where one is missing."""
         train, test = (cifar_data.Archive(data / "cifar10" / f"{name}.zip") for name in ("train", "test"))
         train.need()
         test.need()
@@ -163,7 +168,7 @@ class Sources:
         )
 
     def fingerprints(self) -> dict[str, str]:
-        """What the images are, for a key."""
+        """The identity of the images, for a key."""
         return {
             "train": self.train.fingerprint(),
             "test": self.test.fingerprint(),
@@ -172,13 +177,17 @@ class Sources:
         }
 
     def arena(self, size: Size, cache: Path, space: Space, seed: int, report: Reporter) -> Arena:
-        """Everything as small uint8 images."""
+        """The arena of small uint8 images."""
         report.note("reading CIFAR-10")
         images, targets, classes = self.train.read(size.train)
-        test, test_targets, known = self.test.read(size.test)
-        if classes != known:
-            raise InputError(f"{self.train.path} and {self.test.path} do not hold the same classes")
-        kept, held = (torch.from_numpy(rows) for rows in split_off(targets.numpy(), None, fraction=HELD, seed=seed))
+        test, test_targets, test_classes = self.test.read(size.test)
+        if classes != test_classes:
+            raise InputError(
+                f"{self.train.path} and {self.test.path} hold different classes; make both from one data set"
+            )
+        kept, calibration = (
+            torch.from_numpy(rows) for rows in split_off(targets.numpy(), None, fraction=CALIBRATION, seed=seed)
+        )
         report.note("reading OOD sets and outliers")
         ood = {name: cifar_data.small_photos(photos, size.ood) for name, photos in self.folders.items()}
         ood["digits"] = cifar_data.digits(cache, size.ood)
@@ -187,8 +196,8 @@ class Sources:
         problem = LearningProblem(
             inputs=images[kept].unsqueeze(0),
             targets=targets[kept],
-            held=images[held],
-            held_targets=targets[held],
+            calibration=images[calibration],
+            calibration_targets=targets[calibration],
             outliers=cifar_data.patches(self.outliers, size.patches, seed=seed),
             classes=len(classes),
             space=space,
@@ -198,7 +207,7 @@ class Sources:
             problem=problem,
             test=test,
             test_targets=test_targets,
-            ood={name: OodSet("far", found) for name, found in ood.items()},
+            ood_sets={name: OodSet("far", found) for name, found in ood.items()},
         )
 
 
@@ -232,15 +241,17 @@ def _featured(pixels: Arena, setting: BenchSetting, side: int, report: Reporter)
     problem = LearningProblem(
         inputs=inputs.unsqueeze(0),
         targets=old.targets,
-        held=features(old.held, "held-out images"),
-        held_targets=old.held_targets,
+        calibration=features(old.calibration, "calibration images"),
+        calibration_targets=old.calibration_targets,
         outliers=features(old.outliers, "outliers"),
         classes=old.classes,
         space=feature_space(inputs, setting),
         seed=old.seed,
     )
-    ood = {name: OodSet(found.kind, features(found.inputs, name)) for name, found in pixels.ood.items()}
-    return Arena(problem=problem, test=features(pixels.test, "test images"), test_targets=pixels.test_targets, ood=ood)
+    ood_sets = {name: OodSet(found.kind, features(found.inputs, name)) for name, found in pixels.ood_sets.items()}
+    return Arena(
+        problem=problem, test=features(pixels.test, "test images"), test_targets=pixels.test_targets, ood_sets=ood_sets
+    )
 
 
 def _enlarged(images: Tensor, preprocessing: Preprocessing) -> np.ndarray:

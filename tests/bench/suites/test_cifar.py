@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from oodguard.bench import cifar_data
 from oodguard.bench.arena import Arena, BenchPlan, BenchSetting
-from oodguard.bench.cifar import QUICK, CifarSuite
-from oodguard.bench.methods.pixels import PixelSpace
-from oodguard.bench.suites import suites
+from oodguard.bench.spaces.pixels import PixelSpace
+from oodguard.bench.suites import cifar_data
+from oodguard.bench.suites.catalogue import SUITES
+from oodguard.bench.suites.cifar import QUICK, CifarSuite
 from oodguard.core.errors import InputError
 from oodguard.training.compute import start_compute
 from oodguard.training.progress import Silent
@@ -67,8 +67,20 @@ def wrn(plans: list[BenchPlan]) -> Arena:
 
 
 def test_the_suite_has_a_name_and_two_arenas(plans: list[BenchPlan]) -> None:
-    assert suites()["cifar10"].summary.startswith("ID CIFAR-10")
+    assert SUITES["cifar10"].summary.startswith("ID CIFAR-10")
     assert [plan.name for plan in plans] == ["wrn", "frozen"]
+
+
+def test_another_network_is_trained_in_an_arena_of_its_own(
+    data: Path, plans: list[BenchPlan], wrn: Arena, tmp_path: Path
+) -> None:
+    setting = BenchSetting(data=data, cache=tmp_path, quick=True, network="resnet18")
+    plan = CifarSuite(quick=TINY).plans(setting, 0)[0]
+    assert plan.name == "resnet18"
+    assert plan.key != plans[0].key
+    arena = plan.build(start_compute(1), Silent())
+    assert torch.equal(arena.test, wrn.test)
+    assert arena.problem.space.network(classes=3).head.in_features == 512
 
 
 def test_images_are_counted_and_divided(wrn: Arena) -> None:
@@ -77,16 +89,16 @@ def test_images_are_counted_and_divided(wrn: Arena) -> None:
     assert problem.inputs.shape == (1, 54, 3, 32, 32)  # nine tenths of 20 a class
     assert problem.inputs.dtype == torch.uint8
     assert problem.targets.bincount().tolist() == [18, 18, 18]
-    assert problem.held_targets.bincount().tolist() == [2, 2, 2]
+    assert problem.calibration_targets.bincount().tolist() == [2, 2, 2]
     assert wrn.test_targets.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     # Two patches of each of the three photos that show no CIFAR-10 class.
     assert problem.outliers is not None
     assert problem.outliers.shape == (6, 3, 32, 32)
-    sizes = {name: len(found.inputs) for name, found in wrn.ood.items()}
+    sizes = {name: len(found.inputs) for name, found in wrn.ood_sets.items()}
     assert sizes == {
         "produce": 4, "packages": 4, "clothing": 4, "digits": 4, "uniform noise": 5, "Gaussian noise": 5,
     }  # fmt: skip
-    assert {found.kind for found in wrn.ood.values()} == {"far"}
+    assert {found.kind for found in wrn.ood_sets.values()} == {"far"}
 
 
 def test_id_images_are_the_files_themselves(data: Path, wrn: Arena) -> None:
@@ -104,7 +116,7 @@ def test_every_other_image_has_gone_through_the_same_compression(wrn: Arena) -> 
 
     fresh = change(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
     assert wrn.problem.outliers is not None
-    for images in (wrn.test, wrn.problem.outliers, *(found.inputs for found in wrn.ood.values())):
+    for images in (wrn.test, wrn.problem.outliers, *(found.inputs for found in wrn.ood_sets.values())):
         assert change(images[0].permute(1, 2, 0).numpy()) < fresh / 4
 
 
@@ -130,7 +142,7 @@ def test_the_same_key_gives_the_same_images_and_another_seed_others(
     assert torch.equal(arena.problem.outliers, wrn.problem.outliers)
     plan, arena = again(1)
     assert plan.key != plans[0].key
-    assert not torch.equal(arena.problem.held, wrn.problem.held)
+    assert not torch.equal(arena.problem.calibration, wrn.problem.calibration)
 
 
 @pytest.mark.slow
@@ -138,8 +150,8 @@ def test_frozen_features_describe_the_same_images(plans: list[BenchPlan], wrn: A
     arena = plans[1].build(start_compute(1), Silent())
     assert arena.problem.inputs.shape == (1, 54, 1280)
     assert torch.equal(arena.problem.targets, wrn.problem.targets)
-    assert arena.ood.keys() == wrn.ood.keys()
-    assert arena.ood["digits"].inputs.shape == (4, 1280)
+    assert arena.ood_sets.keys() == wrn.ood_sets.keys()
+    assert arena.ood_sets["digits"].inputs.shape == (4, 1280)
     assert torch.isfinite(arena.test).all()
     assert arena.test.std(0).mean() > 0
 

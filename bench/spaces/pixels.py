@@ -1,4 +1,4 @@
-"""Pixels as the space that methods learn in: small convolutional networks, trained on 32 x 32 images."""
+"""Pixels as the space that methods learn in: small convolutional networks, trained on images of 32 x 32."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from oodguard.bench.networks.anchoring import anchor_input
+from oodguard.bench.networks.catalogue import network_of
 from oodguard.bench.networks.network import Network
-from oodguard.bench.networks.residual import by_name
 from oodguard.training.backbone.timm_loader import transforms
 from oodguard.training.loop import Schedule
 
@@ -20,10 +20,10 @@ CORRUPTION_GROUP = 16
 
 @dataclass(frozen=True)
 class PixelSpace:
-    """uint8 images `[N, 3, S, S]`; networks by name (`wrn-40-2`, `resnet18`) over normalised pixels.
+    """uint8 images `[N, 3, S, S]`; networks by name (`networks/catalogue.py`) over normalised pixels.
 
-    mean, std: of each channel, for pixels scaled to 0..1. A training view is a random crop out of the image padded by
-    four pixels of black, and a random flip: every image has its own.
+    mean, std: of each channel, for pixels scaled to 0..1. A training view is a random crop of the image
+    padded by four black pixels, and a random flip; each image of a batch has its own.
 
     ```python
     space = PixelSpace(name="wrn-40-2", side=32, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), scratch=..., ...)
@@ -45,7 +45,7 @@ class PixelSpace:
 
     def network(self, *, classes: int, anchored: bool = False) -> Network:
         """A network of this name; an anchored one has six input channels."""
-        network = by_name(self.name, classes=classes)
+        network = network_of(self.name, classes=classes)
         if not anchored:
             return network
         wider = anchor_input(network)
@@ -70,11 +70,11 @@ class PixelSpace:
         return (inputs.float() / 255.0 - mean) / std
 
     def represent(self, network: Network, x: Tensor) -> Tensor:
-        """The network's embedding: there is nothing else that describes an image."""
+        """The network's embedding."""
         return network.embed(x)
 
     def corrupt(self, x: Tensor) -> Tensor:
-        """Resized crop (.6 to 1), flip, colour jitter, blur and grey, as AMP's T; drawn anew for every 16 images."""
+        """Resized crop (.6 to 1), flip, colour jitter, blur and grey, as AMP's T; one draw per 16 images."""
         mean, std = self._channels(x)
         corruption = transforms.Compose(
             [

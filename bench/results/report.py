@@ -1,4 +1,4 @@
-"""The comparison as one self-contained HTML page."""
+"""What a comparison leaves for people: `results.md`, and `report.html`, one page that loads nothing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from oodguard.bench.dots import dot_plot, severity_plot
-from oodguard.bench.results import Results, arenas, sets
-from oodguard.bench.runner import scores_path
-from oodguard.bench.table import Row, columns, ensembles_grid, rows, scores_grid
+from oodguard.bench.results.dots import dot_plot, severity_plot
+from oodguard.bench.results.files import HTML_FILE, MARKDOWN_FILE, RESULTS_FILE, TrialFiles, write_text
+from oodguard.bench.results.records import Results, arenas, ood_sets
+from oodguard.bench.results.table import Row, columns, ensembles_grid, rows, scores_grid, to_markdown
 from oodguard.core.curve import Scores
 from oodguard.evaluation.evidence import FUSED
 from oodguard.evaluation.report.densities import density_plot
@@ -24,8 +24,15 @@ from oodguard.training.metrics import auroc
 WITHIN = 0.005
 
 
+def write_report(results: Results, out: Path) -> tuple[Path, ...]:
+    """Write `results.md` and `report.html` beside `results.json`. Returns all three; raises `EnvironmentProblem`."""
+    write_text(out / MARKDOWN_FILE, plain(to_markdown(results)))
+    write_text(out / HTML_FILE, to_html(results, out))
+    return out / RESULTS_FILE, out / MARKDOWN_FILE, out / HTML_FILE
+
+
 def to_html(results: Results, out: Path) -> str:
-    """The page; the score arrays of seed 0 are read from the trials in `out`."""
+    """The page; its densities and curves come from the scores of the first seed, which the trials in `out` hold."""
     return render_page(
         Page(
             title=f"Comparison on {results.suite}",
@@ -117,7 +124,7 @@ def _ensembles(results: Results, arena: str) -> Table | None:
     if grid is None:
         return None
     return Table(
-        caption="Ensembles on held-out images",
+        caption="Ensembles on calibration images",
         head=grid.head,
         rows=grid.body,
         note="Diversity in nats; codependence is the rise of the loss when 40 % of the members are dropped.",
@@ -125,48 +132,52 @@ def _ensembles(results: Results, arena: str) -> Table | None:
 
 
 def _fused_plots(results: Results, arena: str, out: Path, slug: str) -> list[Block]:
-    path = scores_path(out, arena, results.seeds[0], FUSED)
+    path = TrialFiles(out, arena, results.seeds[0], FUSED).scores
     if not path.is_file():
         return []
-    kept = {name: np.asarray(v, dtype=np.float64) for name, v in safetensors.numpy.load_file(path).items()}
-    inside = {name.removeprefix("test/"): v for name, v in kept.items() if name.startswith("test/")}
+    arrays = {name: np.asarray(v, dtype=np.float64) for name, v in safetensors.numpy.load_file(path).items()}
+    id_scores = {name.removeprefix("test/"): v for name, v in arrays.items() if name.startswith("test/")}
     thresholds = {
-        name.removeprefix("threshold/"): float(v) for name, v in kept.items() if name.startswith("threshold/")
+        name.removeprefix("threshold/"): float(v) for name, v in arrays.items() if name.startswith("threshold/")
     }
-    outside: dict[str, dict[str, Scores]] = {
-        name: {score: kept[f"{name}/{score}"] for score in inside}
-        for name, kind in sets(results.records, arena)
+    ood_scores: dict[str, dict[str, Scores]] = {
+        name: {score: arrays[f"{name}/{score}"] for score in id_scores}
+        for name, kind in ood_sets(results.records, arena)
         if kind != "covariate"
     }
-    if not outside:
+    if not ood_scores:
         return []
-    shown = {score: {"ID test": inside[score], **{n: v[score] for n, v in outside.items()}} for score in inside}
-    blocks: list[Block] = [
-        Prose(f"The guard as served, seed {results.seeds[0]}:"),
-        Illustration(
-            plot=density_plot(
-                shown, thresholds, name=f"densities-{slug}", alt="Densities of every score, ID against each OOD set."
-            ),
-            caption="Where each score's values lie; the line is the threshold that accepts 95 % of held-out ID images.",
+    shown = {
+        score: {"ID test": values, **{name: of[score] for name, of in ood_scores.items()}}
+        for score, values in id_scores.items()
+    }
+    densities = Illustration(
+        plot=density_plot(
+            shown, thresholds, name=f"densities-{slug}", alt="Densities of every score, ID against each OOD set."
         ),
+        caption="Where each score's values lie; the line is the threshold that accepts 95 % of calibration images.",
+    )
+    curves = [
+        _curves(name, f"curves-{slug}-{'abcdefgh'[number % 8]}", id_scores, of)
+        for number, (name, of) in enumerate(ood_scores.items())
     ]
-    for number, (name, values) in enumerate(outside.items()):
-        areas = {score: auroc(inside[score], values[score]) for score in inside}
-        best = max(areas, key=lambda score: areas[score])
-        blocks.append(
-            Illustration(
-                plot=detection_curves(
-                    inside,
-                    values,
-                    areas,
-                    title=plain(name),
-                    name=f"curves-{slug}-{'abcdefgh'[number % 8]}",
-                    alt=f"{name}: fused AUROC {100 * areas[FUSED]:.1f}; best score {best} {100 * areas[best]:.1f}.",
-                ),
-                caption=f"{name}: ROC and detection-error curves.",
-            )
-        )
-    return blocks
+    return [Prose(f"The guard as served, seed {results.seeds[0]}:"), densities, *curves]
+
+
+def _curves(ood: str, name: str, id_scores: dict[str, Scores], ood_scores: dict[str, Scores]) -> Illustration:
+    areas = {score: auroc(id_scores[score], ood_scores[score]) for score in id_scores}
+    best = max(areas, key=lambda score: areas[score])
+    return Illustration(
+        plot=detection_curves(
+            id_scores,
+            ood_scores,
+            areas,
+            title=plain(ood),
+            name=name,
+            alt=f"{ood}: fused AUROC {100 * areas[FUSED]:.1f}; best score {best} {100 * areas[best]:.1f}.",
+        ),
+        caption=f"{ood}: ROC and detection-error curves.",
+    )
 
 
 def _made(results: Results) -> Section:
