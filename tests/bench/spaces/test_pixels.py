@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodguard.bench.methods.catalogue import METHODS
+from oodguard.bench.methods.catalogue import HEADLINES, METHODS
 from oodguard.bench.methods.method import Detector, answers
 from oodguard.bench.problem import LearningProblem
 from oodguard.bench.spaces.pixels import PADDING, PixelSpace
@@ -106,8 +106,9 @@ def test_an_anchored_network_has_twice_the_channels() -> None:
     assert SPACE.network(classes=3, anchored=True)(torch.randn(2, 6, 16, 16)).shape == (2, 3)
 
 
-def test_a_classifier_learns_colours(problem: LearningProblem, single: Detector) -> None:
+def test_a_classifier_learns_colours_and_gives_every_post_hoc_score(problem: LearningProblem, single: Detector) -> None:
     found = answers(single, problem, problem.calibration)
+    assert set(found.scores) == set(HEADLINES["single"])
     assert (found.log_probabilities.argmax(-1) == problem.calibration_targets).float().mean() > 0.6
 
 
@@ -128,6 +129,7 @@ def test_methods_train_and_answer(name: str, problem: LearningProblem, single: D
     found = answers(detector, problem, problem.calibration[:7])
     assert found.logits.shape[1:] == (7, 3)
     torch.testing.assert_close(found.log_probabilities.exp().sum(-1), torch.ones(7), rtol=1e-4, atol=1e-4)
+    assert set(HEADLINES.get(name, ())) <= set(found.scores)
     assert found.scores
     for values in found.scores.values():
         assert values.shape == (7,)
