@@ -158,7 +158,9 @@ class TritonCalls:
         message = " ".join(str(error.message() or "").split())
         failure = failure_of(error.status() or "", message)
         if failure is Code.NOT_READY:
-            return ServerUnreachable(f"{self._where} cannot be asked ({message})")
+            return ServerUnreachable(
+                f"{self._where} cannot run {self.name} ({message}); check the address and the model"
+            )
         return ServerProblem(problem(failure, f"{self._where}: {message}"))
 
     def forget(self, error: InferenceServerException, attempt: int) -> None:

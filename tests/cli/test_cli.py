@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import csv
 import errno
+import importlib
+import inspect
 import io
 import json
 import os
@@ -20,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oodguard.cli.main import COMMANDS
 from oodguard.cli.main import run as command
 from oodguard.clients import AsyncClient, Client, Result
 from oodguard.load_tests.gateway import Gateway
@@ -34,13 +37,44 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     return code, " ".join(out.out.split()), " ".join(out.err.split())
 
 
-@pytest.mark.parametrize(
-    "name", ["train", "evaluate", "export", "tune", "serve", "score", "key", "predict", "review", "samples"]
-)
+NAMES = [name for names in COMMANDS.values() for name in names]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_help_teaches_with_an_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
     code, out, _ = call(capsys, name, "--help")
     assert code == 0
     assert f"Example: oodguard {name}" in out
+    assert "OODGUARD_SERVE" not in out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_the_help_says_what_each_command_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    code, out, _ = call(capsys, *arguments)
+    assert code == 0
+    for name in NAMES:
+        command = getattr(importlib.import_module(f"oodguard.cli.{name}"), name)
+        assert f"{name} {inspect.getdoc(command).splitlines()[0]}" in out
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "extra"),
+    [("pydantic_settings", "serve", "serve"), ("fastapi", "serve", "serve"), ("httpx", "predict", "client")],
+)
+def test_a_missing_package_is_one_sentence_that_names_the_extra(package: str, name: str, extra: str) -> None:
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+from oodguard.cli.main import run
+assert run(["--help"]) == 0
+sys.exit(run([{name!r}, sys.executable]))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    sentence = f"error: oodguard {name} needs the package {package}; pip install 'oodguard[{extra}]'"
+    assert (ran.returncode, ran.stderr.splitlines()) == (3, [sentence])
 
 
 @pytest.mark.parametrize(
@@ -57,6 +91,11 @@ def test_help_teaches_with_an_example(capsys: pytest.CaptureFixture[str], name: 
         (["predict"], "images"),
         (["review", "absent"], "not a folder"),
         (["review", "absent", "--limit", "0"], "--limit"),
+        (["export", "absent", "--triton", "r", "--triton-backend", "none"], "--triton-backend must be"),
+        (["tune", "absent", "--seconds", "0"], "--seconds"),
+        (["evaluate", "absent", "--draws", "0"], "--draws"),
+        (["key", "a:b"], "'a:b' is not a name"),
+        (["train", "--config"], "--config needs"),
         (["fly"], "fly"),
         (["train", "--config", "absent.toml"], "absent.toml is not a file"),
     ],
@@ -304,7 +343,8 @@ def test_samples_writes_one_of_each(capsys: pytest.CaptureFixture[str], tmp_path
     code, _, _ = call(capsys, "samples", "--out", tmp_path / "s", "--cache", tmp_path / "c")
     assert code == 0
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["in_distribution.png", "out_of_distribution.jpg"]
-    assert np.prod([len(list((tmp_path / "c" / "digits" / s).rglob("*.png"))) for s in ("train", "test")]) == 1347 * 450
+    digits = tmp_path / "c" / "digits"
+    assert [len(list((digits / split).rglob("*.png"))) for split in ("train", "test")] == [1347, 450]
 
 
 def test_clients_stream_every_kind_of_image_in_order(server: str, photos: Path, tmp_path: Path) -> None:
