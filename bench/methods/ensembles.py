@@ -47,7 +47,7 @@ class Members(Detector):
         return torch.stack([self.networks[m](shared) for m in chosen])
 
     @torch.no_grad()
-    def answer(self, x: Tensor) -> MethodOutput:
+    def output(self, x: Tensor) -> MethodOutput:
         """PDS, 1 - BMA, average energy, average entropy, entropy of the mean, 1 - mean confidence, distinct votes."""
         logits = self.logits(x)
         return MethodOutput(
