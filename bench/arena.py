@@ -1,4 +1,4 @@
-"""Where methods compete: one in-distribution problem, its test images, and OOD sets."""
+"""Where methods compete: an arena is one problem to learn, its test images, and the OOD sets. A suite gives arenas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from oodguard.bench.methods.problem import Problem
+from oodguard.bench.problem import LearningProblem
 from oodguard.training.progress import Reporter
 
 Kind = Literal["near", "far", "covariate"]
@@ -18,10 +18,7 @@ Kind = Literal["near", "far", "covariate"]
 
 @dataclass(frozen=True)
 class OodSet:
-    """Images to be told from the test images, `[O, ...]`.
-
-    `targets`, for covariate shift: the classes these images still have, so that accuracy can be reported.
-    """
+    """OOD images `[O, ...]`; with covariate shift they still have classes, `targets`, by which accuracy is measured."""
 
     kind: Kind
     inputs: Tensor
@@ -32,14 +29,14 @@ class OodSet:
 class Arena:
     """A problem with its test images `[T, ...]`, their classes `[T]`, and the OOD sets by name."""
 
-    problem: Problem
+    problem: LearningProblem
     test: Tensor
     test_targets: Tensor
-    ood: Mapping[str, OodSet]
+    ood_sets: Mapping[str, OodSet]
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """An arena that is built only when a method has to be trained in it.
 
     `key` is everything its numbers depend on but the method: data fingerprints, options, seed. The same key gives the
@@ -53,10 +50,11 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What `oodguard bench` was asked for.
+class BenchSetting:
+    """The options of `oodguard bench` that suites read.
 
-    `backbone` and `image_size` are for suites of photos, `hidden` (units of a head) for all features of a network.
+    `backbone` and `image_size` are for suites of photos, `hidden` (units of a head) for all features of a network,
+    `network` for suites that train on pixels; None: the suite's own.
     """
 
     data: Path
@@ -66,6 +64,7 @@ class Setting:
     backbone: str = "tf_efficientnet_lite0"
     image_size: int | None = None
     hidden: int = 128
+    network: str | None = None
 
 
 class Suite(Protocol):
@@ -79,5 +78,5 @@ class Suite(Protocol):
     def summary(self) -> str:
         """One line: ID data, OOD sets, networks."""
 
-    def plans(self, setting: Setting, seed: int) -> list[Plan]:
+    def plans(self, setting: BenchSetting, seed: int) -> list[BenchPlan]:
         """The arenas for one seed. Raises `InputError` where data is missing."""

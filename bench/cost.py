@@ -1,10 +1,10 @@
-"""What training the heads costs against M, |I|, K and the batch, as a ratio to training one plain head.
+"""The cost of training the guard's heads for different M, |I|, K and batches, relative to one plain head.
 
     python -m oodguard.bench.cost
 
 Times epochs on random features of the size of a real run, each setting in turn with the plain head in the same minute,
-and prints seconds an epoch, their ratio, and the peak memory of a process of its own that trains nothing else. At
-|I| = 2 a step costs the same whatever M is. (The LDR paper's own implementation needs 53 s and 2,189 s an epoch for
+and prints seconds per epoch, their ratio, and the peak memory of a process of its own that trains nothing else. At
+|I| = 2, a step costs the same whatever M is. (The LDR paper's own implementation needs 53 s and 2,189 s per epoch for
 M = 5 and 50.)
 """
 
@@ -34,7 +34,7 @@ from oodguard.training.options import TrainOptions
 
 
 @dataclass(frozen=True)
-class Setting:
+class CostSetting:
     """What is trained: `members` 0 is one plain two-layer head."""
 
     members: int
@@ -44,15 +44,15 @@ class Setting:
 
 
 SETTINGS = (
-    Setting(5),
-    Setting(10),
-    Setting(50),
-    Setting(5, active=3),
-    Setting(5, active=5),
-    Setting(5, anchors=2),
-    Setting(5, anchors=20),
-    Setting(5, batch=32),
-    Setting(5, batch=256),
+    CostSetting(5),
+    CostSetting(10),
+    CostSetting(50),
+    CostSetting(5, active=3),
+    CostSetting(5, active=5),
+    CostSetting(5, anchors=2),
+    CostSetting(5, anchors=20),
+    CostSetting(5, batch=32),
+    CostSetting(5, batch=256),
 )
 
 
@@ -68,7 +68,7 @@ class _Plain(Objective):
         return functional.cross_entropy(self.network(features[view, rows]), targets[rows])
 
 
-def seconds_per_epoch(setting: Setting, *, images: int, width: int, classes: int, epochs: int) -> float:
+def seconds_per_epoch(setting: CostSetting, *, images: int, width: int, classes: int, epochs: int) -> float:
     """Median seconds of an epoch, the first one left out."""
     torch.manual_seed(0)
     features = torch.rand(2, images, width)
@@ -96,8 +96,8 @@ def seconds_per_epoch(setting: Setting, *, images: int, width: int, classes: int
     return float(np.median(seconds[1:]))
 
 
-def _measure(setting: Setting, options: argparse.Namespace) -> tuple[float, float]:
-    """Seconds an epoch and peak memory in MB, in a process of its own."""
+def _measure(setting: CostSetting, options: argparse.Namespace) -> tuple[float, float]:
+    """Seconds per epoch and peak memory in MB, in a process of its own."""
     line = [sys.executable, "-m", "oodguard.bench.cost", "--one", json.dumps(asdict(setting))]
     for name in ("images", "width", "classes", "epochs"):
         line += [f"--{name}", str(getattr(options, name))]
@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         seconds = seconds_per_epoch(
-            Setting(**json.loads(options.one)),
+            CostSetting(**json.loads(options.one)),
             images=options.images,
             width=options.width,
             classes=options.classes,
@@ -130,7 +130,7 @@ def main() -> None:
     for column in ("M", "|I|", "K", "batch", "seconds / epoch", "ratio to one plain head", "peak memory (MB)"):
         table.add_column(column, justify="right")
     for setting in track(SETTINGS, description="settings", console=Console(stderr=True)):
-        plain, _ = _measure(Setting(0, batch=setting.batch), options)
+        plain, _ = _measure(CostSetting(0, batch=setting.batch), options)
         seconds, megabytes = _measure(setting, options)
         table.add_row(
             str(setting.members),

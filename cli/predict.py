@@ -30,19 +30,20 @@ def predict(
     *,
     url: Annotated[str, Parameter(help="Address of the server.")] = "http://localhost:8000",
     key: Annotated[str | None, Parameter(help="API key; better given as OODGUARD_PREDICT_KEY.")] = None,
-    accept: Annotated[float | None, Parameter(help="Target acceptance of ID images for this call.")] = None,
-    json_lines: Annotated[bool, Parameter(name="--json", help="One JSON object a line.", negative="")] = False,
-    csv_rows: Annotated[bool, Parameter(name="--csv", help="Comma-separated values.", negative="")] = False,
-    fail_on_ood: Annotated[bool, Parameter(help="Exit with 10 if any image is OOD.", negative="")] = False,
+    accept: Annotated[float | None, Parameter(help="Target acceptance of ID images; default: the server's.")] = None,
+    json_lines: Annotated[bool, Parameter(name="--json", help="Print one JSON object per line.", negative="")] = False,
+    csv_rows: Annotated[bool, Parameter(name="--csv", help="Print comma-separated values.", negative="")] = False,
+    fail_on_ood: Annotated[bool, Parameter(help="Exit with code 10 if any image is OOD.", negative="")] = False,
 ) -> int:
     """Ask a server about image files and folders.
 
-    Exit code: 0 all answered, 1 some images failed, 2 bad input, 3 no server, 10 with --fail-on-ood.
+    Exit code: 0 all answered, 1 some images could not be used, 2 bad input, 3 no server answers, 10 an image is OOD
+    (with --fail-on-ood).
 
     Example: oodguard predict photo.jpg some/folder --url http://localhost:8000
     """
     if json_lines and csv_rows:
-        raise InputError("--json and --csv contradict each other: choose one")
+        raise InputError("--json and --csv exclude each other; choose one")
     paths = _files(images)
     rows: list[tuple[Path, Prediction]] = []
     failures: list[tuple[Path, str]] = []
@@ -77,10 +78,17 @@ def predict(
 
 def _table(rows: list[tuple[Path, Prediction]]) -> None:
     table = Table()
-    for column, right in (("image", 0), ("label", 0), ("probability", 1), ("verdict", 0), ("score", 1), ("limit", 1)):
+    for column, right in (
+        ("image", 0),
+        ("label", 0),
+        ("probability", 1),
+        ("verdict", 0),
+        ("score", 1),
+        ("threshold", 1),
+    ):
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for path, p in rows:
-        verdict = "[bold red]OUT[/]" if p.is_ood else "[green]in[/]"
+        verdict = "[bold red]OOD[/]" if p.is_ood else "[green]ID[/]"
         table.add_row(
             escape(_shown(path)),
             escape(p.label),

@@ -12,7 +12,7 @@ from oodguard.cli.progress import Bars
 from oodguard.server.offline.options import ScoreOptions
 
 if TYPE_CHECKING:
-    from oodguard.server.offline.scorer import Tally
+    from oodguard.server.offline.scorer import ScoreTally
 
 SOME_FAILED = 1
 INTERRUPTED = 130
@@ -21,12 +21,12 @@ INTERRUPTED = 130
 def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
     """Score many images without a server: BUNDLE SOURCE --out results.parquet.
 
-    One row an image: path, member, label, probability, is_ood, the fused score, every score with its flag; or an error
-    code and message. Rows are in the order of the source. Nothing is unpacked to disk, nothing is fetched. An
-    interrupted run goes on when the same command is given again.
+    The result has one row per image, in the order of the source: path, member, label, probability, is_ood, the fused
+    score, and every score with its flag; or an error code and message. The command unpacks nothing to disk and fetches
+    nothing. Give the same command again to continue an interrupted run.
 
-    Exit code: 0 all scored, 1 some images could not be used (their rows say why), 2 bad input, 3 the machine is in the
-    way.
+    Exit code: 0 all scored, 1 some images could not be used (their rows say why), 2 bad input, 3 something is missing
+    on this machine, 4 the engine does not answer as the bundle was exported, 130 interrupted.
 
     Example: oodguard score bundles/photos some/folder --out results.parquet
     """
@@ -43,7 +43,8 @@ def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
             summary = run(options, progress=bar)
     except KeyboardInterrupt:
         Console(stderr=True, soft_wrap=True).print(
-            "[bold red]interrupted:[/] what is finished is kept; the same command goes on from there", highlight=False
+            "[bold red]interrupted:[/] finished parts are kept; give the same command again to continue",
+            highlight=False,
         )
         return INTERRUPTED
     console = Console(soft_wrap=True, highlight=False)
@@ -62,7 +63,7 @@ def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
 
 
 class _Bar(Bars):
-    """One bar: images listed, then images scored, with the rate, the flagged and the errors."""
+    """One bar: images listed, then images scored, with the number of flagged images and of errors."""
 
     def __init__(self) -> None:
         super().__init__(TimeRemainingColumn())
@@ -71,18 +72,18 @@ class _Bar(Bars):
         self._failed = 0
 
     def listed(self, images: int) -> None:
-        """Images were found."""
+        """Show how many images were found so far."""
         self._bars.update(self._task, completed=images)
 
     def begun(self, images: int, finished: int) -> None:
-        """All are known."""
+        """Start the bar of the scored images."""
         if finished:
-            self._bars.console.print(f"going on: {finished:,} of {images:,} images are done", highlight=False)
-        # Set anew, so that the time remaining is judged by this run's own rate.
+            self._bars.console.print(f"continuing: {finished:,} of {images:,} images are done", highlight=False)
+        # Reset, so that the time remaining follows from this run's own rate.
         self._bars.reset(self._task, description="scoring", total=images, completed=finished)
 
-    def scored(self, tally: Tally) -> None:
-        """Some more are done."""
+    def scored(self, tally: ScoreTally) -> None:
+        """Advance the bar."""
         self._flagged += tally.flagged
         self._failed += sum(tally.errors.values())
         text = f"scoring ({self._flagged:,} flagged, {self._failed:,} errors)"

@@ -9,12 +9,12 @@ from types import TracebackType
 
 import httpx
 
-from oodguard.clients.calls import Calls, Reply, Send, Wait
+from oodguard.clients.calls import CONCURRENCY, Calls, Reply, Send, Wait
 from oodguard.clients.errors import ServerProblem
-from oodguard.clients.images import ImageLike
-from oodguard.clients.results import CONCURRENCY, Result, problem_of
-from oodguard.core.answers import PredictResponse
-from oodguard.core.errors import InputError
+from oodguard.core.answers import PredictResponse, Result
+from oodguard.core.errors import ImageError
+from oodguard.core.images import ImageLike
+from oodguard.core.problems import problem_of
 
 
 class AsyncClient(Calls):
@@ -44,7 +44,7 @@ class AsyncClient(Calls):
 
     async def predict(
         self,
-        images: Sequence[ImageLike],
+        images: ImageLike | Sequence[ImageLike],
         *,
         accept: float | None = None,
         top_k: int | None = None,
@@ -85,7 +85,7 @@ class AsyncClient(Calls):
         async def ask(image: ImageLike) -> Result:
             try:
                 return Result(image, (await self.predict([image], accept=accept, top_k=top_k)).predictions[0])
-            except (ServerProblem, InputError) as error:
+            except (ServerProblem, ImageError) as error:
                 return Result(image, None, problem_of(error))
 
         try:

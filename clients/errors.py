@@ -1,14 +1,14 @@
-"""What a client raises.
+"""Every error that a client raises.
 
 ClientError
 |- ServerUnreachable   nothing answers at the address, or not in time
-`- ServerProblem       the server answered with a problem document; `.problem` holds it
+`- ServerProblem       the server answered with a problem document, which `.problem` holds; a `Refused` (core), too
 """
 
 from __future__ import annotations
 
 from oodguard.core.errors import EnvironmentProblem, OodguardError
-from oodguard.core.problems import Problem
+from oodguard.core.problems import Problem, Refused
 
 
 class ClientError(OodguardError):
@@ -19,10 +19,8 @@ class ServerUnreachable(ClientError, EnvironmentProblem):
     """Nothing answers at the address, or not in time."""
 
 
-class ServerProblem(ClientError):
+class ServerProblem(ClientError, Refused):
     """The server refused the request or failed on it."""
 
     def __init__(self, problem: Problem) -> None:
-        where = f"{problem.file}: " if problem.file else ""
-        super().__init__(f"{where}{problem.title} ({problem.status}): {problem.detail}")
-        self.problem = problem
+        super().__init__(problem, f"{problem.title} ({problem.status}): {problem.detail}")

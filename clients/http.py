@@ -10,12 +10,12 @@ from types import TracebackType
 
 import httpx
 
-from oodguard.clients.calls import Calls, Reply, Send, Wait
+from oodguard.clients.calls import CONCURRENCY, Calls, Reply, Send, Wait
 from oodguard.clients.errors import ServerProblem
-from oodguard.clients.images import ImageLike
-from oodguard.clients.results import CONCURRENCY, Result, problem_of
-from oodguard.core.answers import PredictResponse
-from oodguard.core.errors import InputError
+from oodguard.core.answers import PredictResponse, Result
+from oodguard.core.errors import ImageError
+from oodguard.core.images import ImageLike
+from oodguard.core.problems import problem_of
 
 
 class Client(Calls):
@@ -48,16 +48,16 @@ class Client(Calls):
 
     def predict(
         self,
-        images: Sequence[ImageLike],
+        images: ImageLike | Sequence[ImageLike],
         *,
         accept: float | None = None,
         top_k: int | None = None,
         timeout: float | None = None,
     ) -> PredictResponse:
-        """Verdicts for images given as paths, bytes, PIL images or uint8 arrays, in one request.
+        """Verdicts for one image or several, given as paths, bytes, PIL images or uint8 arrays, in one request.
 
         Raises `ServerProblem` when the request as a whole was refused, `ServerUnreachable` when nothing answered,
-        `InputError` when an image cannot be sent. An image that failed among others is in the answer's `errors`.
+        `ImageError` when an image cannot be sent. An image that failed among others is in the answer's `errors`.
         """
         steps = self._steps(images, accept, top_k, timeout)
         reply: Reply = None
@@ -97,7 +97,7 @@ class Client(Calls):
         def ask(image: ImageLike) -> Result:
             try:
                 return Result(image, self.predict([image], accept=accept, top_k=top_k).predictions[0])
-            except (ServerProblem, InputError) as error:
+            except (ServerProblem, ImageError) as error:
                 return Result(image, None, problem_of(error))
 
         with ThreadPoolExecutor(concurrency, thread_name_prefix="oodguard-client") as threads:

@@ -1,51 +1,48 @@
-"""What callers hold images in, as the bytes that are sent."""
+"""Images in any form that callers hold, as the bytes that the client sends."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
-from oodguard.core.errors import InputError
+from oodguard.core.codes import Code
+from oodguard.core.errors import ImageError
+from oodguard.core.images import ImageLike, opened
 
-ImageLike = Path | bytes | Image.Image | npt.NDArray[np.uint8]
-Part = tuple[str, bytes, str]
+FormPart = tuple[str, bytes, str]
 
 
-def part_of(image: ImageLike, index: int) -> Part:
-    """One image as a part of a form: file name, bytes and content type.
+def content_of(image: ImageLike, index: int) -> tuple[str, bytes | Image.Image]:
+    """The file name of image number `index`, and its encoded bytes or its pixels.
 
-    Files and bytes are sent as they are. A PIL image and a uint8 array (`[H, W, 3]`, RGB, or `[H, W]`, grey) become
-    PNG, which loses nothing. Raises `InputError` for anything else and for a file that cannot be read.
+    Raises `ImageError` for a file that cannot be read and for what is not an image.
     """
     if isinstance(image, bytes):
-        return f"{index}", image, "application/octet-stream"
-    if isinstance(image, Path):
+        return f"{index}", image
+    if isinstance(image, str | Path):
+        path = Path(image)
         try:
-            return image.name, image.read_bytes(), "application/octet-stream"
+            return path.name, path.read_bytes()
         except OSError as error:
-            raise InputError(f"{image} cannot be read ({error.strerror})") from None
-    return f"{index}.png", _png(image), "image/png"
+            code = Code.NOT_FOUND if isinstance(error, FileNotFoundError) else Code.CANNOT_READ
+            raise ImageError(code, f"{image} cannot be read ({error.strerror})") from None
+    return f"{index}.png", opened(image)
 
 
-def _png(image: Any) -> bytes:
-    if isinstance(image, np.ndarray):
-        if (
-            image.dtype != np.uint8
-            or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3))
-            or not image.size
-        ):
-            raise InputError(f"an array must be uint8 [H, W, 3] or [H, W]; got {image.dtype} {list(image.shape)}")
-        image = Image.fromarray(image)
-    if not isinstance(image, Image.Image):
-        raise InputError(f"an image is a Path, bytes, a PIL image or a NumPy array; got {type(image).__name__}")
+def part_of(image: ImageLike, index: int) -> FormPart:
+    """One image as a part of a form: file name, bytes and content type.
+
+    Files and bytes are sent as they are. A PIL image, put upright, and a uint8 array (`[H, W, 3]`, RGB, or `[H, W]`,
+    grey) become PNG, which loses nothing. Raises `ImageError` as `content_of` does.
+    """
+    name, content = content_of(image, index)
+    if isinstance(content, bytes):
+        return name, content, "application/octet-stream"
     stream = io.BytesIO()
     try:
-        image.save(stream, "PNG", compress_level=1)
+        ImageOps.exif_transpose(content).save(stream, "PNG", compress_level=1)
     except (OSError, ValueError) as error:
-        raise InputError(f"the image cannot be encoded ({error})") from None
-    return stream.getvalue()
+        raise ImageError(Code.CANNOT_DECODE, f"the image cannot be encoded ({error})") from None
+    return name, stream.getvalue(), "image/png"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, field_validator
 
+from oodguard.core.codes import Code
+from oodguard.core.errors import ImageError
 from oodguard.core.frozen import Frozen
-from oodguard.core.problems import Problem
+from oodguard.core.images import ImageLike, name_of
+from oodguard.core.problems import Problem, problem, problem_of
 from oodguard.core.scores import ScoreName
-from oodguard.core.verdict import ScoreVerdict, Verdict
+from oodguard.core.verdict import Outcome, ScoreVerdict, Verdict
 
 
 class ModelRef(Frozen):
@@ -27,6 +32,11 @@ class Prediction(Verdict):
     index: int
     file: str | None = None
 
+    @classmethod
+    def of(cls, verdict: Verdict, *, index: int = 0, file: str | None = None) -> Prediction:
+        """The prediction of a verdict, without validating it again."""
+        return cls.model_construct(index=index, file=file, **dict(verdict))
+
 
 class Timing(Frozen):
     """Milliseconds spent on this request, by stage; over many images, the slowest image's."""
@@ -37,6 +47,11 @@ class Timing(Frozen):
     inference: float
     judge: float
     total: float
+
+    @classmethod
+    def of(cls, **seconds: float) -> Timing:
+        """The timing of a request that spent so many seconds in each stage."""
+        return cls(**{stage: round(1e3 * spent, 3) for stage, spent in seconds.items()})
 
 
 class PredictResponse(Frozen):
@@ -50,6 +65,47 @@ class PredictResponse(Frozen):
     predictions: tuple[Prediction, ...]
     errors: tuple[Problem, ...] = ()
     timing_ms: Timing
+
+    @classmethod
+    def of(
+        cls,
+        outcomes: Iterable[Outcome],
+        files: Iterable[str | None],
+        *,
+        model: ModelRef,
+        accept: float,
+        timing: Timing,
+    ) -> PredictResponse:
+        """The answer for images with these outcomes and file names, in request order.
+
+        Nothing is validated again, which would cost as much as writing the answer.
+        """
+        predictions: list[Prediction] = []
+        errors: list[Problem] = []
+        for index, (outcome, file) in enumerate(zip(outcomes, files, strict=True)):
+            if isinstance(outcome, ImageError):
+                errors.append(problem(Code(outcome.code), str(outcome), index=index, file=file))
+            else:
+                predictions.append(Prediction.of(outcome, index=index, file=file))
+        return cls.model_construct(
+            model=model, accept=accept, predictions=tuple(predictions), errors=tuple(errors), timing_ms=timing
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One image of a stream: its prediction, or the problem it met."""
+
+    image: ImageLike
+    prediction: Prediction | None
+    problem: Problem | None = None
+
+    @classmethod
+    def of(cls, image: ImageLike, outcome: Outcome) -> Result:
+        """The result of an image with this outcome."""
+        if isinstance(outcome, ImageError):
+            return cls(image, None, problem_of(outcome))
+        return cls(image, Prediction.of(outcome, file=name_of(image)))
 
 
 class PredictRequest(Frozen):

@@ -23,6 +23,8 @@ class Code(StrEnum):
     TOO_MANY_BYTES = "too_many_bytes", 413, "Image too large"
     TOO_MANY_PIXELS = "too_many_pixels", 413, "Image too large"
     CANNOT_DECODE = "cannot_decode", 422, "Image cannot be decoded"
+    CANNOT_READ = "cannot_read", 400, "File cannot be read"
+    NOT_A_FILE = "not_a_file", 400, "Not an ordinary file"
     BAD_BASE64 = "bad_base64", 422, "Not base64"
     ALL_FAILED = "all_failed", 422, "No image could be used"
     NO_IMAGES = "no_images", 400, "No image in the request"

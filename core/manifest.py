@@ -119,7 +119,7 @@ class Manifest(Frozen):
     graph: str = Field(GRAPH_FILE, description="The graph's file.")
     input: TensorSpec = Field(description="What the graph takes: RGB pixels.")
     outputs: tuple[TensorSpec, TensorSpec] = Field(
-        description="What it returns: class probabilities and raw scores, one row an image."
+        description="What it returns: class probabilities and raw scores, one row per image."
     )
     preprocessing: Preprocessing = Field(
         description="How image bytes become those pixels; mean and std are applied inside the graph."
@@ -216,8 +216,12 @@ def load_manifest(bundle: Path) -> Manifest:
     path = bundle / MANIFEST_FILE
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FormatError(f"{bundle} is not a bundle: it has no {MANIFEST_FILE}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        if not bundle.is_dir():
+            raise FormatError(f"{bundle} is not a bundle: there is no such folder") from None
+        raise FormatError(
+            f"{bundle} is not a bundle: it has no {MANIFEST_FILE}; oodguard export makes a bundle of a run"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(f"{path} cannot be read ({error})") from None
     try:

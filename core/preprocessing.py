@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from oodguard.core.codes import Code
@@ -21,10 +24,13 @@ from oodguard.core.errors import ImageError
 from oodguard.core.formats import FORMAT_NAMES
 
 Pixels = npt.NDArray[np.uint8]
+Box = tuple[float, float, float, float]
 
 # The final resize still shrinks by two, so what is left of the decoder's own filter is hardly seen.
 REDUCED_MARGIN = 2
 REDUCED_TOLERANCE = 1.0
+# Where in a reduced image its picture lies: left, top, right and bottom, in fractions of pixels.
+_EXTENT = "oodguard.extent"
 
 # Our own limit decides, before anything is decoded. Both are set once: neither may be touched from decoding threads.
 Image.MAX_IMAGE_PIXELS = None
@@ -32,6 +38,8 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+# One image object may be given twice, to two threads; Pillow reads the file behind it without a guard.
+_LOADING = threading.Lock()
 
 
 class Preprocessing(BaseModel):
@@ -83,21 +91,63 @@ def open_image(
         raise ImageError(
             Code.TOO_MANY_BYTES, f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted"
         )
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
-            width, height = image.size
-            if width * height > limits.max_pixels:
-                raise ImageError(
-                    Code.TOO_MANY_PIXELS,
-                    f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} are accepted",
-                )
-            if shrink_for is not None and shrink_for.reduced_jpeg:
-                side = REDUCED_MARGIN * shrink_for.resize / min(width, height)
-                if side < 1:
-                    # The decoder drops high frequencies for less than the price of keeping them.
-                    image.draft(None, (math.ceil(width * side), math.ceil(height * side)))
+    with _refusals(), Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
+        _require_room(image, limits)
+        extent = _reduce(image, shrink_for) if shrink_for is not None and shrink_for.reduced_jpeg else None
+        image.load()
+        found = _as_rgb(ImageOps.exif_transpose(image))
+        if extent is not None:
+            found.info[_EXTENT] = _turned(extent, image.size, image.getexif().get(ExifTags.Base.Orientation, 1))
+        return found
+
+
+def _reduce(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, float] | None:
+    """Have the decoder reduce a JPEG where that keeps `REDUCED_TOLERANCE`; the picture's true size then, in pixels.
+
+    The size is a fraction where the reduction does not divide the sides: the last row and column are then larger than
+    the picture. Chroma at half or a quarter of the width alone (4:2:2, 4:4:0, 4:1:1) comes out in blocks.
+    """
+    side = REDUCED_MARGIN * preprocessing.resize / min(image.size)
+    sampling = {tuple(layer[1:3]) for layer in getattr(image, "layer", ())}
+    if side >= 1 or not sampling <= {(1, 1), (2, 2)}:
+        return None
+    # The decoder drops high frequencies for less than the price of keeping them.
+    drafted = image.draft(None, (math.ceil(image.width * side), math.ceil(image.height * side)))
+    return None if drafted is None else drafted[1][2:]
+
+
+def _turned(extent: tuple[float, float], size: tuple[int, int], orientation: int) -> Box:
+    """Where a picture of `extent`, at the top left of an image of `size`, lies once its EXIF orientation is applied."""
+    (w, h), (width, height) = extent, size
+    x = (width - w, float(width)) if orientation in (2, 3, 7, 8) else (0.0, w)
+    y = (height - h, float(height)) if orientation in (3, 4, 6, 7) else (0.0, h)
+    if orientation in (5, 6, 7, 8):
+        x, y = y, x
+    return x[0], y[0], x[1], y[1]
+
+
+def upright(image: Image.Image, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """An image that is open already as `open_image` would give it: upright and RGB. Raises `ImageError`."""
+    with _refusals():
+        _require_room(image, limits)
+        with _LOADING:
             image.load()
-            return _as_rgb(ImageOps.exif_transpose(image))
+        return _as_rgb(ImageOps.exif_transpose(image))
+
+
+def _require_room(image: Image.Image, limits: ImageLimits) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            Code.TOO_MANY_PIXELS, f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} are accepted"
+        )
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Whatever Pillow raises, as an `ImageError`."""
+    try:
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -133,15 +183,12 @@ def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     The crop is taken before resampling wherever the result is the same, so a 1 x 100,000 image costs no more than
     a square one.
     """
-    width, height = image.size
-    side = min(width, height)
-    window = side * preprocessing.crop / preprocessing.resize
-    left, top = (width - window) / 2, (height - window) / 2
-    box = (left, top, left + window, top + window)
-    if window > side:
-        # crop > resize would ask for pixels beyond the edge: use the whole short side instead.
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
+    left, top, right, bottom = image.info.get(_EXTENT, (0.0, 0.0, *image.size))
+    side = min(right - left, bottom - top)
+    # crop > resize would ask for pixels beyond the edge: the whole short side is used instead.
+    half = min(side * preprocessing.crop / preprocessing.resize, side) / 2
+    x, y = (left + right) / 2, (top + bottom) / 2
+    box = (x - half, y - half, x + half, y + half)
     size = (preprocessing.crop, preprocessing.crop)
     return np.asarray(image.resize(size, _FILTERS[preprocessing.interpolation], box=box), dtype=np.uint8)
 

@@ -24,6 +24,18 @@ class Problem(Frozen):
     errors: tuple[Problem, ...] = ()
 
 
+class Refused(OodguardError):
+    """A call of a guard or a server was refused as a whole; `problem` says why.
+
+    Where no image could be used, `problem.errors` has the reason of each.
+    """
+
+    def __init__(self, problem: Problem, why: str | None = None) -> None:
+        where = f"{problem.file}: " if problem.file else ""
+        super().__init__(f"{where}{why or problem.detail}")
+        self.problem = problem
+
+
 def problem(
     code: Code,
     detail: str,
@@ -47,6 +59,8 @@ def problem(
 
 def problem_of(error: Exception) -> Problem:
     """The problem document of a domain error. Anything unexpected is an internal error without details."""
+    if isinstance(error, Refused):
+        return error.problem
     code = getattr(error, "code", None)
     if isinstance(error, OodguardError) and isinstance(code, Code):
         return problem(code, str(error))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict
 
+from oodguard.core.errors import ImageError
 from oodguard.core.frozen import Frozen
 from oodguard.core.scores import ScoreName
 
@@ -77,3 +78,7 @@ class Verdict(Frozen):
     percentile: float
     scores: dict[ScoreName, ScoreVerdict]
     certified_radius: float | None = None
+
+
+# What one image comes to.
+Outcome = Verdict | ImageError

@@ -16,7 +16,7 @@ from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.evaluation.ablation import ablate
 from oodguard.evaluation.confusion import confusion_counts, confusions, recalls
 from oodguard.evaluation.diversity import diversity
-from oodguard.evaluation.evaluation import HTML_FILE, JSON_FILE, MARKDOWN_FILE, Evaluation, Table, mean_table
+from oodguard.evaluation.evaluation import HTML_FILE, JSON_FILE, MARKDOWN_FILE, DetectionTable, Evaluation, mean_table
 from oodguard.evaluation.evidence import FUSED, Evidence, gather, options_of
 from oodguard.evaluation.extremes import ID, extremes
 from oodguard.evaluation.operating import operating_points
@@ -80,7 +80,7 @@ def examine(
     evidence: Evidence,
     *,
     accept: float = DEFAULT_ACCEPT,
-    leave_out: Mapping[str, Table] | None = None,
+    leave_out: Mapping[str, DetectionTable] | None = None,
     command: str = "",
 ) -> Evaluation:
     """Every number of an evaluation, from what the guard said."""
@@ -127,10 +127,10 @@ def _thresholds(record: RunRecord, accept: float) -> dict[str, float]:
     return {**{name.value: threshold for name, threshold in found.scores}, FUSED: found.fused}
 
 
-def _table(evidence: Evidence, name: str, accept: float) -> Table:
+def _table(evidence: Evidence, name: str, accept: float) -> DetectionTable:
     record, test, ood = evidence.record, evidence.test, evidence.ood[name]
     thresholds = _thresholds(record, accept)
-    return Table(
+    return DetectionTable(
         images=len(ood),
         scores={key: detection(test.values[key], ood.values[key], thresholds[key]) for key in test.values},
         ablation=ablate(
@@ -148,7 +148,9 @@ def _unseen(photos: Photos, record: RunRecord) -> tuple[Photo, ...]:
     return tuple(photo for photo in (photos.test or photos.pool) if photo.label not in record.classes)
 
 
-def _leave_out(options: TrainOptions, count: int, draws: int, accept: float, report: Reporter) -> dict[str, Table]:
+def _leave_out(
+    options: TrainOptions, count: int, draws: int, accept: float, report: Reporter
+) -> dict[str, DetectionTable]:
     """Train without `count` random classes, `draws` times, and take their test images as near-OOD."""
     tables = {}
     for draw in range(1, draws + 1):
@@ -207,4 +209,4 @@ def parse_sets(pairs: Sequence[str]) -> dict[str, Path]:
     return sets
 
 
-__all__ = ["Evaluation", "Table", "evaluate", "examine", "mean_table", "options_of", "parse_sets"]
+__all__ = ["DetectionTable", "Evaluation", "evaluate", "examine", "mean_table", "options_of", "parse_sets"]

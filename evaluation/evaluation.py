@@ -21,7 +21,7 @@ MARKDOWN_FILE = "evaluation.md"
 HTML_FILE = "report.html"
 
 
-class Table(BaseModel):
+class DetectionTable(BaseModel):
     """One OOD set: detection by every score and by every ablation of the fused one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,13 +59,13 @@ class Evaluation(BaseModel):
     thresholds: dict[str, float]
     promised: Interval
     operating_points: tuple[OperatingPoint, ...]
-    ood: dict[str, Table]
-    leave_out: dict[str, Table]
+    ood: dict[str, DetectionTable]
+    leave_out: dict[str, DetectionTable]
     leak: dict[str, float]
     extremes: tuple[Extremes, ...]
 
 
-def mean_table(tables: Mapping[str, Table]) -> dict[str, float]:
+def mean_table(tables: Mapping[str, DetectionTable]) -> dict[str, float]:
     """Mean AUROC over draws, by score."""
     names = next(iter(tables.values())).scores
     return {name: float(np.mean([t.scores[name].auroc for t in tables.values()])) for name in names}

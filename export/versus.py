@@ -48,9 +48,9 @@ def main() -> None:
 
 
 def times(manifests: dict[Path, Manifest], graphs: dict[Path, bytes], *, rounds: int, threads: list[int]) -> Table:
-    """Median milliseconds an image, and how many times faster than the first bundle (median over rounds)."""
+    """Median milliseconds per image, and how many times faster than the first bundle (median over rounds)."""
     side = next(iter(manifests.values())).preprocessing.crop
-    table = Table(title=f"ms an image at {side} px, ONNX Runtime {ort.__version__}")
+    table = Table(title=f"ms per image at {side} px, ONNX Runtime {ort.__version__}")
     table.add_column("threads", justify="right")
     table.add_column("batch", justify="right")
     for manifest in manifests.values():

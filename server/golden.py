@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from oodguard.core.errors import QualityError
+from oodguard.core.errors import ImageError, QualityError
 from oodguard.core.manifest import Golden, Manifest, Outputs
+from oodguard.core.preprocessing import load_pixels
+from oodguard.server.engines.base import Engine
+from oodguard.server.errors import EngineError
+
+
+async def defect_of(bundle: Path, manifest: Manifest, engine: Engine, *, max_batch: int) -> str | None:
+    """Answer the golden images of a bundle and compare with its manifest: what differs, or None."""
+    try:
+        images = np.stack(
+            [load_pixels((bundle / g.path).read_bytes(), manifest.preprocessing) for g in manifest.golden]
+        )
+        cut = (images[start : start + max_batch] for start in range(0, len(images), max_batch))
+        outputs = join([await engine.infer(batch) for batch in cut])
+    except (ImageError, EngineError, OSError) as error:
+        return f"the golden images could not be answered ({error})"
+    return broken_promise(manifest, manifest.golden, outputs)
 
 
 def broken_promise(manifest: Manifest, golden: Sequence[Golden], outputs: Outputs) -> str | None:

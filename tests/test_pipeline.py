@@ -75,7 +75,9 @@ def test_training_and_the_server_see_the_same_pixels(run: Path, bundle: Path, tm
     """What the trunk is given for a photo is what the engine is given, bit for bit."""
     rng = np.random.default_rng(0)
     photo = Image.fromarray(rng.integers(0, 256, (701, 912, 3), dtype=np.uint8)).resize((1824, 1402))
-    photo.save(tmp_path / "turned.jpg", quality=85, exif={0x0112: 6})  # a phone held upright; large enough to reduce
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a phone held upright
+    photo.save(tmp_path / "turned.jpg", quality=85, exif=exif)  # large enough to be reduced while it is decoded
     Image.fromarray(rng.integers(0, 65536, (90, 130)).astype(np.uint16)).save(tmp_path / "grey16.png")
     photo.resize((99, 77)).convert("P").save(tmp_path / "palette.gif")
     loaded, manifest = load_run(run), load_manifest(bundle)

@@ -1,10 +1,10 @@
 """`amp`: a network anchored at its input, and Anchor Marginalized Prediction over K fixed anchors.
 
 The paper's own setting: the whole network sees [c, x - c] (twice the input channels, only the first layer changes).
-Training draws one anchor an image from the batch; every fifth step shows T(c), a corrupted anchor, beside the residual
+Training draws one anchor per image from the batch; every fifth step shows T(c), a corrupted anchor, beside the residual
 from the clean one. Inference averages over K clean training images that are stored with the weights.
 
-`networks/anchoring.py` turns any network into an anchored one, and folds the fixed anchors into its first layer.
+`networks/anchoring.py` turns any network into an anchored one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional
 
+from oodguard.bench.baselines.softmax import max_softmax
 from oodguard.bench.methods.classifier import LABEL_SMOOTHING, train_network
-from oodguard.bench.methods.method import Answer, Detector, Progress
-from oodguard.bench.methods.problem import Problem
+from oodguard.bench.methods.method import Detector, MethodOutput, Progress
 from oodguard.bench.networks.network import Network
+from oodguard.bench.problem import LearningProblem
 from oodguard.core.errors import InputError
 from oodguard.training.heads import scores
 from oodguard.training.heads.anchoring import CONSISTENCY_EVERY
@@ -37,29 +38,29 @@ class AnchoredDetector(Detector):
         self.network = network
         self.register_buffer("anchors", anchors)
 
-    def logits(self, x: Tensor, count: int | None = None) -> Tensor:
-        """`[B, K, C]` under the first `count` anchors, or all of them: one folded batch of B K inputs."""
-        anchors = self.anchors[:count]
+    def logits(self, x: Tensor) -> Tensor:
+        """`[B, K, C]` under every anchor: one folded batch of B K inputs."""
+        anchors = self.anchors
         shown = anchors.unsqueeze(0).expand(len(x), *anchors.shape)
         pairs = torch.cat([shown, x.unsqueeze(1) - shown], dim=2)
         folded: Tensor = self.network(pairs.flatten(0, 1))
         return folded.view(len(x), len(anchors), -1)
 
     @torch.no_grad()
-    def answer(self, x: Tensor) -> Answer:
+    def output(self, x: Tensor) -> MethodOutput:
         """AMP, and the energy of the anchors' mean prediction."""
         # Every image counts K times.
         size = max(LARGEST_BATCH // len(self.anchors), 1)
         logits = torch.cat([self.logits(rows) for rows in torch.split(x, size)])
         mean = logits.mean(1)
-        return Answer(
+        return MethodOutput(
             logits=logits.transpose(0, 1),
             log_probabilities=mean.log_softmax(-1),
             scores={
                 "amp": scores.amp(logits),
                 "amp_sum": scores.amp(logits, reduce="sum"),
                 "energy": scores.energy(mean),
-                "max_softmax": scores.max_softmax(mean),
+                "max_softmax": max_softmax(mean),
             },
         )
 
@@ -83,14 +84,20 @@ class AnchoredMethod:
         if self.anchors < 2:
             raise InputError(f"AMP needs at least 2 anchors, K, for their spread; got {self.anchors}")
 
-    def build(self, problem: Problem) -> AnchoredDetector:
+    def build(self, problem: LearningProblem) -> AnchoredDetector:
         """An untrained anchored network, and K training images."""
         chosen = torch.randperm(len(problem.targets))[torch.arange(self.anchors) % len(problem.targets)]
         anchors = problem.space.plain(problem.inputs[0][chosen])
         return AnchoredDetector(problem.space.network(classes=problem.classes, anchored=True), anchors)
 
     def train(
-        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+        self,
+        detector: Detector,
+        problem: LearningProblem,
+        *,
+        compute: Fabric,
+        start: Detector | None,
+        progress: Progress | None,
     ) -> None:
         """From scratch. Anchors are drawn in inference alone, so that another K needs no other training."""
         assert isinstance(detector, AnchoredDetector)

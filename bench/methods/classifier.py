@@ -1,4 +1,4 @@
-"""`single`: one classifier trained by cross-entropy, with every post-hoc score; where others fine-tune from."""
+"""`single`: one classifier trained by cross-entropy, with every post-hoc score; other methods start from it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch.nn import functional
 
 from oodguard.bench.baselines.odin import odin
 from oodguard.bench.baselines.react import clipped, fit_clip
+from oodguard.bench.baselines.softmax import max_logit, max_softmax
 from oodguard.bench.baselines.temperature import fit_temperature
 from oodguard.bench.baselines.vim import Vim
-from oodguard.bench.methods.method import Answer, Detector, Progress
-from oodguard.bench.methods.problem import EVALUATION_BATCH, Problem, batched
+from oodguard.bench.methods.method import Detector, MethodOutput, Progress
 from oodguard.bench.networks.network import Network
+from oodguard.bench.problem import EVALUATION_BATCH, LearningProblem, batched
 from oodguard.training.heads import scores
 from oodguard.training.heads.density import Density, density_width
 from oodguard.training.heads.greg import gradient_norms
@@ -32,7 +33,7 @@ Loss = Callable[[Network, Tensor, Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class PostHoc:
-    """What is fitted on a trained classifier; no part of its weights."""
+    """The constants of post-hoc scores, fitted on a trained classifier; not part of its weights."""
 
     temperature: float
     clip: float
@@ -45,20 +46,20 @@ class Classifier(Detector):
     and Mahalanobis.
     """
 
-    def __init__(self, network: Network, problem: Problem) -> None:
+    def __init__(self, network: Network, problem: LearningProblem) -> None:
         super().__init__()
         self.network = network
         self._space = problem.space
         self._fitted: PostHoc | None = None
 
     @torch.no_grad()
-    def calibrate(self, problem: Problem) -> None:
-        """Temperature on held-out images; clip, ViM, bank and class statistics on plain training images."""
+    def calibrate(self, problem: LearningProblem) -> None:
+        """Temperature on calibration images; clip, ViM, bank and class statistics on plain training images."""
         self.eval()
         space = problem.space
         where, training = self.device, problem.inputs[0]
-        inside = batched(self.network.embed, space, training, where=where)
-        held = batched(self.network, space, problem.held, where=where)
+        embeddings = batched(self.network.embed, space, training, where=where)
+        calibration = batched(self.network, space, problem.calibration, where=where)
         represented = batched(lambda x: space.represent(self.network, x), space, training, where=where)
         width = represented.shape[1]
         density = Density(
@@ -69,27 +70,27 @@ class Classifier(Detector):
         )
         density.fit(represented, problem.targets)
         self._fitted = PostHoc(
-            temperature=fit_temperature(held, problem.held_targets),
-            clip=fit_clip(inside),
-            vim=Vim.fit(inside, copy.deepcopy(self.network.head).cpu()),
+            temperature=fit_temperature(calibration, problem.calibration_targets),
+            clip=fit_clip(embeddings),
+            vim=Vim.fit(embeddings, copy.deepcopy(self.network.head).cpu()),
             density=density,
         )
 
-    def answer(self, x: Tensor) -> Answer:
-        """All scores; those that need `calibrate` after it."""
+    def output(self, x: Tensor) -> MethodOutput:
+        """All scores; before `calibrate`, those that need no fitted constant."""
         fitted = self._fitted
         with torch.no_grad():
             embedding = self.network.embed(x)
             logits = self.network.classify(embedding)
             found = {
-                "max_softmax": scores.max_softmax(logits),
-                "max_logit": scores.max_logit(logits),
+                "max_softmax": max_softmax(logits),
+                "max_logit": max_logit(logits),
                 "energy": scores.energy(logits),
             }
             if fitted is not None:
                 to_bank, to_means = fitted.density(self._space.represent(self.network, x).cpu())
                 found |= {
-                    "temperature": scores.max_softmax(logits / fitted.temperature),
+                    "temperature": max_softmax(logits / fitted.temperature),
                     "react": scores.energy(self.network.classify(clipped(embedding, fitted.clip))),
                     "vim": fitted.vim.score(embedding.cpu(), logits.cpu()),
                     "knn": scores.knn(to_bank, min(NEIGHBOURS, to_bank.shape[1])),
@@ -97,12 +98,12 @@ class Classifier(Detector):
                 }
         if fitted is not None:
             found["odin"] = odin(self.network, x, unit=self._space.unit)
-        return Answer(logits=logits.unsqueeze(0), log_probabilities=logits.log_softmax(-1), scores=found)
+        return MethodOutput(logits=logits.unsqueeze(0), log_probabilities=logits.log_softmax(-1), scores=found)
 
-    def diagnostics(self, problem: Problem) -> dict[str, float]:
-        """The temperature, and the energy's mean gradient norm on held-out images in standardised units (GReg)."""
+    def diagnostics(self, problem: LearningProblem) -> dict[str, float]:
+        """The temperature, and the energy's mean gradient norm on calibration images in standardised units (GReg)."""
         norms = []
-        for rows in torch.split(problem.held, EVALUATION_BATCH):
+        for rows in torch.split(problem.calibration, EVALUATION_BATCH):
             x = problem.space.plain(rows).to(self.device, copy=True).requires_grad_()
             norms.append(gradient_norms(scores.energy(self.network(x)), x).detach())
         found = {"gradient_norm": self._space.unit * float(torch.cat(norms).mean())}
@@ -112,7 +113,7 @@ class Classifier(Detector):
 class ClassifierObjective(Objective):
     """Cross-entropy of one network, plus a method's own `extra(network, x, y, step)`."""
 
-    def __init__(self, network: Network, problem: Problem, extra: Loss | None = None) -> None:
+    def __init__(self, network: Network, problem: LearningProblem, extra: Loss | None = None) -> None:
         super().__init__()
         self.network = network
         self._problem = problem
@@ -135,12 +136,18 @@ class Single:
     needs_outliers: bool = False
     starts_from: str | None = None
 
-    def build(self, problem: Problem) -> Classifier:
+    def build(self, problem: LearningProblem) -> Classifier:
         """An untrained classifier."""
         return Classifier(problem.space.network(classes=problem.classes), problem)
 
     def train(
-        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+        self,
+        detector: Detector,
+        problem: LearningProblem,
+        *,
+        compute: Fabric,
+        start: Detector | None,
+        progress: Progress | None,
     ) -> None:
         """From scratch."""
         assert isinstance(detector, Classifier)
@@ -149,7 +156,7 @@ class Single:
 
 def train_network(
     network: Network,
-    problem: Problem,
+    problem: LearningProblem,
     compute: Fabric,
     schedule: Schedule,
     progress: Progress | None,

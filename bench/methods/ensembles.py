@@ -1,7 +1,7 @@
 """Ensembles: independent, diverse, LDR, A2D, DivDis and jointly trained members, with every ensemble score.
 
 Members own the last two layers of the network and share a frozen stem, where the space has one (LDR paper, Sec. A.5.1).
-What they are trained by is in `ensemble_loss.py`.
+`training/heads/ensemble_loss.py` has the losses.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from oodguard.bench.baselines import members
 from oodguard.bench.methods.classifier import LABEL_SMOOTHING, Classifier
-from oodguard.bench.methods.method import Answer, Detector, Progress
-from oodguard.bench.methods.problem import Problem, batched
+from oodguard.bench.methods.method import Detector, MethodOutput, Progress
 from oodguard.bench.networks.network import Network
+from oodguard.bench.problem import LearningProblem, batched
 from oodguard.core.collusion import Averaging
 from oodguard.training.heads import scores
 from oodguard.training.heads.collusion import diagnose, log_probabilities
 from oodguard.training.heads.ensemble_loss import EnsembleLoss, Kind, class_shares
-from oodguard.training.heads.ldr import ALPHA_FLOOR
 from oodguard.training.loop import Objective, Schedule, fit
 
 TWO_STAGE_CONFIDENCE = 0.5
@@ -47,29 +47,31 @@ class Members(Detector):
         return torch.stack([self.networks[m](shared) for m in chosen])
 
     @torch.no_grad()
-    def answer(self, x: Tensor) -> Answer:
+    def output(self, x: Tensor) -> MethodOutput:
         """PDS, 1 - BMA, average energy, average entropy, entropy of the mean, 1 - mean confidence, distinct votes."""
         logits = self.logits(x)
-        return Answer(
+        return MethodOutput(
             logits=logits,
             log_probabilities=log_probabilities(logits, self._averaging),
             scores={
                 "pds": scores.pds(logits),
                 "one_minus_bma": scores.one_minus_bma(logits),
                 "average_energy": scores.average_energy(logits),
-                "average_entropy": scores.average_entropy(logits),
+                "average_entropy": members.average_entropy(logits),
                 "ensemble_entropy": scores.ensemble_entropy(logits),
-                "one_minus_mean_confidence": scores.one_minus_mean_confidence(logits),
-                "unique_predictions": scores.unique_predictions(logits),
+                "one_minus_mean_confidence": members.one_minus_mean_confidence(logits),
+                "unique_predictions": members.unique_predictions(logits),
             },
         )
 
     @torch.no_grad()
-    def diagnostics(self, problem: Problem) -> dict[str, float]:
-        """The collusion report on held-out images, as numbers."""
-        held = batched(self.logits, problem.space, problem.held, where=self.device, dim=1)
+    def diagnostics(self, problem: LearningProblem) -> dict[str, float]:
+        """The collusion report on calibration images, as numbers."""
+        calibration = batched(self.logits, problem.space, problem.calibration, where=self.device, dim=1)
         training = batched(self.logits, problem.space, problem.inputs[0], where=self.device, dim=1)
-        report = diagnose(held, problem.held_targets, averaging=self._averaging, training=(training, problem.targets))
+        report = diagnose(
+            calibration, problem.calibration_targets, averaging=self._averaging, training=(training, problem.targets)
+        )
         return {
             "diversity": report.diversity,
             "relative_diversity": report.relative_diversity,
@@ -78,14 +80,14 @@ class Members(Detector):
             "mean_member_accuracy": sum(report.member_accuracy) / report.members,
             "generalisation_gap": report.generalisation_gap or 0.0,
             "colluding": float(report.colluding),
-            **{f"held_{name}": value for name, value in self._aggregates(held, problem).items()},
+            **{f"held_{name}": value for name, value in self._aggregates(calibration, problem).items()},
         }
 
-    def _aggregates(self, logits: Tensor, problem: Problem) -> dict[str, float]:
+    def _aggregates(self, logits: Tensor, problem: LearningProblem) -> dict[str, float]:
         """Accuracy of mean logits, mean probabilities, the uniform soup and the best member (LDR paper, Table 3)."""
-        targets = problem.held_targets
+        targets = problem.calibration_targets
         soup = self.soup()
-        blended = batched(lambda x: soup(self.stem(x)), problem.space, problem.held, where=self.device)
+        blended = batched(lambda x: soup(self.stem(x)), problem.space, problem.calibration, where=self.device)
         votes = {
             "mean_logits": logits.mean(0).argmax(-1),
             "mean_probabilities": log_probabilities(logits, "probabilities").argmax(-1),
@@ -113,8 +115,8 @@ class Members(Detector):
 class EnsembleMethod:
     """M members; `active` = |I| of them are trained in a step (the stochastic sum).
 
-    No label smoothing but for `diverse`: it makes members equally unsure of unknown images, and PDS lives on where they
-    differ. shared_start: all members start from the very same weights (LDR paper, Table 2). diverse: members differ in
+    Only `diverse` smooths labels: smoothing makes members equally unsure of unknown images, and PDS is high where they
+    differ. shared_start: all members start from the same weights (LDR paper, Table 2). diverse: members differ in
     label smoothing and learning-rate multiplier (Wenzel et al. 2020).
     """
 
@@ -125,7 +127,6 @@ class EnsembleMethod:
     active: int = 2
     weight: float = 0.3
     beta: float = 0.0
-    floor: float = ALPHA_FLOOR
     label_smoothing: float = 0.0
     shared_start: bool = False
     diverse: bool = False
@@ -146,13 +147,12 @@ class EnsembleMethod:
             active=self.active,
             weight=self.weight,
             beta=self.beta,
-            floor=self.floor,
             label_smoothing=self.label_smoothing,
             diverse=self.diverse,
             averaging=self.averaging,
         )
 
-    def build(self, problem: Problem) -> Members:
+    def build(self, problem: LearningProblem) -> Members:
         """Untrained members over an untrained stem."""
         networks = [problem.space.network(classes=problem.classes) for _ in range(self.members)]
         stem = networks[0].stem
@@ -161,7 +161,13 @@ class EnsembleMethod:
         return Members(stem, networks, self.averaging)
 
     def train(
-        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+        self,
+        detector: Detector,
+        problem: LearningProblem,
+        *,
+        compute: Fabric,
+        start: Detector | None,
+        progress: Progress | None,
     ) -> None:
         """Train the members over the stem of `start`."""
         assert isinstance(detector, Members)
@@ -190,7 +196,7 @@ class EnsembleMethod:
 
 
 @torch.no_grad()
-def _unsure(start: Classifier, problem: Problem) -> Tensor:
+def _unsure(start: Classifier, problem: LearningProblem) -> Tensor:
     """`[N]`: training images that the first-stage classifier is unsure of (LDR paper, Sec. A.9)."""
     logits = batched(start.network, problem.space, problem.inputs[0], where=start.device)
     return logits.softmax(-1).amax(-1) < TWO_STAGE_CONFIDENCE
@@ -199,7 +205,9 @@ def _unsure(start: Classifier, problem: Problem) -> Tensor:
 class MembersObjective(Objective):
     """The loss of the active members."""
 
-    def __init__(self, members: Members, problem: Problem, method: EnsembleMethod, unsure: Tensor | None) -> None:
+    def __init__(
+        self, members: Members, problem: LearningProblem, method: EnsembleMethod, unsure: Tensor | None
+    ) -> None:
         super().__init__()
         self.members = members
         self._problem = problem
@@ -222,7 +230,7 @@ class MembersObjective(Objective):
         )
 
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
-        """One pair of groups for all members, or one a member with its own rate."""
+        """One pair of groups for all members, or for `diverse` one group per member, with its own rate."""
         if not self._method.diverse:
             return super().parameter_groups(schedule)
         rates = torch.logspace(-0.5, 0.5, self._method.members).tolist()
@@ -236,7 +244,7 @@ ENSEMBLE_METHODS = (
     EnsembleMethod("deep-ensemble", "independent members, all trained in every step", "independent", active=5),
     EnsembleMethod("diverse-ensemble", "independent members, each with its own learning rate and label smoothing",
                    "independent", active=5, label_smoothing=LABEL_SMOOTHING, diverse=True),
-    EnsembleMethod("independent-pairs", "independent members, a random pair in a step: LDR without disagreement",
+    EnsembleMethod("independent-pairs", "independent members, a random pair per step: LDR without disagreement",
                    "independent"),
     EnsembleMethod("ldr", "loss-guided diversification (LDR)", "ldr"),
     EnsembleMethod("two-stage", "disagreement on the training images a first classifier is unsure of", "two-stage"),

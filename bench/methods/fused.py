@@ -1,4 +1,4 @@
-"""`fused`: the guard as it is served: all heads over one feature, calibrated on held-out ID images, one fused score."""
+"""`fused`: the guard as it is served: all heads over one feature, calibrated, with one fused score."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from oodguard.bench.methods.classifier import Classifier
-from oodguard.bench.methods.method import Answer, Detector, Progress
-from oodguard.bench.methods.problem import Problem, Space, batched
+from oodguard.bench.methods.method import Detector, MethodOutput, Progress
 from oodguard.bench.networks.network import Network
+from oodguard.bench.problem import LearningProblem, Space, batched
 from oodguard.core.calibration import Calibration
 from oodguard.training.heads import scores
 from oodguard.training.heads.guard import GuardHeads, fit_heads, head_shapes
@@ -30,15 +30,15 @@ class Guard(Detector):
         self._calibration: Calibration | None = None
 
     @torch.no_grad()
-    def calibrate(self, problem: Problem) -> None:
-        """Curves and the fused score on held-out images, as training a guard does."""
+    def calibrate(self, problem: LearningProblem) -> None:
+        """Curves and the fused score on calibration images, as training a guard does."""
         self.eval()
-        table = batched(lambda x: self._table(x)[1], problem.space, problem.held, where=self.device)
+        table = batched(lambda x: self._table(x)[1], problem.space, problem.calibration, where=self.device)
         values = {name: table[:, i].double().numpy() for i, name in enumerate(self.heads.shapes.scores)}
         self._calibration = Calibration.fit(values)
 
     @torch.no_grad()
-    def answer(self, x: Tensor) -> Answer:
+    def output(self, x: Tensor) -> MethodOutput:
         """Every served score, and `fused`."""
         logits, table = self._table(x)
         found: dict[str, Tensor] = {name.value: table[:, i] for i, name in enumerate(self.heads.shapes.scores)}
@@ -46,7 +46,7 @@ class Guard(Detector):
             found["fused"] = torch.from_numpy(
                 self._calibration.score(self._calibration.columns(table.double().numpy()))
             )
-        return Answer(logits=logits, log_probabilities=scores.mean_log_probabilities(logits), scores=found)
+        return MethodOutput(logits=logits, log_probabilities=scores.mean_log_probabilities(logits), scores=found)
 
     def _table(self, x: Tensor) -> tuple[Tensor, Tensor]:
         logits, table = self.heads(self._space.represent(self.network, x))
@@ -62,7 +62,7 @@ class FusedMethod:
     needs_outliers: bool = False
     starts_from: str | None = "single"
 
-    def build(self, problem: Problem) -> Guard:
+    def build(self, problem: LearningProblem) -> Guard:
         """Untrained heads."""
         network = problem.space.network(classes=problem.classes)
         width = problem.space.represent(network, problem.space.plain(problem.inputs[0][:2])).shape[1]
@@ -70,9 +70,15 @@ class FusedMethod:
         return Guard(GuardHeads(shapes), network.eval(), problem.space)
 
     def train(
-        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+        self,
+        detector: Detector,
+        problem: LearningProblem,
+        *,
+        compute: Fabric,
+        start: Detector | None,
+        progress: Progress | None,
     ) -> None:
-        """Over the features of `start`."""
+        """Train the heads over the features of `start`."""
         assert isinstance(detector, Guard)
         assert isinstance(start, Classifier)
         detector.network.load_state_dict(start.network.state_dict())
@@ -95,5 +101,5 @@ class FusedMethod:
         detector.cpu()
 
     @staticmethod
-    def _options(problem: Problem) -> TrainOptions:
+    def _options(problem: LearningProblem) -> TrainOptions:
         return TrainOptions(data=Path(), seed=problem.seed, epochs=min(40, problem.space.scratch.epochs))

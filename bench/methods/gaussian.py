@@ -1,7 +1,7 @@
 """`ice` and its ablations: a Gaussian top on a network's embedding, trained with auxiliary outliers.
 
-The head and the losses are in `ice.py`. Ablations (ICE paper, Table 3): `ice-energy` trains the energy loss on the
-Gaussian top; `ice-bce` a binary cross-entropy of its log-likelihood; `ice-no-id` leaves the ID term out.
+`training/heads/ice.py` has the head and the loss. Ablations (ICE paper, Table 3): `ice-energy` trains the energy loss
+on the Gaussian top; `ice-bce` a binary cross-entropy of its log-likelihood; `ice-no-id` leaves the ID term out.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from oodguard.bench.methods.classifier import Classifier
-from oodguard.bench.methods.method import Answer, Detector, Progress
-from oodguard.bench.methods.problem import Problem, batched
+from oodguard.bench.methods.method import Detector, MethodOutput, Progress
 from oodguard.bench.networks.network import Network
+from oodguard.bench.problem import LearningProblem, batched
 from oodguard.training.heads import energy, scores
 from oodguard.training.heads.energy import Margins, energy_loss
 from oodguard.training.heads.ice import WEIGHT, IceHead, ice_loss, log_complement
@@ -45,10 +45,10 @@ class GaussianTop(Detector):
         return found
 
     @torch.no_grad()
-    def answer(self, x: Tensor) -> Answer:
+    def output(self, x: Tensor) -> MethodOutput:
         """The score that the loss trains, under the name `ice`, and the energy of h."""
         h = self.heights(x)
-        return Answer(
+        return MethodOutput(
             logits=h.unsqueeze(0),
             log_probabilities=h.log_softmax(-1),
             scores={"ice": scores.ice(h), "energy": scores.energy(h)},
@@ -57,29 +57,34 @@ class GaussianTop(Detector):
 
 @dataclass(frozen=True)
 class GaussianMethod:
-    """Train a Gaussian top and the network under it. from_scratch: not from `single`."""
+    """Train a Gaussian top and the network under it. from_scratch: instead of from `single`."""
 
     name: str
     summary: str
     loss: Loss = "ice"
-    weight: float = WEIGHT
     from_scratch: bool = False
     needs_outliers: bool = True
 
     @property
     def starts_from(self) -> str | None:
-        """`single`, unless it trains from scratch."""
+        """`single`, or None with `from_scratch`."""
         return None if self.from_scratch else "single"
 
-    def build(self, problem: Problem) -> GaussianTop:
+    def build(self, problem: LearningProblem) -> GaussianTop:
         """An untrained network with a Gaussian top."""
         problem.need_outliers()
         return GaussianTop(problem.space.network(classes=problem.classes), problem.classes)
 
     def train(
-        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+        self,
+        detector: Detector,
+        problem: LearningProblem,
+        *,
+        compute: Fabric,
+        start: Detector | None,
+        progress: Progress | None,
     ) -> None:
-        """The centres start at the class means of the embedding as it is then."""
+        """Train; the centres start at the class means of the embedding."""
         assert isinstance(detector, GaussianTop)
         if start is not None:
             assert isinstance(start, Classifier)
@@ -93,9 +98,7 @@ class GaussianMethod:
         schedule = problem.space.scratch if self.from_scratch else problem.space.fine_tune
         fit(
             compute,
-            GaussianObjective(
-                detector, problem, self.loss, self.weight, 1.0 if self.from_scratch else FINE_TUNED_TOP_RATE
-            ),
+            GaussianObjective(detector, problem, self.loss, 1.0 if self.from_scratch else FINE_TUNED_TOP_RATE),
             schedule,
             count=len(problem.targets),
             remedy="lower the learning rate",
@@ -109,12 +112,11 @@ class GaussianObjective(Objective):
 
     max_norm = 1.0
 
-    def __init__(self, detector: GaussianTop, problem: Problem, loss: Loss, weight: float, top_rate: float) -> None:
+    def __init__(self, detector: GaussianTop, problem: LearningProblem, loss: Loss, top_rate: float) -> None:
         super().__init__()
         self.detector = detector
         self._problem = problem
         self._loss = loss
-        self._weight = weight
         self._top_rate = top_rate
 
     def forward(self, rows: Tensor, step: int) -> Tensor:
@@ -122,22 +124,22 @@ class GaussianObjective(Objective):
         x, y = self._problem.batch(rows, self.detector.offset.device)
         outliers = self._problem.some_outliers(len(x), x.device)
         both = self.detector.heights(torch.cat([x, outliers]))
-        h, outside = both[: len(x)], both[len(x) :]
+        h, h_out = both[: len(x)], both[len(x) :]
         if self._loss == "ice":
-            return ice_loss(h, y, outside, weight=self._weight)
+            return ice_loss(h, y, h_out)
         main = functional.cross_entropy(h, y)
         if self._loss == "no-id":
-            return main + self._weight * log_complement(outside.amax(-1)).mean()
-        e_in, e_out = scores.energy(h), scores.energy(outside)
+            return main + WEIGHT * log_complement(h_out.amax(-1)).mean()
+        e_in, e_out = scores.energy(h), scores.energy(h_out)
         if self._loss == "energy":
-            # h <= 0, so that energies are positive: about 1 on training images, far more outside.
+            # h <= 0, so that energies are positive: about 1 on training images, far more on outliers.
             return main + energy.WEIGHT * energy_loss(e_in, e_out, Margins(inside=1.0, outside=7.0))
         offset = self.detector.offset
         binary = functional.softplus(e_in - offset).mean() + functional.softplus(offset - e_out).mean()
-        return main + self._weight * binary
+        return main + WEIGHT * binary
 
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
-        """No decay on the Gaussian top, which is new where the network under it is trained, and learns faster there."""
+        """The Gaussian top has no decay, and a higher rate where the network under it is already trained."""
         top = [*self.detector.top.parameters(), self.detector.offset]
         under = [p for p in self.trained if all(p is not mine for mine in top)]
         return [

@@ -1,4 +1,4 @@
-"""What a method is, and what it makes: a detector that answers for images."""
+"""What a method is, and what it trains: a detector that scores images."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from oodguard.bench.methods.problem import EVALUATION_BATCH, Problem
+from oodguard.bench.problem import EVALUATION_BATCH, LearningProblem
 from oodguard.training.loop import EpochReport
 
 Progress = Callable[[EpochReport], None]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """For B images: members' logits `[M, B, C]`, the predicted log-probabilities `[B, C]`, and scores by name, `[B]`.
+class MethodOutput:
+    """For B images: members' logits `[M, B, C]`, predicted log-probabilities `[B, C]`, and scores `[B]` by name.
 
-    Every score is higher = more OOD.
+    Higher scores are more OOD.
     """
 
     logits: Tensor
@@ -29,22 +29,22 @@ class Answer:
 
 
 class Detector(nn.Module):
-    """A trained classifier with OOD scores. Its state dict is all that a cache must keep."""
+    """A classifier with OOD scores. Its state dict is all that a trial keeps of it."""
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are, and its inputs have to be."""
+        """The device of its weights, which its inputs must be on."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
-    def calibrate(self, problem: Problem) -> None:
-        """Fit what is not trained by gradients, on training and held-out images; after training and after loading."""
+    def calibrate(self, problem: LearningProblem) -> None:
+        """Fit what gradients do not train, on training and calibration images. Called after training."""
 
-    def answer(self, x: Tensor) -> Answer:
-        """For inputs `[B, ...]` as `Space.plain` gives them."""
+    def output(self, x: Tensor) -> MethodOutput:
+        """The scores of inputs `[B, ...]` as `Space.plain` gives them."""
         raise NotImplementedError
 
-    def diagnostics(self, problem: Problem) -> dict[str, float]:
-        """What else is worth a row in the results, by name."""
+    def diagnostics(self, problem: LearningProblem) -> dict[str, float]:
+        """Other numbers for the results, by name."""
         return {}
 
 
@@ -53,35 +53,44 @@ class Method(Protocol):
 
     @property
     def name(self) -> str:
-        """As `--methods` takes it."""
+        """The name, as `--methods` takes it."""
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """One line: what it is."""
 
     @property
     def needs_outliers(self) -> bool:
-        """Whether it learns from auxiliary outliers."""
+        """Whether the method learns from auxiliary outliers."""
 
     @property
     def starts_from(self) -> str | None:
-        """The method whose trained detector it goes on from."""
+        """The method whose trained detector this one starts from."""
 
-    def build(self, problem: Problem) -> Detector:
-        """An untrained detector. Seeds are the caller's."""
+    def build(self, problem: LearningProblem) -> Detector:
+        """An untrained detector. The caller seeds torch."""
 
     def train(
-        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+        self,
+        detector: Detector,
+        problem: LearningProblem,
+        *,
+        compute: Fabric,
+        start: Detector | None,
+        progress: Progress | None,
     ) -> None:
-        """Train it in place, from `start` where the method starts from another."""
+        """Train the detector in place, from `start` where the method starts from another.
+
+        Raises `QualityError` when the loss stops being finite.
+        """
 
 
-def answers(detector: Detector, problem: Problem, inputs: Tensor) -> Answer:
-    """A detector's answers for N images, in batches, on the CPU. Scores may need gradients of their own (ODIN)."""
+def outputs(detector: Detector, problem: LearningProblem, inputs: Tensor) -> MethodOutput:
+    """A detector's output for N images, in batches, on the CPU. Gradients stay enabled, because ODIN needs them."""
     parts = []
     for rows in torch.split(inputs, EVALUATION_BATCH):
-        parts.append(detector.answer(problem.space.plain(rows).to(detector.device)))
-    return Answer(
+        parts.append(detector.output(problem.space.plain(rows).to(detector.device)))
+    return MethodOutput(
         logits=torch.cat([p.logits.detach().cpu() for p in parts], dim=1),
         log_probabilities=torch.cat([p.log_probabilities.detach().cpu() for p in parts]),
         scores={name: torch.cat([p.scores[name].detach().cpu() for p in parts]) for name in parts[0].scores},

@@ -1,6 +1,6 @@
 """Methods that fine-tune a trained classifier on auxiliary outliers: `energy`, `oe`, `greg`, `greg-plus`, `oe-greg`.
 
-All go on from `single` with its own schedule; the losses are in `energy.py`, `outlier_exposure.py` and `greg.py`.
+All start from `single`. The losses are in `outlier_exposure.py` and `training/heads/{energy,greg}.py`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch.nn import functional
 from oodguard.bench.methods import outlier_exposure
 from oodguard.bench.methods.classifier import Classifier, train_network
 from oodguard.bench.methods.method import Detector, Progress
-from oodguard.bench.methods.problem import Problem, batched
 from oodguard.bench.networks.network import Network
+from oodguard.bench.problem import LearningProblem, batched
 from oodguard.training.heads import energy, greg, scores
 from oodguard.training.heads.energy import Margins, energy_loss
 
@@ -26,7 +26,7 @@ from oodguard.training.heads.energy import Margins, energy_loss
 class OutlierTuned:
     """Cross-entropy + `score_loss` on outliers + `gradient_weight` times GReg's gradient term.
 
-    margins: None takes them from the starting network's energies. clustered: GReg+'s energy-based sampling.
+    The margins come from the starting network's energies. clustered: GReg+'s energy-based sampling.
     """
 
     name: str
@@ -34,24 +34,29 @@ class OutlierTuned:
     score_loss: Literal["energy", "uniform"]
     gradient_weight: float = 0.0
     clustered: bool = False
-    margins: Margins | None = None
     needs_outliers: bool = True
     starts_from: str | None = "single"
 
-    def build(self, problem: Problem) -> Classifier:
+    def build(self, problem: LearningProblem) -> Classifier:
         """An untrained classifier."""
         problem.need_outliers()
         return Classifier(problem.space.network(classes=problem.classes), problem)
 
     def train(
-        self, detector: Detector, problem: Problem, compute: Fabric, start: Detector | None, progress: Progress | None
+        self,
+        detector: Detector,
+        problem: LearningProblem,
+        *,
+        compute: Fabric,
+        start: Detector | None,
+        progress: Progress | None,
     ) -> None:
         """Fine-tune from the weights of `start`."""
         assert isinstance(detector, Classifier)
         assert isinstance(start, Classifier)
         network = detector.network
         network.load_state_dict(start.network.state_dict())
-        margins = self.margins or Margins.of(
+        margins = Margins.of(
             _energies(network.to(compute.device), problem, problem.inputs[0], compute),
             _energies(network, problem, problem.need_outliers(), compute),
         )
@@ -61,7 +66,7 @@ class OutlierTuned:
 
         train_network(network, problem, compute, problem.space.fine_tune, progress, loss)
 
-    def _outliers(self, net: Network, problem: Problem, count: int, step: int, where: torch.device) -> Tensor:
+    def _outliers(self, net: Network, problem: LearningProblem, count: int, step: int, where: torch.device) -> Tensor:
         if not self.clustered:
             return problem.some_outliers(count, where)
         candidates = problem.some_outliers(min(greg.CANDIDATES * count, 4096), where)
@@ -90,7 +95,7 @@ class OutlierTuned:
 
 
 @torch.no_grad()
-def _energies(network: Network, problem: Problem, inputs: Tensor, compute: Fabric) -> Tensor:
+def _energies(network: Network, problem: LearningProblem, inputs: Tensor, compute: Fabric) -> Tensor:
     network.eval()
     return scores.energy(batched(network, problem.space, inputs, where=compute.device))
 

@@ -19,8 +19,7 @@ from oodguard.evaluation.report.heatmap import MOST_CLASSES, confusion_plot
 from oodguard.evaluation.report.members import members_plot
 from oodguard.evaluation.report.reliability import reliability_plot
 from oodguard.evaluation.report.summary import facts, findings
-from oodguard.pages.page import Block, Code, Facts, Findings, Illustration, Page, Prose, Section, render
-from oodguard.pages.page import Table as Shown
+from oodguard.pages.page import Block, Code, Facts, Findings, Illustration, Page, Prose, Section, Table, render
 from oodguard.pages.text import bracketed, count, interval, percent
 
 
@@ -142,7 +141,7 @@ def _leave_out(found: Evaluation) -> Iterator[Block]:
         "Each draw trained a guard without some random classes and takes their test images as OOD: the hardest "
         "strangers, because they come from the same place as the known images."
     )
-    yield Shown(
+    yield Table(
         caption="AUROC by draw, in percent",
         head=("score", *(f"{k} ({count(t.images, 'image')})" for k, t in found.leave_out.items()), "mean"),
         rows=tuple(
@@ -239,7 +238,7 @@ def _provenance(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
     )
     if found.leak:
         leak = found.leak
-        yield Shown(
+        yield Table(
             caption="What keeping near-duplicates together changes: test acceptance of a frozen-feature kNN threshold "
             "set for 95 %",
             head=("calibration split", "k = 1", "k = 5"),
@@ -249,7 +248,7 @@ def _provenance(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
             ),
         )
     yield tables.versions_table(found)
-    yield Shown(
+    yield Table(
         caption="Options the run was trained with",
         head=("option", "value"),
         rows=tuple((name, "default" if value is None else str(value)) for name, value in record.options.items()),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from oodguard.evaluation.ablation import WHOLE
-from oodguard.evaluation.evaluation import Table
+from oodguard.evaluation.evaluation import DetectionTable
 from oodguard.pages.plot import INK, Plot, colour, draw
 from oodguard.pages.text import plain
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def ablation_plot(tables: Mapping[str, Table], *, name: str, alt: str) -> Plot:
+def ablation_plot(tables: Mapping[str, DetectionTable], *, name: str, alt: str) -> Plot:
     """One panel an OOD set (at most three a row): change of AUROC against the whole fused score, 95 % intervals."""
     names = [variant for variant in next(iter(tables.values())).ablation if variant != WHOLE]
     columns = min(len(tables), 3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oodguard.evaluation.evaluation import Evaluation, Table, mean_table
+from oodguard.evaluation.evaluation import DetectionTable, Evaluation, mean_table
 
 HEADER = (
     "| score | AUROC | FPR95: OOD accepted at 95 % ID | FPR95: ID flagged at 95 % OOD | AUPR-in | AUPR-out "
@@ -54,7 +54,7 @@ def to_markdown(found: Evaluation) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(table: Table) -> list[str]:
+def _rows(table: DetectionTable) -> list[str]:
     prevalence = next(iter(table.scores.values())).ood_prevalence
     rows = [HEADER]
     for name, d in table.scores.items():

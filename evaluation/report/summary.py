@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from oodguard.evaluation.evaluation import Evaluation, Table
+from oodguard.evaluation.evaluation import DetectionTable, Evaluation
 from oodguard.evaluation.evidence import FUSED
 from oodguard.evaluation.extremes import ID
 from oodguard.pages.page import Fact, Finding, Tone
@@ -35,7 +35,7 @@ def facts(found: Evaluation) -> tuple[Fact, ...]:
     return tuple(items)
 
 
-def best_single(table: Table) -> str:
+def best_single(table: DetectionTable) -> str:
     """The single score with the highest AUROC; chosen on these very images, so it flatters that score a little."""
     return max((name for name in table.scores if name != FUSED), key=lambda name: table.scores[name].auroc)
 
@@ -74,7 +74,7 @@ def _acceptance(found: Evaluation) -> Iterator[Finding]:
                               "--ood name=folder, or leave classes out with --leave-out.")  # fmt: skip
 
 
-def _set(name: str, table: Table) -> Iterator[Finding]:
+def _set(name: str, table: DetectionTable) -> Iterator[Finding]:
     fused = table.scores[FUSED]
     missed = round((1 - fused.ood_flagged) * table.images)
     sentence = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from oodguard.core.scores import SCORES
 from oodguard.evaluation.ablation import WHOLE
-from oodguard.evaluation.evaluation import Evaluation, Table
+from oodguard.evaluation.evaluation import DetectionTable, Evaluation
 from oodguard.evaluation.evidence import FUSED
 from oodguard.evaluation.report.summary import best_single
-from oodguard.pages.page import Table as Shown
+from oodguard.pages.page import Table
 from oodguard.pages.text import DASH, bracketed, count, percent, signed
 from oodguard.training.metrics import Share
 
@@ -17,7 +17,7 @@ NONE = "-"
 INTERVALS = "In brackets: 95 % intervals"
 
 
-def overview(found: Evaluation) -> Shown:
+def overview(found: Evaluation) -> Table:
     """Every OOD set in one row: the fused score, and the best single one beside it."""
     rows = []
     for name, table in found.ood.items():
@@ -33,7 +33,7 @@ def overview(found: Evaluation) -> Shown:
                 _figure(table.scores[best].ood_accepted_at_95_id),
             )
         )
-    return Shown(
+    return Table(
         caption="The fused score on every OOD set, in percent",
         head=(
             "OOD set",
@@ -51,10 +51,10 @@ def overview(found: Evaluation) -> Shown:
     )
 
 
-def detection_table(name: str, table: Table) -> Shown:
+def detection_table(name: str, table: DetectionTable) -> Table:
     """Every score on one OOD set."""
     prevalence = next(iter(table.scores.values())).ood_prevalence
-    return Shown(
+    return Table(
         caption=f"{name}: every score, in percent ({count(table.images, 'image')})",
         head=(
             "score",
@@ -83,9 +83,9 @@ def detection_table(name: str, table: Table) -> Shown:
     )
 
 
-def ablation_table(name: str, table: Table) -> Shown:
+def ablation_table(name: str, table: DetectionTable) -> Table:
     """The fused score with parts left out, on one OOD set."""
-    return Shown(
+    return Table(
         caption=f"{name}: the fused score with parts left out, in percent",
         head=("variant", "AUROC", "change of AUROC, points", "FPR95", "ID test accepted", "flagged at its threshold"),
         rows=tuple(
@@ -108,10 +108,10 @@ def ablation_table(name: str, table: Table) -> Shown:
     )
 
 
-def thresholds_table(found: Evaluation) -> Shown:
+def thresholds_table(found: Evaluation) -> Table:
     """What every score means, its threshold, and what it accepts of the test images."""
     meanings = {spec.name.value: f"{spec.title}: {spec.meaning}" for spec in SCORES}
-    return Shown(
+    return Table(
         caption=f"Thresholds for {100 * found.accept:g} % acceptance, and the percentage of ID test they accept",
         head=("score", "threshold", "ID test accepted", "what it measures (higher = more OOD)"),
         rows=tuple(
@@ -133,10 +133,10 @@ def thresholds_table(found: Evaluation) -> Shown:
     )
 
 
-def operating_table(found: Evaluation) -> Shown:
+def operating_table(found: Evaluation) -> Table:
     """What each target acceptance costs."""
     sets = list(found.ood)
-    return Shown(
+    return Table(
         caption="Choosing the target acceptance (all but the threshold in percent)",
         head=(
             "target",
@@ -163,9 +163,9 @@ def operating_table(found: Evaluation) -> Shown:
     )
 
 
-def confusions_table(found: Evaluation) -> Shown:
+def confusions_table(found: Evaluation) -> Table:
     """The most frequent wrong labels."""
-    return Shown(
+    return Table(
         caption="The most frequent confusions",
         head=("true class", "label given", "images", "of the class, %"),
         rows=tuple(
@@ -176,10 +176,10 @@ def confusions_table(found: Evaluation) -> Shown:
     )
 
 
-def recalls_table(found: Evaluation) -> Shown:
+def recalls_table(found: Evaluation) -> Table:
     """The classes that are labelled worst."""
     worst = sorted(found.recalls.items(), key=lambda item: (item[1].share, item[0]))[:MOST_CLASSES]
-    return Shown(
+    return Table(
         caption="The classes labelled worst" if len(worst) < len(found.recalls) else "All classes, the worst first",
         head=("true class", "images", "labelled rightly, %"),
         rows=tuple((name, f"{recall.of:,}", _share(recall)) for name, recall in worst),
@@ -187,10 +187,10 @@ def recalls_table(found: Evaluation) -> Shown:
     )
 
 
-def diversity_table(found: Evaluation) -> Shown:
+def diversity_table(found: Evaluation) -> Table:
     """Disagreement and PDS by set."""
     d = found.diversity
-    return Shown(
+    return Table(
         caption="Disagreement of the members, and the score it makes, by set",
         head=("set", "mean pairwise disagreement, %", "PDS 5 %", "25 %", "median", "75 %", "95 %"),
         rows=tuple(
@@ -202,9 +202,9 @@ def diversity_table(found: Evaluation) -> Shown:
     )
 
 
-def versions_table(found: Evaluation) -> Shown:
+def versions_table(found: Evaluation) -> Table:
     """The packages that can change a number."""
-    return Shown(
+    return Table(
         caption="Versions at evaluation",
         head=("package", "version"),
         rows=tuple(found.versions.items()),

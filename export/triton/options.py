@@ -29,7 +29,7 @@ class TritonOptions(BaseModel):
     gpus: tuple[int, ...] = Field((), description="GPUs to run on; default: every one Triton sees.")
     instances: int = Field(1, ge=1, le=256, description="Inferences run at once, on each GPU or on the CPU.")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of one inference; 0: one for each core.")
-    max_batch: int = Field(8, ge=1, le=1024, description="Most images in one inference.")
+    max_batch: int = Field(8, ge=1, le=1024, description="Maximum number of images in one inference.")
     max_delay: float = Field(0.0, ge=0, le=1, description="Seconds a batch waits to fill while an instance is idle.")
     max_queue: int = Field(64, ge=1, le=1_000_000, description="Requests that may wait; more are refused at once.")
     queue_timeout: float = Field(

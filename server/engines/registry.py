@@ -70,7 +70,7 @@ def _triton(settings: ServeSettings) -> tuple[Manifest, RemoteEngine]:
 
 # Engines that run the graph in this process, as a plan says.
 LOCAL: dict[str, EngineEntry[Callable[[Path, Manifest, EnginePlan, Device], Engine]]] = {
-    "onnxruntime": EngineEntry(_onnxruntime, ("onnxruntime",), extra="serve"),
+    "onnxruntime": EngineEntry(_onnxruntime, ("onnxruntime",), extra="guard"),
     "openvino": EngineEntry(_openvino, ("openvino",), extra="openvino", cpu_only=True),
 }
 # Engines on other machines, which batch by themselves, and know the manifest where there is no bundle.

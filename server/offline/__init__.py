@@ -1,1 +1,1 @@
-"""Scoring many images without a server: sources, parts, results, in this process or on Ray."""
+"""`oodguard score`: many images without a server, in this process or on Ray."""

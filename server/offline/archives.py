@@ -1,4 +1,4 @@
-"""What is inside zips and tars, without unpacking them: an `Item` an image; bombs and tricks become error rows."""
+"""Lists the images in zips and tars without unpacking: one `Item` per image; bombs and tricks are error rows."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from oodguard.server.offline.items import Item, Kind
 from oodguard.server.offline.tarballs import DamagedTar, members
 
 TAR_SUFFIXES = (".tar",)
-# Photos hardly shrink: an archive that unpacks to more than this many times its size is no set of photos.
-MOST_EXPANSION = 100
+# Photos hardly shrink, so an archive that unpacks to more than this many times its size holds no photos.
+MAX_EXPANSION = 100
 FREE_EXPANSION = 1024**3
-# Python keeps a zip's whole directory; this much of it is some two million members.
+# Python keeps the whole directory of a zip in memory; this is the directory of some two million members.
 MAX_ZIP_DIRECTORY = 256 * 1024**2
 ZIP_HEADER = 30
-Stream = IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
+Unpacked = IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
 READ_ERRORS = (
     OSError, EOFError, RuntimeError, NotImplementedError, ValueError,
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
@@ -32,7 +32,7 @@ READ_ERRORS = (
 
 
 def kind_of(path: str) -> Kind | None:
-    """What kind of archive a file is, by its first bytes; None if it is none."""
+    """Return the kind of archive that a file is, by its first bytes; None for any other file."""
     with open(path, "rb") as stream:
         head = stream.read(512)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -42,8 +42,8 @@ def kind_of(path: str) -> Kind | None:
     return "tar" if head[257:262] == b"ustar" or path.lower().endswith(TAR_SUFFIXES) else None
 
 
-def open_tar(path: str) -> Stream:
-    """The unpacked bytes of a tar, compressed or not."""
+def open_tar(path: str) -> Unpacked:
+    """Open a tar, compressed or not, to read its unpacked bytes."""
     with open(path, "rb") as stream:
         head = stream.read(6)
     if head.startswith(b"\x1f\x8b"):
@@ -56,9 +56,10 @@ def open_tar(path: str) -> Stream:
 
 
 def list_archive(given: str, path: str, kind: Kind, *, max_bytes: int, skip: Callable[[], None]) -> Iterator[Item]:
-    """The images of an archive, in its own order. Rows are named by `given`, bytes come from `path`.
+    """Yield the images of an archive in its own order; `given` names their rows, `path` is where the file is.
 
-    Never raises for a bad archive: what can be listed is, and an item without a member says what went wrong.
+    A bad archive raises nothing: the images before the damage are listed, and a last item without a member has the
+    reason.
     """
     try:
         found = _list_zip(path) if kind == "zip" else _list_tar(path, bounded=kind == "stream")
@@ -75,8 +76,9 @@ def list_archive(given: str, path: str, kind: Kind, *, max_bytes: int, skip: Cal
         yield Item(given, kind, code="damaged_archive", message=f"the archive cannot be read ({reason})")
 
 
-Problem = tuple[str, str]
-Listed = tuple[str, int, int, Problem | None]
+# A code and a message.
+Fault = tuple[str, str]
+Listed = tuple[str, int, int, Fault | None]
 
 
 def _list_zip(path: str) -> Iterator[Listed]:
@@ -100,7 +102,7 @@ def _list_zip(path: str) -> Iterator[Listed]:
 
 
 def _zip_directory_bytes(stream: IO[bytes]) -> int:
-    """Size of the central directory, which the standard library would read whole."""
+    """Return the size of the central directory, all of which the standard library would read."""
     end = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, end - 65_557 - 76))
     tail = stream.read()
@@ -125,18 +127,18 @@ def _list_tar(path: str, *, bounded: bool) -> Iterator[Listed]:
 
 
 def _require_modest(unpacked: int, packed: int) -> None:
-    if unpacked > max(FREE_EXPANSION, MOST_EXPANSION * packed):
+    if unpacked > max(FREE_EXPANSION, MAX_EXPANSION * packed):
         raise DamagedTar(f"{packed:,} bytes would unpack to {unpacked:,} or more, as in a bomb")
 
 
-def _trick(name: str) -> Problem | None:
+def _trick(name: str) -> Fault | None:
     parts = name.replace("\\", "/").split("/")
     if parts[0] == "" or ".." in parts or parts[0].endswith(":"):
         return "unsafe_path", "the member's name leads out of the archive"
     return None
 
 
-def _too_large(size: int, max_bytes: int) -> Problem | tuple[None, None]:
+def _too_large(size: int, max_bytes: int) -> Fault | tuple[None, None]:
     if size > max_bytes:
         return "too_many_bytes", f"the image has {size:,} bytes; at most {max_bytes:,} are accepted"
     return None, None

@@ -1,6 +1,6 @@
-"""Python values to Arrow arrays, where None is null.
+"""Turns Python values into Arrow arrays; None becomes null.
 
-pyarrow's own conversion first imports pandas wherever that is installed: as long as it takes to score a hundred images.
+pyarrow's own conversion first imports pandas where that is installed, which takes as long as scoring a hundred images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 
 def array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """An array of strings, booleans or floats.
+    """Return an array of strings, booleans or floats.
 
     ```python
     array(["a", None], pa.string())

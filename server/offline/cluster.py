@@ -1,12 +1,11 @@
-"""The same parts on Ray Data: every worker holds a scorer, this process lists, keeps and writes.
+"""Scores the same parts on Ray Data: each worker holds a scorer; this process lists, keeps and writes.
 
-A part travels as one row, its items as compressed lines and its result as an Arrow stream, so that no re-batching of
-Ray's can take it apart. The bundle and the images are read by the workers, under the same paths as here.
+A part travels as one row, its items as compressed lines and its result as an Arrow stream, so that Ray cannot split it
+into other batches. The workers read the bundle and the images under the same paths as this process.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import socket
@@ -24,13 +23,13 @@ import pyarrow.compute
 from oodguard.core.errors import EnvironmentProblem, OodguardError
 from oodguard.server.offline.items import Item
 from oodguard.server.offline.ledger import Ledger
-from oodguard.server.offline.scorer import Scorer, Spec, Tally
+from oodguard.server.offline.scorer import Scorer, ScoreTally, Spec
 from oodguard.server.tuning import cores
 
 LOCAL = "local"
 LOG_FILE = "ray.log"
 LOCAL_STORE_BYTES = 256 * 1024 * 1024
-# Before Ray is imported: it reports nothing home, and leaves the choice of GPUs to us.
+# Set before Ray is imported: no usage reports, and no choice of GPUs by Ray.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -38,15 +37,14 @@ _ENVIRONMENT = {
 
 
 class PartScorer:
-    """A Ray worker's state: the loaded bundle, made at the first part."""
+    """The state of a Ray worker: a scorer, made for the first part."""
 
     def __init__(self, spec: str) -> None:
         self._spec = Spec.model_validate_json(spec)
         self._scorer: Scorer | None = None
-        self._runner = asyncio.Runner()
 
     def __call__(self, parts: pa.Table) -> pa.Table:
-        """Rows of every part; an error that ends the run travels as a sentence, not as a traceback."""
+        """Return the rows of every part; an error that ends the run travels as a sentence, not as a traceback."""
         rows = [self._answer(row["part"], row["items"]) for row in parts.to_pylist()]
         return pa.Table.from_pylist(
             rows, schema=pa.schema([("part", pa.int64()), ("rows", pa.binary()), ("problem", pa.string())])
@@ -57,12 +55,10 @@ class PartScorer:
         try:
             self._scorer = self._scorer or Scorer(self._spec)
             lines = zlib.decompress(items).splitlines()
-            self._runner.run(
-                self._scorer.run(
-                    [(number, [Item.of(line) for line in lines])],
-                    keep=lambda _, rows: done.append(rows),
-                    scored=lambda _: None,
-                )
+            self._scorer.run(
+                [(number, [Item.of(line) for line in lines])],
+                keep=lambda _, rows: done.append(rows),
+                scored=lambda _: None,
             )
         except OodguardError as error:
             return {"part": number, "problem": str(error)}
@@ -76,12 +72,15 @@ def run_on_ray(
     spec: Spec,
     ledger: Ledger,
     pending: Container[int],
-    scored: Callable[[Tally], None],
+    scored: Callable[[ScoreTally], None],
     *,
     address: str,
     workers: int | None,
 ) -> tuple[float, str]:
-    """Score the pending parts on Ray at `address`: the seconds, and how. Raises `EnvironmentProblem`."""
+    """Score the pending parts on Ray at `address`; return the seconds and what ran the graph.
+
+    Raises `EnvironmentProblem`.
+    """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -103,7 +102,7 @@ def _run(
     spec: Spec,
     ledger: Ledger,
     pending: Container[int],
-    scored: Callable[[Tally], None],
+    scored: Callable[[ScoreTally], None],
     address: str,
     workers: int | None,
 ) -> tuple[float, str]:
@@ -131,12 +130,12 @@ def _run(
 
 @contextmanager
 def _apart(log: Path) -> Iterator[None]:
-    """Ray's own messages go to a file: its C++ part writes to descriptor 2, whatever its settings say."""
+    """Send Ray's own messages to a file: its C++ part writes to descriptor 2, whatever its settings say."""
     sys.stderr.flush()
     with log.open("ab") as stream, os.fdopen(os.dup(2), "w") as terminal:
         os.dup2(stream.fileno(), 2)
         before, sys.stderr = sys.stderr, terminal
-        # Handlers made from now on write to `sys.stderr`; these loggers have nothing to say there.
+        # Handlers made from now on write to `sys.stderr`, where these loggers must not write.
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
@@ -161,7 +160,7 @@ def _connect(ray: Any, address: str, workers: int, share: int) -> None:
         else:
             host, colon, port = address.rpartition(":")
             if colon:
-                # Ray itself would try for more than a minute.
+                # Ray itself would try for over a minute.
                 socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
@@ -171,7 +170,7 @@ def _connect(ray: Any, address: str, workers: int, share: int) -> None:
 def _results(
     ray: Any, spec: Spec, ledger: Ledger, pending: Container[int], compute: dict[str, Any]
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Finished parts, as they come."""
+    """Yield finished parts as they come."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -194,9 +193,9 @@ def _results(
                 yield row["part"], stream.read_all()
 
 
-def _tally(rows: pa.Table) -> Tally:
+def _tally(rows: pa.Table) -> ScoreTally:
     counts = pa.compute.value_counts(rows["error_code"]).to_pylist()
-    return Tally(
+    return ScoreTally(
         images=rows.num_rows,
         flagged=pa.compute.sum(rows["is_ood"]).as_py() or 0,
         errors={count["values"]: count["counts"] for count in counts if count["values"] is not None},

@@ -1,13 +1,9 @@
-"""One image to score: where its bytes are. A run's items are lines of a text file, so that none need stay in memory.
+"""One image to score: where its bytes are. A run keeps its items as lines of a text file, not in memory.
 
-Codes of rows without a verdict, beside those of `ImageError`:
+A row without a verdict has a code of `core.codes` or one of these:
 
-not_found         there is no such file
-not_a_file        a folder, a device, a link inside an archive
-cannot_read       the operating system refuses
-unsafe_path       a member's name leads out of its archive
+unsafe_path       the member's name leads out of its archive
 damaged_archive   the archive or the member is damaged, encrypted, or unpacks to far more than it should
-engine_failed     the graph failed on this image
 """
 
 from __future__ import annotations
@@ -24,9 +20,9 @@ Kind = Literal["file", "zip", "tar", "stream"]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An image of the source, or, with a `code`, what is already known to be unusable.
+    """An image of the source; with a `code`, an image that is known to be unusable.
 
-    offset: of the member's header in a zip, of its data in a tar. size: bytes of the member, uncompressed.
+    offset: of the member's header in a zip, of its data in a tar. size: uncompressed bytes of the member.
     """
 
     path: str
@@ -39,19 +35,19 @@ class Item:
 
     @property
     def error(self) -> ImageError | None:
-        """Why the image cannot be used, where that is known already."""
+        """The reason why the image cannot be used; None unless it is known already."""
         return ImageError(self.code, self.message or "") if self.code else None
 
     def line(self) -> bytes:
-        """The item as one line of JSON; names that are not text survive as lone surrogates."""
+        """Write the item as one line of JSON; lone surrogates keep names that are not valid text."""
         return json.dumps(astuple(self), separators=(",", ":")).encode("ascii") + b"\n"
 
     @classmethod
     def of(cls, line: bytes) -> Item:
-        """The item of a line that `line` wrote."""
+        """Read an item from a line that `line` wrote."""
         return cls(*json.loads(line))
 
 
 def shown(name: str) -> str:
-    """A file name as text that any program can read: bytes that are not UTF-8 appear as escapes."""
+    """Return a file name as text that any program can read; bytes that are not UTF-8 become escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,8 +1,7 @@
-"""`score`: a bundle over a source, to one file."""
+"""`score`: judges every image of a source with a bundle and writes one file."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,14 +17,14 @@ from oodguard.core.manifest import MANIFEST_FILE, load_manifest
 from oodguard.server.offline.ledger import Ledger, Purpose, State
 from oodguard.server.offline.options import ScoreOptions
 from oodguard.server.offline.results import columns, metadata, write_result
-from oodguard.server.offline.scorer import Scorer, Spec, Tally
+from oodguard.server.offline.scorer import Scorer, ScoreTally, Spec
 from oodguard.server.offline.sources import Source
 from oodguard.server.tuning import plan_for
 
 
 @dataclass
 class Summary:
-    """What a run came to: all its images, and those scored now, apart from an interrupted run's."""
+    """Counts of a run; `scored` and `seconds` leave out what an interrupted run had finished."""
 
     images: int = 0
     flagged: int = 0
@@ -42,27 +41,27 @@ class Summary:
         return sum(self.errors.values())
 
 
-class Progress(Protocol):
-    """What a caller is told while a run goes on."""
+class ScoreProgress(Protocol):
+    """Gets calls while a run goes on."""
 
     def listed(self, images: int) -> None:
-        """`images` were found so far."""
+        """The source has `images` so far."""
 
     def begun(self, images: int, finished: int) -> None:
-        """All are known, and an interrupted run had `finished` of them."""
+        """The source has `images` in all, of which an interrupted run had `finished` some."""
 
-    def scored(self, tally: Tally) -> None:
-        """Some more are done."""
+    def scored(self, tally: ScoreTally) -> None:
+        """Some more images have a row."""
 
 
-def score(options: ScoreOptions, *, progress: Progress) -> Summary:
+def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
     """Score every image of the source and write the result.
 
     ```python
     score(ScoreOptions(bundle=Path("bundles/photos"), source="photos", out=Path("results.parquet")), progress=bar)
     ```
 
-    An interrupted run goes on where it was, as long as bundle, source and options are the same. Raises `OodguardError`.
+    Continues an interrupted run if bundle, source and options are the same. Raises `OodguardError`.
     """
     manifest = load_manifest(options.bundle)
     accept = options.accept if options.accept is not None else manifest.default_accept
@@ -71,7 +70,7 @@ def score(options: ScoreOptions, *, progress: Progress) -> Summary:
     except ValueError as error:
         raise InputError(str(error)) from None
     if options.out.is_dir() or (options.out.exists() and not options.overwrite):
-        raise InputError(f"{options.out} exists; choose another --out, or replace it with --overwrite")
+        raise InputError(f"{options.out} exists; choose another --out, or add --overwrite to replace it")
     plan = plan_for(options, manifest)
     if options.ray and options.sessions is None:
         plan = plan.model_copy(update={"sessions": 1})
@@ -128,18 +127,16 @@ def _landmark(state: State, source: str) -> Path | None:
     return path if path.exists() else None
 
 
-def _run_here(spec: Spec, ledger: Ledger, pending: set[int], scored: Callable[[Tally], None]) -> tuple[float, str]:
-    """Score in this process: the seconds, and how."""
+def _run_here(spec: Spec, ledger: Ledger, pending: set[int], scored: Callable[[ScoreTally], None]) -> tuple[float, str]:
+    """Score in this process; return the seconds and what ran the graph."""
     with Scorer(spec) as scorer:
         started = time.monotonic()
-        asyncio.run(scorer.run(ledger.items(pending), keep=ledger.keep, scored=scored))
-        seconds = time.monotonic() - started
-        engine, plan = scorer.engine, spec.plan
-    return seconds, f"{engine.name} on {engine.device}, {engine.slots} x {plan.threads} threads, batch {plan.max_batch}"
+        scorer.run(ledger.items(pending), keep=ledger.keep, scored=scored)
+        return time.monotonic() - started, scorer.runs_on
 
 
 def _counted(tables: Iterator[pa.Table], summary: Summary) -> Iterator[pa.Table]:
-    """The tables, counted into the summary while they pass."""
+    """Yield the tables and count them into the summary."""
     for rows in tables:
         summary.images += rows.num_rows
         summary.flagged += pa.compute.sum(rows["is_ood"]).as_py() or 0

@@ -1,9 +1,9 @@
-"""The folder beside an unfinished result: what is to be done, what is done, and for whom.
+"""The folder beside an unfinished result: the list of images, the finished parts, and what the run is for.
 
 ```
 results.parquet.parts/
-  state.json          who the work is for; written last, so that its presence means the list is complete
-  items.jsonl         one image a line, in the order of the result
+  state.json          what the run is for; written last, so that its presence means that the list is complete
+  items.jsonl         one image per line, in the order of the result
   part-00000000.parquet ...
 ```
 
@@ -22,9 +22,10 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from oodguard.core.errors import EnvironmentProblem, InputError
+from oodguard.core.frozen import Frozen
 from oodguard.server.offline.items import Item
 from oodguard.server.offline.results import put, settle
 from oodguard.server.offline.sources import Source
@@ -38,17 +39,11 @@ STATE_FILE = "state.json"
 ITEMS_FILE = "items.jsonl"
 LOCK_FILE = "lock"
 LISTED_STEP = 1000
-ANEW = "begin anew with --restart"
-
-
-class Frozen(BaseModel):
-    """Base of the state's records."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+ANEW = "add --restart to begin again"
 
 
 class Purpose(Frozen):
-    """Everything that decides what the rows are; a run goes on only with the one it began with."""
+    """Everything that decides what the rows are; a run continues only with the purpose that it began with."""
 
     bundle: str
     bundle_sha256: str
@@ -64,7 +59,7 @@ class Purpose(Frozen):
 
 
 class InputFile(Frozen):
-    """A list or archive that the items came from, to notice when it is replaced."""
+    """A list or archive that the items came from; tells whether it was replaced."""
 
     path: str
     bytes: int
@@ -72,13 +67,13 @@ class InputFile(Frozen):
 
     @classmethod
     def of(cls, path: str, base: Path) -> InputFile:
-        """The file as it is now."""
+        """Describe the file as it is now."""
         status = (base / path).stat()
         return cls(path=path, bytes=status.st_size, modified_ns=status.st_mtime_ns)
 
 
 class State(Frozen):
-    """The content of state.json."""
+    """The content of `state.json`."""
 
     schema_version: Literal[1] = 1
     purpose: Purpose
@@ -89,12 +84,12 @@ class State(Frozen):
 
 
 class Ledger:
-    """One run's folder, held by one process at a time.
+    """The folder of one run; one process at a time holds it.
 
     ```python
     with Ledger(out, purpose, restart=False) as ledger:
         ledger.prepare(lambda: Source("photos", base=Path.cwd(), max_bytes=20_000_000), base=Path.cwd())
-        for part in ledger.pending(): ...
+        for part, items in ledger.items(wanted={0, 1}): ...
     ```
     """
 
@@ -125,9 +120,9 @@ class Ledger:
             self.remove()
 
     def prepare(self, source: Callable[[], Source], base: Path, *, listed: Callable[[int], None]) -> None:
-        """Take over an interrupted run, or list the source anew. Raises `InputError`, also for a source without images.
+        """Take over an interrupted run, or list the source; `listed` gets the number of images found so far.
 
-        `listed` is told how many images are known.
+        Raises `InputError` when the run was for another purpose, and for a source without images.
         """
         if self._restart:
             self._clear()
@@ -140,7 +135,7 @@ class Ledger:
         self.state = state
 
     def _clear(self) -> None:
-        # By name, so that a folder of somebody else's that is called like ours loses nothing.
+        # By name, so that somebody else's folder of the same name loses nothing.
         for pattern in ("part-????????.p*", f"{ITEMS_FILE}*", f"{STATE_FILE}*", "ray.log"):
             for path in self.folder.glob(pattern):
                 path.unlink()
@@ -160,7 +155,7 @@ class Ledger:
             if was != now:
                 raise InputError(
                     f"{self.folder} holds a run with another {name.replace('_', ' ')} ({was}; now {now}); "
-                    f"give it the same again, or {ANEW}"
+                    f"give the same again, or {ANEW}"
                 )
         for known in state.inputs:
             try:
@@ -200,19 +195,19 @@ class Ledger:
 
     @property
     def parts(self) -> int:
-        """How many parts the run has."""
+        """The number of parts."""
         return -(-self.state.images // self._purpose.part_size)
 
     def size(self, part: int) -> int:
-        """Images in a part."""
+        """The number of images in a part."""
         return min(self._purpose.part_size, self.state.images - part * self._purpose.part_size)
 
     def finished(self) -> set[int]:
-        """The parts that need not be computed again."""
+        """The parts that are complete on disk."""
         return {part for part in range(self.parts) if self._is_whole(part)}
 
     def items(self, wanted: Container[int]) -> Iterator[tuple[int, list[Item]]]:
-        """The wanted parts and their items, in order; one part is in memory at a time."""
+        """Yield the wanted parts with their items, in order; holds one part in memory."""
         with (self.folder / ITEMS_FILE).open("rb") as stream:
             for part in range(self.parts):
                 lines = list(itertools.islice(stream, self.size(part)))
@@ -229,13 +224,13 @@ class Ledger:
         settle(scratch, path)
 
     def tables(self) -> Iterator[pa.Table]:
-        """Every part's rows, in order."""
+        """Yield the rows of every part, in order."""
         for part in range(self.parts):
             with pa.parquet.ParquetFile(self._path(part)) as stored:
                 yield stored.read()
 
     def remove(self) -> None:
-        """The result is written: the folder has served."""
+        """Delete the folder, after the result is written."""
         self._clear()
         with contextlib.suppress(OSError):
             (self.folder / LOCK_FILE).unlink()

@@ -1,18 +1,19 @@
-"""Every option of `oodguard score`, once: flags, environment variables and config-file keys come from here."""
+"""Every option of `oodguard score`, once: flags, environment variables and config-file keys are made from this."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from oodguard.core.frozen import Frozen
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
 from oodguard.server.engines.registry import DEFAULT, LOCAL, Device, LocalEngineName, one_of
 
 OUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
-class ScoreOptions(BaseModel):
+class ScoreOptions(Frozen):
     """What `oodguard score` takes.
 
     ```python
@@ -20,11 +21,9 @@ class ScoreOptions(BaseModel):
     ```
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     bundle: Path = Field(description="Bundle folder written by export.")
     source: str = Field(
-        description="Folder, image, list of paths (.txt, one a line), zip or tar; or a pattern of them, such as "
+        description="Folder, image, list of paths (.txt, one per line), zip or tar; or a pattern of these, such as "
         "'shards/{000..127}.tar' or 'shards/*.tar'."
     )
     out: Path = Field(description="File to write: .parquet, .csv or .jsonl.")
@@ -32,19 +31,20 @@ class ScoreOptions(BaseModel):
         None, gt=0, lt=1, description="Target acceptance of ID images; default: the bundle's (0.95)."
     )
     overwrite: bool = Field(False, description="Replace an existing result.")
-    restart: bool = Field(False, description="Throw away what an interrupted run has finished, and begin anew.")
+    restart: bool = Field(False, description="Discard what an interrupted run has finished and begin again.")
     ray: str | None = Field(
-        None, description="Run on Ray: 'local' starts one here, 'auto' or host:port is a running cluster."
+        None,
+        description="Score on Ray: 'local' starts Ray on this machine, 'auto' or host:port joins a cluster.",
     )
     ray_workers: int | None = Field(
-        None, ge=1, le=10_000, description="Ray workers, each with the bundle loaded; default: as many as fit."
+        None, ge=1, le=10_000, description="Ray workers, each with its own copy of the bundle; default: as many as fit."
     )
     engine: LocalEngineName | None = Field(
         None,
         description=f"What runs the graph: {one_of(LOCAL)}; default: the tuning record's, or {DEFAULT}.",
     )
     device: Device = Field(
-        "auto", description="Where the graph runs; auto: CUDA if present. On Ray, cuda takes a GPU a worker."
+        "auto", description="Where the graph runs; auto: CUDA if present. On Ray, cuda reserves one GPU per worker."
     )
     tuning: Path | None = Field(
         None, description="Record of `oodguard tune`; default: tuning.json in the bundle, if it fits this machine."
@@ -53,22 +53,25 @@ class ScoreOptions(BaseModel):
         None,
         ge=1,
         le=64,
-        description="Inferences run at once; default: the tuning record's, or one for each core; on Ray 1 a worker.",
+        description="Inferences that run at once; default: the tuning record's, or one per core; on Ray, 1 per worker.",
     )
     threads: int | None = Field(
         None, ge=1, le=256, description="Threads of one inference; default: the tuning record's, or 1."
     )
     batch: int | None = Field(
-        None, ge=1, le=1024, description="Images in one inference; default: the tuning record's, or 8."
+        None, ge=1, le=1024, description="Maximum images in one inference; default: the tuning record's, or 8."
     )
     workers: int | None = Field(
-        None, ge=1, le=256, description="Batches read, decoded and scored at once; default: sessions + 1."
+        None,
+        ge=1,
+        le=256,
+        description="Threads that read and decode images; default: sessions + 1.",
     )
     part_size: int = Field(
-        512, ge=1, le=1_000_000, description="Images in a part: what an interruption may cost to compute again."
+        512, ge=1, le=1_000_000, description="Images per part; an interrupted run computes the parts under way again."
     )
-    max_image_bytes: int = Field(DEFAULT_LIMITS.max_bytes, ge=1, description="Largest encoded image, in bytes.")
-    max_pixels: int = Field(DEFAULT_LIMITS.max_pixels, ge=1, description="Largest image, in pixels.")
+    max_image_bytes: int = Field(DEFAULT_LIMITS.max_bytes, ge=1, description="Maximum bytes of an encoded image.")
+    max_pixels: int = Field(DEFAULT_LIMITS.max_pixels, ge=1, description="Maximum pixels of an image.")
 
     @field_validator("out")
     @classmethod
@@ -81,15 +84,17 @@ class ScoreOptions(BaseModel):
     @classmethod
     def _is_no_client(cls, address: str | None) -> str | None:
         if address is not None and "://" in address:
-            raise ValueError("give 'local', 'auto' or the host:port of the head node; Ray Data needs a node, no client")
+            raise ValueError(
+                "give 'local', 'auto' or the host:port of the head node; Ray Data needs a node, not a client"
+            )
         return address
 
     @property
     def max_batch(self) -> int | None:
-        """Most images in one inference, as a plan calls it."""
+        """`batch` under the name that a plan uses."""
         return self.batch
 
     @property
     def limits(self) -> ImageLimits:
-        """What one image may cost."""
+        """The limits of one image."""
         return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels)

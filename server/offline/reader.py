@@ -1,29 +1,26 @@
-"""Bytes of one image, from wherever it is; nothing is ever written to disk, and nothing but ordinary files is read."""
+"""Reads the bytes of one image from a file or an archive. Writes nothing to disk and opens ordinary files only."""
 
 from __future__ import annotations
 
-import os
-import stat
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from oodguard.core.errors import ImageError
+from oodguard.core.images import read_file
 from oodguard.server.offline.archives import READ_ERRORS, open_tar
 from oodguard.server.offline.items import Item
 
 KEPT_OPEN = 4
-# A pipe that is named like a photo must not be waited for.
-_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class Reader:
-    """Reads items, from several threads at once; at most `KEPT_OPEN` archives stay open beside those in use.
+    """Reads items. Threads may share it; it keeps at most `KEPT_OPEN` archives open beside those in use.
 
-    Relative paths start at `base`. Compressed tars (`kind` "stream") should be read in order: going back means
-    unpacking from the beginning again.
+    Relative paths start at `base`. Read the items of a compressed tar (`kind` "stream") in order: going back unpacks it
+    from its beginning again.
     """
 
     def __init__(self, base: Path, *, max_bytes: int) -> None:
@@ -33,12 +30,12 @@ class Reader:
         self._lock = threading.Lock()
 
     def read(self, item: Item) -> bytes:
-        """The encoded image. Raises `ImageError`."""
+        """Return the encoded image. Raises `ImageError`."""
         if item.error is not None:
             raise item.error
         path = str(self._base / item.path)
         if item.kind == "file":
-            return _read_file(path, self._max_bytes)
+            return read_file(path, max_bytes=self._max_bytes)
         try:
             with self._using(path, item) as archive:
                 data = archive.read(item)
@@ -99,7 +96,7 @@ class _Zip(_Archive):
         with self._lock:
             member = self._zip.open(info)
         try:
-            # Never more than was announced, whatever the member unpacks to.
+            # Never more than the directory announced, whatever the member unpacks to.
             return member.read(item.size)
         finally:
             with self._lock:
@@ -121,33 +118,3 @@ class _Tar(_Archive):
 
     def close(self) -> None:
         self._stream.close()
-
-
-def _read_file(path: str, max_bytes: int) -> bytes:
-    try:
-        descriptor = os.open(path, _FLAGS)
-    except (FileNotFoundError, NotADirectoryError):
-        remote = "; nothing is fetched from a network" if "://" in path or ":/" in path else ""
-        raise ImageError("not_found", f"there is no such file{remote}") from None
-    except (OSError, ValueError) as error:
-        raise ImageError("cannot_read", _reason(error)) from None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError("not_a_file", "it is not an ordinary file")
-        if status.st_size > max_bytes:
-            raise ImageError(
-                "too_many_bytes", f"the image has {status.st_size:,} bytes; at most {max_bytes:,} are accepted"
-            )
-        with os.fdopen(descriptor, "rb", closefd=False) as stream:
-            # One more than allowed: a file that grows meanwhile is still refused, by the decoder.
-            return stream.read(max_bytes + 1)
-    except OSError as error:
-        raise ImageError("cannot_read", _reason(error)) from None
-    finally:
-        with suppress(OSError):
-            os.close(descriptor)
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return f"the file cannot be read ({getattr(error, 'strerror', None) or error})"

@@ -1,4 +1,4 @@
-"""Rows of the result: their columns, their metadata, and the file they end in."""
+"""The result: its columns, its rows, its metadata and its file."""
 
 from __future__ import annotations
 
@@ -14,17 +14,15 @@ import pyarrow.parquet
 
 from oodguard.core.errors import ImageError
 from oodguard.core.manifest import Manifest
-from oodguard.core.verdict import Verdict
+from oodguard.core.verdict import Outcome
 from oodguard.server.offline.arrays import array
 from oodguard.server.offline.items import Item, shown
 
 ROW_GROUP = 64 * 1024
 
-Outcome = Verdict | ImageError
-
 
 def columns(manifest: Manifest) -> pa.Schema:
-    """path, member, verdict, every score with its flag, error. A bad image has no verdict; a good one no error."""
+    """Return the schema: path, member, verdict, every score with its flag, error; a row has a verdict or an error."""
     scores = [
         field
         for name in manifest.score_names
@@ -47,7 +45,7 @@ def columns(manifest: Manifest) -> pa.Schema:
 
 
 def table(schema: pa.Schema, items: Sequence[Item], outcomes: Sequence[Outcome]) -> pa.Table:
-    """The rows of some images, in their order."""
+    """Return one row per image, in their order."""
     rows = [_row(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
     return pa.Table.from_arrays([array([row.get(f.name) for row in rows], f.type) for f in schema], schema=schema)
 
@@ -70,7 +68,7 @@ def _row(item: Item, outcome: Outcome) -> dict[str, Any]:
 
 
 def metadata(manifest: Manifest, *, bundle_sha256: str, accept: float, source: str) -> dict[str, str]:
-    """What a reader of the result must know about its making; nothing that differs between two equal runs."""
+    """Return what a reader must know about how the result was made; nothing that differs between two equal runs."""
     thresholds = manifest.thresholds(accept)
     return {
         "oodguard.bundle.name": manifest.name,
@@ -91,7 +89,7 @@ class Writer(Protocol):
 
 
 def write_result(out: Path, schema: pa.Schema, about: dict[str, str], tables: Iterable[pa.Table]) -> None:
-    """Write the result beside its place and rename it. CSV and JSON lines have their metadata in `NAME.meta.json`."""
+    """Write the result beside its place, then rename it. CSV and JSON lines get their metadata in `NAME.meta.json`."""
     scratch = out.with_name(out.name + ".partial")
     writer: Writer
     if out.suffix.lower() == ".parquet":
@@ -114,7 +112,7 @@ def write_result(out: Path, schema: pa.Schema, about: dict[str, str], tables: It
 
 
 def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Small tables joined to row groups that readers like, so that memory stays bounded whatever a part's size."""
+    """Join small tables to row groups of a size that readers like; holds one group in memory."""
     held: list[pa.Table] = []
     for one in tables:
         held.append(one)
@@ -138,7 +136,7 @@ class _JsonLines:
 
 
 def put(path: Path, data: bytes) -> None:
-    """Write a small file so that it is there whole or not at all."""
+    """Write a small file so that it exists whole or not at all."""
     scratch = path.with_name(path.name + ".partial")
     scratch.write_bytes(data)
     settle(scratch, path)

@@ -1,4 +1,4 @@
-"""From SOURCE to images: a folder, a list, an archive, one image, or a pattern of any of them; always in one order."""
+"""Lists the images of SOURCE: a folder, a list, an archive, one image, or a pattern of these; always in one order."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from oodguard.server.offline.archives import kind_of, list_archive
 from oodguard.server.offline.items import Item, shown
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
-LONGEST_LINE = 64 * 1024
-MOST_NAMES = 1_000_000
+MAX_LINE = 64 * 1024
+MAX_NAMES = 1_000_000
 
 _BRACE = re.compile(r"(\{[^{}]*\})")
 _NESTED = re.compile(r"\{[^{}]*\{")
@@ -25,15 +25,15 @@ _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 
 
 class Source:
-    """The images of SOURCE, listed while they are iterated.
+    """The images of SOURCE, found while the caller iterates.
 
     ```python
     for item in Source("shards/{000..127}.tar", base=Path.cwd(), max_bytes=20_000_000):
         ...
     ```
 
-    inputs: the lists and archives that were read, to notice whether they change later.
-    skipped: files passed over because they are hidden or have no image suffix.
+    inputs: the lists and archives that were read, so that a caller notices when they change later.
+    skipped: how many files were passed over because they are hidden or have no image suffix.
     """
 
     def __init__(self, source: str, *, base: Path, max_bytes: int) -> None:
@@ -45,7 +45,7 @@ class Source:
         self.skipped = 0
 
     def __iter__(self) -> Iterator[Item]:
-        """Items in the order of the names, of a folder's sorted entries, of a list's lines, of an archive's members."""
+        """Yield items in order: of the names, a folder's sorted entries, a list's lines, an archive's members."""
         for name in self._names:
             path = self._base / name
             if path.is_dir():
@@ -77,7 +77,7 @@ class Source:
         self.skipped += 1
 
     def _walk(self, folder: str) -> Iterator[Item]:
-        """Images below a folder. Links are followed, but no folder is entered twice, so that loops end."""
+        """Yield the images below a folder; follow links, but enter no folder twice, so that loops end."""
         seen: set[tuple[int, int]] = set()
         stack = [self._entries(folder, seen)]
         while stack:
@@ -90,7 +90,7 @@ class Source:
                 stack.append(self._entries(found, seen))
 
     def _entries(self, folder: str, seen: set[tuple[int, int]]) -> Iterator[Item | str]:
-        """Images and sub-folders of a folder, sorted by name; a folder that cannot be read is an error row."""
+        """Yield images and sub-folders of a folder, sorted by name; one that cannot be read becomes an error row."""
         path = self._base / folder
         try:
             status = path.stat()
@@ -122,17 +122,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _lines(name: str, path: Path) -> Iterator[Item]:
     with path.open("rb") as stream:
         number = 0
-        while line := stream.readline(LONGEST_LINE + 1):
+        while line := stream.readline(MAX_LINE + 1):
             number += 1
-            if len(line) > LONGEST_LINE:
-                raise InputError(f"line {number} of {shown(name)} is longer than {LONGEST_LINE:,} bytes; is it a list?")
+            if len(line) > MAX_LINE:
+                raise InputError(f"line {number} of {shown(name)} is longer than {MAX_LINE:,} bytes; is it a list?")
             text = os.fsdecode(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip("\r\n")
             if text.strip():
                 yield Item(text)
 
 
 def _expand(source: str, base: Path) -> list[str]:
-    """The files and folders that SOURCE names: itself, or what its braces and wildcards stand for."""
+    """Return the files and folders that SOURCE names: itself, or what its braces and wildcards stand for."""
     if re.match(r"[a-z][a-z0-9+.-]*://|pipe:", source, re.IGNORECASE):
         raise InputError(f"{source} is not a path: nothing is fetched from a network; download it first")
     if not source:
@@ -153,21 +153,21 @@ def _expand(source: str, base: Path) -> list[str]:
 
 
 def _braces(pattern: str) -> list[str]:
-    """Shell braces: `{a,b}` and `{000..127}`, one or several; the last one changes fastest."""
+    """Expand shell braces, `{a,b}` and `{000..127}`, one or several; the last one changes fastest."""
     if _NESTED.search(pattern):
         raise InputError(f"{pattern} has one brace inside another; write the names out")
     choices = [_options(piece) for piece in _BRACE.split(pattern)]
-    if any(not choice for choice in choices) or math.prod(map(len, choices)) > MOST_NAMES:
-        raise InputError(f"{pattern} stands for more than {MOST_NAMES:,} names")
+    if any(not choice for choice in choices) or math.prod(map(len, choices)) > MAX_NAMES:
+        raise InputError(f"{pattern} stands for more than {MAX_NAMES:,} names")
     return ["".join(names) for names in itertools.product(*choices)]
 
 
 def _options(piece: str) -> list[str]:
-    """What a piece of a pattern may be; nothing for a range without end."""
+    """Return what a piece of a pattern stands for; nothing for a range of more than `MAX_NAMES`."""
     span = _RANGE.fullmatch(piece)
     if span:
         first, last = int(span[1]), int(span[2])
-        if abs(last - first) >= MOST_NAMES:
+        if abs(last - first) >= MAX_NAMES:
             return []
         width = max(map(len, span.groups())) if "0" in (span[1][0], span[2][0]) else 0
         step = 1 if last >= first else -1

@@ -1,7 +1,7 @@
-"""Members of a tar, header by header, in bounded memory.
+"""Reads the members of a tar, header by header, in bounded memory.
 
 The standard library's reader keeps every member, reads headers of any length, and takes a damaged header for the end of
-the archive. Here the longest header is bounded, and what cannot be understood is an error.
+the archive. This reader bounds the length of a header, and reports what it cannot understand as an error.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 BLOCK = 512
-LONGEST_HEADER = 1024 * 1024
-MOST_HEADERS = 16
+MAX_HEADER = 1024 * 1024
+MAX_HEADERS = 16
 
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
@@ -22,8 +22,8 @@ class DamagedTar(Exception):
     """The archive cannot be read further; the text says why."""
 
 
-class Stream(Protocol):
-    """The part of a binary file that is used."""
+class Seekable(Protocol):
+    """The methods of a binary file that the reader calls."""
 
     def seek(self, offset: int, /) -> int: ...  # noqa: D102
     def read(self, size: int, /) -> bytes: ...  # noqa: D102
@@ -40,14 +40,14 @@ class Member:
     folder: bool
 
 
-def members(stream: Stream) -> Iterator[Member]:
-    """Every entry of a tar, in order; raises `DamagedTar` where the archive stops making sense."""
+def members(stream: Seekable) -> Iterator[Member]:
+    """Yield every entry of a tar in order. Raises `DamagedTar` where the archive stops making sense."""
     position = 0
     while True:
         long_name: str | None = None
         fields: dict[str, str] = {}
         # Headers that describe the next header: GNU long names and pax records.
-        for _ in range(MOST_HEADERS):
+        for _ in range(MAX_HEADERS):
             info = _header(stream, position)
             if info is None:
                 return
@@ -84,7 +84,7 @@ def members(stream: Stream) -> Iterator[Member]:
                 raise DamagedTar("it ends inside a member")
 
 
-def _header(stream: Stream, position: int) -> tarfile.TarInfo | None:
+def _header(stream: Seekable, position: int) -> tarfile.TarInfo | None:
     stream.seek(position)
     block = stream.read(BLOCK)
     if not block and position:
@@ -102,8 +102,8 @@ def _header(stream: Stream, position: int) -> tarfile.TarInfo | None:
     return info
 
 
-def _payload(stream: Stream, position: int, size: int) -> bytes:
-    if size > LONGEST_HEADER:
+def _payload(stream: Seekable, position: int, size: int) -> bytes:
+    if size > MAX_HEADER:
         raise DamagedTar(f"a header of {size:,} bytes")
     stream.seek(position)
     text = stream.read(size)
@@ -113,7 +113,7 @@ def _payload(stream: Stream, position: int, size: int) -> bytes:
 
 
 def _pax(text: bytes) -> dict[str, str]:
-    """The records `<length> <key>=<value>\\n` of a pax header."""
+    """Parse the records `<length> <key>=<value>\\n` of a pax header."""
     fields: dict[str, str] = {}
     at = 0
     while at < len(text) and text[at] != 0:
@@ -134,7 +134,7 @@ def _size(text: str) -> int:
     return int(text)
 
 
-def _after_sparse_map(stream: Stream, position: int) -> int:
+def _after_sparse_map(stream: Seekable, position: int) -> int:
     stream.seek(position - BLOCK)
     more = stream.read(BLOCK)[482]
     while more:

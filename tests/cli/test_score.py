@@ -189,12 +189,12 @@ def test_an_interrupted_run_goes_on_where_it_was(
 ) -> None:
     paths = sorted(str(p) for p in mixed.rglob("*") if p.suffix in (".jpg", ".png"))
     source = tmp_path / "many.txt"
-    source.write_text("\n".join(paths * 20))
+    source.write_text("\n".join(paths * 40))
     out, whole = tmp_path / "r.parquet", tmp_path / "whole.parquet"
     code, text = interrupt(begin(bundle, source, out), out, how)
     assert code == (-how if how == signal.SIGKILL else 130)
     if how == signal.SIGINT:
-        assert "the same command goes on from there" in text
+        assert "give the same command again to continue" in text
         assert "Traceback" not in text
     assert not out.exists()
     finished = {p: p.stat().st_mtime_ns for p in tmp_path.glob("r.parquet.parts/part-*.parquet")}
@@ -209,7 +209,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     code, text, err = call(capsys, "score", bundle, source, "--out", out, *FLAGS)
     assert code == 1
     done = 16 * len(finished)
-    assert f"going on: {done:,} of 1,200 images are done" in err
+    assert f"continuing: {done:,} of 1,200 images are done" in err
     assert f"{1200 - done:,} scored in" in text
     assert call(capsys, "score", bundle, source, "--out", whole, *FLAGS)[0] == 1
     assert out.read_bytes() == whole.read_bytes()

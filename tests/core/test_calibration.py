@@ -138,6 +138,11 @@ def test_a_calibration_contradicting_itself_is_refused() -> None:
     fusion = Fusion(terms=(Term(score=ScoreName.AMP, weight=1.0, counts_from=0.0),), curve=CURVE)
     with pytest.raises(ValidationError, match="amp has no quantile curve"):
         Calibration(curves={ScoreName.PDS: CURVE}, fusion=fusion)
+    for wrong in ({"weight": 0.0}, {"counts_from": -0.1}):
+        with pytest.raises(ValidationError, match="greater than"):
+            Term.model_validate({"score": "amp", "weight": 1.0, "counts_from": 0.0, **wrong})
+    with pytest.raises(ValidationError, match="at least 1"):
+        Fusion(terms=(), curve=CURVE)
     with pytest.raises(ValidationError, match="positive"):
         Calibration(curves={ScoreName.AMP: CURVE}, fusion=fusion, lipschitz={ScoreName.AMP: 0.0})
 

@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from oodguard.core.errors import ImageError
 from oodguard.core.preprocessing import (
@@ -17,6 +17,7 @@ from oodguard.core.preprocessing import (
     REDUCED_TOLERANCE,
     ImageLimits,
     Preprocessing,
+    _turned,
     load_pixels,
     open_image,
     to_pixels,
@@ -148,6 +149,46 @@ def photo(width: int, height: int) -> bytes:
     noisy = np.clip(waves + rng.normal(0, 12, waves.shape), 0, 255).astype(np.uint8)
     Image.fromarray(noisy).save(stream, "JPEG", quality=92)
     return stream.getvalue()
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """Blurred noise with detail at every scale that survives the final resize."""
+    rng = np.random.default_rng(width * height)
+    layers = []
+    for cells in (6, 24, 96):
+        noise = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+        layers.append(np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32))
+    return Image.fromarray(np.mean(layers, axis=0).astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", [(1025, 1030), (2049, 2047)])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_side_that_the_reduction_does_not_divide_stretches_nothing(
+    size: tuple[int, int], subsampling: str, orientation: int
+) -> None:
+    """The decoder rounds the reduced size up: its last row and column are larger than the picture."""
+    stream = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture(*size).save(stream, "JPEG", quality=95, subsampling=subsampling, exif=exif)
+    full = Preprocessing(resize=256, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    quick = full.model_copy(update={"reduced_jpeg": True})
+    exact, reduced = (load_pixels(stream.getvalue(), one).astype(float) for one in (full, quick))
+    assert np.abs(exact - reduced).mean() < 0.75 * REDUCED_TOLERANCE
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_extent_of_a_reduced_picture_turns_with_it(orientation: int) -> None:
+    """A white picture in a black grid: after turning both, the extent holds the white."""
+    grid = Image.new("L", (9, 7))
+    grid.paste(255, (0, 0, 8, 5))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    grid.info["exif"] = exif.tobytes()
+    turned = ImageOps.exif_transpose(grid)
+    left, top, right, bottom = _turned((8.0, 5.0), grid.size, orientation)
+    assert turned.getbbox() == (left, top, right, bottom)
 
 
 @pytest.mark.parametrize(("size", "reduced"), [((900, 700), True), ((2000, 520), True), ((500, 250), False)])

@@ -13,7 +13,7 @@ from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import SCORES, ScoreName
 from oodguard.evaluation.ablation import ablate
 from oodguard.evaluation.evaluate import examine
-from oodguard.evaluation.evaluation import Evaluation, Table
+from oodguard.evaluation.evaluation import DetectionTable, Evaluation
 from oodguard.evaluation.evidence import FUSED, Evidence, MeasuredSet
 from oodguard.training.answers import Answers
 from oodguard.training.metrics import detection
@@ -105,7 +105,7 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
 @pytest.fixture(scope="session")
 def found(evidence: Evidence) -> Evaluation:
     test, ood = evidence.test, evidence.ood["far"]
-    draw = Table(
+    draw = DetectionTable(
         images=60,
         scores={name: detection(test.values[name], ood.values[name], 3.0) for name in test.values},
         ablation=ablate(

@@ -19,13 +19,12 @@ generalisation gap.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from oodguard.core.collusion import Averaging, CollusionReport
+from oodguard.training.heads.scores import mean_log_probabilities
 
 DROPS = (0.2, 0.4, 0.6)
 REPEATS = 100
@@ -43,7 +42,7 @@ def log_probabilities(logits: Tensor, averaging: Averaging) -> Tensor:
     """The ensemble's log-probabilities `[B, C]` from members' logits `[M, B, C]`."""
     if averaging == "scores":
         return logits.mean(0).log_softmax(-1)
-    return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+    return mean_log_probabilities(logits)
 
 
 def ensemble_loss(logits: Tensor, targets: Tensor, averaging: Averaging) -> Tensor:

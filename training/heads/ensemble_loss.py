@@ -22,7 +22,7 @@ Logits = Callable[[Tensor, "list[int] | None"], Tensor]
 
 @dataclass(frozen=True)
 class EnsembleLoss:
-    """The loss of M members, of which `active` = |I| random ones are trained in a step (LDR paper, Sec. A.5.1).
+    """The loss of M members, of which `active` = |I| random ones are trained per step (LDR paper, Sec. A.5.1).
 
     `weight` is lambda, the weight of disagreement; `beta` the share of joint training; `floor` that of LDR's alpha.
     `diverse` gives every member its own label smoothing, from none to twice `label_smoothing`. Raises `InputError` for

@@ -61,14 +61,6 @@ def lipschitz(weight: Tensor) -> Tensor:
     return largest
 
 
-def certified_radius(energies: Tensor, threshold: float, weight: Tensor) -> Tensor:
-    """Eq. 4, without its outer bound: how far z may move with the verdict unchanged, `[B]`, in feature units.
-
-    Positive on both sides: `|threshold - E| / L`.
-    """
-    return (threshold - energies).abs() / lipschitz(weight)
-
-
 @torch.no_grad()
 def cluster_sample(embeddings: Tensor, logits: Tensor, clusters: int, *, seed: int) -> Tensor:
     """GReg+, Algorithm 1: which of the candidate outliers to train on, as sorted indices.

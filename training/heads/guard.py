@@ -126,8 +126,8 @@ def fit_heads(
 ) -> GuardHeads:
     """Train every head over cached features of all views, `[V, N, D]`; view 0 is the plain one.
 
-    One pass over the images an epoch, each in a random view. Outlier features `[O, D]`, where given, are pushed away
-    by the ICE head. Deterministic for a seed. Raises `QualityError` when the loss stops being finite.
+    Each epoch is one pass over the images, each in a random view. Outlier features `[O, D]`, where given, are pushed
+    away by the ICE head. Deterministic for a seed. Raises `QualityError` when the loss stops being finite.
     """
     compute = compute or start_compute(1)
     torch.manual_seed(options.seed)

@@ -19,7 +19,7 @@ from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.errors import EngineError, EngineUnavailable
 from oodguard.server.offline.items import Item
 from oodguard.server.offline.ledger import Ledger, Purpose
-from oodguard.server.offline.scorer import Scorer, Spec, Tally
+from oodguard.server.offline.scorer import Scorer, ScoreTally, Spec
 from oodguard.server.offline.sources import Source
 from oodguard.server.tuning import EnginePlan
 
@@ -52,10 +52,10 @@ def score(spec: Spec) -> Callable[..., list[dict[str, object]]]:
 
     def run(items: list[Item], engine: FakeEngine) -> list[dict[str, object]]:
         kept: dict[int, pa.Table] = {}
-        tallies: list[Tally] = []
+        tallies: list[ScoreTally] = []
         parts = [(n, items[n * 7 : n * 7 + 7]) for n in range(-(-len(items) // 7))]
         with Scorer(spec, engine=engine) as scorer:
-            asyncio.run(scorer.run(parts, keep=kept.__setitem__, scored=tallies.append))
+            scorer.run(parts, keep=kept.__setitem__, scored=tallies.append)
         rows = [row for number in sorted(kept) for row in kept[number].to_pylist()]
         assert sum(tally.images for tally in tallies) == len(rows)
         assert sum(tally.flagged for tally in tallies) == sum(bool(row["is_ood"]) for row in rows)

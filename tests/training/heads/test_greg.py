@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from oodguard.core.calibration import Calibration
+from oodguard.core.curve import QuantileCurve
+from oodguard.core.fusion import Fusion, Term
+from oodguard.core.scores import CERTIFIED
+from oodguard.core.verdict import Outputs
 from oodguard.training.heads import scores
 from oodguard.training.heads.energy import Margins
 from oodguard.training.heads.greg import (
-    certified_radius,
     cluster_sample,
     gradient_loss,
     gradient_norms,
@@ -18,6 +23,19 @@ from oodguard.training.heads.greg import (
 )
 
 MARGINS = Margins(inside=-5.0, outside=-2.0)
+
+
+def served_radius(energies: Tensor, threshold: float, weight: Tensor) -> Tensor:
+    """The radius that an answer carries, `[B]`: by the calibration of a score with this threshold and constant."""
+    curve = QuantileCurve.fit([threshold] * 99)
+    calibration = Calibration(
+        curves={CERTIFIED.name: curve},
+        fusion=Fusion(terms=(Term(score=CERTIFIED.name, weight=1.0, counts_from=0.0),), curve=curve),
+        lipschitz={CERTIFIED.name: float(lipschitz(weight.detach()))},
+    )
+    outputs = Outputs(probabilities=np.full((len(energies), 2), 0.5), scores=energies.detach().numpy()[:, None])
+    radii = [verdict.certified_radius for verdict in calibration.judge(outputs, classes=("a", "b"))]
+    return torch.tensor(radii, dtype=torch.float64)
 
 
 def linear(classes: int = 4, width: int = 6) -> nn.Linear:
@@ -89,7 +107,7 @@ def test_no_adversary_crosses_within_the_certified_radius(offset: float) -> None
     x = torch.randn(40, 6, dtype=torch.float64)
     energies = scores.energy(head(x)).detach()
     threshold = float(energies.median()) + offset
-    radius = certified_radius(energies, threshold, head.weight)
+    radius = served_radius(energies, threshold, head.weight)
     assert (radius >= 0).all()
     side = energies > threshold
     moved = x.clone()
@@ -110,7 +128,7 @@ def test_the_certificate_is_tight_where_one_class_takes_all() -> None:
     x = torch.tensor([[30.0, 40.0]], dtype=torch.float64)
     energy = scores.energy(x @ weight.T)
     threshold = float(energy) + 10.0
-    radius = certified_radius(energy, threshold, weight)
+    radius = served_radius(energy, threshold, weight)
     assert radius.item() == pytest.approx(10.0 / 5.0)
     direction = -weight[:1] / 5.0
     assert scores.energy((x + 0.999 * radius * direction) @ weight.T) < threshold

@@ -42,18 +42,19 @@ def test_a2d_falls_as_members_disagree_and_its_gradient_reaches_both() -> None:
     assert r.grad.abs().sum() > 0
 
 
-def test_loss_gradient_matches_equation_seven() -> None:
-    # Eq. 7 at f = .3, g = .2, alpha = 1.7 with C(f, g) = f + g - 2fg: d/df of -log f + alpha * -log C is -6.01754.
-    f = torch.tensor(0.3, requires_grad=True)
-    g = torch.tensor(0.2)
-    agreement = f + g - 2 * f * g
-    (-f.log() + 1.7 * -agreement.log()).backward()
-    assert f.grad is not None
-    assert f.grad.item() == pytest.approx(-6.01754, abs=1e-4)
-    # The same bracket is what a2d takes the logarithm of.
-    assert a2d(torch.tensor([[0.3, 0.0]]), torch.tensor([[0.2, 0.8]])).item() == pytest.approx(
-        -math.log(0.3 * 0.8 + 0.2 * 0.7), rel=1e-6
-    )
+@pytest.mark.parametrize("label", [0, 1])
+def test_loss_gradient_matches_equation_seven(label: int) -> None:
+    """At f = .3, g = .2 and weight 1.7, d/df of -log f + 1.7 (-log C(f, g)) with C = f + g - 2 f g is -6.01754."""
+    f, g = 0.3, 0.2
+    logits = torch.tensor([[[math.log(f / (1 - f)), 0.0]], [[math.log(g / (1 - g)), 0.0]]])
+    logits = (logits if label == 0 else logits.flip(-1)).requires_grad_()
+    targets = torch.tensor([label])
+    # The mean over two members halves -log f, so the regularizer's weight is halved as well.
+    weight = 1.7 / 2 / alpha(logits, targets, floor=0.0).item()
+    ldr_loss(logits, targets, disagreement=weight, floor=0.0).backward()
+    assert logits.grad is not None
+    # f is a softmax: df/dlogit = f (1 - f); alpha carries no gradient.
+    assert logits.grad[0, 0, label].item() == pytest.approx(-6.01754 / 2 * f * (1 - f), abs=1e-4)
 
 
 def test_loss_is_the_pair_mean() -> None:
