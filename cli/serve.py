@@ -39,7 +39,7 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
         model = gateway.parts.serving.model
         manifest = model.manifest
         images = settings.samples or ((settings.bundle / manifest.golden[0].path,) if settings.bundle else ("IMAGE",))
-        key = " -H 'X-API-Key: KEY'" if gateway.parts.callers.need_keys else ""
+        key = " -H 'X-API-Key: KEY'" if gateway.parts.keys.needed else ""
         lines = [
             f"[bold]{manifest.name}[/] version {manifest.version}: {len(manifest.classes)} classes, "
             f"{len(manifest.scores)} scores, {model.runs_on}",

@@ -18,12 +18,12 @@ from oodguard.core.errors import OodguardError
 from oodguard.core.problems import problem
 from oodguard.server.admission import Admission
 from oodguard.server.call import Entrance
-from oodguard.server.callers import Callers
 from oodguard.server.endpoints import OPENAPI, AdminRoutes, HealthRoutes, Predict
 from oodguard.server.engines.base import Engine
 from oodguard.server.frame import Frame
 from oodguard.server.health import Health
 from oodguard.server.judging import Judge
+from oodguard.server.keys import KeyRing
 from oodguard.server.metrics import Metrics
 from oodguard.server.page import REDIRECT, PageRoutes, static_routes
 from oodguard.server.places import place_of
@@ -44,7 +44,7 @@ class Parts:
 
     settings: ServeSettings
     metrics: Metrics
-    callers: Callers
+    keys: KeyRing
     admission: Admission
     serving: Serving
     health: Health
@@ -60,7 +60,7 @@ class Parts:
         metrics = Metrics()
         metrics.settings(settings)
         admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
-        callers = Callers(file=settings.key_file, hashes=settings.key_hashes)
+        keys = KeyRing(file=settings.key_file, hashes=settings.key_hashes)
         place = place_of(settings.sample_dir, settings.sample_store)
         rate, room = settings.sample_rate, settings.sample_max_bytes
         sampler = Sampler(place, rate=rate, max_bytes=room, metrics=metrics) if place else None
@@ -73,7 +73,7 @@ class Parts:
         traffic = Traffic(metrics, admission, serving, health)
         metrics.queue_images.set_function(lambda: admission.images)
         metrics.ready.set_function(lambda: float(health.not_ready is None))
-        return cls(settings, metrics, callers, admission, serving, health, workers, judge, traffic, sampler, tracing)
+        return cls(settings, metrics, keys, admission, serving, health, workers, judge, traffic, sampler, tracing)
 
     async def close(self) -> None:
         """Stop the decoders, send and write what waits, and end the model."""
@@ -130,7 +130,7 @@ def public_routes(parts: Parts) -> list[Route]:
 def private_routes(parts: Parts) -> list[Route]:
     """Every route of the private application."""
     health = HealthRoutes(parts.health, parts.serving)
-    return [*health.routes, *AdminRoutes(parts.metrics, parts.serving, parts.callers).routes]
+    return [*health.routes, *AdminRoutes(parts.metrics, parts.serving, parts.keys).routes]
 
 
 @asynccontextmanager
@@ -139,7 +139,7 @@ async def lifespan(parts: Parts) -> AsyncIterator[None]:
     await parts.serving.start()
     beside = []
     if parts.settings.watch:
-        beside += [watch_files(parts.settings, parts.serving, parts.callers), watch_remote(parts.serving)]
+        beside += [watch_files(parts.settings, parts.serving, parts.keys), watch_remote(parts.serving)]
     if parts.settings.page:
         beside.append(parts.traffic.run())
     tasks = [asyncio.create_task(work) for work in beside]
@@ -170,4 +170,4 @@ def framed(routes: Sequence[Route], parts: Parts, **options: Any) -> Frame:
     async def failed(request: Request, error: Exception) -> Response:
         return refuse(error, path=request.url.path, metrics=parts.metrics)
 
-    return Frame(app, routes, metrics=parts.metrics, health=parts.health, callers=parts.callers, tracing=parts.tracing)
+    return Frame(app, routes, metrics=parts.metrics, health=parts.health, keys=parts.keys, tracing=parts.tracing)

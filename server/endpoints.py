@@ -15,11 +15,11 @@ from oodguard.core.answers import PredictRequest, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.problems import problem, summary_of
 from oodguard.server.call import SHORTEST_MS, Entrance, while_connected
-from oodguard.server.callers import Callers
 from oodguard.server.errors import RequestError
 from oodguard.server.health import Health
 from oodguard.server.intake import read_images
 from oodguard.server.judging import Judge
+from oodguard.server.keys import KeyRing
 from oodguard.server.metrics import Metrics
 from oodguard.server.problems import documented, problem_response
 from oodguard.server.routes import Route
@@ -130,7 +130,7 @@ class AdminRoutes:
 
     metrics: Metrics
     serving: Serving
-    callers: Callers
+    keys: KeyRing
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -146,7 +146,7 @@ class AdminRoutes:
 
     async def reload(self, _: Request) -> Response:
         """Load the bundle folder and the key file again; 200 with the model now served, 422 when one was refused."""
-        self.callers.reload()
+        self.keys.reload()
         model = await self.serving.reload()
         return JSONResponse({"status": "swapped", "model": model.ref.model_dump()})
 

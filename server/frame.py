@@ -13,9 +13,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from oodguard.core.codes import Code
 from oodguard.core.errors import OodguardError
-from oodguard.server.callers import Callers
 from oodguard.server.errors import RequestError
 from oodguard.server.health import Health
+from oodguard.server.keys import KeyRing
 from oodguard.server.logs import log_request
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
@@ -90,14 +90,14 @@ class Frame:
         *,
         metrics: Metrics,
         health: Health,
-        callers: Callers,
+        keys: KeyRing,
         tracing: Tracing | None,
     ) -> None:
         self.app = app
         self._routes = RouteTable(routes)
         self._metrics = metrics
         self._health = health
-        self._callers = callers
+        self._keys = keys
         self._tracing = tracing
         metrics.expect(route.label for route in routes if route.inference)
 
@@ -139,9 +139,9 @@ class Frame:
             trace.end(exchange.status)
 
     def _require_key(self, exchange: Exchange) -> None:
-        if exchange.route.open or not self._callers.need_keys:
+        if exchange.route.open or not self._keys.needed:
             return
-        exchange.key = self._callers.who(exchange.header(b"authorization"), exchange.header(b"x-api-key"))
+        exchange.key = self._keys.who(exchange.header(b"authorization"), exchange.header(b"x-api-key"))
         if exchange.key is None:
             raise RequestError(Code.UNAUTHORIZED, "send a valid key as Authorization: Bearer KEY or X-API-Key")
 

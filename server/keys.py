@@ -6,10 +6,11 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 
-from oodguard.core.errors import EnvironmentProblem, InputError
+from oodguard.core.errors import EnvironmentProblem, InputError, OodguardError
+from oodguard.server.errors import ReloadRefused
+from oodguard.server.logs import server as log
 
 PREFIX = "og_"
 ENTRY = re.compile(r"^(?P<name>[A-Za-z0-9._-]{1,64}):(?P<digest>[0-9a-f]{64})$")
@@ -44,24 +45,42 @@ def parse_keys(entries: list[str], source: str) -> dict[str, str]:
 
 
 class KeyRing:
-    """The keys that may call; several at once, so that one can be replaced without an outage."""
+    """The keys that may call, from a file or from a comma-separated string; without either, anyone may call.
 
-    def __init__(self, keys: Mapping[str, str]) -> None:
-        self._digests = {name: bytes.fromhex(value) for name, value in keys.items()}
+    Several may be valid at once, so that one can be replaced without an outage. Raises `InputError` for a key that
+    cannot be used, `EnvironmentProblem` for a file that cannot be read.
+    """
 
-    @classmethod
-    def load(cls, *, file: Path | None, hashes: str | None) -> KeyRing | None:
-        """The keys of a file or of a comma-separated string; None when neither is given."""
-        if file is not None:
+    def __init__(self, *, file: Path | None = None, hashes: str | None = None) -> None:
+        self._file, self._hashes = file, hashes
+        self._digests = self._read()
+
+    def _read(self) -> dict[str, bytes]:
+        if self._file is not None:
             try:
-                lines = file.read_text(encoding="utf-8").splitlines()
+                lines = self._file.read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
-                raise EnvironmentProblem(f"{file} cannot be read ({error})") from None
-            return cls(parse_keys(lines, str(file)))
-        return cls(parse_keys(hashes.split(","), "key_hashes")) if hashes else None
+                raise EnvironmentProblem(f"{self._file} cannot be read ({error})") from None
+            keys = parse_keys(lines, str(self._file))
+        else:
+            keys = parse_keys(self._hashes.split(","), "key_hashes") if self._hashes else {}
+        return {name: bytes.fromhex(value) for name, value in keys.items()}
+
+    def reload(self) -> None:
+        """Read the key file again. Raises `ReloadRefused`; the old keys stay valid then."""
+        try:
+            self._digests = self._read()
+        except OodguardError as error:
+            log.error("key file refused, the old keys stay valid: %s", error)
+            raise ReloadRefused(str(error)) from None
+
+    @property
+    def needed(self) -> bool:
+        """Whether a caller needs a key."""
+        return bool(self._digests)
 
     def who(self, authorization: str | None, api_key: str | None) -> str | None:
-        """The name of the key in `Authorization: Bearer KEY` or `X-API-Key: KEY`; None when it is not one of ours."""
+        """The name of the key in `Authorization: Bearer KEY` or `X-API-Key: KEY`; None for one that is not valid."""
         scheme, _, token = (authorization or "").partition(" ")
         given = api_key or (token.strip() if scheme.lower() == "bearer" else "")
         shown = hashlib.sha256(given.encode("latin-1", "replace")).digest()

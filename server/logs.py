@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
-from pythonjsonlogger.json import JsonFormatter
-
 access = logging.getLogger("oodguard.access")
 server = logging.getLogger("oodguard.server")
 
@@ -17,6 +15,8 @@ def configure(*, level: str, style: Literal["json", "text"]) -> None:
     """Send every logger of this process to standard error in one form."""
     handler = logging.StreamHandler()
     if style == "json":
+        from pythonjsonlogger.json import JsonFormatter
+
         names = {"asctime": "time", "levelname": "level", "name": "logger"}
         handler.setFormatter(JsonFormatter(JSON_FIELDS, rename_fields=names, datefmt="%Y-%m-%dT%H:%M:%S%z"))
     else:

@@ -11,8 +11,8 @@ from pathlib import Path
 from watchfiles import awatch
 
 from oodguard.core.manifest import MANIFEST_FILE
-from oodguard.server.callers import Callers
 from oodguard.server.errors import ReloadRefused
+from oodguard.server.keys import KeyRing
 from oodguard.server.serving import Serving
 from oodguard.server.settings import ServeSettings
 
@@ -40,7 +40,7 @@ async def watch_remote(serving: Serving) -> None:
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
-async def watch_files(settings: ServeSettings, serving: Serving, callers: Callers) -> None:
+async def watch_files(settings: ServeSettings, serving: Serving, keys: KeyRing) -> None:
     """Reload the model when its manifest changes, and the keys when their file does; runs until cancelled.
 
     A folder that is replaced as a whole is seen through its parent. What is refused is tried again at the next change,
@@ -48,7 +48,7 @@ async def watch_files(settings: ServeSettings, serving: Serving, callers: Caller
     """
 
     async def reload_keys() -> None:
-        callers.reload()
+        keys.reload()
 
     targets: dict[Path, Callable[[], Awaitable[object]]] = {}
     folders: list[Path] = []
@@ -57,9 +57,9 @@ async def watch_files(settings: ServeSettings, serving: Serving, callers: Caller
         targets[bundle / MANIFEST_FILE] = serving.reload
         folders += bundle, bundle.parent
     if settings.key_file is not None:
-        keys = settings.key_file.absolute()
-        targets[keys] = reload_keys
-        folders.append(keys.parent)
+        file = settings.key_file.absolute()
+        targets[file] = reload_keys
+        folders.append(file.parent)
     taken = {path: _fingerprint(path) for path in targets}
     while targets:
         # One round: the folder that was watched may be gone afterwards, so the watch is set up again.

@@ -11,7 +11,7 @@ from oodguard.server.keys import KeyRing, digest, new_key, parse_keys
 
 def test_a_key_opens_and_only_its_hash_is_kept() -> None:
     key, other = new_key(), new_key()
-    ring = KeyRing({"alice": digest(key), "bob": digest(other)})
+    ring = KeyRing(hashes=f"alice:{digest(key)},bob:{digest(other)}")
     assert ring.who(f"Bearer {key}", None) == "alice"
     assert ring.who(None, other) == "bob"
     assert key not in repr(vars(ring))
@@ -63,8 +63,8 @@ def test_keys_rotate_without_a_restart(start: Any, tmp_path: Path) -> None:
     file.write_text(f"a:{digest(old)}\n")
     client = start(key_file=file)
     file.write_text(f"a:{digest(old)}\nb:{digest(new)}\n")
-    client.parts.callers.reload()
+    client.parts.keys.reload()
     assert {client.get("/openapi.json", headers={"x-api-key": k}).status_code for k in (old, new)} == {200}
     file.write_text(f"b:{digest(new)}\n")
-    client.parts.callers.reload()
+    client.parts.keys.reload()
     assert client.get("/openapi.json", headers={"x-api-key": old}).status_code == 401
