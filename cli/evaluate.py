@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.whole import Whole
 
 
 def evaluate(
@@ -18,9 +19,9 @@ def evaluate(
     ood: Annotated[list[str] | None, Parameter(help="An OOD set as name=folder; repeat for more sets.")] = None,
     accept: Annotated[float, Parameter(help="Target acceptance of ID images.")] = 0.95,
     leave_out: Annotated[
-        int, Parameter(help="Also train without this many random classes, and report those as near-OOD.")
+        Whole, Parameter(help="Also train without this many random classes, and report those as near-OOD.")
     ] = 0,
-    draws: Annotated[int, Parameter(help="How often --leave-out draws classes and trains.")] = 3,
+    draws: Annotated[Whole, Parameter(help="How often --leave-out draws classes and trains.")] = 3,
     out: Annotated[Path | None, Parameter(help="Folder to write; default: the run folder.")] = None,
 ) -> None:
     """Evaluate a run on its test photos and on OOD sets.

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from oodguard.cli.whole import Whole
 from oodguard.clients.review import DEFAULT_LIMIT
 from oodguard.clients.review import review as make_review
 from oodguard.core.errors import EnvironmentProblem, InputError
@@ -17,7 +18,9 @@ def review(
     folder: Annotated[Path, Parameter(help="Folder of sampled flagged images, each with its .json sidecar.")],
     *,
     out: Annotated[Path, Parameter(help="HTML page to write.")] = Path("review.html"),
-    limit: Annotated[int, Parameter(help="Maximum images on the page; the highest scores come first.")] = DEFAULT_LIMIT,
+    limit: Annotated[
+        Whole, Parameter(help="Maximum images on the page; the highest scores come first.")
+    ] = DEFAULT_LIMIT,
 ) -> None:
     """Make one HTML page of sampled flagged images, highest OOD score first.
 

@@ -12,17 +12,16 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 
 from oodguard.cli.main import build
-from oodguard.load_tests.real_triton import free_ports
+from oodguard.load_tests.process import HOST, Process, answers, free_ports
 
 ROOT = Path(__file__).parents[1]
 RUN = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -86,7 +85,7 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port, self.admin_port = free_ports(2)
-        self._serving: list[subprocess.Popen[bytes]] = []
+        self._serving: list[Process] = []
         self._environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -123,29 +122,14 @@ class Reader:
 
     def _serve(self, line: str) -> None:
         self.leave()
-        with (self.folder / "serve.log").open("wb") as log:
-            self._serving.append(
-                subprocess.Popen(
-                    shlex.split(line, comments=True), cwd=self.folder, env=self._environment, stdout=log, stderr=log
-                )
-            )
-        deadline = time.monotonic() + WAIT
-        while True:
-            try:
-                if httpx.get(f"http://127.0.0.1:{self.port}/health/ready").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            said = (self.folder / "serve.log").read_text(encoding="utf-8")
-            assert self._serving[-1].poll() is None, said
-            assert time.monotonic() < deadline, said
-            time.sleep(0.1)
+        command = shlex.split(line, comments=True)
+        ready = partial(answers, f"http://{HOST}:{self.port}/health/ready")
+        server = Process(line, command, ready=ready, environment=self._environment, folder=self.folder)
+        self._serving.append(server.start())
 
     def leave(self) -> None:
         while self._serving:
-            process = self._serving.pop()
-            process.terminate()
-            process.wait(WAIT)
+            self._serving.pop().stop()
 
 
 @pytest.fixture

@@ -9,21 +9,18 @@ import io
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from oodguard.clients import AsyncClient, Client, Result
+from oodguard.load_tests.gateway import Gateway
 from oodguard.training import run as runs
 from tests.cli.terminal import call
 
@@ -125,31 +122,11 @@ def test_runs_of_another_version_are_refused(capsys: pytest.CaptureFixture[str],
 @pytest.fixture(scope="module")
 def server(bundle: Path) -> Iterator[str]:
     """A real `oodguard serve` process on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "oodguard.cli", "serve", str(bundle), "--port", str(port), "--admin-port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if httpx.get(f"{url}/health/ready").status_code == 200:
-                break
-        except httpx.TransportError:
-            assert process.poll() is None, process.stdout and process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    yield url
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=20)
-    assert process.returncode == 0, output
-    assert "curl -F image=@" in output
-    assert "Traceback" not in output
+    gateway = Gateway(bundle).start()
+    yield gateway.url
+    assert gateway.stop() == 0, gateway.output()
+    assert "curl -F image=@" in gateway.output()
+    assert "Traceback" not in gateway.output()
 
 
 def test_predict_prints_a_table(

@@ -121,3 +121,15 @@ def test_review_and_evaluate_help_load_neither_torch_nor_matplotlib() -> None:
         "sys.exit(bool({'torch', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("bench", "produce", "--seeds"), ("evaluate", "run", "--draws"), ("review", "flagged", "--limit")],
+)
+def test_a_fraction_is_no_whole_number(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    for wrong in ("2.7", "many"):
+        code, _, err = call(capsys, *arguments, wrong)
+        assert code == 2
+        assert f"'{wrong}' is not a whole number" in err
+        assert arguments[-1] in err
