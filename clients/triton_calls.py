@@ -147,13 +147,13 @@ class TritonCalls:
                 for index, verdict in zip(job.places, verdicts, strict=True)
             ),
             errors=tuple(job.errors),
-            timing_ms=Timing(
+            timing_ms=Timing.of(
                 read=0.0,
-                decode=_ms(job.decode),
+                decode=job.decode,
                 queue=0.0,
-                inference=_ms(job.inference),
-                judge=_ms(ended - judging),
-                total=_ms(ended - job.started),
+                inference=job.inference,
+                judge=ended - judging,
+                total=ended - job.started,
             ),
         )
 
@@ -177,7 +177,3 @@ def parts(pixels: Sequence[Pixels], size: int) -> Iterator[Pixels]:
     """Batches of at most `size` images."""
     for start in range(0, len(pixels), size):
         yield np.stack(pixels[start : start + size])
-
-
-def _ms(seconds: float) -> float:
-    return round(1e3 * seconds, 3)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError, QualityError
 from oodguard.core.images import ImageLike, pixels_of
 from oodguard.core.manifest import Manifest
@@ -186,7 +187,7 @@ class BatchJudge:
             raise
         except (EngineError, QualityError) as error:
             if len(images) == 1:
-                return [ImageError("engine_failed", str(error))]
+                return [ImageError(Code.ENGINE_FAILED, str(error))]
             # One image must not cost its batch-mates their answers.
             return [one for image in images for one in await self._verdicts([image], judged, accept, top_k)]
         verdicts = [

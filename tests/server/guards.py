@@ -17,7 +17,7 @@ from oodguard.server.batch_judge import BatchJudge
 from oodguard.server.engines.base import Batch
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.guard import Guard
-from oodguard.server.tuning import Plan
+from oodguard.server.tuning import EnginePlan
 
 WAIT = 30
 
@@ -62,7 +62,7 @@ def guarded(
     """A guard of this kind, and its engine."""
     manifest = load_manifest(bundle)
     fake = engine(bundle, manifest, slots=slots)
-    plan = Plan(sessions=slots, threads=1, max_batch=max_batch)
+    plan = EnginePlan(sessions=slots, threads=1, max_batch=max_batch)
     judge = BatchJudge(manifest, fake, plan, limits=ImageLimits(), workers=workers)
     try:
         yield kind(judge), fake
