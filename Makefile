@@ -2,6 +2,8 @@
 # make test    set up, lint, types, tests
 # make loadtest  a minute of load on the embedded guard, and its summary
 # make check   lint and types alone
+# make bounds  test the oldest and the newest allowed version of every dependency (downloads gigabytes)
+# make mutation  change one operator, number or comparison at a time and print what no test noticed (takes hours)
 # make images  build the gateway image and ask it a question (as root, with buildah)
 PYTHON ?= python3.11
 PORT ?= 8000
@@ -12,7 +14,7 @@ STAMP := $(VENV)/.installed
 EXAMPLE := .oodguard-cache/example
 BUNDLE := $(EXAMPLE)/bundles/digits
 
-.PHONY: setup check test serve bundle loadtest docs images clean
+.PHONY: setup check test serve bundle loadtest docs bounds mutation images clean
 
 setup: $(STAMP)
 
@@ -26,8 +28,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy helm/*.py images/*.py
-	MYPYPATH=load_tests/peers $(BIN)/mypy load_tests/peers/*.py
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: check
 	$(BIN)/pytest -n 2
@@ -50,8 +51,14 @@ loadtest: $(BUNDLE)/manifest.json
 
 # Tables and the chart's schema, as far as they are made from the code.
 docs: setup
-	$(BIN)/python -m oodguard.server.tables README.md docs/*.md
+	$(BIN)/python -m oodguard.server.tables docs/*.md
 	$(BIN)/python helm/document.py
+
+bounds: setup
+	$(BIN)/python scripts/check_dependency_bounds.py
+
+mutation: setup
+	scripts/mutation.sh
 
 # Builds the gateway image, runs it read-only and asks it a question. Needs root and buildah; STAND_IN=yes where no image
 # registry is reachable.

@@ -1,4 +1,4 @@
-"""Where methods compete: one in-distribution problem, its test images, and OOD sets."""
+"""Where methods compete: an arena is one problem to learn, its test images, and the OOD sets. A suite gives arenas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from oodguard.bench.methods.problem import LearningProblem
+from oodguard.bench.problem import LearningProblem
 from oodguard.training.progress import Reporter
 
 Kind = Literal["near", "far", "covariate"]
@@ -18,10 +18,7 @@ Kind = Literal["near", "far", "covariate"]
 
 @dataclass(frozen=True)
 class OodSet:
-    """Images to be told from the test images, `[O, ...]`.
-
-    `targets`, for covariate shift: the classes these images still have, so that accuracy can be reported.
-    """
+    """OOD images `[O, ...]`; with covariate shift they still have classes, `targets`, by which accuracy is measured."""
 
     kind: Kind
     inputs: Tensor
@@ -35,7 +32,7 @@ class Arena:
     problem: LearningProblem
     test: Tensor
     test_targets: Tensor
-    ood: Mapping[str, OodSet]
+    ood_sets: Mapping[str, OodSet]
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,8 @@ class BenchPlan:
 class BenchSetting:
     """What `oodguard bench` was asked for.
 
-    `backbone` and `image_size` are for suites of photos, `hidden` (units of a head) for all features of a network.
+    `backbone` and `image_size` are for suites of photos, `hidden` (units of a head) for all features of a network,
+    `network` for suites that train on pixels; None: the suite's own.
     """
 
     data: Path
@@ -66,6 +64,7 @@ class BenchSetting:
     backbone: str = "tf_efficientnet_lite0"
     image_size: int | None = None
     hidden: int = 128
+    network: str | None = None
 
 
 class Suite(Protocol):

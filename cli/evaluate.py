@@ -10,24 +10,25 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.whole import Whole
 
 
 def evaluate(
     run: Annotated[Path, Parameter(help="Run folder written by train.")],
     *,
-    ood: Annotated[list[str] | None, Parameter(help="An OOD set as name=folder; may be repeated.")] = None,
+    ood: Annotated[list[str] | None, Parameter(help="An OOD set as name=folder; repeat for more sets.")] = None,
     accept: Annotated[float, Parameter(help="Target acceptance of ID images.")] = 0.95,
     leave_out: Annotated[
-        int, Parameter(help="Also train without this many random classes and report them as near-OOD.")
+        Whole, Parameter(help="Also train without this many random classes, and report those as near-OOD.")
     ] = 0,
-    draws: Annotated[int, Parameter(help="How often --leave-out draws classes and trains.")] = 3,
+    draws: Annotated[Whole, Parameter(help="How often --leave-out draws classes and trains.")] = 3,
     out: Annotated[Path | None, Parameter(help="Folder to write; default: the run folder.")] = None,
 ) -> None:
-    """Evaluate a run on its test split and on OOD folders.
+    """Evaluate a run on its test photos and on OOD sets.
 
-    Prints and saves (evaluation.json, evaluation.md), for every OOD set and score: AUROC, FPR95 in both meanings,
-    AUPR, and the share flagged at the calibrated threshold; accuracy of the ensemble and of each member; the realised
-    acceptance. report.html shows all of it with plots and the most and least divergent images, in one file.
+    The command prints the evaluation and saves it as evaluation.json and evaluation.md: for every OOD set and score the
+    AUROC, FPR95 in both meanings, AUPR, and the share flagged at the calibrated threshold; the accuracy of the ensemble
+    and of each member; the realised acceptance. report.html adds plots and the images that diverge most and least.
 
     Example: oodguard evaluate runs/photos --ood clothes=data/clothes --leave-out 8
     """
@@ -38,7 +39,7 @@ def evaluate(
     from oodguard.evaluation.report.markdown import to_markdown
 
     if leave_out < 0 or draws < 1:
-        raise InputError("--leave-out must not be negative and --draws must be at least 1")
+        raise InputError("--leave-out must be at least 0 and --draws at least 1")
     sets = parse_sets(ood or [])
     with TerminalReporter() as report:
         found = run_evaluation(run, ood=sets, accept=accept, leave_out=leave_out, draws=draws, out=out, report=report)

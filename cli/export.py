@@ -30,23 +30,23 @@ def export(
         Parameter(help="int8 is smaller and faster on CPUs; fp16 is for GPUs; default: fp32."),
     ] = None,
     data: Annotated[
-        Path | None, Parameter(help="int8, fp16: the run's photos, where they are no longer where train found them.")
+        Path | None, Parameter(help="int8, fp16: where the run's photos are now; default: where train found them.")
     ] = None,
     ood: Annotated[
         list[str] | None,
-        Parameter(help="int8, fp16: an OOD set as name=folder whose detection must not suffer; may be repeated."),
+        Parameter(help="int8, fp16: an OOD set as name=folder, detected as well as by fp32; repeat for more sets."),
     ] = None,
     allow_collusion: Annotated[
-        bool, Parameter(help="Export although the ensemble's members collude (see oodguard diagnose).")
+        bool, Parameter(help="Export even if the ensemble's members collude (see oodguard diagnose).")
     ] = False,
     triton: Annotated[Path | None, Parameter(help="Triton model repository to write the model into.")] = None,
     options: Annotated[TritonOptions | None, Parameter(name="*", name_transform=_triton_flag)] = None,
 ) -> None:
-    """Export a run as a bundle: one fused ONNX graph, its manifest and golden images; and for Triton, if asked.
+    """Export a run as a bundle, and into a Triton model repository.
 
-    fp32: the graph must answer as PyTorch does on real images (scores within 1e-4 relative, labels and verdicts
-    identical), or nothing is written. int8 and fp16: the graph must come to the same decisions as the fp32 graph on the
-    run's calibration images, and every threshold is set again on its own scores.
+    A bundle is one fused ONNX graph with its manifest and golden images. The command writes it only if the graph agrees
+    with PyTorch on real images: scores within 1e-4 relative, labels and verdicts identical. An int8 or fp16 graph must
+    come to the fp32 graph's decisions on the run's calibration photos, and gets thresholds from its own scores.
 
     Example: oodguard export runs/photos --out bundles/photos
 
@@ -62,48 +62,32 @@ def export(
     console = Console(soft_wrap=True)
     if (run / MANIFEST_FILE).is_file():
         if triton is None or given:
-            raise InputError(f"{run} is a bundle: it can only be written to --triton, and takes no {', '.join(given)}")
+            raise InputError(f"{run} is a bundle, which is exported only to --triton; leave out {', '.join(given)}")
         _to_triton(console, run, triton, options)
         return
+    from oodguard.evaluation.evaluate import parse_sets
+    from oodguard.export.bundle import export_bundle
+
     with tempfile.TemporaryDirectory(prefix="oodguard-") as folder:
         bundle = out or Path(folder) / "bundle"
-        manifest = _to_bundle(
-            run, bundle, name, model_version or "1", precision or "fp32", data, ood, allow_collusion=allow_collusion
-        )
+        with TerminalReporter() as report:
+            manifest = export_bundle(
+                run,
+                bundle,
+                name=name,
+                version=model_version or "1",
+                precision=precision or "fp32",
+                data=data,
+                ood=parse_sets(ood or []),
+                allow_collusion=allow_collusion,
+                report=report,
+            )
         if out is not None:
             _print_bundle(console, out, manifest)
         if triton is not None:
             _to_triton(console, bundle, triton, options)
     if out is not None:
         console.print(f"next: oodguard serve {out} --port 8000")
-
-
-def _to_bundle(
-    run: Path,
-    out: Path,
-    name: str | None,
-    version: str,
-    precision: Literal["fp32", "int8", "fp16"],
-    data: Path | None,
-    ood: list[str] | None,
-    *,
-    allow_collusion: bool,
-) -> Manifest:
-    from oodguard.evaluation.evaluate import parse_sets
-    from oodguard.export.bundle import export_bundle
-
-    with TerminalReporter() as report:
-        return export_bundle(
-            run,
-            out,
-            name=name or run.resolve().name,
-            version=version,
-            precision=precision,
-            data=data,
-            ood=parse_sets(ood or []),
-            allow_collusion=allow_collusion,
-            report=report,
-        )
 
 
 def _to_triton(console: Console, bundle: Path, repository: Path, options: TritonOptions | None) -> None:
@@ -135,7 +119,7 @@ def _print_bundle(console: Console, out: Path, manifest: Manifest) -> None:
         )
         return
     console.print(
-        f"same decisions as fp32 on {parity.images} calibration images: labels {parity.label_agreement:.1%}, "
+        f"same decisions as fp32 on {parity.images} calibration photos: labels {parity.label_agreement:.1%}, "
         f"OOD flags {parity.flag_agreement:.1%}; thresholds set on the {manifest.precision} scores"
     )
     for set_name, change in parity.auroc_change.items():

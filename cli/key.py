@@ -8,11 +8,11 @@ from cyclopts import Parameter
 from rich.console import Console
 
 
-def key(name: Annotated[str, Parameter(help="Who the key is for; appears in the log.")]) -> None:
-    """Make an API key. The key is shown once; its hash goes into the key file.
+def key(name: Annotated[str, Parameter(help="Who will use the key; the server's log shows this name.")]) -> None:
+    """Make an API key, and the line for the server's key file.
 
-    Several keys may be valid at once: add the new line, let callers change over, remove the old line. A serving
-    process reads the file again when it changes.
+    The command shows the key once; the line holds its hash. Several keys may be valid at once: add the new line, let
+    callers change over, then remove the old line. A running server reads the key file again when you change it.
 
     Example: oodguard key alice
     """
@@ -22,7 +22,7 @@ def key(name: Annotated[str, Parameter(help="Who the key is for; appears in the 
     secret = new_key()
     entry = f"{name}:{digest(secret)}"
     if not ENTRY.match(entry):
-        raise InputError("a name is 1 to 64 letters, digits, dots, dashes and underscores")
+        raise InputError(f"{name!r} is not a name; use 1 to 64 letters, digits, dots, dashes and underscores")
     console = Console(soft_wrap=True)
     console.print(f"key, for the caller (shown once): [bold]{secret}[/]", highlight=False)
     console.print(f"line for the key file:            {entry}", highlight=False)

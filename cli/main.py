@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Env, Toml
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 
 import oodguard
-from oodguard.core.errors import OodguardError
+from oodguard.core.errors import InputError, OodguardError
 
 CONFIG_FILE = "oodguard.toml"
 INTERRUPTED = 130
-COMMANDS = (
-    *("train", "evaluate", "bench", "diagnose", "export", "tune", "serve", "score", "key", "predict", "review"),
-    "samples",
-)
+
+# Every command as the help groups it, and the extra whose packages it needs.
+COMMANDS = {
+    "Train and evaluate": {"train": "train", "evaluate": "train", "diagnose": "train", "bench": "train"},
+    "Export and serve": {"export": "export", "tune": "serve", "serve": "serve", "key": "serve"},
+    "Judge images": {"predict": "client", "score": "serve,score", "review": "client", "samples": "train"},
+}
 
 EPILOGUE = """
-Every option can also come from the environment (OODGUARD_TRAIN_SEED=1) or from a TOML file with one table a command
-(`[train]`, `seed = 1`): ./oodguard.toml, or the file named by --config. The command line wins over the environment,
-the environment over the file.
+You can also set every option in the environment (OODGUARD_TRAIN_SEED=1) or in a TOML file with one table per command
+(`[train]`, then `seed = 1`): ./oodguard.toml, or the file that --config names. The command line wins over the
+environment, and the environment over the file.
 """
 
 
-def build(config: Path | None = None) -> App:
-    """The application, reading `config` or ./oodguard.toml."""
+def build(config: Path | None = None, *, summaries: bool = False) -> App:
+    """The application, which reads `config` or ./oodguard.toml; its help describes the commands if `summaries`."""
     path = config or Path(CONFIG_FILE)
     app = App(
         name="oodguard",
@@ -37,15 +41,25 @@ def build(config: Path | None = None) -> App:
         help_epilogue=EPILOGUE,
         version=oodguard.__version__,
         config=[Env("OODGUARD_", command=True), Toml(path, must_exist=config is not None)],
-        default_parameter=Parameter(negative_iterable=()),
+        default_parameter=Parameter(negative_iterable=(), show_env_var=False),
         print_error=False,
         exit_on_error=False,
         suppress_keyboard_interrupt=False,
     )
-    # Import paths, so that `oodguard predict` never waits for torch and a serving machine needs none.
-    for name in COMMANDS:
-        app.command(f"oodguard.cli.{name}:{name}", name=name)
+    for title, names in COMMANDS.items():
+        group = Group.create_ordered(title)
+        for order, name in enumerate(names):
+            # Import paths, so that `oodguard predict` never waits for torch and a serving machine needs none.
+            path_of = f"oodguard.cli.{name}:{name}"
+            app.command(path_of, name=name, group=group, sort_key=order, help=_summary(name) if summaries else None)
     return app
+
+
+def _summary(name: str) -> str:
+    """The first line of a command's docstring, read without importing the command."""
+    tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
+    command = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return (ast.get_docstring(command) or "").partition("\n")[0]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,60 +69,61 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line; the exit code."""
-    tokens, config, problem = _take_config(arguments)
-    if problem:
-        return _fail(problem, 2)
     try:
-        result = build(config)(tokens, result_action="return_value")
+        tokens, config = _take_config(arguments)
+        app = build(config, summaries=not tokens or tokens[0].startswith("-"))
+        result = app(tokens, result_action="return_value")
     except CycloptsError as error:
         return _fail(_sentence(error), 2)
     except OodguardError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing half-written was left behind", INTERRUPTED)
-    except ModuleNotFoundError as error:
-        return _fail(f"this command needs the package {error.name}; install the matching extra of oodguard", 3)
+        return _fail("interrupted; no half-written files are left", INTERRUPTED)
+    except ImportError as error:
+        # cyclopts wraps what a command's module raises.
+        return _fail(_missing(tokens[0], error.__cause__ or error), 3)
     except BrokenPipeError:
         return 0
     except OSError as error:
-        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 3)
+        return _fail(f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error})", 3)
     return result if isinstance(result, int) else 0
 
 
-def _take_config(arguments: list[str]) -> tuple[list[str], Path | None, str | None]:
-    """Split `--config FILE` off; it decides how everything else is read."""
+def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
+    """Split `--config FILE` off, which decides how everything else is read. Raises `InputError`."""
     for index, token in enumerate(arguments):
         if token == "--":
             break
         if token == "--config" or token.startswith("--config="):
             inline = token.partition("=")[2]
-            value = inline or (arguments[index + 1] if index + 1 < len(arguments) else "")
-            rest = arguments[:index] + arguments[index + (1 if inline else 2) :]
-            if not value or not Path(value).is_file():
-                return rest, None, f"--config: {value or 'no file given'} is not a file"
-            return rest, Path(value), None
-    return arguments, None, None
+            value = inline or "".join(arguments[index + 1 : index + 2])
+            if not Path(value).is_file():
+                raise InputError(
+                    f"--config needs a TOML file; {value} is not a file" if value else "--config needs a TOML file"
+                )
+            return arguments[:index] + arguments[index + (1 if inline else 2) :], Path(value)
+    return arguments, None
 
 
 def _sentence(error: CycloptsError) -> str:
     cause = error.__cause__ or error.__context__
-    if isinstance(cause, ValidationError):
-        first = cause.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        if not first["loc"]:
-            return message
-        option = ".".join(str(part).replace("_", "-") for part in first["loc"])
-        return f"--{option}: {message}; got {first['input']!r}"
-    return " ".join(str(error).split())
+    if not isinstance(cause, ValidationError):
+        return " ".join(str(error).split())
+    first = cause.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    options = {option.field_info.name: option.name for option in error.argument.children} if error.argument else {}
+    field = str(first["loc"][0])
+    option = options.get(field, f"--{field}")
+    return f"{option}: {message}; got {first['input']!r}".replace(": Input should ", " must ", 1)
+
+
+def _missing(command: str, error: BaseException) -> str:
+    extra = next(names[command] for names in COMMANDS.values() if command in names)
+    return f"oodguard {command} needs the package {getattr(error, 'name', None)}; pip install 'oodguard[{extra}]'"
 
 
 def _fail(sentence: str, code: int) -> int:
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escape(sentence)}", highlight=False)
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(sentence)}", highlight=False)
     return code
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
-ConfigFlag = Annotated[Path | None, Parameter(help="TOML file with one table a command.")]

@@ -18,7 +18,7 @@ from rich.progress import (
 
 
 class Bars:
-    """How every long command shows its progress: what, a bar, how many of how many, the time so far, and `more`."""
+    """The progress of a long command: stage, bar, count and total, time so far, then the columns in `more`."""
 
     def __init__(self, *more: ProgressColumn, width: int | None = None) -> None:
         self.console = Console(stderr=True)
@@ -42,7 +42,7 @@ class Bars:
 
 
 class TerminalReporter(Bars):
-    """Draws `Reporter` calls as one bar a stage.
+    """A `Reporter` that draws one bar per stage.
 
     ```python
     with TerminalReporter() as report:
@@ -59,7 +59,7 @@ class TerminalReporter(Bars):
         self.console.print(text, highlight=False)
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """Move the bar of a stage; text in parentheses changes without starting a new bar."""
+        """Move the bar of a stage. Stages that differ only in the text in parentheses share one bar."""
         key = stage.split(" (")[0]
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(stage, total=total)

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from oodguard.cli.whole import Whole
 from oodguard.clients.review import DEFAULT_LIMIT
 from oodguard.clients.review import review as make_review
 from oodguard.core.errors import EnvironmentProblem, InputError
@@ -16,13 +17,14 @@ from oodguard.core.errors import EnvironmentProblem, InputError
 def review(
     folder: Annotated[Path, Parameter(help="Folder of sampled flagged images, each with its .json sidecar.")],
     *,
-    out: Annotated[Path, Parameter(help="The page to write.")] = Path("review.html"),
-    limit: Annotated[int, Parameter(help="Most images shown; those with the highest scores.")] = DEFAULT_LIMIT,
+    out: Annotated[Path, Parameter(help="HTML page to write.")] = Path("review.html"),
+    limit: Annotated[
+        Whole, Parameter(help="Maximum images on the page; the highest scores come first.")
+    ] = DEFAULT_LIMIT,
 ) -> None:
     """Make one HTML page of sampled flagged images, highest OOD score first.
 
-    The page is complete in itself and needs no script. A damaged image or sidecar is listed on it and changes nothing
-    for the others.
+    The page is a single file without scripts. It lists damaged images and sidecars, and shows all others.
 
     Example: oodguard review flagged --out review.html
     """
@@ -33,7 +35,7 @@ def review(
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(found.html, encoding="utf-8")
     except OSError as error:
-        raise EnvironmentProblem(f"{out} cannot be written ({error.strerror})") from None
+        raise EnvironmentProblem(f"{out} cannot be written ({error.strerror}); choose another --out") from None
     more = f", {found.left:,} more with lower scores" if found.left else ""
     console = Console(soft_wrap=True)
     console.print(

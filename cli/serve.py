@@ -12,10 +12,13 @@ from oodguard.server.settings import ServeSettings
 
 
 def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None) -> int:
-    """Serve a bundle over HTTP: POST images to /predict, see /docs; metrics and administration on a private port.
+    """Serve a bundle over HTTP.
 
-    The bundle's files are verified first, then its golden images are answered; /health/ready turns green when they
-    agree with the manifest. SIGTERM drains; a second one ends at once.
+    Post images to /predict; /docs describes every route. Metrics and administration have a port of their own.
+
+    The server first verifies the bundle's files and judges its golden images; /health/ready turns green when the
+    verdicts agree with the manifest. On SIGTERM the server finishes the requests it has admitted and exits; on a second
+    SIGTERM it exits at once.
 
     Example: oodguard serve bundles/photos --port 8000
     """
@@ -26,7 +29,7 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
     if settings is None:
         raise InputError("bundle is missing: name the folder written by export")
     with listen(settings.host, settings.port) as public, listen(settings.admin_host, settings.admin_port) as private:
-        # Before any thread is started: threads inherit it.
+        # Threads inherit the scheduling policy, so it is set before any thread starts.
         yield_to_inference()
         gateway = create_gateway(settings)
         scheme = "https" if settings.tls_cert else "http"

@@ -14,13 +14,13 @@ from oodguard.training.options import TrainOptions
 
 def train(
     *,
-    options: Annotated[TrainOptions, Parameter(name="*")],
     out: Annotated[Path, Parameter(help="Run folder to write.")],
+    options: Annotated[TrainOptions, Parameter(name="*")],
 ) -> None:
     """Train a guarded classifier on labelled photos.
 
-    The photos are split so that near-duplicates stay together; one part is never trained on and calibrates the
-    thresholds. Features are cached by content, so a second run extracts nothing again.
+    The division of the photos keeps near-duplicates together. The calibration photos set the thresholds and are never
+    trained on. Features are cached by content, so a second run reuses them.
 
     Example: oodguard train --data photos --out runs/photos
     """
@@ -35,7 +35,7 @@ def train(
         f"calibrate, {splits.test} to test ({splits.groups} near-duplicate groups kept whole)"
     )
     if splits.unreadable:
-        console.print(f"unreadable, skipped: {len(splits.unreadable)}; the first: {splits.unreadable[0]}")
+        console.print(f"skipped {len(splits.unreadable)} unreadable images; the first is {splits.unreadable[0]}")
     if "test_accuracy" in metrics:
         console.print(
             f"test accuracy {metrics['test_accuracy']:.3f}; "

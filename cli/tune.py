@@ -17,15 +17,16 @@ def tune(
     bundle: Annotated[Path, Parameter(help="Bundle folder written by export.")],
     *,
     out: Annotated[Path | None, Parameter(help="Record to write; default: tuning.json in the bundle.")] = None,
-    seconds: Annotated[float, Parameter(help="Time to spend measuring.")] = 30.0,
+    seconds: Annotated[float, Parameter(help="Seconds to spend on measuring.")] = 30.0,
     engine: Annotated[
         str | None, Parameter(help=f"Try this engine only: {one_of(LOCAL)}; default: all installed.")
     ] = None,
 ) -> None:
-    """Find how to run a bundle's graph on this machine: engine, inferences at once, threads, batch size.
+    """Find the fastest way to run a bundle's graph on this machine.
 
-    Measures each way on the bundle's own images and records the fastest; `oodguard serve` takes it from there, as long
-    as graph and machine are the same. Run it on the machine that will serve, with nothing else running.
+    The command measures engines, inferences at once, threads and batch sizes on the bundle's golden images and records
+    the fastest combination. `oodguard serve` uses the record as long as the graph and the machine are the same. Run the
+    command on the machine that will serve, while nothing else runs there.
 
     Example: oodguard tune bundles/photos
     """
@@ -43,7 +44,7 @@ def tune(
             seconds=seconds,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    table = Table(title=f"images a second on {cores()} cores; engine: sessions x threads", title_justify="left")
+    table = Table(title=f"images per second on {cores()} cores; engine: sessions x threads", title_justify="left")
     table.add_column("engine", no_wrap=True)
     batches = sorted({trial.max_batch for trial in record.trials})
     for batch in batches:
@@ -60,11 +61,11 @@ def tune(
     console.print(table)
     best = record.best
     console.print(
-        f"best: {best.engine}, {best.sessions} sessions of {best.threads} threads, batches of up to {best.max_batch}"
+        f"best: {best.engine}, {best.sessions} sessions of {best.threads} threads, batches of at most {best.max_batch}"
     )
     path = out or bundle / TUNING_FILE
     try:
         path.write_text(record.model_dump_json(indent=1), encoding="utf-8")
     except OSError as error:
-        raise EnvironmentProblem(f"{path} cannot be written ({error.strerror}); choose --out") from None
-    console.print(f"recorded in {path}; oodguard serve {bundle} uses it")
+        raise EnvironmentProblem(f"{path} cannot be written ({error.strerror}); choose another --out") from None
+    console.print(f"recorded in {path}; next: oodguard serve {bundle}{f' --tuning {out}' if out else ''}")

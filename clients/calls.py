@@ -1,6 +1,6 @@
-"""One call of the server, without sending or sleeping: what to send, what to make of the answer, when to try again.
+"""One call of the server as a generator of steps: requests to send, waits before the next attempt, and the answer.
 
-The sync and the async client run the same generators; they differ only in how they send and wait.
+The sync and the async client run the same generator and differ only in how they send and wait.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from oodguard.core.problems import Problem
 
 CONCURRENCY = 8
 TIMEOUT = 60.0
-# The server takes no timeout below this.
+# The server refuses timeouts below this.
 SHORTEST = 0.01
 BUSY = frozenset({429, 502, 503})
+LOST = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send this form and come back with the response, or with httpx's error."""
+    """Send this form, and resume the generator with the response or httpx's error."""
 
     files: list[tuple[str, FormPart]]
     params: dict[str, float | int]
@@ -39,7 +40,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Come back after so many seconds."""
+    """Resume the generator after so many seconds."""
 
     seconds: float
 
@@ -50,10 +51,10 @@ Steps = Generator[Send | Wait, Reply, PredictResponse]
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """When a call is tried again: the server is full, restarting or not there, and time is left.
+    """How often and how soon the client repeats a request to a server that is full, restarting or absent.
 
-    Asking for a verdict changes nothing on the server, so repeating it is safe; nothing else is ever repeated. Waits
-    double from `first` seconds to `longest` with full jitter, and are never shorter than the server's `Retry-After`.
+    A repeated request is safe, because a prediction changes nothing on the server. Waits double from `first` to
+    `longest` seconds with full jitter, and are never shorter than the server's `Retry-After`.
     """
 
     attempts: int = 5
@@ -76,12 +77,8 @@ def predict(
     clock: Callable[[], float] = time.monotonic,
     chance: Callable[[], float] = random.random,
 ) -> Steps:
-    """The steps of one request; `timeout` bounds all its attempts together, and the server is told what is left."""
-    params: dict[str, float | int] = {}
-    if accept is not None:
-        params["accept"] = accept
-    if top_k is not None:
-        params["top_k"] = top_k
+    """The steps of one request. `timeout` bounds all attempts together; each attempt tells the server the time left."""
+    params = {name: value for name, value in (("accept", accept), ("top_k", top_k)) if value is not None}
     files = [("image", part_of(image, index)) for index, image in enumerate(images)]
     deadline = clock() + timeout
     attempt = 0
@@ -89,24 +86,20 @@ def predict(
         attempt += 1
         left = deadline - clock()
         if left < SHORTEST:
-            raise ServerUnreachable(f"{url} did not answer in time")
+            raise _late(url)
         reply = yield Send(files, params, {"x-request-timeout-ms": str(int(1e3 * left))}, left)
         if isinstance(reply, httpx.Response):
-            if reply.status_code not in BUSY:
-                return _answer(url, reply)
-            wait = retries.wait(attempt, _retry_after(reply), chance())
-            if attempt >= retries.attempts or clock() + wait >= deadline:
-                return _answer(url, reply)
+            again, retry_after = reply.status_code in BUSY, _retry_after(reply)
         else:
-            wait = retries.wait(attempt, 0.0, chance())
-            again = isinstance(reply, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ConnectTimeout)
-            if not again or attempt >= retries.attempts or clock() + wait >= deadline:
-                raise _unreachable(url, reply)
+            again, retry_after = isinstance(reply, LOST), 0.0
+        wait = retries.wait(attempt, retry_after, chance())
+        if not again or attempt >= retries.attempts or clock() + wait >= deadline:
+            return _answer(url, reply)
         yield Wait(wait)
 
 
 class Calls:
-    """What the sync and the async client have in common: whom they ask, how long, and what a call consists of."""
+    """The common parts of the sync and the async client: address, key, timeout, retries, and the steps of a call."""
 
     def __init__(
         self,
@@ -123,7 +116,7 @@ class Calls:
         self._open()
 
     def _open(self) -> None:
-        """Make httpx's client, of the kind that this one is."""
+        """Make httpx's sync or async client."""
         raise NotImplementedError
 
     def _steps(
@@ -148,20 +141,23 @@ class Calls:
         }
 
 
-def _answer(url: str, response: httpx.Response) -> PredictResponse:
+def _answer(url: str, reply: Reply) -> PredictResponse:
+    """The answer in a reply. Raises the client's error for any other reply."""
+    if isinstance(reply, httpx.TimeoutException):
+        raise _late(url)
+    if not isinstance(reply, httpx.Response):
+        raise ServerUnreachable(f"{url} cannot be reached ({reply}); check the address and that a server runs there")
     try:
-        if response.is_success:
-            return PredictResponse.model_validate_json(response.content)
-        problem = Problem.model_validate_json(response.content)
+        if reply.is_success:
+            return PredictResponse.model_validate_json(reply.content)
+        problem = Problem.model_validate_json(reply.content)
     except ValidationError:
-        raise ServerUnreachable(f"{url} is not an oodguard server ({response.status_code})") from None
+        raise ServerUnreachable(f"{url} is not an oodguard server ({reply.status_code}); check the address") from None
     raise ServerProblem(problem)
 
 
-def _unreachable(url: str, error: Reply) -> ServerUnreachable:
-    if isinstance(error, httpx.TimeoutException):
-        return ServerUnreachable(f"{url} did not answer in time")
-    return ServerUnreachable(f"{url} cannot be reached ({error})")
+def _late(url: str) -> ServerUnreachable:
+    return ServerUnreachable(f"{url} did not answer in time; try again later or with a longer timeout")
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -1,4 +1,4 @@
-"""What a client raises.
+"""Every error that a client raises.
 
 ClientError
 |- ServerUnreachable   nothing answers at the address, or not in time

@@ -1,4 +1,4 @@
-"""Sampled flagged images as one HTML page, to be looked through by a person."""
+"""Sampled flagged images as one HTML page for a person to look through."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from oodguard.pages.text import count, percent
 from oodguard.pages.thumbnail import thumbnail
 
 DEFAULT_LIMIT = 500
-MOST_LABELS = 20
+MAX_LABELS = 20
 
 
 @dataclass(frozen=True)
 class Review:
-    """The page, how many images it shows, how many more there are, and what could not be read."""
+    """The page, the number of images on it, the number left out by the limit, and the files that could not be read."""
 
     html: str
     shown: int
@@ -29,13 +29,13 @@ class Review:
 
 
 def review(folder: Path, *, limit: int = DEFAULT_LIMIT) -> Review:
-    """A page of the `limit` images with the highest OOD scores under a folder of samples (see `FlaggedSample`).
+    """A page of the `limit` images with the highest OOD scores in a folder of samples (see `FlaggedSample`).
 
     ```python
     Path("review.html").write_text(review(Path("flagged")).html, encoding="utf-8")
     ```
 
-    A damaged image or sidecar is named on the page. Raises `InputError` as `read_samples` does.
+    The page lists damaged images and sidecars. Raises `InputError` as `read_samples` does.
     """
     samples = read_samples(folder)
     cards: list[Card] = []
@@ -68,7 +68,7 @@ def _card(sampled: Sampled) -> Card:
             f"OOD score {sample.ood_score:.2f}",
             f"threshold {sample.threshold:.2f}",
             f"percentile {sample.percentile:.1f}",
-            f"{len(above)} of {count(len(sample.scores), 'score')} above their limits"
+            f"{len(above)} of {count(len(sample.scores), 'score')} above their thresholds"
             + (f": {', '.join(above)}" if above else ""),
             f"{sample.model.name} {sample.model.version}",
             f"{sample.time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
@@ -119,16 +119,16 @@ def _page(samples: Samples, cards: list[Card], unreadable: list[Unreadable], lef
         subtitle=f"{count(len(found), 'sample')} in {samples.folder.name}{span}",
         first=tuple(first),
         sections=tuple(sections),
-        footer="This file is complete: it loads nothing.",
+        footer="This page is one file and loads nothing else.",
     )
 
 
 def _labels(samples: Samples) -> Table:
     labels = Counter(sampled.sample.label for sampled in samples.good)
-    ranked = sorted(labels.items(), key=lambda item: (-item[1], item[0]))[:MOST_LABELS]
+    ranked = sorted(labels.items(), key=lambda item: (-item[1], item[0]))[:MAX_LABELS]
     return Table(
-        caption="The label each flagged image would have got"
-        + (", the most frequent" if len(labels) > len(ranked) else ""),
+        caption="The label that each flagged image would have got"
+        + (f", the {MAX_LABELS} most frequent" if len(labels) > len(ranked) else ""),
         head=("label", "images", "share, %"),
         rows=tuple((label, f"{n:,}", f"{100 * n / len(samples.good):.1f}") for label, n in ranked),
     )

@@ -1,8 +1,7 @@
-"""A folder of sampled flagged images and their sidecars, read without trusting any of it."""
+"""A folder of sampled flagged images and their sidecars, all of them untrusted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ MAX_SIDECAR_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Sampled:
-    """One image file and what its sidecar says of it."""
+    """One image file and its sidecar."""
 
     image: Path
     sample: FlaggedSample
@@ -25,7 +24,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that could not be used, and why."""
+    """A file that cannot be used, and why."""
 
     file: str
     why: str
@@ -33,7 +32,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Samples:
-    """What a folder holds: pairs, highest OOD score first, and the files that are part of none."""
+    """The contents of a folder: pairs, highest OOD score first, and the files that belong to no pair."""
 
     folder: Path
     good: tuple[Sampled, ...]
@@ -41,61 +40,56 @@ class Samples:
 
 
 def read_samples(folder: Path) -> Samples:
-    """Find the pairs of image and sidecar under a folder; images are not decoded yet.
+    """Find the pairs of image and sidecar in a folder and below, without decoding the images.
 
-    Whatever is wrong with one file is a line in `unreadable`. Raises `InputError` when the folder does not exist or
-    has neither images nor sidecars.
+    A file that cannot be used is an entry of `unreadable`. Raises `InputError` when the folder does not exist or has
+    neither images nor sidecars.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder")
-    good, unreadable = [], []
-    for found in _pairs(folder):
-        if isinstance(found, Sampled):
-            good.append(found)
-        else:
-            unreadable.append(found)
-    if not good and not unreadable:
+        raise InputError(f"{folder} is not a folder; name one that oodguard serve --sample-dir fills")
+    images: dict[Path, list[Path]] = {}
+    sidecars: dict[Path, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        suffix, stem = path.suffix.lower(), path.with_suffix("")
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        if suffix in IMAGE_SUFFIXES:
+            images.setdefault(stem, []).append(path)
+        elif suffix == ".json":
+            sidecars[stem] = path
+    if not images and not sidecars:
         raise InputError(f"{folder} has no sampled images: no pair of NAME.jpg (or another image type) and NAME.json")
+    good: list[Sampled] = []
+    unreadable: list[Unreadable] = []
+
+    def refuse(path: Path, why: str) -> None:
+        unreadable.append(Unreadable(str(path.relative_to(folder)), why))
+
+    for stem in sorted(images.keys() | sidecars.keys()):
+        found, sidecar = images.get(stem, []), sidecars.get(stem)
+        if sidecar is None or len(found) > 1:
+            for image in found:
+                refuse(image, "several images share one sidecar" if sidecar else "this image has no sidecar (.json)")
+        elif not found:
+            refuse(sidecar, "this sidecar has no image")
+        else:
+            try:
+                good.append(Sampled(found[0], _read_sidecar(sidecar)))
+            except InputError as error:
+                refuse(sidecar, str(error))
     good.sort(key=lambda sampled: (-sampled.sample.ood_score, str(sampled.image)))
     return Samples(folder=folder, good=tuple(good), unreadable=tuple(unreadable))
 
 
-def _pairs(folder: Path) -> Iterator[Sampled | Unreadable]:
-    images: dict[Path, list[Path]] = {}
-    sidecars: list[Path] = []
-    for path in sorted(folder.rglob("*")):
-        suffix = path.suffix.lower()
-        if path.name.startswith(".") or not path.is_file():
-            continue
-        if suffix in IMAGE_SUFFIXES:
-            images.setdefault(path.with_suffix(""), []).append(path)
-        elif suffix == ".json":
-            sidecars.append(path)
-    stems = {path.with_suffix("") for path in sidecars}
-    for stem, paths in images.items():
-        names = [str(path.relative_to(folder)) for path in paths]
-        if stem not in stems:
-            yield from (Unreadable(name, "no sidecar: its .json file is missing") for name in names)
-        elif len(paths) > 1:
-            yield from (Unreadable(name, "several images share one sidecar") for name in names)
-    for path in sidecars:
-        name, found = str(path.relative_to(folder)), images.get(path.with_suffix(""), [])
-        if not found:
-            yield Unreadable(name, "no image: there is only the sidecar")
-        elif len(found) == 1:
-            sample = _sidecar(path)
-            yield Unreadable(name, sample) if isinstance(sample, str) else Sampled(found[0], sample)
-
-
-def _sidecar(path: Path) -> FlaggedSample | str:
-    """The sidecar, or in words what is wrong with it."""
+def _read_sidecar(path: Path) -> FlaggedSample:
+    """Raises `InputError`."""
     try:
         if path.stat().st_size > MAX_SIDECAR_BYTES:
-            return f"the sidecar has more than {MAX_SIDECAR_BYTES:,} bytes"
+            raise InputError(f"the sidecar has more than {MAX_SIDECAR_BYTES:,} bytes")
         return FlaggedSample.model_validate_json(path.read_bytes())
     except OSError as error:
-        return f"the sidecar cannot be read ({error.strerror})"
+        raise InputError(f"the sidecar cannot be read ({error.strerror})") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        return f"the sidecar does not fit: {where + ': ' if where else ''}{first['msg']}"
+        raise InputError(f"the sidecar is not valid: {where + ': ' if where else ''}{first['msg']}") from None

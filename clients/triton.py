@@ -1,12 +1,11 @@
-"""The client for a Triton that serves our models, without a gateway: sync and async, the HTTP client's answers.
+"""The clients, sync and async, for a Triton that serves exported models without an oodguard server.
 
     with TritonClient("localhost:8001", model="photos") as client:
         for prediction in client.predict([Path("photo.jpg")]).predictions:
             print(prediction.label, prediction.is_ood)
 
-Images are decoded here, Triton runs the graph, and the verdict is made here with the manifest that Triton's model
-configuration carries. Errors are the HTTP client's: `ServerUnreachable`, `ServerProblem`, `InputError`. Needs the
-extras client and triton.
+The client decodes the images, Triton runs the graph, and the client judges with the manifest from Triton's model
+configuration. Answers and errors are those of the HTTP client. Install the extras client and triton.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from types import TracebackType
 from tritonclient.grpc import InferenceServerClient, aio
 from tritonclient.utils import InferenceServerException
 
-from oodguard.clients.triton_calls import ATTEMPTS, Model, TritonCalls, parts
+from oodguard.clients.triton_calls import Model, TritonCalls
 from oodguard.core.answers import PredictResponse
 from oodguard.core.images import ImageLike
 from oodguard.core.manifest import Manifest
@@ -27,9 +26,9 @@ from oodguard.core.triton import Configuration
 
 
 class TritonClient(TritonCalls):
-    """Asks one Triton; use it as a context manager, so that the connection is closed.
+    """A client of one Triton; use it as a context manager, which closes the connection.
 
-    `version` pins a version of the model; the newest that is ready otherwise, also after another was loaded.
+    The client asks version `version` of the model or, by default, the newest version that is ready.
     """
 
     def __enter__(self) -> TritonClient:
@@ -42,7 +41,7 @@ class TritonClient(TritonCalls):
         self._client.close()
 
     def manifest(self) -> Manifest:
-        """The manifest of the version that is asked. Raises `ServerUnreachable` and `FormatError`."""
+        """The manifest of the version that the client asks. Raises `ServerUnreachable` and `FormatError`."""
         try:
             return self._find().manifest
         except InferenceServerException as error:
@@ -53,23 +52,21 @@ class TritonClient(TritonCalls):
     ) -> PredictResponse:
         """Verdicts for images given as paths, bytes, PIL images or uint8 arrays.
 
-        Raises `ServerProblem` when Triton refused the request or none of the images can be used, `ServerUnreachable`
-        when it cannot be asked, `InputError` when a file cannot be read. An image that failed among others is in the
-        answer's `errors`.
+        Raises `ServerProblem` when Triton refuses the request or no image can be used, `ServerUnreachable` when Triton
+        does not answer, `ImageError` when a file cannot be read. The answer's `errors` list images that cannot be used.
         """
-        for attempt in range(ATTEMPTS):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 model = self._find()
                 job = self.decode(images, model.manifest)
                 began = time.monotonic()
-                answers = [
-                    self._client.infer(**self.request(model, part)) for part in parts(job.pixels, model.max_batch)
-                ]
+                replies = [self._client.infer(**self.request(model, batch)) for batch in job.batches(model.max_batch)]
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, answers, accept, top_k)
+                return self.judge(model, job, replies, accept, top_k)
             except InferenceServerException as error:
                 self.forget(error, attempt)
-        raise AssertionError("unreachable")
 
     def _find(self) -> Model:
         if self.model is None:
@@ -82,7 +79,7 @@ class TritonClient(TritonCalls):
 
 
 class AsyncTritonClient(TritonCalls):
-    """The same on an event loop; images are decoded in a thread, batches are sent at once.
+    """`TritonClient` for asyncio, which decodes images in a thread and sends all batches at once.
 
     ```python
     async with AsyncTritonClient("localhost:8001", model="photos") as client:
@@ -110,18 +107,19 @@ class AsyncTritonClient(TritonCalls):
         self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int | None = None
     ) -> PredictResponse:
         """As `TritonClient.predict`."""
-        for attempt in range(ATTEMPTS):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 model = await self._find()
                 job = await asyncio.to_thread(self.decode, images, model.manifest)
                 began = time.monotonic()
-                calls = (self._client.infer(**self.request(model, part)) for part in parts(job.pixels, model.max_batch))
-                answers = await asyncio.gather(*calls)
+                calls = (self._client.infer(**self.request(model, batch)) for batch in job.batches(model.max_batch))
+                replies = await asyncio.gather(*calls)
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, answers, accept, top_k)
+                return self.judge(model, job, replies, accept, top_k)
             except InferenceServerException as error:
                 self.forget(error, attempt)
-        raise AssertionError("unreachable")
 
     async def _find(self) -> Model:
         if self.model is None:

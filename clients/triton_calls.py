@@ -1,4 +1,4 @@
-"""What the sync and the async Triton client do between their calls of Triton."""
+"""The common parts of the sync and the async Triton client: everything between their calls of Triton."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from tritonclient.utils import InferenceServerException
 
 from oodguard.clients.calls import TIMEOUT
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
-from oodguard.clients.images import part_of
-from oodguard.core.answers import ModelRef, Prediction, PredictResponse, Timing
+from oodguard.clients.images import content_of
+from oodguard.core.answers import ModelRef, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError, ImageError
-from oodguard.core.images import ImageLike, listed
+from oodguard.core.images import ImageLike, listed, pixels_of
 from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
-from oodguard.core.preprocessing import Pixels, load_pixels
-from oodguard.core.problems import Problem, problem, summary_of
+from oodguard.core.preprocessing import Pixels
+from oodguard.core.problems import problem, summary_of
 from oodguard.core.triton import Configuration, failure_of, hashes
+from oodguard.core.verdict import Verdict
 
 ATTEMPTS = 2
 MICRO = 1_000_000
@@ -31,7 +32,7 @@ TOP_K = 5
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The version that is asked, and what its configuration says of it."""
+    """The version of the model that the client asks, from Triton's configuration."""
 
     version: int
     manifest: Manifest
@@ -40,19 +41,23 @@ class Model:
 
 @dataclass(slots=True)
 class Job:
-    """One call of `predict`: what could be decoded, what could not, and the time it takes."""
+    """One call of `predict`: its images as pixels, or why an image cannot be used, and the seconds spent so far."""
 
     started: float
     files: list[str]
-    pixels: list[Pixels]
-    places: list[int]
-    errors: list[Problem]
+    images: list[Pixels | ImageError]
     decode: float = 0.0
     inference: float = 0.0
 
+    def batches(self, size: int) -> Iterator[Pixels]:
+        """The usable images in batches of at most `size`."""
+        pixels = [image for image in self.images if not isinstance(image, ImageError)]
+        for start in range(0, len(pixels), size):
+            yield np.stack(pixels[start : start + size])
+
 
 class TritonCalls:
-    """What both clients do between their calls of Triton."""
+    """Everything that both clients do between their calls of Triton."""
 
     def __init__(
         self,
@@ -76,36 +81,30 @@ class TritonCalls:
         self._where = f"Triton at {address}"
 
     def candidates(self, configuration: Configuration) -> list[int]:
-        """The versions to try, the newest first. Raises `FormatError` where the model is none of ours."""
+        """The versions to try, newest first. Raises `FormatError` for a model that oodguard did not write."""
         numbers = sorted(hashes(configuration.parameters), reverse=True)
         if not numbers:
-            raise FormatError(f"{self.name} on {self._where} was not written by oodguard export --triton")
+            raise FormatError(
+                f"{self.name} on {self._where} was not written by oodguard export --triton; name another model"
+            )
         return [self._pinned] if self._pinned is not None else numbers
 
     def describe(self, configuration: Configuration, number: int) -> Model:
-        """The version `number`. Raises `FormatError` where the configuration contradicts itself, or is silent."""
+        """Version `number`. Raises `FormatError` if the configuration contradicts itself or does not describe it."""
         manifest = configuration.described(number).manifest
         configuration.version_of(manifest, pinned=number, where=self._where)
         return Model(number, manifest, configuration.max_batch)
 
     def decode(self, images: ImageLike | Sequence[ImageLike], manifest: Manifest) -> Job:
-        """Images to pixels, each with its own error.
-
-        Raises `ServerProblem` when not one can be used, `InputError` when one cannot be read.
-        """
-        job = Job(time.monotonic(), [], [], [], [])
+        """Images to pixels. Raises `ImageError` for a file that cannot be read and for what is not an image."""
+        job = Job(time.monotonic(), [], [])
         for index, image in enumerate(listed(images)):
-            file, data, _ = part_of(image, index)
+            file, content = content_of(image, index)
             job.files.append(file)
             try:
-                job.pixels.append(load_pixels(data, manifest.preprocessing))
-                job.places.append(index)
+                job.images.append(pixels_of(content, manifest.preprocessing))
             except ImageError as error:
-                job.errors.append(problem(Code(error.code), str(error), index=index, file=file))
-        if not job.pixels:
-            raise ServerProblem(
-                summary_of(tuple(job.errors)) if job.errors else problem(Code.NO_IMAGES, "give an image")
-            )
+                job.images.append(error)
         job.decode = time.monotonic() - job.started
         return job
 
@@ -123,31 +122,24 @@ class TritonCalls:
         }
 
     def judge(
-        self, model: Model, job: Job, answers: Sequence[Any], accept: float | None, top_k: int | None
+        self, model: Model, job: Job, replies: Sequence[Any], accept: float | None, top_k: int | None
     ) -> PredictResponse:
-        """The answer, from Triton's answers for the batches, in order."""
+        """The answer, from Triton's replies for the batches, in order.
+
+        Raises `ServerProblem` when no image can be used, and for `accept` or `top_k` out of range.
+        """
         judging = time.monotonic()
-        tables = [np.concatenate([a.as_numpy(name) for a in answers]) for name in (PROBABILITIES_NAME, SCORES_NAME)]
         manifest = model.manifest
         accept = manifest.default_accept if accept is None else accept
-        try:
-            verdicts = manifest.judge(
-                Outputs(probabilities=tables[0], scores=tables[1]),
-                accept=accept,
-                top_k=TOP_K if top_k is None else top_k,
-            )
-        except ValueError as error:
-            raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None
+        verdicts = iter(_verdicts(manifest, replies, accept, TOP_K if top_k is None else top_k) if replies else ())
+        outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in job.images]
         ended = time.monotonic()
-        return PredictResponse(
+        answer = PredictResponse.of(
+            outcomes,
+            job.files,
             model=ModelRef(name=manifest.name, version=manifest.version),
             accept=accept,
-            predictions=tuple(
-                Prediction.of(verdict, index=index, file=job.files[index])
-                for index, verdict in zip(job.places, verdicts, strict=True)
-            ),
-            errors=tuple(job.errors),
-            timing_ms=Timing.of(
+            timing=Timing.of(
                 read=0.0,
                 decode=job.decode,
                 queue=0.0,
@@ -156,24 +148,34 @@ class TritonCalls:
                 total=ended - job.started,
             ),
         )
+        if not answer.predictions:
+            no_images = problem(Code.NO_IMAGES, "give at least one image")
+            raise ServerProblem(summary_of(answer.errors) if answer.errors else no_images)
+        return answer
 
     def error(self, error: InferenceServerException) -> Exception:
         """The client's error for one of tritonclient's."""
         message = " ".join(str(error.message() or "").split())
         failure = failure_of(error.status() or "", message)
         if failure is Code.NOT_READY:
-            return ServerUnreachable(f"{self._where} cannot be asked ({message})")
+            return ServerUnreachable(
+                f"{self._where} cannot run {self.name} ({message}); check the address and the model"
+            )
         return ServerProblem(problem(failure, f"{self._where}: {message}"))
 
     def forget(self, error: InferenceServerException, attempt: int) -> None:
-        """Give up with the client's error, or forget the version: it may have been replaced a moment ago."""
+        """Forget the version, which another may have replaced; raise the client's error after the last attempt."""
         found = self.error(error)
-        if attempt + 1 == ATTEMPTS or not isinstance(found, ServerUnreachable):
+        if attempt == ATTEMPTS or not isinstance(found, ServerUnreachable):
             raise found from None
         self.model = None
 
 
-def parts(pixels: Sequence[Pixels], size: int) -> Iterator[Pixels]:
-    """Batches of at most `size` images."""
-    for start in range(0, len(pixels), size):
-        yield np.stack(pixels[start : start + size])
+def _verdicts(manifest: Manifest, replies: Sequence[Any], accept: float, top_k: int) -> list[Verdict]:
+    probabilities, scores = (
+        np.concatenate([reply.as_numpy(name) for reply in replies]) for name in (PROBABILITIES_NAME, SCORES_NAME)
+    )
+    try:
+        return manifest.judge(Outputs(probabilities=probabilities, scores=scores), accept=accept, top_k=top_k)
+    except ValueError as error:
+        raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None

@@ -1,10 +1,10 @@
-"""What can go wrong in any stage, in a user's words.
+"""Every error a user can meet, in the user's words.
 
 OodguardError                     one sentence for the user; `exit_code` for the shell
 |- InputError          (exit 2)   what the user gave cannot be used: a folder, an option, a file
 |  |- ImageError                  one image cannot be used; carries a stable `code`
 |  `- FormatError                 a run or a bundle of another version, or damaged
-|- EnvironmentProblem  (exit 3)   the machine is in the way: no space, no weights, no server
+|- EnvironmentProblem  (exit 3)   something outside the input is missing: disk space, weights, a server
 `- QualityError        (exit 4)   a result exists and must not be used: parity failed, training diverged
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 
 class OodguardError(Exception):
-    """Base of every error a user can meet; its text is one clear sentence."""
+    """Base of every error a user can meet; its text is one sentence that says what is wrong and what to do."""
 
     exit_code = 1
 
@@ -39,7 +39,7 @@ class FormatError(InputError):
 
 
 class EnvironmentProblem(OodguardError):
-    """The machine is in the way: no space left, weights missing, a server that does not answer."""
+    """Something outside the user's input is missing: disk space, weights, a package, or a server that answers."""
 
     exit_code = 3
 

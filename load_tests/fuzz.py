@@ -1,39 +1,32 @@
-"""Send a running server hostile requests and prove that it shrugs: no 5xx, no hang, no leak.
+"""Hostile requests leave no mark on a server: no 5xx, no late or missing answer, no leak.
 
-    oodguard serve bundles/photos &
-    python load_tests/fuzz.py --count 100000
+    python load_tests/fuzz.py BUNDLE --count 100000
 
-Exits with 1, and says which request did it (by seed and number), at the first answer that is a 5xx, takes longer than
-the time limit, or is not an answer at all; and when memory or the queue have not come back at the end.
+Stops at the first answer that is a 5xx, takes longer than the time limit or is no answer at all, and names the request
+(by seed and number). Fails, too, where memory has grown at the end.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import httpx
-import psutil
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
+from oodguard.core.errors import QualityError
+from oodguard.load_tests.gateway import Gateway
+from oodguard.load_tests.harness import console, report_table, run_script, write_report
 from oodguard.load_tests.hostile import Hostile, requests
+from oodguard.load_tests.options import Options
 
 ALLOWED = {200, 400, 413, 415, 422}
 
 
-class Failure(Exception):
-    """The server did what it must never do."""
-
-
 async def fuzz(url: str, *, seed: int, count: int, concurrency: int, limit: float, bar: Progress) -> Counter[int]:
-    """Send `count` requests; how often each status came back. Raises `Failure`."""
+    """Send `count` requests; how often each status came back. Raises `QualityError`."""
     statuses: Counter[int] = Counter()
     source = enumerate(requests(seed))
     task = bar.add_task("hostile requests", total=count)
@@ -47,9 +40,9 @@ async def fuzz(url: str, *, seed: int, count: int, concurrency: int, limit: floa
             try:
                 answer = await client.post(item.path.format(name=name), content=item.body, headers=headers)
             except httpx.HTTPError as error:
-                raise Failure(f"request {number} of seed {seed}: {error!r}") from None
+                raise QualityError(f"request {number} of seed {seed}: {error!r}") from None
             if answer.status_code not in ALLOWED or not isinstance(answer.json(), dict):
-                raise Failure(f"request {number} of seed {seed}: {answer.status_code} {answer.text[:300]}")
+                raise QualityError(f"request {number} of seed {seed}: {answer.status_code} {answer.text[:300]}")
             statuses[answer.status_code] += 1
             bar.advance(task)
 
@@ -59,68 +52,42 @@ async def fuzz(url: str, *, seed: int, count: int, concurrency: int, limit: floa
                     return
                 await send(number, item)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(worker())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(worker())
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         if (await client.get("/health/ready")).status_code != 200:
-            raise Failure("the server is not ready any more")
+            raise QualityError("the server is not ready any more")
     return statuses
 
 
-def resident(url: str) -> tuple[int, float]:
-    """The process that listens on the URL, and its resident memory in MB."""
-    port = httpx.URL(url).port
-    for connection in psutil.net_connections("tcp"):
-        listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
-        if listens and connection.pid:
-            return connection.pid, psutil.Process(connection.pid).memory_info().rss / 1e6
-    raise Failure(f"no process of this machine listens on {url}")
-
-
-def main() -> int:
+def main() -> None:
     """Run and report."""
-    parser = argparse.ArgumentParser(description="Fuzz a running oodguard server on this machine.")
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--concurrency", type=int, default=16)
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds one answer may take")
-    parser.add_argument("--growth", type=float, default=200.0, help="MB that memory may have grown after warming up")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    console = Console()
+    parser = Options("Send hostile requests to oodguard serve.").add_bundle().add_serve()
+    parser.add_argument("--count", type=int, default=100_000, help="how many (default: 100,000)")
+    parser.add_argument("--seed", type=int, default=1, help="which (default: 1)")
+    parser.add_argument("--concurrency", type=int, default=16, help="how many at once (default: 16)")
+    parser.add_argument("--limit", type=float, default=20.0, help="seconds that one answer may take (default: 20)")
+    parser.add_argument("--max-growth", type=float, default=200.0, help="MB that memory may grow (default: 200)")
+    options = parser.parse()
     started = time.monotonic()
-    try:
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            run = {"concurrency": given.concurrency, "limit": given.limit, "bar": bar}
-            warm = min(2000, given.count // 10)
-            statuses = asyncio.run(fuzz(given.url, seed=given.seed + 10_000, count=warm, **run))
-            pid, before = resident(given.url)
-            statuses += asyncio.run(fuzz(given.url, seed=given.seed, count=given.count, **run))
-            again, after = resident(given.url)
-        if pid != again:
-            raise Failure("the server process is another one than at the start")
-        if after - before > given.growth:
-            raise Failure(f"memory grew from {before:.0f} to {after:.0f} MB")
-    except ExceptionGroup as group:
-        console.print(f"[bold red]failed:[/] {group.exceptions[0]}")
-        return 1
-    except (Failure, httpx.HTTPError) as failure:
-        console.print(f"[bold red]failed:[/] {failure}")
-        return 1
-    seconds = time.monotonic() - started
-    table = Table(title=f"{statuses.total():,} hostile requests in {seconds:.0f} s, seed {given.seed}")
-    table.add_column("status")
-    table.add_column("answers", justify="right")
-    for status, number in sorted(statuses.items()):
-        table.add_row(str(status), f"{number:,}")
-    console.print(table)
-    console.print(f"no 5xx, no hang, no crash; resident memory {before:.0f} -> {after:.0f} MB")
-    if given.json:
-        report = {"statuses": statuses, "seconds": seconds, "rss_mb": [before, after], "seed": given.seed}
-        given.json.write_text(json.dumps(report, indent=1))
-    return 0
+    with Gateway(options.bundle, *options.serve) as gateway, Progress(console=Console(stderr=True)) as bar:
+        run = {"concurrency": options.concurrency, "limit": options.limit, "bar": bar}
+        warm = min(2000, options.count // 10)
+        statuses = asyncio.run(fuzz(gateway.url, seed=options.seed + 10_000, count=warm, **run))
+        before = gateway.rss() / 1e6
+        statuses += asyncio.run(fuzz(gateway.url, seed=options.seed, count=options.count, **run))
+        after = gateway.rss() / 1e6
+    if after - before > options.max_growth:
+        raise QualityError(f"memory grew from {before:.0f} to {after:.0f} MB")
+    rows: list[dict[str, object]] = [{"status": status, "answers": n} for status, n in sorted(statuses.items())]
+    title = f"{statuses.total():,} hostile requests in {time.monotonic() - started:.0f} s, seed {options.seed}"
+    console.print(report_table(title, {"status": "status", "answers": "answers"}, rows))
+    console.print(f"no 5xx, no late answer, no crash; resident memory {before:.0f} -> {after:.0f} MB")
+    write_report(options.json, options={**vars(options), "rss_mb": (before, after)}, rows=rows)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -1,4 +1,4 @@
-"""What every script here stands on: images, the bundle, percentiles, the report, and how a script ends."""
+"""What every script here shares: images and the bundle, percentiles, the report, and how a script ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from oodguard.core.formats import IMAGE_SUFFIXES
 from oodguard.core.manifest import Manifest, load_manifest
 
 INTERRUPTED = 130
-BYSTANDER_CORES = 0.1
+QUIET_CORES = 0.1
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
@@ -59,28 +59,28 @@ def read_images(folder: Path, *, count: int) -> list[bytes]:
 
 
 def read_bundle(folder: Path) -> Manifest:
-    """The verified manifest of a bundle; a sentence if it is none."""
+    """The verified manifest of a bundle. Raises `InputError`."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; export a bundle there with oodguard export")
     return load_manifest(folder)
 
 
-class Bystanders:
-    """What other programs use of the processor from now on: a machine that is not quiet measures something else."""
+class OtherPrograms:
+    """What other programs use of the processor from now on: numbers of a machine that is not quiet mean little."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._others = _others_seconds()
+        self._used = _others_seconds()
 
     def report(self) -> dict[str, object]:
-        """The cores they used on average, for the report; a warning is printed if it is more than a little."""
-        used = max(_others_seconds() - self._others, 0.0) / (time.monotonic() - self._began)
-        if used > BYSTANDER_CORES:
+        """The cores that they used on average, for the report; prints a warning if that is more than a little."""
+        used = max(_others_seconds() - self._used, 0.0) / (time.monotonic() - self._began)
+        if used > QUIET_CORES:
             console.print(
                 f"warning: other programs used {used:.1f} of {cores()} cores meanwhile; repeat on a quiet machine",
                 style="yellow",
             )
-        return {"bystander_cores": round(used, 2)}
+        return {"other_programs_cores": round(used, 2)}
 
 
 def _others_seconds() -> float:
@@ -148,7 +148,7 @@ def _finite(row: Mapping[str, object]) -> dict[str, object]:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`: an error is a sentence and an exit code, and Ctrl-C and SIGTERM clean up."""
+    """Run a script's `main`: an error is one sentence and an exit code; Ctrl-C and SIGTERM end every process."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

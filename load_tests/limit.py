@@ -12,9 +12,10 @@ import multiprocessing
 import statistics
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from types import TracebackType
 
@@ -24,7 +25,7 @@ import onnxruntime as ort
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.manifest import INPUT_NAME, Manifest, load_manifest
 from oodguard.core.preprocessing import load_pixels
-from oodguard.load_tests.harness import cores
+from oodguard.load_tests.harness import console, cores
 
 BATCHES = (1, 4, 8)
 GRACE_SECONDS = 60.0
@@ -96,7 +97,7 @@ class _Worker:
 
     def __init__(
         self,
-        context: multiprocessing.context.SpawnContext,
+        context: SpawnContext,
         bundle: Path,
         images: list[bytes],
         organisation: Organisation,
@@ -183,3 +184,47 @@ def fastest(chosen: Sequence[Organisation], rounds: Sequence[Mapping[Organisatio
 def turns(number: int, one: str, other: str) -> tuple[str, str]:
     """Who is measured first in round `number`: every other round the other, so that drift favours neither."""
     return (one, other) if number % 2 == 0 else (other, one)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The limit of each round in images a second, and how the fastest loop was organised."""
+
+    organisation: Organisation
+    limits: tuple[float, ...]
+
+    def row(self, name: str, rates: Sequence[float]) -> dict[str, object]:
+        """Medians of the limit and of `rates`, one a round; a share is taken within its round."""
+        shares = [100 * rate / limit for rate, limit in zip(rates, self.limits, strict=True)]
+        return {
+            "limit": round(statistics.median(self.limits), 1),
+            "limit_organisation": str(self.organisation),
+            name: round(statistics.median(rates), 1),
+            "share_percent": round(statistics.median(shares), 1),
+            "share_range": f"{min(shares):.1f} to {max(shares):.1f}",
+            "limits": [round(limit, 1) for limit in self.limits],
+            f"{name}s": [round(rate, 1) for rate in rates],
+        }
+
+
+def compare(limit: Limit, measure: Callable[[], str], *, rounds: int, seconds: float) -> Comparison:
+    """Measure the limit and call `measure` in turn; `measure` returns what is printed beside the limit.
+
+    Every organisation is measured once, briefly; the best batch size of each kind is then measured in every round.
+    """
+    looks: dict[Organisation, float] = {}
+    for organisation in organisations():
+        looks[organisation] = limit.measure(organisation, seconds=max(seconds / 3, 1))
+        console.print(f"  {organisation}: {looks[organisation]:.1f} img/s", style="dim")
+    chosen = finalists(looks)
+    found: list[dict[Organisation, float]] = []
+    said = ""
+    for number in range(rounds):
+        for what in turns(number, "limit", "other"):
+            if what == "limit":
+                found.append({organisation: limit.measure(organisation, seconds=seconds) for organisation in chosen})
+            else:
+                said = measure()
+        console.print(f"  limit {max(found[-1].values()):.1f} img/s, {said}", style="dim")
+    best = fastest(chosen, found)
+    return Comparison(best, tuple(rates[best] for rates in found))

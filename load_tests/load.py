@@ -1,4 +1,4 @@
-"""An offered load: when its requests are due, and what came of them."""
+"""A load: when its requests are due, and what came of them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ def schedule(rate: float, seconds: float, *, arrivals: Arrivals = "poisson", see
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What came of one offered load.
+    """What came of one load of `seconds`.
 
-    `outcomes` counts statuses, `broken` (no answer) and `timeout`. `latencies` are those of 2xx answers in
-    milliseconds, sorted. `late_p99_ms` is how long after its moment a request left, and `client_cpu` this process's
-    processor time as a share of one core: both say whether the client kept up.
+    `offered` is in requests a second, 0 in a closed loop. `outcomes` counts statuses, `broken` (no answer) and
+    `timeout`. `latencies` are those of 2xx answers in milliseconds, sorted. `late_p99_ms` is how long after its moment
+    a request left, and `client_cpu` this process's processor time as a share of one core: both say whether the client
+    kept up.
     """
 
     offered: float
@@ -56,9 +57,19 @@ class LoadResult:
         return len(self.latencies)
 
     @property
+    def rate(self) -> float:
+        """Accepted requests a second."""
+        return self.accepted / self.seconds
+
+    @property
+    def failed(self) -> int:
+        """Requests that were not accepted."""
+        return sum(self.outcomes.values()) - self.accepted
+
+    @property
     def errors(self) -> int:
         """Requests that were neither accepted nor refused with 429, 503 or 504."""
-        return sum(self.outcomes.values()) - self.accepted - self.count(*SHED)
+        return self.failed - self.count(*SHED)
 
     def latency(self, share: float) -> float:
         """A percentile of the accepted requests' latencies, in milliseconds."""

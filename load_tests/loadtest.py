@@ -1,4 +1,4 @@
-"""A load test in one command: starts a server on a bundle, lets locust's people call it, prints the summary.
+"""A load test in one command: starts a server on a bundle, lets locust's users call it, prints the summary.
 
     python load_tests/loadtest.py BUNDLE --shape spike --people 40 --seconds 60 --max-p99-ms 500
 
@@ -8,12 +8,13 @@ Every option but --serve is locust's or locustfile.py's; the exit code is locust
 from __future__ import annotations
 
 import argparse
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 from oodguard.load_tests.gateway import Gateway
-from oodguard.load_tests.harness import Bystanders, run_script
+from oodguard.load_tests.harness import OtherPrograms, run_script
 
 LOCUSTFILE = Path(__file__).resolve().parent / "locustfile.py"
 
@@ -30,12 +31,12 @@ def main() -> None:
         description="A load test with a server of its own; see also locust -f load_tests/locustfile.py --help."
     )
     parser.add_argument("bundle", type=Path, help="bundle folder written by oodguard export")
-    parser.add_argument("--serve", default="", help='more options for oodguard serve, as one string: "--max-batch 8"')
+    parser.add_argument("--serve", default="", help='options for oodguard serve, as one string: "--max-batch 8"')
     options, rest = parser.parse_known_args()
-    bystanders = Bystanders()
-    with Gateway(options.bundle, extra=options.serve) as gateway:
+    others = OtherPrograms()
+    with Gateway(options.bundle, *shlex.split(options.serve)) as gateway:
         ran = subprocess.run(locust_command(gateway.url, *rest), stdin=subprocess.DEVNULL, check=False)
-    bystanders.report()
+    others.report()
     sys.exit(ran.returncode)
 
 

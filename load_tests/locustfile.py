@@ -19,9 +19,9 @@ from oodguard.load_tests.mix import MixOptions, add_mix
 from oodguard.load_tests.shapes import SHAPES
 from oodguard.load_tests.summary import Summary
 from oodguard.load_tests.thresholds import THRESHOLDS, add_thresholds, check
-from oodguard.load_tests.users import TALLIES, Caller, Chosen, target
+from oodguard.load_tests.users import TALLIES, ChosenShape, ImageUser, target
 
-__all__ = ["Caller", "Chosen"]
+__all__ = ["ChosenShape", "ImageUser"]
 MESSAGE = "oodguard"
 SHOWN = ("host", "shape", "people", "seconds", "think", *MixOptions.model_fields, "triton_model")
 CLOCK = {"began": 0.0, "ended": 0.0}
@@ -29,14 +29,12 @@ CLOCK = {"began": 0.0, "ended": 0.0}
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _declare(parser: Any, **_: object) -> None:
-    parser.add_argument("--shape", choices=SHAPES, default="steady", help="How the number of people changes.")
-    parser.add_argument("--people", type=int, default=10, help="Most people at once.")
+    parser.add_argument("--shape", choices=SHAPES, default="steady", help="How the number of users changes.")
+    parser.add_argument("--people", type=int, default=10, help="Maximum of users at once.")
     parser.add_argument("--seconds", type=float, default=60.0, help="Length of the test.")
-    parser.add_argument(
-        "--think", type=float, default=0.2, help="Seconds a person thinks between requests, on average."
-    )
+    parser.add_argument("--think", type=float, default=0.2, help="Mean of a user's seconds between requests.")
     parser.add_argument("--key", default="", help="API key of the gateway.", is_secret=True)
-    parser.add_argument("--triton-model", default="", help="Ask this model of a Triton at --host instead of a gateway.")
+    parser.add_argument("--triton-model", default="", help="Call this model of a Triton at --host, not a gateway.")
     parser.add_argument("--results", default="", help="Folder for summary.html, summary.md and summary.csv.")
     add_mix(parser)
     add_thresholds(parser)
@@ -46,7 +44,7 @@ def _declare(parser: Any, **_: object) -> None:
 def _begin(environment: Any, runner: Any, **_: object) -> None:
     options = environment.parsed_options
     # The last requests are answered before the counts are compared.
-    environment.stop_timeout = environment.stop_timeout or Caller.network_timeout
+    environment.stop_timeout = environment.stop_timeout or ImageUser.network_timeout
     if isinstance(runner, WorkerRunner):
         environment.events.report_to_master.add_listener(lambda client_id, data: data.update({MESSAGE: TALLIES.take()}))
         return

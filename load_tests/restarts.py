@@ -1,33 +1,33 @@
-"""Prove that restarts cost nobody a request: steady load through HAProxy while the servers behind it are replaced.
+"""Restarts cost no client a request: steady load through HAProxy while the servers behind it are replaced.
 
     apt-get install haproxy
-    python load_tests/restarts.py bundles/photos --images photos/test --restarts 10
+    python load_tests/restarts.py BUNDLE --images photos/test --restarts 10
 
-Two server processes stand behind the proxy, which watches /health/ready. One after the other gets SIGTERM, must exit
-with 0, and is started again. Exits with 1 when any request failed.
+Two servers stand behind the proxy, which watches /health/ready. One after the other gets SIGTERM, must exit with 0, and
+is started again. Ends with 1 when any request failed.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import os
+import asyncio
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
-from rich.console import Console
+from oodguard.core.errors import EnvironmentProblem
+from oodguard.load_tests.gateway import Gateway
+from oodguard.load_tests.harness import console, read_images, run_script, write_report
+from oodguard.load_tests.load import LoadResult
+from oodguard.load_tests.load_client import LoadClient
+from oodguard.load_tests.options import Options
+from oodguard.load_tests.process import HOST, Process, answers, free_ports
+from oodguard.load_tests.request import requests_of
 
+SETTLE_SECONDS = 0.5
 CONFIG = """
 global
     log stderr local0 emerg
@@ -51,106 +51,56 @@ backend guards
 """
 
 
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def start_proxy(folder: Path, *, front: int, behind: tuple[int, int]) -> Process:
+    """HAProxy on port `front` before two ports. Raises `EnvironmentProblem`."""
+    binary = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin") or shutil.which("haproxy")
+    if binary is None:
+        raise EnvironmentProblem("this test needs haproxy; install it with apt-get install haproxy")
+    config = folder / "haproxy.cfg"
+    config.write_text(CONFIG.format(front=front, a=behind[0], b=behind[1]))
+    return Process("haproxy", [binary, "-f", config], ready=lambda: answers(f"http://{HOST}:{front}/health/ready"))
 
 
-def start(bundle: Path, port: int) -> subprocess.Popen[bytes]:
-    """A server process that is ready."""
-    command = [sys.executable, "-m", "oodguard.cli", "serve", str(bundle), "--port", str(port), "--admin-port", "0"]
-    settings = {"OODGUARD_SERVE_DRAIN_DELAY": "1", "OODGUARD_SERVE_LOG_LEVEL": "error"}
-    process = subprocess.Popen([*command], stdout=subprocess.DEVNULL, env=os.environ | settings)
-    for _ in range(600):
-        if process.poll() is not None:
-            raise SystemExit(f"the server on port {port} did not start")
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
-                return process
-        time.sleep(0.1)
-    process.kill()
-    raise SystemExit(f"the server on port {port} did not become ready within a minute")
+async def restart(
+    servers: list[Gateway], client: LoadClient, options: argparse.Namespace
+) -> tuple[LoadResult, list[int]]:
+    """Replace the servers in turn under load; what came of the load, and the servers' exit codes."""
+    codes: list[int] = []
+
+    def replace() -> None:
+        for number in range(options.restarts):
+            server = servers[number % 2]
+            codes.append(server.stop())
+            server.start()
+            time.sleep(SETTLE_SECONDS)
+
+    replacing = asyncio.create_task(asyncio.to_thread(replace))
+    result = await client.saturate(connections=options.connections, until=replacing)
+    return result, codes
 
 
-@contextlib.contextmanager
-def proxy(front: int, a: int, b: int) -> Iterator[None]:
-    """HAProxy in front of two ports."""
-    binary = shutil.which("haproxy") or "/usr/sbin/haproxy"
-    if not Path(binary).is_file():
-        raise SystemExit("this proof needs haproxy (apt-get install haproxy)")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "haproxy.cfg"
-        path.write_text(CONFIG.format(front=front, a=a, b=b))
-        process = subprocess.Popen([binary, "-f", str(path)], stderr=subprocess.DEVNULL)
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
-def load(url: str, image: bytes, stop: threading.Event, outcomes: Counter[str]) -> None:
-    """Requests one after the other until told to stop."""
-    with httpx.Client(timeout=30) as client:
-        while not stop.is_set():
-            try:
-                answer = client.post(f"{url}/predict", content=image, headers={"content-type": "image/jpeg"})
-                outcomes[str(answer.status_code)] += 1
-            except httpx.HTTPError as error:
-                outcomes[type(error).__name__] += 1
-
-
-def main() -> int:
-    """Run and report."""
-    parser = argparse.ArgumentParser(description="Restart servers behind a proxy under steady load.")
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--images", type=Path, help="folder of photos; default: the bundle's golden images")
-    parser.add_argument("--restarts", type=int, default=10)
-    parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    images = sorted((given.images or given.bundle / "golden").rglob("*.jpg"))
-    if not images:
-        parser.error("there is no .jpg photo to send")
-    front, *ports = (free_port() for _ in range(3))
-    servers: list[subprocess.Popen[bytes]] = []
-    outcomes: Counter[str] = Counter()
-    stop = threading.Event()
-    codes = []
-    try:
-        servers += [start(given.bundle, port) for port in ports]
-        with proxy(front, *ports):
-            time.sleep(1)
-            url = f"http://127.0.0.1:{front}"
-            image = images[0].read_bytes()
-            threads = [threading.Thread(target=load, args=(url, image, stop, outcomes)) for _ in range(given.clients)]
-            for thread in threads:
-                thread.start()
-            for number in range(given.restarts):
-                place = number % 2
-                servers[place].send_signal(signal.SIGTERM)
-                codes.append(servers[place].wait(60))
-                servers[place] = start(given.bundle, ports[place])
-                time.sleep(0.5)
-            stop.set()
-            for thread in threads:
-                thread.join()
-    finally:
-        stop.set()
+def main() -> None:
+    """Restart, print, and end with 1 where a request failed."""
+    parser = Options("Restart servers behind a proxy under steady load.").add_bundle().add_images(count=1)
+    parser.add_argument("--restarts", type=int, default=10, help="how many (default: 10)")
+    parser.add_argument("--connections", type=int, default=4, help="connections that call at once (default: 4)")
+    options = parser.parse()
+    requests = requests_of("raw", read_images(options.images, count=options.count))
+    front, *ports = free_ports(3)
+    servers = [Gateway(options.bundle, "--drain-delay", "1", "--port", str(port)) for port in ports]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for server in servers:
-            server.kill()
-            server.wait()
-    failed = outcomes.total() - outcomes["200"]
-    Console().print(
-        f"{outcomes.total():,} requests over {given.restarts} restarts: {failed} failed; "
-        f"exit codes {sorted(set(codes))}; {dict(outcomes)}"
+            stack.enter_context(server)
+        stack.enter_context(start_proxy(folder, front=front, behind=(ports[0], ports[1])))
+        result, codes = asyncio.run(restart(servers, LoadClient(requests, port=front), options))
+    console.print(
+        f"{sum(result.outcomes.values()):,} requests over {options.restarts} restarts: {result.failed} failed; "
+        f"exit codes {sorted(set(codes))}; {result.outcomes}"
     )
-    if given.json:
-        given.json.write_text(json.dumps({"outcomes": outcomes, "exit_codes": codes}, indent=1))
-    return 0 if not failed and set(codes) == {0} else 1
+    write_report(options.json, options=vars(options), rows=[{"outcomes": result.outcomes, "exit_codes": codes}])
+    sys.exit(0 if not result.failed and set(codes) == {0} else 1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

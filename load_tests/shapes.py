@@ -1,4 +1,4 @@
-"""How many people call at each moment of a load test."""
+"""How many users call at each moment of a load test."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ CALM = 0.2
 SPIKE = (0.4, 0.6)
 
 
-def people_at(shape: Shape, moment: float, *, people: int) -> int:
-    """How many call at `moment`, a share 0 to 1 of the test's length; at most `people`.
+def users_at(shape: Shape, moment: float, *, users: int) -> int:
+    """How many users call at `moment`, a share 0 to 1 of the test's length; at most `users`.
 
     steady: all from the start. step: a fifth more in each fifth. soak: a ramp over the first tenth, then all, then a
     ramp down, so that what a server keeps afterwards can be seen. spike: a fifth, and all of them in the middle fifth.
 
     ```python
-    people_at("step", 0.5, people=10)  # 6
+    users_at("step", 0.5, users=10)  # 6
     ```
     """
     if shape == "step":
-        wanted = people * (int(moment * STEPS) + 1) / STEPS
+        wanted = users * (int(moment * STEPS) + 1) / STEPS
     elif shape == "soak":
-        wanted = people * min(1.0, max(moment, 0.0) / RAMP, (1 - moment) / RAMP)
+        wanted = users * min(1.0, max(moment, 0.0) / RAMP, (1 - moment) / RAMP)
     elif shape == "spike":
-        wanted = people if SPIKE[0] <= moment < SPIKE[1] else people * CALM
+        wanted = users if SPIKE[0] <= moment < SPIKE[1] else users * CALM
     else:
-        wanted = people
-    return min(max(round(wanted), 1), people)
+        wanted = users
+    return min(max(round(wanted), 1), users)

@@ -113,8 +113,8 @@ class Summary:
 
     def _subtitle(self) -> str:
         host = machine()
-        shape, people = self.options.get("shape"), self.options.get("people")
-        load = f"{self.seconds:.0f} s, {shape} load of up to {people} people"
+        shape, users = self.options.get("shape"), self.options.get("people")
+        load = f"{self.seconds:.0f} s, {shape} load of up to {users} users"
         return f"{load}, from {host['processor']}, {host['cores']} cores"
 
     def _outcomes(self) -> str:

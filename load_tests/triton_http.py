@@ -11,18 +11,31 @@ import numpy as np
 
 from oodguard.core.errors import EnvironmentProblem, FormatError
 from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
-from oodguard.core.preprocessing import Pixels, load_pixels
+from oodguard.core.preprocessing import load_pixels
 from oodguard.core.triton import Configuration, hashes
+from oodguard.load_tests.request import Request
 
 HEAD_LENGTH = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model version in Triton: where it is asked, and the manifest that Triton's configuration holds."""
+    """A model version in Triton: its name and number, and the manifest that Triton's configuration holds."""
 
-    path: str
+    model: str
+    number: int
     manifest: Manifest
+
+    def request(self, images: Sequence[bytes]) -> Request:
+        """One inference request: images are decoded and sent as one binary tensor after a head of JSON."""
+        batch = np.stack([load_pixels(image, self.manifest.preprocessing) for image in images])
+        tensor = {"name": INPUT_NAME, "shape": batch.shape, "datatype": "UINT8"}
+        inputs = [{**tensor, "parameters": {"binary_data_size": batch.nbytes}}]
+        outputs = [{"name": spec.name, "parameters": {"binary_data": True}} for spec in self.manifest.outputs]
+        head = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
+        headers = {"content-type": "application/octet-stream", HEAD_LENGTH: str(len(head))}
+        path = f"/v2/models/{self.model}/versions/{self.number}/infer"
+        return Request(path, "pixels", head + batch.tobytes(), headers, len(images))
 
 
 def read_served(url: str, model: str) -> Served:
@@ -38,21 +51,7 @@ def read_served(url: str, model: str) -> Served:
         raise FormatError(f"{model} at {url} was not written by oodguard export --triton")
     found = Configuration(model, "", max(int(config.get("max_batch_size", 0)), 1), parameters, {})
     number = max(versions)
-    return Served(f"/v2/models/{model}/versions/{number}/infer", found.described(number).manifest)
-
-
-def decode(images: Sequence[bytes], manifest: Manifest) -> list[Pixels]:
-    """Images as the graph takes them."""
-    return [load_pixels(image, manifest.preprocessing) for image in images]
-
-
-def pixel_request(pixels: Sequence[Pixels], manifest: Manifest) -> tuple[bytes, bytes]:
-    """The head of an inference request, as JSON, and the tensor that follows it."""
-    batch = np.ascontiguousarray(np.stack(pixels))
-    tensor = {"name": INPUT_NAME, "shape": batch.shape, "datatype": "UINT8"}
-    head = {"inputs": [{**tensor, "parameters": {"binary_data_size": batch.nbytes}}]}
-    outputs = [{"name": spec.name, "parameters": {"binary_data": True}} for spec in manifest.outputs]
-    return json.dumps({**head, "outputs": outputs}).encode(), batch.tobytes()
+    return Served(model, number, found.described(number).manifest)
 
 
 def read_outputs(content: bytes, headers: Mapping[str, str]) -> Outputs:

@@ -67,3 +67,9 @@ __all__ = [
 
 # ONNX Runtime reports to its makers unless it is told not to before its first import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+if not os.path.isdir(os.path.join(__path__[0], "core")):  # noqa: PTH112, PTH118 (pathlib takes longer to import)
+    raise ImportError(
+        "oodguard/core is not a folder, because git checked this clone out without symbolic links; on Windows, switch on "
+        "Developer Mode, run `git config core.symlinks true` and `git checkout -- oodguard`, or install a wheel"
+    )

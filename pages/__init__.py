@@ -1,1 +1,1 @@
-"""How every HTML page of ours looks: one self-contained file, no script, no torch; it knows none of the stages."""
+"""The common look of all HTML pages: self-contained files without scripts. This room imports no other room."""

@@ -1,6 +1,6 @@
 """A page as data, and `render`, which makes it one self-contained HTML file.
 
-Every text is untrusted and escaped; a page refers to nothing outside itself, and says so to the browser (CSP).
+`render` escapes every text. A page loads nothing from elsewhere, and its Content-Security-Policy forbids that too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Tone = Literal["good", "weak", "note"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """A number that matters, with what it is and how sure it is."""
+    """A number, its name, and its uncertainty or another detail."""
 
     name: str
     value: str
@@ -39,7 +39,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Finding:
-    """One plain sentence, and whether it is good news, a weakness, or neither."""
+    """One sentence, with a tone: good news, a weakness, or neither."""
 
     tone: Tone
     text: str
@@ -71,9 +71,9 @@ class Code:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of cells under a head. The first column names its row; `words` are further columns that hold text.
+    """Rows of cells under a head. The first column names its row.
 
-    `strong` are indices of rows to set off.
+    words: indices of further columns that hold text. strong: indices of rows to emphasise.
     """
 
     caption: str
@@ -87,7 +87,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Illustration:
-    """A plot with its caption; the plot carries its own text alternative."""
+    """A plot with its caption. The text alternative is `Plot.alt`."""
 
     plot: Plot
     caption: str
@@ -96,7 +96,7 @@ class Illustration:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One image with what is known of it. `image` is a `data:` URI, or None where it cannot be shown."""
+    """One image with a title and lines of text. `image` is a `data:` URI; with None the card shows `alt` instead."""
 
     image: str | None
     alt: str
@@ -107,7 +107,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Cards in a grid, best first."""
+    """Cards in a grid, in the order given."""
 
     caption: str
     cards: tuple[Card, ...]
@@ -120,21 +120,21 @@ Block = Facts | Findings | Prose | Code | Table | Illustration | Gallery
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it; its `slug` is its address on the page."""
+    """A heading and the blocks under it. Links reach it by its `slug`."""
 
     title: str
     blocks: tuple[Block, ...]
 
     @property
     def slug(self) -> str:
-        """The title in lower case, everything but letters and digits as hyphens."""
+        """The title in lower-case ASCII, with hyphens in place of everything but letters and digits."""
         folded = unicodedata.normalize("NFKD", self.title).encode("ascii", "ignore").decode().lower()
         return re.sub(r"[^a-z0-9]+", "-", folded).strip("-")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A whole page: what it is, what comes first, and sections with a table of contents."""
+    """A whole page: a title, the blocks of the first screen, and sections with a table of contents."""
 
     title: str
     subtitle: str
@@ -144,13 +144,13 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """The page as HTML, the same text for the same page.
+    """The page as HTML. The same page always gives the same text.
 
     ```python
     text = render(Page(title="Report", subtitle="photos, seed 0", first=(Prose("All is well."),)))
     ```
 
-    Raises `ValueError` when two sections would have the same address, or an image is not a `data:` URI.
+    Raises `ValueError` if two sections have the same slug, or an image is not a `data:` URI.
     """
     slugs = [section.slug for section in page.sections]
     if len(set(slugs)) < len(slugs) or "" in slugs:

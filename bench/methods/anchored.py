@@ -4,7 +4,7 @@ The paper's own setting: the whole network sees [c, x - c] (twice the input chan
 Training draws one anchor per image from the batch; every fifth step shows T(c), a corrupted anchor, beside the residual
 from the clean one. Inference averages over K clean training images that are stored with the weights.
 
-`networks/anchoring.py` turns any network into an anchored one, and folds the fixed anchors into its first layer.
+`networks/anchoring.py` turns any network into an anchored one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional
 
+from oodguard.bench.baselines.softmax import max_softmax
 from oodguard.bench.methods.classifier import LABEL_SMOOTHING, train_network
 from oodguard.bench.methods.method import Detector, MethodOutput, Progress
-from oodguard.bench.methods.problem import LearningProblem
 from oodguard.bench.networks.network import Network
+from oodguard.bench.problem import LearningProblem
 from oodguard.core.errors import InputError
 from oodguard.training.heads import scores
 from oodguard.training.heads.anchoring import CONSISTENCY_EVERY
@@ -37,9 +38,9 @@ class AnchoredDetector(Detector):
         self.network = network
         self.register_buffer("anchors", anchors)
 
-    def logits(self, x: Tensor, count: int | None = None) -> Tensor:
-        """`[B, K, C]` under the first `count` anchors, or all of them: one folded batch of B K inputs."""
-        anchors = self.anchors[:count]
+    def logits(self, x: Tensor) -> Tensor:
+        """`[B, K, C]` under every anchor: one folded batch of B K inputs."""
+        anchors = self.anchors
         shown = anchors.unsqueeze(0).expand(len(x), *anchors.shape)
         pairs = torch.cat([shown, x.unsqueeze(1) - shown], dim=2)
         folded: Tensor = self.network(pairs.flatten(0, 1))
@@ -59,7 +60,7 @@ class AnchoredDetector(Detector):
                 "amp": scores.amp(logits),
                 "amp_sum": scores.amp(logits, reduce="sum"),
                 "energy": scores.energy(mean),
-                "max_softmax": scores.max_softmax(mean),
+                "max_softmax": max_softmax(mean),
             },
         )
 
@@ -93,6 +94,7 @@ class AnchoredMethod:
         self,
         detector: Detector,
         problem: LearningProblem,
+        *,
         compute: Fabric,
         start: Detector | None,
         progress: Progress | None,

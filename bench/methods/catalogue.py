@@ -1,8 +1,12 @@
-"""Every method by name."""
+"""Every method by name.
+
+To add a method, write a module of this folder with its instances and list them in `METHODS`; a test fails for a method
+that is not listed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from oodguard.bench.methods.anchored import ANCHORED_METHODS
 from oodguard.bench.methods.classifier import Single
@@ -26,18 +30,8 @@ METHODS: dict[str, Method] = {
 }
 
 # The scores that stand for a method in a comparison; for any other method, the first that it gives.
-HEADLINES: dict[str, tuple[str, ...]] = {
-    "single": (
-        "max_softmax",
-        "temperature",
-        "max_logit",
-        "energy",
-        "odin",
-        "react",
-        "vim",
-        "knn",
-        "mahalanobis",
-    ),
+HEADLINES: Mapping[str, tuple[str, ...]] = {
+    "single": ("max_softmax", "temperature", "max_logit", "energy", "odin", "react", "vim", "knn", "mahalanobis"),
     "energy": ("energy",),
     "greg": ("energy",),
     "greg-plus": ("energy",),
@@ -46,18 +40,22 @@ HEADLINES: dict[str, tuple[str, ...]] = {
 }
 
 
+def start_of(method: Method) -> Method | None:
+    """The method whose trained detector `method` starts from."""
+    return None if method.starts_from is None else METHODS[method.starts_from]
+
+
 def chosen(names: Sequence[str]) -> list[Method]:
-    """Methods by name, each after the one it starts from, which is added where it is missing; all for no names.
+    """The methods of these names, each after the one it starts from, which is added where it is missing; all for none.
 
     Raises `InputError` for an unknown name.
     """
-    for name in names:
-        if name not in METHODS:
-            raise InputError(f"there is no method {name!r}; methods: {', '.join(METHODS)}")
     ordered: dict[str, Method] = {}
     for name in names or METHODS:
-        before = METHODS[name].starts_from
+        if name not in METHODS:
+            raise InputError(f"there is no method {name!r}; methods: {', '.join(METHODS)}")
+        before = start_of(METHODS[name])
         if before is not None:
-            ordered.setdefault(before, METHODS[before])
+            ordered.setdefault(before.name, before)
         ordered.setdefault(name, METHODS[name])
     return list(ordered.values())

@@ -13,11 +13,12 @@ from torch.nn import functional
 
 from oodguard.bench.baselines.odin import odin
 from oodguard.bench.baselines.react import clipped, fit_clip
+from oodguard.bench.baselines.softmax import max_logit, max_softmax
 from oodguard.bench.baselines.temperature import fit_temperature
 from oodguard.bench.baselines.vim import Vim
 from oodguard.bench.methods.method import Detector, MethodOutput, Progress
-from oodguard.bench.methods.problem import EVALUATION_BATCH, LearningProblem, batched
 from oodguard.bench.networks.network import Network
+from oodguard.bench.problem import EVALUATION_BATCH, LearningProblem, batched
 from oodguard.training.heads import scores
 from oodguard.training.heads.density import Density, density_width
 from oodguard.training.heads.greg import gradient_norms
@@ -53,12 +54,12 @@ class Classifier(Detector):
 
     @torch.no_grad()
     def calibrate(self, problem: LearningProblem) -> None:
-        """Temperature on held-out images; clip, ViM, bank and class statistics on plain training images."""
+        """Temperature on calibration images; clip, ViM, bank and class statistics on plain training images."""
         self.eval()
         space = problem.space
         where, training = self.device, problem.inputs[0]
-        inside = batched(self.network.embed, space, training, where=where)
-        held = batched(self.network, space, problem.held, where=where)
+        embeddings = batched(self.network.embed, space, training, where=where)
+        calibration = batched(self.network, space, problem.calibration, where=where)
         represented = batched(lambda x: space.represent(self.network, x), space, training, where=where)
         width = represented.shape[1]
         density = Density(
@@ -69,9 +70,9 @@ class Classifier(Detector):
         )
         density.fit(represented, problem.targets)
         self._fitted = PostHoc(
-            temperature=fit_temperature(held, problem.held_targets),
-            clip=fit_clip(inside),
-            vim=Vim.fit(inside, copy.deepcopy(self.network.head).cpu()),
+            temperature=fit_temperature(calibration, problem.calibration_targets),
+            clip=fit_clip(embeddings),
+            vim=Vim.fit(embeddings, copy.deepcopy(self.network.head).cpu()),
             density=density,
         )
 
@@ -82,14 +83,14 @@ class Classifier(Detector):
             embedding = self.network.embed(x)
             logits = self.network.classify(embedding)
             found = {
-                "max_softmax": scores.max_softmax(logits),
-                "max_logit": scores.max_logit(logits),
+                "max_softmax": max_softmax(logits),
+                "max_logit": max_logit(logits),
                 "energy": scores.energy(logits),
             }
             if fitted is not None:
                 to_bank, to_means = fitted.density(self._space.represent(self.network, x).cpu())
                 found |= {
-                    "temperature": scores.max_softmax(logits / fitted.temperature),
+                    "temperature": max_softmax(logits / fitted.temperature),
                     "react": scores.energy(self.network.classify(clipped(embedding, fitted.clip))),
                     "vim": fitted.vim.score(embedding.cpu(), logits.cpu()),
                     "knn": scores.knn(to_bank, min(NEIGHBOURS, to_bank.shape[1])),
@@ -100,9 +101,9 @@ class Classifier(Detector):
         return MethodOutput(logits=logits.unsqueeze(0), log_probabilities=logits.log_softmax(-1), scores=found)
 
     def diagnostics(self, problem: LearningProblem) -> dict[str, float]:
-        """The temperature, and the energy's mean gradient norm on held-out images in standardised units (GReg)."""
+        """The temperature, and the energy's mean gradient norm on calibration images in standardised units (GReg)."""
         norms = []
-        for rows in torch.split(problem.held, EVALUATION_BATCH):
+        for rows in torch.split(problem.calibration, EVALUATION_BATCH):
             x = problem.space.plain(rows).to(self.device, copy=True).requires_grad_()
             norms.append(gradient_norms(scores.energy(self.network(x)), x).detach())
         found = {"gradient_norm": self._space.unit * float(torch.cat(norms).mean())}
@@ -143,6 +144,7 @@ class Single:
         self,
         detector: Detector,
         problem: LearningProblem,
+        *,
         compute: Fabric,
         start: Detector | None,
         progress: Progress | None,

@@ -1,7 +1,7 @@
 """Ensembles: independent, diverse, LDR, A2D, DivDis and jointly trained members, with every ensemble score.
 
 Members own the last two layers of the network and share a frozen stem, where the space has one (LDR paper, Sec. A.5.1).
-What they are trained by is in `ensemble_loss.py`.
+`training/heads/ensemble_loss.py` has the losses.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from oodguard.bench.baselines import members
 from oodguard.bench.methods.classifier import LABEL_SMOOTHING, Classifier
 from oodguard.bench.methods.method import Detector, MethodOutput, Progress
-from oodguard.bench.methods.problem import LearningProblem, batched
 from oodguard.bench.networks.network import Network
+from oodguard.bench.problem import LearningProblem, batched
 from oodguard.core.collusion import Averaging
 from oodguard.training.heads import scores
 from oodguard.training.heads.collusion import diagnose, log_probabilities
 from oodguard.training.heads.ensemble_loss import EnsembleLoss, Kind, class_shares
-from oodguard.training.heads.ldr import ALPHA_FLOOR
 from oodguard.training.loop import Objective, Schedule, fit
 
 TWO_STAGE_CONFIDENCE = 0.5
@@ -57,19 +57,21 @@ class Members(Detector):
                 "pds": scores.pds(logits),
                 "one_minus_bma": scores.one_minus_bma(logits),
                 "average_energy": scores.average_energy(logits),
-                "average_entropy": scores.average_entropy(logits),
+                "average_entropy": members.average_entropy(logits),
                 "ensemble_entropy": scores.ensemble_entropy(logits),
-                "one_minus_mean_confidence": scores.one_minus_mean_confidence(logits),
-                "unique_predictions": scores.unique_predictions(logits),
+                "one_minus_mean_confidence": members.one_minus_mean_confidence(logits),
+                "unique_predictions": members.unique_predictions(logits),
             },
         )
 
     @torch.no_grad()
     def diagnostics(self, problem: LearningProblem) -> dict[str, float]:
-        """The collusion report on held-out images, as numbers."""
-        held = batched(self.logits, problem.space, problem.held, where=self.device, dim=1)
+        """The collusion report on calibration images, as numbers."""
+        calibration = batched(self.logits, problem.space, problem.calibration, where=self.device, dim=1)
         training = batched(self.logits, problem.space, problem.inputs[0], where=self.device, dim=1)
-        report = diagnose(held, problem.held_targets, averaging=self._averaging, training=(training, problem.targets))
+        report = diagnose(
+            calibration, problem.calibration_targets, averaging=self._averaging, training=(training, problem.targets)
+        )
         return {
             "diversity": report.diversity,
             "relative_diversity": report.relative_diversity,
@@ -78,14 +80,14 @@ class Members(Detector):
             "mean_member_accuracy": sum(report.member_accuracy) / report.members,
             "generalisation_gap": report.generalisation_gap or 0.0,
             "colluding": float(report.colluding),
-            **{f"held_{name}": value for name, value in self._aggregates(held, problem).items()},
+            **{f"held_{name}": value for name, value in self._aggregates(calibration, problem).items()},
         }
 
     def _aggregates(self, logits: Tensor, problem: LearningProblem) -> dict[str, float]:
         """Accuracy of mean logits, mean probabilities, the uniform soup and the best member (LDR paper, Table 3)."""
-        targets = problem.held_targets
+        targets = problem.calibration_targets
         soup = self.soup()
-        blended = batched(lambda x: soup(self.stem(x)), problem.space, problem.held, where=self.device)
+        blended = batched(lambda x: soup(self.stem(x)), problem.space, problem.calibration, where=self.device)
         votes = {
             "mean_logits": logits.mean(0).argmax(-1),
             "mean_probabilities": log_probabilities(logits, "probabilities").argmax(-1),
@@ -113,8 +115,8 @@ class Members(Detector):
 class EnsembleMethod:
     """M members; `active` = |I| of them are trained in a step (the stochastic sum).
 
-    No label smoothing but for `diverse`: it makes members equally unsure of unknown images, and PDS lives on where they
-    differ. shared_start: all members start from the very same weights (LDR paper, Table 2). diverse: members differ in
+    Only `diverse` smooths labels: smoothing makes members equally unsure of unknown images, and PDS is high where they
+    differ. shared_start: all members start from the same weights (LDR paper, Table 2). diverse: members differ in
     label smoothing and learning-rate multiplier (Wenzel et al. 2020).
     """
 
@@ -125,7 +127,6 @@ class EnsembleMethod:
     active: int = 2
     weight: float = 0.3
     beta: float = 0.0
-    floor: float = ALPHA_FLOOR
     label_smoothing: float = 0.0
     shared_start: bool = False
     diverse: bool = False
@@ -146,7 +147,6 @@ class EnsembleMethod:
             active=self.active,
             weight=self.weight,
             beta=self.beta,
-            floor=self.floor,
             label_smoothing=self.label_smoothing,
             diverse=self.diverse,
             averaging=self.averaging,
@@ -164,6 +164,7 @@ class EnsembleMethod:
         self,
         detector: Detector,
         problem: LearningProblem,
+        *,
         compute: Fabric,
         start: Detector | None,
         progress: Progress | None,
@@ -229,7 +230,7 @@ class MembersObjective(Objective):
         )
 
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
-        """One pair of groups for all members, or one a member with its own rate."""
+        """One pair of groups for all members, or for `diverse` one group per member, with its own rate."""
         if not self._method.diverse:
             return super().parameter_groups(schedule)
         rates = torch.logspace(-0.5, 0.5, self._method.members).tolist()

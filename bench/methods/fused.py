@@ -1,4 +1,4 @@
-"""`fused`: the guard as it is served: all heads over one feature, calibrated on held-out ID images, one fused score."""
+"""`fused`: the guard as it is served: all heads over one feature, calibrated, with one fused score."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from oodguard.bench.methods.classifier import Classifier
 from oodguard.bench.methods.method import Detector, MethodOutput, Progress
-from oodguard.bench.methods.problem import LearningProblem, Space, batched
 from oodguard.bench.networks.network import Network
+from oodguard.bench.problem import LearningProblem, Space, batched
 from oodguard.core.calibration import Calibration
 from oodguard.training.heads import scores
 from oodguard.training.heads.guard import GuardHeads, fit_heads, head_shapes
@@ -31,9 +31,9 @@ class Guard(Detector):
 
     @torch.no_grad()
     def calibrate(self, problem: LearningProblem) -> None:
-        """Curves and the fused score on held-out images, as training a guard does."""
+        """Curves and the fused score on calibration images, as training a guard does."""
         self.eval()
-        table = batched(lambda x: self._table(x)[1], problem.space, problem.held, where=self.device)
+        table = batched(lambda x: self._table(x)[1], problem.space, problem.calibration, where=self.device)
         values = {name: table[:, i].double().numpy() for i, name in enumerate(self.heads.shapes.scores)}
         self._calibration = Calibration.fit(values)
 
@@ -73,6 +73,7 @@ class FusedMethod:
         self,
         detector: Detector,
         problem: LearningProblem,
+        *,
         compute: Fabric,
         start: Detector | None,
         progress: Progress | None,

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from oodguard.bench.methods.classifier import Classifier
 from oodguard.bench.methods.method import Detector, MethodOutput, Progress
-from oodguard.bench.methods.problem import LearningProblem, batched
 from oodguard.bench.networks.network import Network
+from oodguard.bench.problem import LearningProblem, batched
 from oodguard.training.heads import energy, scores
 from oodguard.training.heads.energy import Margins, energy_loss
 from oodguard.training.heads.ice import WEIGHT, IceHead, ice_loss, log_complement
@@ -62,7 +62,6 @@ class GaussianMethod:
     name: str
     summary: str
     loss: Loss = "ice"
-    weight: float = WEIGHT
     from_scratch: bool = False
     needs_outliers: bool = True
 
@@ -80,6 +79,7 @@ class GaussianMethod:
         self,
         detector: Detector,
         problem: LearningProblem,
+        *,
         compute: Fabric,
         start: Detector | None,
         progress: Progress | None,
@@ -98,9 +98,7 @@ class GaussianMethod:
         schedule = problem.space.scratch if self.from_scratch else problem.space.fine_tune
         fit(
             compute,
-            GaussianObjective(
-                detector, problem, self.loss, self.weight, 1.0 if self.from_scratch else FINE_TUNED_TOP_RATE
-            ),
+            GaussianObjective(detector, problem, self.loss, 1.0 if self.from_scratch else FINE_TUNED_TOP_RATE),
             schedule,
             count=len(problem.targets),
             remedy="lower the learning rate",
@@ -114,14 +112,11 @@ class GaussianObjective(Objective):
 
     max_norm = 1.0
 
-    def __init__(
-        self, detector: GaussianTop, problem: LearningProblem, loss: Loss, weight: float, top_rate: float
-    ) -> None:
+    def __init__(self, detector: GaussianTop, problem: LearningProblem, loss: Loss, top_rate: float) -> None:
         super().__init__()
         self.detector = detector
         self._problem = problem
         self._loss = loss
-        self._weight = weight
         self._top_rate = top_rate
 
     def forward(self, rows: Tensor, step: int) -> Tensor:
@@ -129,19 +124,19 @@ class GaussianObjective(Objective):
         x, y = self._problem.batch(rows, self.detector.offset.device)
         outliers = self._problem.some_outliers(len(x), x.device)
         both = self.detector.heights(torch.cat([x, outliers]))
-        h, outside = both[: len(x)], both[len(x) :]
+        h, h_out = both[: len(x)], both[len(x) :]
         if self._loss == "ice":
-            return ice_loss(h, y, outside, weight=self._weight)
+            return ice_loss(h, y, h_out)
         main = functional.cross_entropy(h, y)
         if self._loss == "no-id":
-            return main + self._weight * log_complement(outside.amax(-1)).mean()
-        e_in, e_out = scores.energy(h), scores.energy(outside)
+            return main + WEIGHT * log_complement(h_out.amax(-1)).mean()
+        e_in, e_out = scores.energy(h), scores.energy(h_out)
         if self._loss == "energy":
-            # h <= 0, so that energies are positive: about 1 on training images, far more outside.
+            # h <= 0, so that energies are positive: about 1 on training images, far more on outliers.
             return main + energy.WEIGHT * energy_loss(e_in, e_out, Margins(inside=1.0, outside=7.0))
         offset = self.detector.offset
         binary = functional.softplus(e_in - offset).mean() + functional.softplus(offset - e_out).mean()
-        return main + self._weight * binary
+        return main + WEIGHT * binary
 
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
         """No decay on the Gaussian top, which is new where the network under it is trained, and learns faster there."""

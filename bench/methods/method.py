@@ -1,4 +1,4 @@
-"""What a method is, and what it makes: a detector that answers for images."""
+"""What a method is, and what it trains: a detector that scores images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from oodguard.bench.methods.problem import EVALUATION_BATCH, LearningProblem
+from oodguard.bench.problem import EVALUATION_BATCH, LearningProblem
 from oodguard.training.loop import EpochReport
 
 Progress = Callable[[EpochReport], None]
@@ -37,7 +37,7 @@ class Detector(nn.Module):
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     def calibrate(self, problem: LearningProblem) -> None:
-        """Fit what is not trained by gradients, on training and held-out images; after training and after loading."""
+        """Fit what gradients do not train, on training and calibration images. Called after training."""
 
     def answer(self, x: Tensor) -> MethodOutput:
         """For inputs `[B, ...]` as `Space.plain` gives them."""
@@ -74,6 +74,7 @@ class Method(Protocol):
         self,
         detector: Detector,
         problem: LearningProblem,
+        *,
         compute: Fabric,
         start: Detector | None,
         progress: Progress | None,

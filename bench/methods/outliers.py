@@ -16,8 +16,8 @@ from torch.nn import functional
 from oodguard.bench.methods import outlier_exposure
 from oodguard.bench.methods.classifier import Classifier, train_network
 from oodguard.bench.methods.method import Detector, Progress
-from oodguard.bench.methods.problem import LearningProblem, batched
 from oodguard.bench.networks.network import Network
+from oodguard.bench.problem import LearningProblem, batched
 from oodguard.training.heads import energy, greg, scores
 from oodguard.training.heads.energy import Margins, energy_loss
 
@@ -26,7 +26,7 @@ from oodguard.training.heads.energy import Margins, energy_loss
 class OutlierTuned:
     """Cross-entropy + `score_loss` on outliers + `gradient_weight` times GReg's gradient term.
 
-    margins: None takes them from the starting network's energies. clustered: GReg+'s energy-based sampling.
+    The margins come from the starting network's energies. clustered: GReg+'s energy-based sampling.
     """
 
     name: str
@@ -34,7 +34,6 @@ class OutlierTuned:
     score_loss: Literal["energy", "uniform"]
     gradient_weight: float = 0.0
     clustered: bool = False
-    margins: Margins | None = None
     needs_outliers: bool = True
     starts_from: str | None = "single"
 
@@ -47,6 +46,7 @@ class OutlierTuned:
         self,
         detector: Detector,
         problem: LearningProblem,
+        *,
         compute: Fabric,
         start: Detector | None,
         progress: Progress | None,
@@ -56,7 +56,7 @@ class OutlierTuned:
         assert isinstance(start, Classifier)
         network = detector.network
         network.load_state_dict(start.network.state_dict())
-        margins = self.margins or Margins.of(
+        margins = Margins.of(
             _energies(network.to(compute.device), problem, problem.inputs[0], compute),
             _energies(network, problem, problem.need_outliers(), compute),
         )

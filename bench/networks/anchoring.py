@@ -1,10 +1,6 @@
 """Anchoring any network at its input (AMP paper, Appendix C): only the first layer changes.
 
-    first([c, x - c]) = W_c c + W_r (x - c) + b = W_r x + [(W_c - W_r) c + b]
-
-With fixed anchors the bracket is a constant. K anchors then cost one pass of the first layer over x, and K passes of
-everything behind it as one folded batch of B K images. A convolution that pads with zeros obeys the identity at the
-border as well, since c, x and x - c are padded alike.
+first([c, x - c]) = W_c c + W_r (x - c) + b
 """
 
 from __future__ import annotations
@@ -12,7 +8,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from oodguard.core.errors import InputError
 
@@ -44,42 +40,6 @@ def anchor_input(network: nn.Module) -> nn.Module:
         wider.bias = nn.Parameter(first.bias.detach().clone())
     _replace(anchored, path, wider)
     return anchored
-
-
-class FoldedFirst(nn.Module):
-    """A first layer over x and K fixed anchors: `[B, ...]` to `[B K, ...]`, image by image."""
-
-    constant: Tensor
-
-    def __init__(self, first: nn.Conv2d | nn.Linear, anchors: Tensor) -> None:
-        super().__init__()
-        weight = first.weight.detach()
-        half = weight.shape[1] // 2
-        self.layer = copy.deepcopy(first)
-        self.layer.weight = nn.Parameter(weight[:, half:].clone())
-        self.layer.bias = None
-        shared = copy.deepcopy(self.layer)
-        shared.weight = nn.Parameter(weight[:, :half] - weight[:, half:])
-        shared.bias = first.bias
-        if isinstance(first, nn.Conv2d):
-            assert isinstance(self.layer, nn.Conv2d)
-            assert isinstance(shared, nn.Conv2d)
-            self.layer.in_channels = shared.in_channels = half
-        with torch.no_grad():
-            self.register_buffer("constant", shared(anchors))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's output under every anchor."""
-        found: Tensor = (self.layer(x).unsqueeze(1) + self.constant).flatten(0, 1)
-        return found
-
-
-def fold_anchors(network: nn.Module, anchors: Tensor) -> nn.Module:
-    """An anchored network with its K anchors `[K, ...]` inside: inputs `[B, ...]` to outputs `[B K, ...]`."""
-    folded = copy.deepcopy(network)
-    path, first = _first(folded)
-    _replace(folded, path, FoldedFirst(first, anchors))
-    return folded
 
 
 def _first(network: nn.Module) -> tuple[str, nn.Conv2d | nn.Linear]:

@@ -15,15 +15,14 @@ from oodguard.core.errors import InputError
 
 
 class PreActivation(nn.Module):
-    """BN, ReLU, 3 x 3, dropout, BN, ReLU, 3 x 3, plus the input (projected where the shape changes)."""
+    """BN, ReLU, 3 x 3, BN, ReLU, 3 x 3, plus the input (projected where the shape changes)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.dropout = dropout
         same = inputs == outputs and stride == 1
         self.shortcut = None if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
@@ -32,7 +31,6 @@ class PreActivation(nn.Module):
         active = functional.relu(self.norm1(x))
         across = x if self.shortcut is None else self.shortcut(active)
         hidden = functional.relu(self.norm2(self.conv1(active)))
-        hidden = functional.dropout(hidden, self.dropout, self.training)
         found: Tensor = across + self.conv2(hidden)
         return found
 
@@ -56,32 +54,29 @@ class PostActivation(nn.Module):
         return functional.relu(self.shortcut(x) + hidden)
 
 
-def wide_resnet(*, depth: int, widen: int, classes: int, channels: int = 3, dropout: float = 0.0) -> Network:
+def wide_resnet(depth: int, widen: int, *, classes: int) -> Network:
     """WRN-`depth`-`widen`. Raises `InputError` when the depth is not 6n + 4."""
     if depth < 10 or (depth - 4) % 6:
-        raise InputError(f"a wide ResNet's depth is 6n + 4 (10, 16, 22, 28, 34, 40); got {depth}")
+        raise InputError(f"a wide ResNet's depth is 6n + 4; choose 10, 16, 22, 28, 34 or 40, not {depth}")
     blocks = (depth - 4) // 6
     widths = (16, 16 * widen, 32 * widen, 64 * widen)
     groups = [
         nn.Sequential(
             *(
                 PreActivation(
-                    widths[g] if block == 0 else widths[g + 1],
-                    widths[g + 1],
-                    2 if block == 0 and g > 0 else 1,
-                    dropout,
+                    widths[g] if block == 0 else widths[g + 1], widths[g + 1], 2 if block == 0 and g > 0 else 1
                 )
                 for block in range(blocks)
             )
         )
         for g in range(3)
     ]
-    stem = nn.Sequential(nn.Conv2d(channels, 16, 3, 1, 1, bias=False), *groups[:2])
+    stem = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), *groups[:2])
     last = nn.Sequential(groups[2], nn.BatchNorm2d(widths[3]), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
     return _initialised(Network(stem, last, width=widths[3], classes=classes))
 
 
-def resnet18(*, classes: int, channels: int = 3) -> Network:
+def resnet18(*, classes: int) -> Network:
     """ResNet-18 for 32 x 32 images."""
     widths = (64, 64, 128, 256, 512)
     groups = [
@@ -91,7 +86,7 @@ def resnet18(*, classes: int, channels: int = 3) -> Network:
         )
         for g in range(4)
     ]
-    first = nn.Sequential(nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+    first = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
     stem = nn.Sequential(first, *groups[:3])
     return _initialised(Network(stem, nn.Sequential(groups[3], nn.AdaptiveAvgPool2d(1)), width=512, classes=classes))
 
@@ -103,21 +98,3 @@ def _initialised(network: Network) -> Network:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     nn.init.zeros_(network.head.bias)
     return network
-
-
-def by_name(name: str, *, classes: int, channels: int = 3) -> Network:
-    """`wrn-40-2` or `resnet18`. Raises `InputError` for another name."""
-    if name == "resnet18":
-        return resnet18(classes=classes, channels=channels)
-    parts = name.split("-")
-    if len(parts) == 3 and parts[0] == "wrn" and parts[1].isdigit() and parts[2].isdigit():
-        return wide_resnet(depth=int(parts[1]), widen=int(parts[2]), classes=classes, channels=channels)
-    raise InputError(f"networks are 'resnet18' and 'wrn-DEPTH-WIDEN', such as wrn-16-2; got {name!r}")
-
-
-def parameters(network: nn.Module) -> int:
-    """How many numbers a network learns."""
-    return sum(p.numel() for p in network.parameters())
-
-
-__all__ = ["by_name", "parameters", "resnet18", "wide_resnet"]

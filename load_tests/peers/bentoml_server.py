@@ -1,4 +1,4 @@
-"""BentoML: raw bodies, a worker process a core, no metrics, traces or access log.
+"""BentoML: raw bodies, one worker process per core, no metrics, traces or access log.
 
 Tried and not better on two cores: its adaptive batching, which takes JSON lists of base64 strings instead of raw
 bodies (batches up to 4), and one worker with two threads.
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import bentoml
-from graph import SETTINGS_VARIABLE, Answer, Graph, Settings, parse_settings
+from graph import SETTINGS_VARIABLE, Graph, PeerAnswer, Settings, parse_settings
 
 TUNED = Settings(workers=len(os.sched_getaffinity(0)), threads=1, parallel=1, batch=1, wait=0.0)
 SETTINGS = Settings.from_environment() if SETTINGS_VARIABLE in os.environ else TUNED
@@ -31,7 +31,7 @@ class Guard:
         self._graph = Graph.from_environment(threads=SETTINGS.threads)
 
     @bentoml.api(route="/predict")
-    def predict(self, image: Annotated[Path, bentoml.validators.ContentType("image/jpeg")], /) -> Answer:
+    def predict(self, image: Annotated[Path, bentoml.validators.ContentType("image/jpeg")], /) -> PeerAnswer:
         """One image as the whole body."""
         return self._graph.answer([image.read_bytes()])[0]
 

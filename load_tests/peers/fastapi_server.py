@@ -1,4 +1,4 @@
-"""FastAPI and ONNX Runtime: a `def` endpoint in the default thread pool, a process a core, one image at a time in each.
+"""FastAPI and ONNX Runtime: a `def` endpoint in the thread pool, one process per core, one image at a time in each.
 
 `--workers 1 --threads 0 --parallel 0` is how it is written before anybody tunes it: one process, the default 40
 threads, ONNX Runtime's default threads. Tried and not better on two cores: one process with two threads, two processes
@@ -15,7 +15,7 @@ from typing import Annotated
 import anyio.to_thread
 import uvicorn
 from fastapi import Body, FastAPI
-from graph import Answer, Graph, Settings, parse_settings
+from graph import Graph, PeerAnswer, Settings, parse_settings
 
 TUNED = Settings(workers=len(os.sched_getaffinity(0)), threads=1, parallel=1, batch=1, wait=0.0)
 
@@ -34,7 +34,7 @@ def create_app() -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     @app.post("/predict")
-    def predict(image: Annotated[bytes, Body(media_type="image/jpeg")]) -> Answer:
+    def predict(image: Annotated[bytes, Body(media_type="image/jpeg")]) -> PeerAnswer:
         """One image as the whole body."""
         return graph.answer([image])[0]
 

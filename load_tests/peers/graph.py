@@ -1,4 +1,4 @@
-"""The part every peer shares: the same bundle, the same decode and resize, the same graph, the same answer."""
+"""What every peer shares: the same bundle, the same decode and resize, the same graph, the same answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUNDLE_VARIABLE = "PEER_BUNDLE"
 SETTINGS_VARIABLE = "PEER_SETTINGS"
 
 
-class Answer(TypedDict):
+class PeerAnswer(TypedDict):
     """What a peer returns for an image."""
 
     label: str
@@ -31,7 +31,7 @@ class Answer(TypedDict):
 
 @dataclass(frozen=True)
 class Settings:
-    """How a peer is run: processes, ONNX Runtime threads a run (0: its default), runs at a time, batch and its wait."""
+    """How a peer is run: processes, ONNX Runtime threads per run (0: its default), runs at a time, batch and wait."""
 
     workers: int
     threads: int
@@ -51,9 +51,9 @@ def parse_settings(description: str | None, *, default: Settings) -> tuple[int, 
     parser.add_argument("bundle", type=Path, help="bundle folder")
     parser.add_argument("--port", type=int, required=True, help="port to listen on")
     parser.add_argument("--workers", type=int, default=default.workers, help="processes that run the graph")
-    parser.add_argument("--threads", type=int, default=default.threads, help="ONNX Runtime threads a run; 0: default")
+    parser.add_argument("--threads", type=int, default=default.threads, help="ONNX Runtime threads per run; 0: default")
     parser.add_argument("--parallel", type=int, default=default.parallel, help="runs at a time in a process; 0: any")
-    parser.add_argument("--batch", type=int, default=default.batch, help="most images in a run")
+    parser.add_argument("--batch", type=int, default=default.batch, help="maximum of images in a run")
     parser.add_argument("--wait", type=float, default=default.wait, help="seconds to wait for a batch to fill")
     options = vars(parser.parse_args())
     os.environ[BUNDLE_VARIABLE] = str(options.pop("bundle").resolve())
@@ -63,7 +63,7 @@ def parse_settings(description: str | None, *, default: Settings) -> tuple[int, 
 
 
 class Graph:
-    """A bundle's graph on the CPU. `threads`: ONNX Runtime threads a run; 0 leaves its default."""
+    """A bundle's graph on the CPU. `threads`: ONNX Runtime threads per run; 0 leaves its default."""
 
     def __init__(self, bundle: Path, *, threads: int = 0) -> None:
         self._manifest = load_manifest(bundle)
@@ -81,18 +81,18 @@ class Graph:
         """Decode and resize one image."""
         return load_pixels(data, self._manifest.preprocessing)
 
-    def run(self, pixels: Sequence[Pixels]) -> list[Answer]:
+    def run(self, pixels: Sequence[Pixels]) -> list[PeerAnswer]:
         """One run over a batch."""
         found = self._session.run([PROBABILITIES_NAME, SCORES_NAME], {INPUT_NAME: np.stack(pixels)})
         return [self._answer(p, s) for p, s in zip(*found, strict=True)]
 
-    def answer(self, images: Sequence[bytes]) -> list[Answer]:
+    def answer(self, images: Sequence[bytes]) -> list[PeerAnswer]:
         """Decode, resize and run a batch."""
         return self.run([self.pixels(image) for image in images])
 
-    def _answer(self, probabilities: np.ndarray, scores: np.ndarray) -> Answer:
+    def _answer(self, probabilities: np.ndarray, scores: np.ndarray) -> PeerAnswer:
         best = int(probabilities.argmax())
-        return Answer(
+        return PeerAnswer(
             label=self._manifest.classes[best],
             probability=float(probabilities[best]),
             probabilities=probabilities.tolist(),

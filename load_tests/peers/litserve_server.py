@@ -1,4 +1,4 @@
-"""LitServe: raw bodies, batches of up to 4 within 2 ms, a worker process a core.
+"""LitServe: raw bodies, batches of up to 4 within 2 ms, one worker process per core.
 
 Tried and not better on two cores: no batching, its `fast_queue`, one worker whose runs use two threads, batches of 8.
 """
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import litserve
 from fastapi import Body
-from graph import Answer, Graph, Settings, parse_settings
+from graph import Graph, PeerAnswer, Settings, parse_settings
 
 TUNED = Settings(workers=len(os.sched_getaffinity(0)), threads=1, parallel=0, batch=4, wait=0.002)
 
@@ -29,17 +29,17 @@ class Guard(litserve.LitAPI):
         """A list stays a list."""
         return inputs
 
-    def unbatch(self, output: list[Answer]) -> list[Answer]:
-        """One answer an image."""
+    def unbatch(self, output: list[PeerAnswer]) -> list[PeerAnswer]:
+        """One answer per image."""
         return output
 
-    def predict(self, images: list[bytes] | bytes) -> list[Answer] | Answer:
+    def predict(self, images: list[bytes] | bytes) -> list[PeerAnswer] | PeerAnswer:
         """One run for a batch, or for one image."""
         if isinstance(images, bytes):
             return self._graph.answer([images])[0]
         return self._graph.answer(images)
 
-    def encode_response(self, output: Answer) -> Answer:
+    def encode_response(self, output: PeerAnswer) -> PeerAnswer:
         """The answer is JSON as it is."""
         return output
 

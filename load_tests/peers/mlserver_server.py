@@ -1,4 +1,4 @@
-"""MLServer: raw bodies through a custom route into its own adaptive batching, a batch a core at a time.
+"""MLServer: raw bodies through a custom route into its own adaptive batching, one batch per core at a time.
 
 Tried and not better on two cores: no batching, inference worker processes (with and without batching), batches of 8,
 and its own V2 protocol with base64 strings instead of the custom route.
@@ -27,7 +27,7 @@ TUNED = Settings(workers=0, threads=1, parallel=len(os.sched_getaffinity(0)), ba
 
 
 class Guard(MLModel):
-    """Batches run in threads of the server's process, at most one a core at a time."""
+    """Batches run in threads of the server's process, at most one per core at a time."""
 
     async def load(self) -> bool:
         """Load the graph."""

@@ -5,27 +5,27 @@ from __future__ import annotations
 import asyncio
 import csv
 import errno
+import importlib
+import inspect
 import io
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from oodguard.cli.main import COMMANDS
 from oodguard.cli.main import run as command
 from oodguard.clients import AsyncClient, Client, Result
+from oodguard.load_tests.gateway import Gateway
 from oodguard.training import pipeline
 from oodguard.training import run as runs
 
@@ -37,13 +37,44 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     return code, " ".join(out.out.split()), " ".join(out.err.split())
 
 
-@pytest.mark.parametrize(
-    "name", ["train", "evaluate", "export", "tune", "serve", "score", "key", "predict", "review", "samples"]
-)
+NAMES = [name for names in COMMANDS.values() for name in names]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_help_teaches_with_an_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
     code, out, _ = call(capsys, name, "--help")
     assert code == 0
     assert f"Example: oodguard {name}" in out
+    assert "OODGUARD_SERVE" not in out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_the_help_says_what_each_command_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    code, out, _ = call(capsys, *arguments)
+    assert code == 0
+    for name in NAMES:
+        command = getattr(importlib.import_module(f"oodguard.cli.{name}"), name)
+        assert f"{name} {inspect.getdoc(command).splitlines()[0]}" in out
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "extra"),
+    [("pydantic_settings", "serve", "serve"), ("fastapi", "serve", "serve"), ("httpx", "predict", "client")],
+)
+def test_a_missing_package_is_one_sentence_that_names_the_extra(package: str, name: str, extra: str) -> None:
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+from oodguard.cli.main import run
+assert run(["--help"]) == 0
+sys.exit(run([{name!r}, sys.executable]))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    sentence = f"error: oodguard {name} needs the package {package}; pip install 'oodguard[{extra}]'"
+    assert (ran.returncode, ran.stderr.splitlines()) == (3, [sentence])
 
 
 @pytest.mark.parametrize(
@@ -60,6 +91,11 @@ def test_help_teaches_with_an_example(capsys: pytest.CaptureFixture[str], name: 
         (["predict"], "images"),
         (["review", "absent"], "not a folder"),
         (["review", "absent", "--limit", "0"], "--limit"),
+        (["export", "absent", "--triton", "r", "--triton-backend", "none"], "--triton-backend must be"),
+        (["tune", "absent", "--seconds", "0"], "--seconds"),
+        (["evaluate", "absent", "--draws", "0"], "--draws"),
+        (["key", "a:b"], "'a:b' is not a name"),
+        (["train", "--config"], "--config needs"),
         (["fly"], "fly"),
         (["train", "--config", "absent.toml"], "absent.toml is not a file"),
     ],
@@ -125,7 +161,7 @@ def test_train_evaluate_export_with_unreadable_images(
     assert not list(tmp_path.glob("r*"))
     code, out, _ = call(capsys, *small(data, cache), "--out", tmp_path / "r")
     assert code == 0, out
-    assert "unreadable, skipped: 2" in out
+    assert "skipped 2 unreadable images" in out
     code, out, _ = call(capsys, "evaluate", tmp_path / "r", "--ood", f"noise={strangers}")
     assert code == 0, out
     assert "noise (12 images)" in out
@@ -150,10 +186,14 @@ def test_train_evaluate_export_with_unreadable_images(
         code, _, err = call(capsys, "evaluate", tmp_path / "r", *arguments)
         assert code == 2
         assert word in err
+    # A photo that the run did not use may go; one that it is tested on may not.
     (data / "train" / "jade" / "empty.png").unlink()
+    assert call(capsys, "evaluate", tmp_path / "r")[0] == 0
+    next((data / "test" / "jade").iterdir()).unlink()
     code, _, err = call(capsys, "evaluate", tmp_path / "r")
     assert code == 2
-    assert "have changed" in err
+    assert "1 of the" in err
+    assert "photos that the run used are missing" in err
 
 
 def test_a_full_disk_and_an_interruption_leave_nothing_behind(
@@ -182,7 +222,7 @@ def test_runs_of_another_version_are_refused(capsys: pytest.CaptureFixture[str],
     (copy / "run.json").write_text(json.dumps({**record, "format": 9}))
     code, _, err = call(capsys, "export", copy, "--out", tmp_path / "b")
     assert code == 2
-    assert "another version" in err
+    assert "train it again" in err
     (copy / "run.json").write_text(json.dumps(record))
     (copy / "weights.safetensors").write_bytes(b"junk")
     code, _, err = call(capsys, "export", copy, "--out", tmp_path / "b")
@@ -193,31 +233,11 @@ def test_runs_of_another_version_are_refused(capsys: pytest.CaptureFixture[str],
 @pytest.fixture(scope="module")
 def server(bundle: Path) -> Iterator[str]:
     """A real `oodguard serve` process on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "oodguard.cli", "serve", str(bundle), "--port", str(port), "--admin-port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if httpx.get(f"{url}/health/ready").status_code == 200:
-                break
-        except httpx.TransportError:
-            assert process.poll() is None, process.stdout and process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    yield url
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=20)
-    assert process.returncode == 0, output
-    assert "curl -F image=@" in output
-    assert "Traceback" not in output
+    gateway = Gateway(bundle).start()
+    yield gateway.url
+    assert gateway.stop() == 0, gateway.output()
+    assert "curl -F image=@" in gateway.output()
+    assert "Traceback" not in gateway.output()
 
 
 def test_predict_prints_a_table(
@@ -323,7 +343,8 @@ def test_samples_writes_one_of_each(capsys: pytest.CaptureFixture[str], tmp_path
     code, _, _ = call(capsys, "samples", "--out", tmp_path / "s", "--cache", tmp_path / "c")
     assert code == 0
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["in_distribution.png", "out_of_distribution.jpg"]
-    assert np.prod([len(list((tmp_path / "c" / "digits" / s).rglob("*.png"))) for s in ("train", "test")]) == 1347 * 450
+    digits = tmp_path / "c" / "digits"
+    assert [len(list((digits / split).rglob("*.png"))) for split in ("train", "test")] == [1347, 450]
 
 
 def test_clients_stream_every_kind_of_image_in_order(server: str, photos: Path, tmp_path: Path) -> None:
@@ -367,3 +388,15 @@ def test_review_and_evaluate_help_load_neither_torch_nor_matplotlib() -> None:
         "sys.exit(bool({'torch', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("bench", "produce", "--seeds"), ("evaluate", "run", "--draws"), ("review", "flagged", "--limit")],
+)
+def test_a_fraction_is_no_whole_number(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    for wrong in ("2.7", "many"):
+        code, _, err = call(capsys, *arguments, wrong)
+        assert code == 2
+        assert f"'{wrong}' is not a whole number" in err
+        assert arguments[-1] in err

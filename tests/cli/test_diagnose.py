@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 
 from oodguard.cli.main import run as oodguard
 from oodguard.core.errors import QualityError
 from oodguard.core.manifest import load_manifest
 from oodguard.export.bundle import export_bundle
 from oodguard.training.record import RECORD_FILE, load_record
+from oodguard.training.run import WEIGHTS_FILE
 
 
 def test_a_healthy_run_says_so_on_photos_it_was_not_trained_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,6 +27,18 @@ def test_a_healthy_run_says_so_on_photos_it_was_not_trained_on(run: Path, capsys
     assert not found["colluding"]
     assert found["member_loss"] >= found["ensemble_loss"]
     assert set(found["codependence"]) == {"0.2", "0.4", "0.6"}
+
+
+def test_members_with_opposite_biases_collude(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    state = safetensors.torch.load_file(folder / WEIGHTS_FILE)
+    state["heads.ensemble.bias2.0"][0, 0] += 30.0
+    state["heads.ensemble.bias2.1"][0, 0] -= 30.0
+    safetensors.torch.save_file(state, folder / WEIGHTS_FILE)
+    assert oodguard(["diagnose", str(folder)]) == 0
+    assert "colluding: " in capsys.readouterr().out
+    assert oodguard(["diagnose", str(folder), "--fail-on-collusion"]) == 4
 
 
 def test_the_manifest_keeps_what_training_found(run: Path, bundle: Path) -> None:

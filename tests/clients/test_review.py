@@ -68,7 +68,7 @@ def test_images_are_shown_highest_score_first(tmp_path: Path, parse_page: Parse)
     shown = cards(parse_page(found.html))
     assert ["high.PNG" in shown[0], "middle.jpg" in shown[1], "low.jpg" in shown[2]] == [True] * 3
     for text in ("kiwi, 50\N{NO-BREAK SPACE}%", "OOD score 50.25", "threshold 8.00", "percentile 99.5", "digits 1",
-                 "2026-03-04 05:06:07 UTC", "1 of 2 scores above their limits: knn"):  # fmt: skip
+                 "2026-03-04 05:06:07 UTC", "1 of 2 scores above their thresholds: knn"):  # fmt: skip
         assert text in shown[0]
     assert review(tmp_path).html == found.html
 
@@ -107,11 +107,12 @@ def damage(folder: Path) -> dict[str, str]:
     put(folder, "nan", None)
     (folder / "nan.json").write_text(json.dumps(score).replace('"NaN"', "NaN"))
     return {
-        "torn.jpg": "damaged", "text.jpg": "not an image", "lonely.jpg": "no sidecar", "orphan.json": "no image",
-        "twice.jpg": "share one sidecar", "twice.png": "share one sidecar", "cut.json": "does not fit",
-        "empty.json": "does not fit", "list.json": "does not fit", "deep.json": "does not fit",
+        "torn.jpg": "damaged", "text.jpg": "not an image", "lonely.jpg": "has no sidecar",
+        "orphan.json": "has no image",
+        "twice.jpg": "share one sidecar", "twice.png": "share one sidecar", "cut.json": "not valid",
+        "empty.json": "not valid", "list.json": "not valid", "deep.json": "not valid",
         "infinite.json": "finite", "extra.json": "more: ", "naive.json": "time", "future.json": "format",
-        "huge.json": "bytes", "binary.json": "does not fit", "nan.json": "finite",
+        "huge.json": "bytes", "binary.json": "not valid", "nan.json": "finite",
     }  # fmt: skip
 
 

@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pytest
 from oodguard.cli.main import run as oodguard
 from oodguard.clients import Client
 from oodguard.load_tests.gateway import Gateway
-from oodguard.load_tests.serving import HOST, free_port
+from oodguard.load_tests.process import HOST, Process, answers, free_ports
 from oodguard.server.keys import digest, new_key
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -123,7 +123,7 @@ def test_javascript(gateway: Gateway, inside: Path, outside: Path, bad: Path) ->
 
 
 def test_keys_go_in_by_the_environment(bundle: Path, inside: Path) -> None:
-    with Gateway(bundle, extra=f"--auth keys --key-hashes reader:{digest(KEY)}", key=KEY) as guarded:
+    with Gateway(bundle, "--auth", "keys", "--key-hashes", f"reader:{digest(KEY)}") as guarded:
         for command in (
             [EXAMPLES / "predict.sh"],
             [sys.executable, EXAMPLES / "predict.py"],
@@ -180,31 +180,24 @@ Proxy = Callable[..., str]
 @pytest.fixture
 def proxy(tmp_path: Path, upstream: ThreadingHTTPServer) -> Iterator[Proxy]:
     """Start the proxy in front of a guard; its address."""
-    running: list[subprocess.Popen[bytes]] = []
+    running: list[Process] = []
 
     def begin(guard: str) -> str:
-        port = free_port()
+        (port,) = free_ports(1)
+        url = f"http://{HOST}:{port}"
+        command = [sys.executable, "-m", "uvicorn", "review_proxy:app", "--port", str(port), "--log-level", "error"]
         environment = {
             "GUARD": guard,
             "UPSTREAM": f"http://{HOST}:{upstream.server_port}",
             "REVIEW": str(tmp_path / "review"),
         }
-        command = [sys.executable, "-m", "uvicorn", "review_proxy:app", "--port", str(port), "--log-level", "error"]
-        running.append(subprocess.Popen(command, cwd=EXAMPLES, env={**os.environ, **environment}))
-        url, deadline = f"http://{HOST}:{port}", time.monotonic() + WAIT
-        while time.monotonic() < deadline:
-            try:
-                assert httpx.get(url).status_code == 405
-                return url
-            except httpx.TransportError:
-                assert running[-1].poll() is None, "the proxy ended"
-                time.sleep(0.1)
-        raise AssertionError("the proxy did not start")
+        ready = partial(answers, url, status=405)
+        running.append(Process("the proxy", command, ready=ready, environment=environment, folder=EXAMPLES).start())
+        return url
 
     yield begin
     for process in running:
-        process.terminate()
-        process.wait(WAIT)
+        process.stop()
 
 
 def test_the_proxy_passes_what_the_guard_knows_and_keeps_the_rest(

@@ -28,7 +28,7 @@ def test_folded_heads_answer_as_the_plain_ones(run: Path, bundle: Path) -> None:
     with torch.no_grad():
         fused_probabilities, fused_scores = FusedGuard(loaded)(torch.from_numpy(images))
     np.testing.assert_allclose(fused_probabilities, probabilities, atol=1e-5)
-    assert load_manifest(bundle).score_errors(scores, fused_scores.numpy()).max() < 1e-4
+    assert load_manifest(bundle).calibration.score_errors(scores, fused_scores.numpy()).max() < 1e-4
 
 
 def test_the_graph_is_one_file_with_the_promised_tensors(bundle: Path) -> None:
@@ -64,15 +64,15 @@ def test_golden_answers_are_in_the_manifest(bundle: Path) -> None:
 def test_the_gate_closes_on_every_kind_of_difference(bundle: Path) -> None:
     manifest = load_manifest(bundle)
     good = run_graph(session((bundle / GRAPH_FILE).read_bytes()), pixels(bundle))
-    require(compare(manifest, good, good))
+    require(compare(manifest.calibration, good, good))
     off = good.scores.copy()
     off[0, 3] += 1.0
     with pytest.raises(QualityError, match="ensemble_entropy"):
-        require(compare(manifest, good, Outputs(probabilities=good.probabilities, scores=off)))
+        require(compare(manifest.calibration, good, Outputs(probabilities=good.probabilities, scores=off)))
     rolled = np.roll(good.probabilities, 1, axis=1)
     with pytest.raises(QualityError, match="probabilities"):
-        require(compare(manifest, good, Outputs(probabilities=rolled, scores=good.scores)))
-    labels = compare(manifest, good, Outputs(probabilities=rolled, scores=good.scores))
+        require(compare(manifest.calibration, good, Outputs(probabilities=rolled, scores=good.scores)))
+    labels = compare(manifest.calibration, good, Outputs(probabilities=rolled, scores=good.scores))
     with pytest.raises(QualityError, match="labels"):
         require(labels.model_copy(update={"max_probability_error": 0.0}))
 

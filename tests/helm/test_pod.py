@@ -6,13 +6,11 @@ import base64
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import httpx
 import pytest
 
 from oodguard.core.manifest import load_manifest
+from oodguard.load_tests.process import free_ports
 from oodguard.load_tests.real_triton import server_folder
 from oodguard.server.keys import digest
 from tests.helm.charts import Render, Rendered
@@ -35,14 +34,6 @@ def confinable() -> bool:
 
 
 pytestmark = pytest.mark.skipif(not confinable(), reason="needs root on Linux, to make the file system of a container")
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        taken = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
-        for one in taken:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in taken]
 
 
 def values(**more: Any) -> dict[str, Any]:

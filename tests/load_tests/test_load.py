@@ -6,7 +6,7 @@ import math
 import pytest
 
 from oodguard.load_tests.harness import percentile
-from oodguard.load_tests.limit import Organisation, fastest, finalists, organisations, turns
+from oodguard.load_tests.limit import Comparison, Organisation, fastest, finalists, organisations, turns
 from oodguard.load_tests.load import LoadResult, schedule
 
 
@@ -60,7 +60,8 @@ def test_outcomes_are_counted_once_each() -> None:
     )
     assert result.accepted == 3
     assert result.count("429", "503") == 3
-    assert result.errors == 3
+    assert (result.errors, result.failed) == (3, 7)
+    assert result.rate == 3.0
     assert (result.latency(50), result.latency(99)) == (2.0, 30.0)
 
 
@@ -82,3 +83,10 @@ def test_the_limit_is_the_best_over_all_rounds_and_goes_first_in_every_other() -
     rounds = [{steady: 50.0, lucky: 90.0}, {steady: 51.0, lucky: 20.0}, {steady: 50.0, lucky: 30.0}]
     assert fastest([steady, lucky], rounds) == steady
     assert [turns(number, "a", "b") for number in range(3)] == [("a", "b"), ("b", "a"), ("a", "b")]
+
+
+def test_a_share_is_taken_within_its_round() -> None:
+    row = Comparison(Organisation(1, 2, 1, batch=4), (100.0, 50.0, 80.0)).row("gateway", [90.0, 50.0, 60.0])
+    assert (row["limit"], row["gateway"]) == (80.0, 60.0)
+    assert (row["share_percent"], row["share_range"]) == (90.0, "75.0 to 100.0")
+    assert row["gateways"] == [90.0, 50.0, 60.0]

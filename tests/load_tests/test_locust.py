@@ -17,8 +17,8 @@ import pytest
 
 from oodguard.load_tests.gateway import Gateway
 from oodguard.load_tests.loadtest import LOCUSTFILE, locust_command
+from oodguard.load_tests.process import HOST, free_ports
 from oodguard.load_tests.real_triton import Triton
-from oodguard.load_tests.serving import HOST, free_port
 
 WAIT = 120
 
@@ -30,7 +30,7 @@ def gateway(bundle: Path) -> Iterator[Gateway]:
 
 
 def requests(gateway: Gateway) -> int:
-    return gateway.counters.by("oodguard_requests", "route")[("/predict",)]
+    return gateway.count("oodguard_requests", "route")[("/predict",)]
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def summary(folder: Path) -> dict[str, dict[str, str]]:
         return {row["requests of kind"]: row for row in csv.DictReader(file)}
 
 
-def test_people_of_all_kinds_call_and_the_summary_is_the_servers_count(
+def test_users_send_all_kinds_and_the_summary_is_the_servers_count(
     gateway: Gateway, mix: list[str], tmp_path: Path, parse_page: Callable[[str], Element]
 ) -> None:
-    before = gateway.counters.by("oodguard_predictions", "is_ood")
+    before = gateway.count("oodguard_predictions", "is_ood")
     wanted = [
         "--people",
         "4",
@@ -86,7 +86,7 @@ def test_people_of_all_kinds_call_and_the_summary_is_the_servers_count(
     assert sum(int(rows[kind]["requests"]) for kind in ("raw", "multipart", "json")) == int(rows["all"]["requests"])
     assert rows["all"]["errors %"] == rows["all"]["shed %"] == "0.0"
     assert float(rows["all"]["p50 ms"]) <= float(rows["all"]["p95 ms"]) <= float(rows["all"]["p99 ms"])
-    seen = gateway.counters.by("oodguard_predictions", "is_ood") - before
+    seen = gateway.count("oodguard_predictions", "is_ood") - before
     page = (tmp_path / "found" / "summary.html").read_text(encoding="utf-8")
     parse_page(page.replace(gateway.url, "the server"))
     assert f"of {seen.total():,} images" in page
@@ -124,7 +124,7 @@ def test_options_that_make_no_sense_are_one_sentence(mix: list[str], tmp_path: P
 
 def test_a_master_and_two_workers_count_as_one(gateway: Gateway, mix: list[str], tmp_path: Path) -> None:
     before = requests(gateway)
-    port = str(free_port())
+    port = str(free_ports(1)[0])
     wanted = ["--people", "4", "--seconds", "2", "--results", str(tmp_path / "found")]
     master = [*locust_command(gateway.url, *mix, *wanted), "--master", "--master-bind-port", port]
     one = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--worker", "--master-port", port]
@@ -137,7 +137,7 @@ def test_a_master_and_two_workers_count_as_one(gateway: Gateway, mix: list[str],
 
 
 def test_locusts_page_starts_a_test_with_its_own_options(gateway: Gateway, mix: list[str], tmp_path: Path) -> None:
-    port = str(free_port())
+    port = str(free_ports(1)[0])
     page = f"http://{HOST}:{port}"
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", gateway.url, "--web-host", HOST]
     process = start([*command, "--web-port", port, *mix, "--results", str(tmp_path / "found")], tmp_path)
@@ -156,7 +156,7 @@ def test_locusts_page_starts_a_test_with_its_own_options(gateway: Gateway, mix: 
     try:
         shown = until(lambda: httpx.get(page).text)
         assert "ood_share" in shown
-        form = {"user_count": 2, "spawn_rate": 2, "people": 2, "seconds": 1, "shape": "spike", "most_images": 1}
+        form = {"user_count": 2, "spawn_rate": 2, "people": 2, "seconds": 1, "shape": "spike", "max_images": 1}
         assert httpx.post(f"{page}/swarm", data=form).json()["success"]
         until(lambda: httpx.get(f"{page}/stats/requests").json()["state"] == "stopped")
     finally:

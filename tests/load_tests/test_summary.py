@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -10,26 +11,25 @@ from xml.etree.ElementTree import Element
 import pytest
 
 from oodguard.core.errors import EnvironmentProblem, InputError
-from oodguard.load_tests.answers import BROKEN, UNREADABLE, Answer, gateway_answer
 from oodguard.load_tests.mix import Mix, MixOptions, mix_options
-from oodguard.load_tests.shapes import SHAPES, people_at
+from oodguard.load_tests.shapes import SHAPES, users_at
 from oodguard.load_tests.summary import Summary
-from oodguard.load_tests.tally import Tallies, Tally
+from oodguard.load_tests.tally import BROKEN, UNREADABLE, Tallies, Tally
 from oodguard.load_tests.thresholds import add_thresholds, check
 from oodguard.load_tests.triton_http import read_served
 
 
-def counted(*answers: tuple[Answer, float]) -> Tally:
-    tally = Tally()
-    for answer, milliseconds in answers:
-        tally.add(answer, milliseconds)
-    return tally
+def tally(*answers: tuple[str, int, int, float]) -> Tally:
+    """Of answers with an outcome, flagged images, other images and milliseconds."""
+    total = Tally()
+    for outcome, flagged, others, milliseconds in answers:
+        total.add(Tally(Counter([outcome]), Counter(true=flagged, false=others)).timed(milliseconds))
+    return total
 
 
-GOOD = counted(*((Answer("200", 2, 1), float(ms)) for ms in range(1, 101)))
-MIXED = counted(
-    (Answer("200", 3, 0, 1), 20.04), (Answer("200", 1, 1), 12345.678), (Answer("429"), 1), (Answer("500"), 1),
-    (Answer(BROKEN), 1),
+GOOD = tally(*(("200", 1, 1, float(ms)) for ms in range(1, 101)))
+MIXED = tally(
+    ("200", 0, 3, 20.04), ("200", 1, 0, 12345.678), ("429", 0, 0, 1), ("500", 0, 0, 1), (BROKEN, 0, 0, 1),
 )  # fmt: skip
 
 
@@ -50,8 +50,8 @@ def bounds(*arguments: str) -> Namespace:
 )
 def test_shapes(shape: str, expected: list[int]) -> None:
     moments = (0.0, 0.15, 0.4, 0.59, 0.8, 0.999)
-    assert [people_at(shape, m, people=10) for m in moments] == expected  # type: ignore[arg-type]
-    assert all(people_at(shape, m / 50, people=1) == 1 for m in range(50))  # type: ignore[arg-type]
+    assert [users_at(shape, m, users=10) for m in moments] == expected  # type: ignore[arg-type]
+    assert all(users_at(shape, m / 50, users=1) == 1 for m in range(50))  # type: ignore[arg-type]
 
 
 def test_every_shape_has_a_case() -> None:
@@ -60,7 +60,7 @@ def test_every_shape_has_a_case() -> None:
 
 def test_a_tally_tells_answered_shed_and_failed_apart() -> None:
     assert (MIXED.requests, MIXED.answered, MIXED.shed, MIXED.errors) == (5, 2, 1, 2)
-    assert (MIXED.images, MIXED.flagged, MIXED.unusable, MIXED.flagged_share) == (4, 1, 1, 0.25)
+    assert (MIXED.images, MIXED.verdicts["true"], MIXED.flagged_share) == (4, 1, 0.25)
     assert (MIXED.latency(50), MIXED.latency(99)) == (20.0, 12350.0)
     assert (GOOD.latency(50), GOOD.latency(95), GOOD.latency(99)) == (50, 95, 99)
     assert math.isnan(Tally().latency(50))
@@ -71,7 +71,7 @@ def test_workers_send_every_count_once() -> None:
     worker, master = Tallies({"raw": GOOD, "json": MIXED}), Tallies()
     master.receive(worker.take())
     master.receive(worker.take())
-    master.receive(Tallies({"raw": counted((Answer("200", 1), 5.0))}).take())
+    master.receive(Tallies({"raw": tally(("200", 0, 1, 5.0))}).take())
     assert master.total.requests == 106
     assert master.of("json") == MIXED
     assert master.of("raw").latencies[5.0] == 2
@@ -100,7 +100,7 @@ def test_the_summary_is_the_same_on_the_page_in_markdown_and_in_csv(
     assert "| all | 5 | 2.0 |" in markdown
     assert "all,5,2.0,20" in rows
     for text in (table, markdown):
-        assert "<step> load of up to 3 people" in text
+        assert "<step> load of up to 3 users" in text
         assert "MISSED: p99 of answered requests, ms: 1.235e+04, bound 50" in text
         assert "200 2" in text
     with pytest.raises(InputError, match="cannot be written"):
@@ -111,23 +111,35 @@ def test_a_mix_has_the_share_that_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "in.png").write_bytes(b"inside")
     (tmp_path / "out.png").write_bytes(b"outside")
     where = {"images": str(tmp_path / "in.png"), "ood_images": str(tmp_path / "out.png")}
-    mix = Mix(mix_options(Namespace(**where, ood_share=0.3, most_images=3)), random.Random(1))
+    mix = Mix(mix_options(Namespace(**where, ood_share=0.3, max_images=3)), random.Random(1))
     drawn = mix.draw(2000)
     assert drawn.count(b"outside") / 2000 == pytest.approx(0.3, abs=0.04)
-    asks = [mix.gateway() for _ in range(300)]
-    assert {(ask.kind, ask.images) for ask in asks if ask.kind != "raw"} == {
+    drawn_requests = [mix.gateway() for _ in range(300)]
+    assert {(one.kind, one.images) for one in drawn_requests if one.kind != "raw"} == {
         (kind, images) for kind in ("multipart", "json") for images in (1, 2, 3)
     }
-    assert {ask.images for ask in asks if ask.kind == "raw"} == {1}
+    assert {one.images for one in drawn_requests if one.kind == "raw"} == {1}
     # Nobody needs images that are never sent.
     Mix(MixOptions(images=tmp_path / "in.png", ood_images=tmp_path / "absent", ood_share=0), random.Random()).draw(1)
     with pytest.raises(InputError, match="--ood-share"):
         mix_options(Namespace(ood_share=2.0))
 
 
-def test_answers_that_are_none_of_ours() -> None:
-    assert gateway_answer(200, b"<html>") == Answer(UNREADABLE)
-    assert gateway_answer(0, b"") == Answer(BROKEN)
-    assert gateway_answer(503, b"") == Answer("503")
+def test_a_tally_counts_every_image_of_an_answer() -> None:
+    problems = [("empty", 422), ("unsupported_type", 415)]
+    errors = ",".join(f'{{"title":"t","status":{status},"code":"{code}","detail":"d"}}' for code, status in problems)
+    total = Tally.of_answer(
+        422, f'{{"title":"t","status":422,"code":"all_failed","detail":"d","errors":[{errors}]}}'.encode()
+    )
+    total.add(Tally.of_answer(429, b'{"title":"t","status":429,"code":"overloaded","detail":"d"}'))
+    assert total.refused == Counter(empty=1, unsupported_type=1, overloaded=1)
+    assert total.outcomes == Counter({"422": 1, "429": 1})
+    assert total.since(total) == Tally()
+
+
+def test_answers_that_are_not_oodguards() -> None:
+    assert Tally.of_answer(200, b"<html>").outcomes == {UNREADABLE: 1}
+    assert Tally.of_answer(503, b"<html>").outcomes == {"503": 1}
+    assert Tally.of_answer(0, b"").outcomes == {BROKEN: 1}
     with pytest.raises(EnvironmentProblem, match="does not describe a model m"):
         read_served("http://127.0.0.1:9", "m")

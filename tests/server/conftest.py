@@ -2,24 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
-import re
-import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
 from oodguard.core.manifest import load_manifest
+from oodguard.load_tests.gateway import Gateway
 from oodguard.server.app import create_gateway
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.settings import ServeSettings
@@ -90,73 +83,15 @@ def golden(bundle: Path) -> list[bytes]:
     return [(bundle / g.path).read_bytes() for g in load_manifest(bundle).golden]
 
 
-class Server:
-    """A real `oodguard serve` process on free ports."""
-
-    def __init__(self, bundle: Path | None, *flags: str, ready: bool = True) -> None:
-        command = [sys.executable, "-u", "-m", "oodguard.cli", "serve", *([str(bundle)] if bundle else [])]
-        command += ["--port", "0", "--admin-port", "0"]
-        # A wide console: the addresses must not be wrapped.
-        self.process = subprocess.Popen(
-            [*command, *flags],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={"OODGUARD_SERVE_DRAIN_DELAY": "0", **os.environ, "COLUMNS": "300"},
-        )
-        self.log: list[str] = []
-        self._reader = threading.Thread(target=self._read_log)
-        self._reader.start()
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            found = re.search(r"serving on (\S+) .*metrics on (\S+)/metrics", line)
-            if found:
-                self.url, self.private = found.groups()
-                break
-        else:
-            raise AssertionError(f"the server did not start: {self.stop() and self.log}")
-        if ready:
-            self.wait_ready()
-
-    def _read_log(self) -> None:
-        assert self.process.stderr is not None
-        self.log.extend(self.process.stderr)
-
-    def wait_ready(self) -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                if httpx.get(f"{self.url}/health/ready", verify=False).status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.05)
-        raise AssertionError("the server is not ready")
-
-    def sample(self, name: str) -> float:
-        for line in httpx.get(f"{self.private}/metrics").text.splitlines():
-            if line.startswith(name + " "):
-                return float(line.split()[-1])
-        raise AssertionError(f"{name} is not exported")
-
-    def stop(self, sig: int = signal.SIGTERM) -> int:
-        """Send a signal and return the exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(sig)
-        code = self.process.wait(60)
-        self._reader.join()
-        for stream in (self.process.stdout, self.process.stderr):
-            assert stream is not None
-            stream.close()
-        return code
-
-
 @pytest.fixture
-def server(bundle: Path) -> Iterator[Callable[..., Server]]:
+def server(bundle: Path) -> Iterator[Callable[..., Gateway]]:
     """Start real server processes; flags are those of `oodguard serve`."""
-    running: list[Server] = []
+    running: list[Gateway] = []
 
-    def begin(*flags: str, folder: Path | None = bundle, ready: bool = True) -> Server:
-        running.append(Server(folder, *flags, ready=ready))
+    def begin(*flags: str, folder: Path | None = bundle, ready: bool = True) -> Gateway:
+        running.append(Gateway(folder, *flags).start(wait=ready))
+        if not ready:
+            running[-1].wait_ready(running[-1].is_listening)
         return running[-1]
 
     yield begin
@@ -165,11 +100,10 @@ def server(bundle: Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture(scope="module")
-def serving(bundle: Path) -> Iterator[Server]:
+def serving(bundle: Path) -> Iterator[Gateway]:
     """One real server for all tests of a module that leave it as it is."""
-    server = Server(bundle)
-    yield server
-    server.stop()
+    with Gateway(bundle) as running:
+        yield running
 
 
 def png(colour: str = "red", size: tuple[int, int] = (40, 40), mode: str = "RGB") -> bytes:

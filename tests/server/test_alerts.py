@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import subprocess
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from oodguard.export.photos import run_photos
-from oodguard.load_tests.real_triton import free_ports
+from oodguard.load_tests.process import Process, answers, free_ports
 from oodguard.training.run import load_run
 
 RULES = Path(__file__).parents[2] / "helm" / "oodguard" / "files" / "rules.yaml"
@@ -38,7 +38,7 @@ def shrunk(rules: str) -> str:
     return re.sub(r"(for: )(\d+)([mh])()", scaled, text)
 
 
-class Prometheus:
+class Prometheus(Process):
     """A running Prometheus that scrapes `address` as the job that the rules are about."""
 
     def __init__(self, folder: Path, address: str) -> None:
@@ -50,11 +50,12 @@ class Prometheus:
         }
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
         (port,) = free_ports(1)
-        self._log = (folder / "log").open("w+")
-        self.process = subprocess.Popen(
+        super().__init__(
+            "prometheus",
             ["prometheus", "--config.file=prometheus.yaml", "--storage.tsdb.path=data", "--log.level=warn",
              f"--web.listen-address=127.0.0.1:{port}"],
-            cwd=folder, stderr=self._log,
+            ready=lambda: answers(f"http://127.0.0.1:{port}/-/ready"),
+            folder=folder,
         )  # fmt: skip
         self._api = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=30)
 
@@ -78,15 +79,13 @@ class Prometheus:
             with contextlib.suppress(httpx.TransportError):
                 if condition():
                     return
-            assert self.process.poll() is None, Path(self._log.name).read_text()
+            assert self.process.poll() is None, self.output()
             time.sleep(0.1)
         raise AssertionError(f"not within {PATIENCE:g} s: {what}; {self.get('/alerts')}")
 
-    def stop(self) -> None:
+    def stop(self, number: int = signal.SIGTERM) -> int:
         self._api.close()
-        self.process.terminate()
-        self.process.wait(60)
-        self._log.close()
+        return super().stop(number)
 
 
 class Traffic(threading.Thread):
@@ -115,9 +114,8 @@ class Traffic(threading.Thread):
 def prometheus(serving: Any, tmp_path: Path) -> Iterator[Prometheus]:
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus (Debian: prometheus) is not installed")
-    running = Prometheus(tmp_path, serving.private.removeprefix("http://"))
-    yield running
-    running.stop()
+    with Prometheus(tmp_path, serving.private.removeprefix("http://")) as running:
+        yield running
 
 
 def test_alerts_fire_when_traffic_turns_strange_and_clear_when_it_turns_back(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,12 @@ def test_what_metrics_and_logs_call_the_routes_is_published(gateway: Gateway) ->
     assert {route.label for route in private_routes(gateway.parts)} == {
         *("/metrics", "/admin/reload", "/health/live", "/health/ready"),
     }
+
+
+def test_the_document_of_the_api_names_every_route(gateway: Gateway) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "API.md").read_text(encoding="utf-8")
+    for route in (*public_routes(gateway.parts), *private_routes(gateway.parts)):
+        assert re.search(rf"`((GET|POST) )?{re.escape(route.label.rstrip('*'))}", text), route
 
 
 def test_only_probes_metrics_and_the_files_of_the_pages_are_open(gateway: Gateway) -> None:

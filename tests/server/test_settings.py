@@ -72,7 +72,7 @@ def test_anyone_may_call_a_public_address_only_by_explicit_choice() -> None:
 @pytest.mark.parametrize(
     ("document", "name"),
     [
-        ("README.md", "settings"),
+        ("docs/SETTINGS.md", "settings"),
         ("docs/METRICS.md", "metrics"),
         ("docs/API.md", "problems"),
         ("docs/SCORES.md", "scores"),
@@ -83,3 +83,10 @@ def test_tables_of_the_documents_are_what_the_code_says(document: str, name: str
     text = (Path(__file__).parents[2] / document).read_text(encoding="utf-8")
     assert table(name) in text, "run: make docs"
     assert filled(text) == text
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SAMPLE_DIR", "KEY_FILE", "ACCEPT", "PORT"):
+        monkeypatch.setenv(ENV_PREFIX + name, "")
+    settings = ServeSettings(bundle=BUNDLE)
+    assert (settings.sample_dir, settings.key_file, settings.accept, settings.port) == (None, None, None, 8000)

@@ -75,7 +75,7 @@ def test_openvino_answers_as_onnx_runtime_does(bundle: Path, sessions: int) -> N
     *parts, whole = asyncio.run(answers())
     assert [len(part.scores) for part in parts] == [1, 2, 3, 4, 5]
     np.testing.assert_allclose(parts[4].probabilities, whole.probabilities[:5], atol=1e-5)
-    errors = manifest.score_errors([g.scores for g in manifest.golden], whole.scores)
+    errors = manifest.calibration.score_errors([g.scores for g in manifest.golden], whole.scores)
     assert float(errors.max()) <= manifest.parity.tolerance
     for verdict, golden in zip(manifest.judge(whole), manifest.golden, strict=True):
         assert (verdict.label, verdict.is_ood) == (golden.label, golden.is_ood)

@@ -1,4 +1,4 @@
-"""THE definitions of every OOD score, as traceable torch functions. **Higher = more OOD, everywhere.**
+"""THE definitions of every served OOD score, as traceable torch functions. **Higher = more OOD, everywhere.**
 
 Shapes: logits `[M, B, C]` (M members, B images, C classes), anchored logits `[B, K, C]` (K anchors), features
 `[B, D]`; every score returns `[B]`. Nothing here has parameters: a function of numbers can be checked by hand.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 
@@ -51,36 +50,6 @@ def mean_probabilities(logits: Tensor) -> Tensor:
 def mean_log_probabilities(logits: Tensor) -> Tensor:
     """`log((1/M) sum_m softmax(f^m))` without underflow, `[B, C]`."""
     return logits.log_softmax(-1).logsumexp(0) - math.log(logits.shape[0])
-
-
-def average_entropy(logits: Tensor) -> Tensor:
-    """Mean entropy of the members: `(1/M) sum_m H[p^m]`, in nats, in [0, log C]. LDR paper, appendix; same sign."""
-    logs = logits.log_softmax(-1)
-    return -(logs.exp() * logs).sum(-1).mean(0)
-
-
-def one_minus_mean_confidence(logits: Tensor) -> Tensor:
-    """`1 - (1/M) sum_m max_c p_c^m`. LDR paper, appendix (average max-probability), where ID scores higher."""
-    return 1.0 - logits.softmax(-1).amax(-1).mean(0)
-
-
-def unique_predictions(logits: Tensor) -> Tensor:
-    """How many classes the members vote for, in {1, ..., min(M, C)}. LDR paper, appendix; same sign.
-
-    PDS is its continuous form: for one-hot members this is C times PDS.
-    """
-    votes = torch.zeros(logits.shape[1:], device=logits.device)
-    return votes.scatter(-1, logits.argmax(-1).T, 1.0).sum(-1)
-
-
-def max_softmax(logits: Tensor) -> Tensor:
-    """`1 - max_c p_c` of one classifier's logits `[B, C]`. Hendrycks & Gimpel 2017 score ID higher."""
-    return 1.0 - logits.softmax(-1).amax(-1)
-
-
-def max_logit(logits: Tensor) -> Tensor:
-    """`-max_c f_c` of one classifier's logits `[B, C]`. Hendrycks et al. 2022 score ID higher."""
-    return -logits.amax(-1)
 
 
 def energy(logits: Tensor) -> Tensor:

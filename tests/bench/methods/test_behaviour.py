@@ -12,7 +12,8 @@ from oodguard.bench.methods.catalogue import METHODS
 from oodguard.bench.methods.classifier import Classifier
 from oodguard.bench.methods.ensembles import EnsembleMethod
 from oodguard.bench.methods.method import Detector, Method, answers
-from oodguard.bench.methods.problem import FeatureSpace, LearningProblem
+from oodguard.bench.problem import LearningProblem
+from oodguard.bench.spaces.features import FeatureSpace
 from oodguard.core.collusion import CollusionReport
 from oodguard.training.compute import start_compute
 from oodguard.training.heads.collusion import diagnose
@@ -34,14 +35,24 @@ def digits() -> tuple[LearningProblem, torch.Tensor]:
     x, y, unseen = images[labels < 8], labels[labels < 8], images[labels >= 8]
     outliers = x[:200, torch.randperm(64, generator=torch.Generator().manual_seed(1))]
     space = FeatureSpace.of(x[:800], hidden=64, scratch=SCRATCH, fine_tune=TUNE)
-    return LearningProblem(x[:800].unsqueeze(0), y[:800], x[800:1200], y[800:1200], outliers, 8, space, 0), unseen
+    problem = LearningProblem(
+        inputs=x[:800].unsqueeze(0),
+        targets=y[:800],
+        calibration=x[800:1200],
+        calibration_targets=y[800:1200],
+        outliers=outliers,
+        classes=8,
+        space=space,
+        seed=0,
+    )
+    return problem, unseen
 
 
 def trained(method: Method, problem: LearningProblem, start: Detector | None = None) -> Detector:
     torch.manual_seed(0)
     detector = method.build(problem)
     with single_thread():
-        method.train(detector, problem, start_compute(1), start, None)
+        method.train(detector, problem, compute=start_compute(1), start=start, progress=None)
     return detector.eval()
 
 
@@ -56,13 +67,13 @@ def single(problem: LearningProblem) -> Detector:
 
 
 def accuracy(detector: Detector, problem: LearningProblem) -> float:
-    found = answers(detector, problem, problem.held).log_probabilities.argmax(-1)
-    return float((found == problem.held_targets).float().mean())
+    found = answers(detector, problem, problem.calibration).log_probabilities.argmax(-1)
+    return float((found == problem.calibration_targets).float().mean())
 
 
 def diagnosed(method: EnsembleMethod, problem: LearningProblem, single: Detector) -> CollusionReport:
-    found = answers(trained(method, problem, single), problem, problem.held)
-    return diagnose(found.logits, problem.held_targets, averaging=method.averaging)
+    found = answers(trained(method, problem, single), problem, problem.calibration)
+    return diagnose(found.logits, problem.calibration_targets, averaging=method.averaging)
 
 
 def mean(values: tuple[float, ...]) -> float:
@@ -112,8 +123,10 @@ def test_from_one_start_independent_members_stay_alike_and_ldrs_part(
     found = {}
     for name in ("independent-shared-start", "ldr-shared-start"):
         detector = trained(METHODS[name], problem, single)
-        inside, outside = (answers(detector, problem, x).scores["pds"].double().numpy() for x in (problem.held, unseen))
-        found[name] = (auroc(inside, outside), outside.mean() - 1 / problem.classes)
+        known, ood = (
+            answers(detector, problem, x).scores["pds"].double().numpy() for x in (problem.calibration, unseen)
+        )
+        found[name] = (auroc(known, ood), ood.mean() - 1 / problem.classes)
     # Without a difference PDS is 1 / C for every image, and rounding errors rank them.
     assert found["independent-shared-start"][1] < 1e-5
     assert 0.3 < found["independent-shared-start"][0] < 0.7

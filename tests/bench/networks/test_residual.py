@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from oodguard.bench.networks.residual import by_name, parameters
-from oodguard.core.errors import InputError
+from oodguard.bench.networks.catalogue import network_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -18,13 +17,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
     ],
 )
 def test_networks_have_the_size_that_is_published(name: str, classes: int, count: int) -> None:
-    assert parameters(by_name(name, classes=classes)) == count
+    assert sum(p.numel() for p in network_of(name, classes=classes).parameters()) == count
 
 
 @pytest.mark.parametrize(("name", "width"), [("wrn-10-1", 64), ("wrn-16-2", 128), ("resnet18", 512)])
 def test_a_network_is_a_stem_a_last_block_and_a_head(name: str, width: int) -> None:
     torch.manual_seed(0)
-    network = by_name(name, classes=7).eval()
+    network = network_of(name, classes=7).eval()
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         embedding = network.embed(x)
@@ -36,14 +35,8 @@ def test_a_network_is_a_stem_a_last_block_and_a_head(name: str, width: int) -> N
 
 
 def test_blocks_add_their_input() -> None:
-    network = by_name("wrn-16-1", classes=2)
+    network = network_of("wrn-16-1", classes=2)
     block = network.last[0][1]
     torch.nn.init.zeros_(block.conv2.weight)
     x = torch.randn(2, 64, 8, 8)
     torch.testing.assert_close(block(x), x)
-
-
-@pytest.mark.parametrize("name", ["wrn-12-1", "wrn-4-1", "wrn-40", "wrn-a-2", "vgg"])
-def test_other_names_are_refused_in_a_sentence(name: str) -> None:
-    with pytest.raises(InputError, match=r"6n \+ 4|networks are 'resnet18'"):
-        by_name(name, classes=2)

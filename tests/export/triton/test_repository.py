@@ -110,7 +110,7 @@ def test_the_command(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         (["--out", str(tmp_path / "x")], "is a bundle"),
         (["--out", str(tmp_path / "x"), "--triton-threads", "1"], "need --triton"),
         (["--triton", str(repository), "--triton-tensorrt"], "device gpu"),
-        (["--triton", str(repository), "--model-version", "2"], "takes no --model-version"),
+        (["--triton", str(repository), "--model-version", "2"], "leave out --model-version"),
     ):
         assert oodguard(["export", str(bundle), *flags]) == 2
         assert word in capsys.readouterr().err

@@ -90,29 +90,17 @@ def test_knn_and_mahalanobis_on_a_line() -> None:
     torch.testing.assert_close(scores.mahalanobis(distances), torch.tensor([0.0, 1.0]))
 
 
-def test_scores_of_one_classifier() -> None:
+def test_energy_is_minus_the_log_of_the_sum_and_shifts_with_the_logits() -> None:
     logits = torch.tensor([[math.log(6), math.log(3), math.log(1)], [0.0, 0.0, 0.0]])
-    torch.testing.assert_close(scores.max_softmax(logits), torch.tensor([0.4, 2 / 3]))
-    torch.testing.assert_close(scores.max_logit(logits), torch.tensor([-math.log(6), 0.0]))
     torch.testing.assert_close(scores.energy(logits), torch.tensor([-math.log(10), -math.log(3)]))
     torch.testing.assert_close(scores.energy(logits + 7), scores.energy(logits) - 7)
 
 
 def test_means_over_members() -> None:
     half = torch.tensor([[[math.log(3), 0.0]], [[0.0, 0.0]]])  # (3/4, 1/4) and (1/2, 1/2)
-    entropies = (0.25 * math.log(4) + 0.75 * math.log(4 / 3), math.log(2))
-    assert scores.average_entropy(half).item() == pytest.approx(sum(entropies) / 2)
-    assert scores.one_minus_mean_confidence(half).item() == pytest.approx(1 - (0.75 + 0.5) / 2)
     assert scores.average_energy(half).item() == pytest.approx(-(math.log(4) + math.log(2)) / 2)
     torch.testing.assert_close(scores.mean_probabilities(half), torch.tensor([[0.625, 0.375]]))
     torch.testing.assert_close(scores.mean_log_probabilities(half).exp(), scores.mean_probabilities(half))
-
-
-@pytest.mark.parametrize(("votes", "unique"), [([0, 0, 0], 1), ([0, 1, 0], 2), ([3, 1, 2], 3)])
-def test_distinct_votes_are_c_times_pds_of_one_hot_members(votes: list[int], unique: int) -> None:
-    logits = one_hot(votes, 4)
-    assert scores.unique_predictions(logits).tolist() == [unique]
-    assert 4 * scores.pds(logits).item() == pytest.approx(unique)
 
 
 def test_pds_lies_between_one_over_c_and_the_members_over_c() -> None:

@@ -1,0 +1,1 @@
+"""Suites: which photos are ID, which are OOD, and how a network sees them. `catalogue.py` lists them."""
