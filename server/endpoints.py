@@ -12,10 +12,10 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from oodguard.core.answers import Prediction, PredictRequest, PredictResponse, Timing
+from oodguard.core.answers import PredictRequest, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
-from oodguard.core.problems import Problem, problem, summary_of
+from oodguard.core.problems import problem, summary_of
 from oodguard.server.call import SHORTEST_MS, Entrance, while_connected
 from oodguard.server.callers import Callers
 from oodguard.server.errors import RequestError
@@ -26,6 +26,7 @@ from oodguard.server.metrics import Metrics
 from oodguard.server.problems import documented, problem_response
 from oodguard.server.routes import Route
 from oodguard.server.serving import Serving
+from oodguard.server.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -66,28 +67,13 @@ class Predict:
 
 def answer_of(found: Judgement, names: Sequence[str | None]) -> PredictResponse:
     """What was judged as an answer; `names` are the images' file names."""
-    predictions: list[Prediction] = []
-    errors: list[Problem] = []
-    # Built without validation, which would cost as much as writing the answer: every part was made here.
-    for index, (image, name) in enumerate(zip(found.images, names, strict=True)):
-        if isinstance(image, ImageError):
-            errors.append(problem(Code(image.code), str(image), index=index, file=name))
-        else:
-            predictions.append(Prediction.model_construct(index=index, file=name, **dict(image.verdict)))
-    read, decode, queue, inference, judge = map(_ms, found.stages)
-    return PredictResponse.model_construct(
+    return PredictResponse.of(
+        (image if isinstance(image, ImageError) else image.verdict for image in found.images),
+        names,
         model=found.model,
         accept=found.accept,
-        predictions=tuple(predictions),
-        errors=tuple(errors),
-        timing_ms=Timing.model_construct(
-            read=read, decode=decode, queue=queue, inference=inference, judge=judge, total=_ms(found.total)
-        ),
+        timing=Timing.of(**dict(zip(STAGES, found.stages, strict=True)), total=found.total),
     )
-
-
-def _ms(seconds: float) -> float:
-    return round(1e3 * seconds, 3)
 
 
 def _parameters(request: Request) -> tuple[float | None, int | None]:
@@ -165,11 +151,11 @@ class AdminRoutes:
             Route(path="/admin/reload", endpoint=self.reload, methods=("POST",)),
         )
 
-    async def scrape(self) -> Response:
+    async def scrape(self, _: Request) -> Response:
         """Prometheus metrics."""
         return Response(self.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
-    async def reload(self) -> Response:
+    async def reload(self, _: Request) -> Response:
         """Load the bundle folder and the key file again; 200 with the model now served, 422 when one was refused."""
         self.callers.reload()
         model = await self.serving.reload()

@@ -10,16 +10,15 @@ import numpy as np
 
 from oodguard.core.answers import ModelRef
 from oodguard.core.codes import Code
-from oodguard.core.errors import FormatError, ImageError
-from oodguard.core.manifest import Outputs, load_manifest
-from oodguard.core.preprocessing import load_pixels
+from oodguard.core.errors import FormatError
+from oodguard.core.manifest import load_manifest
 from oodguard.core.verdict import Thresholds
 from oodguard.server.batcher import Batcher
 from oodguard.server.condition import Condition
 from oodguard.server.engines.base import Engine, RemoteEngine
 from oodguard.server.engines.registry import REMOTE, build_engine
-from oodguard.server.errors import EngineError, RequestError
-from oodguard.server.golden import broken_promise, join
+from oodguard.server.errors import RequestError
+from oodguard.server.golden import defect_of
 from oodguard.server.metrics import Metrics
 from oodguard.server.sender import Sender
 from oodguard.server.settings import ServeSettings
@@ -41,16 +40,22 @@ class ServedModel:
         self.bundle = settings.bundle
         self.plan: EnginePlan | None = None
         self.remote: RemoteEngine | None = None
-        self.condition = Condition(metrics)
-        self.batcher: Batcher | Sender
         if settings.engine in REMOTE:
             self.manifest, self.remote = REMOTE[settings.engine].loader()(settings)
+        elif self.bundle is not None:
+            self.manifest = load_manifest(self.bundle)
+        else:
+            raise FormatError("there is no bundle to serve")
+        self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
+        self.accept = settings.accept or self.manifest.default_accept
+        self.thresholds(self.accept)
+        self.condition = Condition(metrics)
+        self.batcher: Batcher | Sender
+        if self.remote is not None:
             self.engine: Engine = self.remote
             self.batcher = Sender(self.remote, self.manifest, events=self.condition)
         else:
-            if self.bundle is None:
-                raise FormatError("there is no bundle to serve")
-            self.manifest = load_manifest(self.bundle)
+            assert self.bundle is not None
             self.plan = plan_for(settings, self.manifest)
             self.engine = engine or build_engine(self.bundle, self.manifest, self.plan, device=settings.device)
             self.batcher = Batcher(
@@ -61,9 +66,6 @@ class ServedModel:
                 stall_after=settings.stall_after,
                 events=self.condition,
             )
-        self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
-        self.accept = settings.accept or self.manifest.default_accept
-        self.thresholds(self.accept)
         self._leases = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -116,21 +118,13 @@ class ServedModel:
     async def _difference(self) -> str | None:
         assert self.plan is not None
         assert self.bundle is not None
-        golden = self.manifest.golden
-        try:
-            images = np.stack(
-                [load_pixels((self.bundle / g.path).read_bytes(), self.manifest.preprocessing) for g in golden]
-            )
-            # The first answer is the check; the others warm the slots up, on batches as long as real ones.
-            outputs = await self._infer(images, self.plan.max_batch)
-            full = np.resize(images, (self.plan.max_batch, *images.shape[1:]))
+        defect = await defect_of(self.bundle, self.manifest, self.engine, max_batch=self.plan.max_batch)
+        if defect is None:
+            side = self.manifest.preprocessing.crop
+            # Warms every slot up, on batches as long as real ones.
+            full = np.zeros((self.plan.max_batch, side, side, 3), dtype=np.uint8)
             await asyncio.gather(*(self.engine.infer(full) for _ in range(self.engine.slots)))
-        except (ImageError, EngineError, OSError) as error:
-            return f"the golden images could not be answered ({error})"
-        return broken_promise(self.manifest, golden, outputs)
-
-    async def _infer(self, images: np.ndarray, size: int) -> Outputs:
-        return join([await self.engine.infer(images[start : start + size]) for start in range(0, len(images), size)])
+        return defect
 
     async def retire(self, timeout: float) -> None:
         """Wait for the last lease, then close the engine; after `timeout` seconds close it regardless."""
