@@ -97,7 +97,8 @@ class GuardCalls:
             )
         except ValidationError as error:
             first = error.errors()[0]
-            raise InputError(f"{first['loc'][0]}: {first['msg']}; got {first['input']!r}") from None
+            why = first["msg"].removeprefix("Value error, ")
+            raise InputError(f"{first['loc'][0]}: {why}; got {first['input']!r}") from None
         manifest = load_manifest(options.bundle)
         plan = plan_for(options, manifest)
         judge = BatchJudge.open(options.bundle, manifest, plan, limits=limits, device=device, workers=decode_workers)

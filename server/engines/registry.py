@@ -37,14 +37,14 @@ class EngineEntry(Generic[Load]):
     cpu_only: bool = False
 
     @property
-    def installed(self) -> bool:
-        """Whether the engine can be loaded here."""
-        return all(find_spec(module) is not None for module in self.modules)
+    def missing(self) -> str | None:
+        """The first module that is not installed; None where the engine can be loaded."""
+        return next((module for module in self.modules if find_spec(module) is None), None)
 
     def loader(self) -> Load:
         """`load`; raises `EnvironmentProblem` unless the engine is installed."""
-        if not self.installed:
-            raise EnvironmentProblem(f"this engine needs a package that is missing: pip install oodguard[{self.extra}]")
+        if self.missing:
+            raise EnvironmentProblem(f"{self.missing} is not installed; pip install 'oodguard[{self.extra}]' brings it")
         return self.load
 
 
@@ -103,7 +103,7 @@ EngineName = Annotated[str, _among(ENGINES), WithJsonSchema({"enum": list(ENGINE
 
 def installed_engines() -> tuple[str, ...]:
     """The engines of `LOCAL` that can be loaded here."""
-    return tuple(name for name, engine in LOCAL.items() if engine.installed)
+    return tuple(name for name, engine in LOCAL.items() if engine.missing is None)
 
 
 def require_local(names: Collection[str]) -> None:

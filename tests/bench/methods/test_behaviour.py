@@ -73,7 +73,7 @@ def accuracy(detector: Detector, problem: LearningProblem) -> float:
 
 def diagnosed(method: EnsembleMethod, problem: LearningProblem, single: Detector) -> CollusionReport:
     found = outputs(trained(method, problem, single), problem, problem.calibration)
-    return diagnose(found.logits, problem.calibration_targets, averaging=method.averaging)
+    return diagnose(found.logits, problem.calibration_targets, averaging=method.loss.averaging)
 
 
 def mean(values: tuple[float, ...]) -> float:
@@ -95,8 +95,11 @@ def test_joint_training_colludes_and_diversified_members_do_not(problem: Learnin
 
 
 def test_jointly_trained_members_lean_on_each_other(problem: LearningProblem, single: Detector) -> None:
-    pair = replace(ensemble("joint"), members=2)
-    together, alone = diagnosed(pair, problem, single), diagnosed(replace(pair, beta=0.0), problem, single)
+    joint = ensemble("joint")
+    together, alone = (
+        diagnosed(replace(joint, loss=replace(joint.loss, members=2, beta=beta)), problem, single)
+        for beta in (1.0, 0.0)
+    )
     assert together.colluding, together
     assert not alone.colluding, alone
     assert together.codependence["0.4"] > 10 * alone.codependence["0.4"]
