@@ -9,13 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 
-from oodguard.core.codes import Code
-from oodguard.core.errors import OodguardError
-from oodguard.core.problems import problem
 from oodguard.server.admission import Admission
 from oodguard.server.call import Entrance
 from oodguard.server.endpoints import OPENAPI, AdminRoutes, HealthRoutes, Predict
@@ -27,7 +22,6 @@ from oodguard.server.keys import KeyRing
 from oodguard.server.metrics import Metrics
 from oodguard.server.page import REDIRECT, PageRoutes, static_routes
 from oodguard.server.places import place_of
-from oodguard.server.problems import problem_response, refuse
 from oodguard.server.routes import Route
 from oodguard.server.sampling import Sampler
 from oodguard.server.serving import Serving
@@ -155,19 +149,4 @@ def framed(routes: Sequence[Route], parts: Parts, **options: Any) -> Frame:
     app = FastAPI(openapi_url=None, **options)
     for route in routes:
         route.add_to(app)
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
-        code = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED}.get(error.status_code, Code.BAD_REQUEST)
-        found = problem(code, f"{request.method} {request.url.path[:200]}: {error.detail}")
-        response = problem_response(found, path=request.url.path)
-        response.headers.update(error.headers or {})
-        return response
-
-    # The second is raised again after the answer, and logged by the frame.
-    @app.exception_handler(OodguardError)
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        return refuse(error, path=request.url.path, metrics=parts.metrics)
-
     return Frame(app, routes, metrics=parts.metrics, health=parts.health, keys=parts.keys, tracing=parts.tracing)

@@ -9,17 +9,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from fastapi import FastAPI
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from oodguard.core.codes import Code
 from oodguard.core.errors import OodguardError
+from oodguard.core.problems import problem_of
 from oodguard.server.errors import RequestError
 from oodguard.server.health import Health
 from oodguard.server.keys import KeyRing
 from oodguard.server.logs import log_request
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
-from oodguard.server.problems import refuse
+from oodguard.server.problems import problem_response, unroutable
 from oodguard.server.routes import Route, RouteTable
 from oodguard.server.tracing import CURRENT, Tracing
 
@@ -81,7 +84,7 @@ class Exchange:
 
 
 class Frame:
-    """ASGI middleware around one application; plain ASGI, because it runs on every request."""
+    """ASGI around one application's router; plain ASGI, because it runs on every request."""
 
     def __init__(
         self,
@@ -106,16 +109,17 @@ class Frame:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope["app"] = self.app
         exchange = Exchange(scope, send, route=self._routes.of(scope["path"]), health=self._health)
         try:
             with self._traced(exchange):
                 try:
                     self._require_key(exchange)
-                    await self.app(scope, receive, exchange.send)
-                except Exception as error:  # the last line: whatever happens, the caller gets a problem document
-                    self._report(exchange, error)
+                    # Not through the application's own middleware: what it would do is done here, for less.
+                    await self.app.router(scope, receive, exchange.send)
+                except Exception as error:  # whatever happens, the caller gets a problem document
+                    response = self._refusal(exchange, scope["path"], error)
                     if not exchange.begun:
-                        response = refuse(error, path=scope["path"], metrics=self._metrics)
                         await response(scope, receive, exchange.send)
         finally:
             self._count(exchange)
@@ -145,10 +149,16 @@ class Frame:
         if exchange.key is None:
             raise RequestError(Code.UNAUTHORIZED, "send a valid key as Authorization: Bearer KEY or X-API-Key")
 
-    def _report(self, exchange: Exchange, error: Exception) -> None:
+    def _refusal(self, exchange: Exchange, path: str, error: Exception) -> Response:
+        """The answer to a request that met an error, which is counted under its code, and logged if it is our own."""
+        if isinstance(error, HTTPException):
+            return unroutable(error, method=exchange.method, path=path)
         if not isinstance(error, OodguardError):
             about = {"request_id": exchange.request_id.decode(), "route": exchange.route.label}
             log.error("unexpected error", exc_info=error, extra=about)
+        found = problem_of(error)
+        self._metrics.refuse(Code(found.code))
+        return problem_response(found, path=path, retry_after=getattr(error, "retry_after", None))
 
     def _count(self, exchange: Exchange) -> None:
         seconds = time.monotonic() - exchange.started

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from oodguard.server.metrics import Metrics
 from oodguard.server.sender import Sender
 from oodguard.server.settings import ServeSettings
 from oodguard.server.tuning import EnginePlan, plan_for
+
+# Callers ask for few target acceptances, over and over.
+THRESHOLDS_KEPT = 256
 
 
 class ServedModel:
@@ -48,6 +52,7 @@ class ServedModel:
             raise FormatError("there is no bundle to serve")
         self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
         self.accept = settings.accept or self.manifest.default_accept
+        self._thresholds = lru_cache(THRESHOLDS_KEPT)(self.manifest.thresholds)
         self.thresholds(self.accept)
         self.condition = Condition(metrics)
         self.batcher: Batcher | Sender
@@ -100,7 +105,7 @@ class ServedModel:
     def thresholds(self, accept: float) -> Thresholds:
         """Every threshold at a target acceptance. Raises `RequestError` for one that the calibration cannot promise."""
         try:
-            return self.manifest.thresholds(accept)
+            return self._thresholds(accept)
         except ValueError as error:
             raise RequestError(Code.BAD_PARAMETER, str(error)) from None
 

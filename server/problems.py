@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
 
 from oodguard.core.codes import Code
-from oodguard.core.problems import Problem, problem_of
-from oodguard.server.errors import Overloaded
-from oodguard.server.metrics import Metrics
+from oodguard.core.problems import Problem, problem
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -19,11 +18,12 @@ def documented(description: str) -> dict[str, Any]:
     return {"model": Problem, "content": {PROBLEM_JSON: {}}, "description": description}
 
 
-def refuse(error: Exception, *, path: str, metrics: Metrics) -> Response:
-    """Count an error under its code, and answer it; an error that nobody expected says nothing about its cause."""
-    found = problem_of(error)
-    metrics.refuse(Code(found.code))
-    return problem_response(found, path=path, retry_after=error.retry_after if isinstance(error, Overloaded) else None)
+def unroutable(error: HTTPException, *, method: str, path: str) -> Response:
+    """The answer to a request for which the router has no endpoint."""
+    code = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED}.get(error.status_code, Code.BAD_REQUEST)
+    response = problem_response(problem(code, f"{method} {path[:200]}: {error.detail}"), path=path)
+    response.headers.update(error.headers or {})
+    return response
 
 
 def problem_response(found: Problem, *, path: str, retry_after: int | None = None) -> Response:
