@@ -51,7 +51,7 @@ class BenchPlan:
 
 @dataclass(frozen=True)
 class BenchSetting:
-    """What `oodguard bench` was asked for.
+    """The options of `oodguard bench` that suites read.
 
     `backbone` and `image_size` are for suites of photos, `hidden` (units of a head) for all features of a network,
     `network` for suites that train on pixels; None: the suite's own.

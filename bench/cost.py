@@ -1,4 +1,4 @@
-"""What training the heads costs against M, |I|, K and the batch, as a ratio to training one plain head.
+"""The cost of training the guard's heads for different M, |I|, K and batches, relative to one plain head.
 
     python -m oodguard.bench.cost
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from oodguard.bench.arena import Arena, BenchPlan, OodSet
 from oodguard.bench.methods.catalogue import start_of
-from oodguard.bench.methods.method import Detector, Method, MethodOutput, answers
+from oodguard.bench.methods.method import Detector, Method, MethodOutput, outputs
 from oodguard.bench.results.files import TrialFiles, write_text
 from oodguard.bench.results.records import Record, Trial
 from oodguard.bench.spaces.features import FeatureSpace
@@ -167,9 +167,9 @@ def _train(session: Session, method: Method, start: Detector | None) -> _Trained
 def _measure(session: Session, method: Method, trained: _Trained) -> tuple[Trial, list[Record]]:
     """The trial, and every score of the detector on every OOD set; the first seed's scores are kept for the report."""
     plan, arena, detector = session.plan, session.arena, trained.detector
-    test = answers(detector, arena.problem, arena.test)
-    thresholds = _thresholds(answers(detector, arena.problem, arena.problem.calibration))
-    found = {name: answers(detector, arena.problem, ood_set.inputs) for name, ood_set in arena.ood_sets.items()}
+    test = outputs(detector, arena.problem, arena.test)
+    thresholds = _thresholds(outputs(detector, arena.problem, arena.problem.calibration))
+    found = {name: outputs(detector, arena.problem, ood_set.inputs) for name, ood_set in arena.ood_sets.items()}
     if plan.seed == REPORT_SEED:
         _keep_scores(session.files(method).scores, test, found, thresholds)
     trial = _trial(

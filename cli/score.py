@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import TimeRemainingColumn
 
+from oodguard.cli.positional import positional
 from oodguard.cli.progress import Bars
 from oodguard.server.offline.options import ScoreOptions
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 1
 INTERRUPTED = 130
+
+positional(ScoreOptions, "bundle", "source", "out")
 
 
 def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:

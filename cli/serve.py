@@ -7,8 +7,11 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from oodguard.cli.positional import positional
 from oodguard.core.errors import InputError
 from oodguard.server.settings import ServeSettings
+
+positional(ServeSettings, "bundle")
 
 
 def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None) -> int:

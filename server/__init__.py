@@ -1,1 +1,1 @@
-"""The HTTP service. Never imports torch."""
+"""From a bundle to answers, over HTTP or offline. Never imports torch."""

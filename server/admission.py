@@ -1,4 +1,4 @@
-"""Admission: how many images and bytes may be inside the server at once, and when a refused caller should return."""
+"""How many images and bytes may be inside the server at once, and when a refused caller should try again."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LONGEST_WAIT = 60
 class Admission:
     """The one bound on work, shared by every route.
 
-    An image counts from the end of its request's body until it is answered, so the bound holds for what waits, what
-    is being decoded and what runs; while a body arrives only its bytes count, so that slow senders take no place.
-    `retry_after` is the time the images inside will take at the rate of the last seconds.
+    An image counts from the end of its request's body until it is answered, so the bound holds for images that wait,
+    are being decoded, or run; while a body arrives only its bytes count, so that slow senders take no place.
+    `retry_after` is the time that the images inside will take at the rate of the last seconds.
     """
 
     def __init__(self, *, max_images: int, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -50,7 +50,7 @@ class Admission:
 
     @property
     def rate(self) -> float:
-        """Images a second, averaged over about five seconds."""
+        """Images per second, averaged over about five seconds."""
         self._decay()
         return self._rate
 

@@ -73,9 +73,7 @@ class Parts:
         traffic = Traffic(metrics, admission, serving, health)
         metrics.queue_images.set_function(lambda: admission.images)
         metrics.ready.set_function(lambda: float(health.not_ready is None))
-        return cls(
-            settings, metrics, callers, admission, serving, health, workers, judge, traffic, sampler, tracing
-        )  # fmt: skip
+        return cls(settings, metrics, callers, admission, serving, health, workers, judge, traffic, sampler, tracing)
 
     async def close(self) -> None:
         """Stop the decoders, send and write what waits, and end the model."""

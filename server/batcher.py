@@ -75,9 +75,9 @@ class Batcher:
     ```
 
     An idle engine gets an image at once. While some of its slots run and one is free, a batch that is not full waits
-    up to `max_delay` seconds for company, and takes its slot's share of a longer queue. Images whose client has gone or
-    whose deadline has passed are dropped when a batch is formed, never computed. `clock` must run as fast as the event
-    loop's, whose timers are used.
+    up to `max_delay` seconds for more images, and takes its slot's share of a longer queue. Images whose client has
+    gone or whose deadline has passed are dropped when a batch is formed, never computed. `clock` must run as fast as
+    the event loop's, whose timers are used.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How one served model does: what its batcher reports, counted, and kept as reasons why the model is not ready."""
+"""What a served model's batcher reports, counted, and kept as the reasons why the model is not ready."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Condition:
         self.metrics.engine_errors.inc()
 
     def unavailable(self, reason: str) -> None:
-        """Keep why the engine is gone."""
+        """Keep the reason why the engine is gone."""
         self.defect = reason
         log.error("not ready: %s", reason)
 
     def stalled(self, seconds: float) -> None:
-        """Keep that an inference is too slow."""
+        """Keep the reason: an inference is too slow."""
         self.slow = f"an inference has been running for more than {seconds:g} s"
         log.error("not ready: %s", self.slow)
 
     def recovered(self) -> None:
-        """Forget it."""
+        """Drop that reason."""
         self.slow = None
         log.warning("ready again: the slow inference has ended")

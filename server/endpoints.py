@@ -151,11 +151,11 @@ class AdminRoutes:
             Route(path="/admin/reload", endpoint=self.reload, methods=("POST",)),
         )
 
-    async def scrape(self) -> Response:
+    async def scrape(self, _: Request) -> Response:
         """Prometheus metrics."""
         return Response(self.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
-    async def reload(self) -> Response:
+    async def reload(self, _: Request) -> Response:
         """Load the bundle folder and the key file again; 200 with the model now served, 422 when one was refused."""
         self.callers.reload()
         model = await self.serving.reload()

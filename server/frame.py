@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
 
 from oodguard.core.codes import Code
 from oodguard.core.errors import OodguardError
@@ -84,7 +85,7 @@ class Frame:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: FastAPI,
         routes: Sequence[Route],
         *,
         metrics: Metrics,

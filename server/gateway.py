@@ -46,7 +46,7 @@ class PublicServer(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port and end the connections in order, also those the kernel holds but nobody has accepted."""
+        """Close the port and end the connections in order, also those that the kernel holds and nobody has accepted."""
         loop = asyncio.get_running_loop()
         # Closing the socket would reset them, requests and all.
         late = [

@@ -1,4 +1,4 @@
-"""The bundle's promise: how its golden images must be answered."""
+"""How a bundle's golden images must be answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logging: one JSON object a line, or plain text; never a request's content, query or key."""
+"""Logging: one JSON object per line, or plain text; never a request's content, query or key."""
 
 from __future__ import annotations
 

@@ -40,16 +40,22 @@ class ServedModel:
         self.bundle = settings.bundle
         self.plan: EnginePlan | None = None
         self.remote: RemoteEngine | None = None
-        self.condition = Condition(metrics)
-        self.batcher: Batcher | Sender
         if settings.engine in REMOTE:
             self.manifest, self.remote = REMOTE[settings.engine].loader()(settings)
+        elif self.bundle is not None:
+            self.manifest = load_manifest(self.bundle)
+        else:
+            raise FormatError("there is no bundle to serve")
+        self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
+        self.accept = settings.accept or self.manifest.default_accept
+        self.thresholds(self.accept)
+        self.condition = Condition(metrics)
+        self.batcher: Batcher | Sender
+        if self.remote is not None:
             self.engine: Engine = self.remote
             self.batcher = Sender(self.remote, self.manifest, events=self.condition)
         else:
-            if self.bundle is None:
-                raise FormatError("there is no bundle to serve")
-            self.manifest = load_manifest(self.bundle)
+            assert self.bundle is not None
             self.plan = plan_for(settings, self.manifest)
             self.engine = engine or build_engine(self.bundle, self.manifest, self.plan, device=settings.device)
             self.batcher = Batcher(
@@ -60,9 +66,6 @@ class ServedModel:
                 stall_after=settings.stall_after,
                 events=self.condition,
             )
-        self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
-        self.accept = settings.accept or self.manifest.default_accept
-        self.thresholds(self.accept)
         self._leases = 0
         self._unused = asyncio.Event()
         self._unused.set()

@@ -29,7 +29,7 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
 }
-# Kept by browsers, and asked for anew each time: the answer is then 304 without a body.
+# Browsers keep these files and ask for them each time: the answer is then 304 without a body.
 REVALIDATE = {"cache-control": "no-cache"}
 
 
@@ -101,7 +101,7 @@ class PageRoutes:
             Route(path="/samples/{number}", endpoint=self.sample, family="/samples/*", docs=sample),
         )
 
-    async def model_card(self) -> Response:
+    async def model_card(self, _: Request) -> Response:
         """The model card: classes, scores, their thresholds at many target acceptances, and what export checked."""
         model = self._serving.model
         if self._of is None or self._of() is not model:
@@ -109,12 +109,12 @@ class PageRoutes:
             self._of = weakref.ref(model)
         return Response(self._card, media_type="application/json")
 
-    async def traffic(self) -> Response:
-        """The last minute: images a second, share flagged, latency, queue."""
+    async def traffic(self, _: Request) -> Response:
+        """The last minute: images per second, share flagged, latency, queue."""
         return Response(self._traffic.report().model_dump_json(), media_type="application/json")
 
     async def sample(self, request: Request) -> Response:
-        """An image to try: one of the bundle's golden images, or of those the server was started with."""
+        """An image to try: one of the bundle's golden images, or one that the server was started with."""
         number = request.path_params["number"]
         files = sample_files(self._serving.model, self._settings)
         if not (number.isascii() and number.isdigit() and len(number) < 6 and int(number) < len(files)):
@@ -127,7 +127,7 @@ class PageRoutes:
         return Response(content, media_type=CONTENT_TYPES.get(path.suffix.lower(), "application/octet-stream"))
 
 
-async def root() -> RedirectResponse:
+async def root(_: Request) -> RedirectResponse:
     """The documentation."""
     return RedirectResponse("docs")
 

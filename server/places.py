@@ -1,4 +1,4 @@
-"""Where sampled images are kept: a folder, or a bucket of an object store."""
+"""Where sampled images are kept: a folder, or a bucket in an object store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oodguard.core.errors import EnvironmentProblem
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-# One request to an object store; whoever waits for it is a thread that has nothing else to do.
+# For one request to an object store; only the sampling thread waits for it.
 REQUEST_TIMEOUT = "5s"
 RETRIES = 2
 
@@ -20,7 +20,7 @@ class Place(Protocol):
     """Somewhere to put files. `held` and `put` raise `EnvironmentProblem`, in one sentence."""
 
     def held(self, enough: int) -> int:
-        """Bytes that lie there already; counting may stop at `enough`."""
+        """Bytes that are there already; counting may stop at `enough`."""
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all."""

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
 from starlette.routing import compile_path
+
+Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class PlainRoute(APIRoute):
+    """A route whose endpoint takes the request and returns the response: FastAPI has nothing to resolve for it."""
+
+    def get_route_handler(self) -> Endpoint:
+        """The endpoint itself."""
+        return self.endpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +37,7 @@ class Route:
     """
 
     path: str
-    endpoint: Callable[..., Any]
+    endpoint: Endpoint
     methods: tuple[str, ...] = ("GET",)
     open: bool = False
     inference: bool = False
@@ -40,15 +52,18 @@ class Route:
     def add_to(self, app: FastAPI) -> None:
         """Make FastAPI serve the route."""
         docs = {"include_in_schema": False} if self.docs is None else self.docs
-        app.add_api_route(self.path, self.endpoint, methods=[*self.methods], **docs)
+        app.router.add_api_route(
+            self.path, self.endpoint, methods=[*self.methods], route_class_override=PlainRoute, **docs
+        )
 
 
-def _nowhere() -> None:
-    """Stand in for an endpoint where there is none."""
+async def nowhere(request: Request) -> Response:
+    """Nothing: the route that stands for all paths without one is never served."""
+    raise NotImplementedError(request.url.path)
 
 
 # What metrics and logs name a path that no route has: never what a caller typed.
-OTHER = Route(path="other", endpoint=_nowhere)
+OTHER = Route(path="other", endpoint=nowhere)
 
 
 class RouteTable:

@@ -1,6 +1,6 @@
 """Keeping a sample of the flagged images, so that people can label what the guard did not know. Off by default.
 
-The pictures that callers send are kept: say so in your privacy notice, and let the place expire.
+The server then stores pictures that callers send: say so in your privacy notice, and let old ones expire.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
 from oodguard.server.places import Place
 
-# More than this waiting to be written is dropped: a slow place must not become memory.
+# Images that may wait to be written; more are dropped, so that a slow place does not fill the memory.
 WAITING = 16
 
 
@@ -31,7 +31,7 @@ class Sampler:
     sampler.offer(data, verdict, model=ref, accept=0.95)
     ```
 
-    One thread writes, so a request waits for nothing. What cannot be written is counted as failed and forgotten.
+    One thread writes, so requests do not wait. An image that cannot be written is counted as failed and dropped.
     """
 
     def __init__(self, place: Place, *, rate: float, max_bytes: int, metrics: Metrics, seed: int | None = None) -> None:
@@ -54,7 +54,7 @@ class Sampler:
             log.error("%s", error)
 
     def offer(self, data: bytes, verdict: Verdict, *, model: ModelRef, accept: float) -> None:
-        """Keep the image if it is flagged and the dice say so. Never waits and never raises."""
+        """Keep the image if it is flagged and drawn, at the sampling rate. Never waits and never raises."""
         if not verdict.is_ood or self._random.random() >= self._rate:
             return
         if not self._room.acquire(blocking=False):

@@ -19,8 +19,8 @@ from oodguard.server.errors import EngineError
 from oodguard.server.tuning import EnginePlan, TuningRecord, TuningTrial, cores, machine
 
 BATCHES = (1, 2, 4, 8, 16)
-# Images a second may differ this much by chance; within it the plan that answers one image sooner wins, and of two
-# batch sizes the larger one, which wakes the event loop less often.
+# Rates may differ this much by chance. Within it, the plan that answers one image sooner wins, and of two batch sizes
+# the larger one, which wakes the event loop less often.
 TIE = 0.03
 
 
@@ -127,7 +127,7 @@ async def _single_ms(engine: Engine, image: np.ndarray) -> float:
 
 
 async def _rate(engine: Engine, batch: np.ndarray, seconds: float) -> float:
-    """Images a second with every slot busy for about `seconds`, at least two batches each."""
+    """Images per second with every slot busy for about `seconds`, at least two batches each."""
     started = time.perf_counter()
 
     async def keep_busy() -> int:

@@ -45,8 +45,8 @@ class Serving:
     async def reload(self) -> ServedModel:
         """Load the bundle folder again beside the running model, verify and warm it, then swap.
 
-        Raises `ReloadRefused` when the new bundle cannot serve; the old one goes on. Requests that started on the old
-        model end on it.
+        Raises `ReloadRefused` when the new bundle cannot serve; the old one then serves on. Requests that started on
+        the old model end on it.
         """
         async with self._reloading:
             try:

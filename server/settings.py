@@ -43,16 +43,17 @@ class ServeSettings(BaseSettings):
         description=f"What runs the graph: {one_of(ENGINES)}; default: the tuning record's, or {DEFAULT}. Engines "
         f"other than {DEFAULT} need an extra.",
     )
-    device: Device = Field("auto", description="Where the graph runs; auto: CUDA if present.")
+    device: Device = Field("auto", description="Where the graph runs; auto: on CUDA if present, else on the CPU.")
     tuning: Path | None = Field(
         None,
-        description="Record of `oodguard tune`; default: tuning.json in the bundle, if it fits this machine.",
+        description="Record of `oodguard tune`; default: tuning.json in the bundle, if it was made for this graph and "
+        "this machine.",
     )
     sessions: int | None = Field(
         None,
         ge=1,
         le=64,
-        description="Inferences that run at once; default: the tuning record's, or one for each core.",
+        description="Inferences that run at once; default: the tuning record's, or one per core.",
     )
     threads: int | None = Field(
         None, ge=1, le=256, description="Threads of one inference; default: the tuning record's, or 1."
@@ -70,69 +71,82 @@ class ServeSettings(BaseSettings):
     accept: float | None = Field(
         None, gt=0, lt=1, description="Target acceptance of ID images; default: the bundle's (0.95)."
     )
-    top_k: int = Field(5, ge=1, le=1000, description="Classes listed in an answer, unless the request says.")
-    samples: tuple[Path, ...] = Field(
-        (), description="Images for the curl lines printed at start; default: a golden image of the bundle."
+    top_k: int = Field(
+        5, ge=1, le=1000, description="Maximum classes listed in an answer, unless the request sets its own number."
     )
-    page: bool = Field(True, description="Show a page at /: try images, live traffic, the model card.")
+    samples: tuple[Path, ...] = Field(
+        (),
+        description="Images in the curl commands that the server prints at start; default: a golden image of the "
+        "bundle.",
+    )
+    page: bool = Field(True, description="Serve a page at / to try images, watch the traffic and read the model card.")
     sample_dir: Path | None = Field(
         None,
         description="Folder in which to keep a share of the flagged images, for `oodguard review`; default: none.",
     )
     sample_store: str | None = Field(
         None,
-        description="The same in an object store: s3://bucket/prefix, gs://bucket/prefix or az://account/container/prefix.",
+        description="Object store in which to keep them instead: s3://bucket/prefix, gs://bucket/prefix or "
+        "az://account/container/prefix.",
     )
     sample_rate: float = Field(0.1, gt=0, le=1, description="Share of the flagged images to keep.")
     sample_max_bytes: int = Field(
-        256 * 1024 * 1024, ge=1, description="Bytes in that place beyond which no image is kept."
+        256 * 1024 * 1024, ge=1, description="Maximum bytes of kept images; beyond it the server keeps no more."
     )
     class_drift: int = Field(
         200,
         ge=0,
         le=10_000,
-        description="Maximum classes for which drift is also counted class by class: 12 series per class.",
+        description="Maximum number of classes for which the server also counts drift per class, with 12 series for "
+        "each.",
     )
-    watch: bool = Field(True, description="Reload when the bundle folder or the key file is replaced.")
+    watch: bool = Field(True, description="Reload the bundle and the key file when you replace them.")
 
     # Triton, where it runs the graph.
     triton_url: str | None = Field(
-        None, description="HOST:PORT of Triton's gRPC service; several, separated by commas, share the load."
+        None, description="HOST:PORT of Triton's gRPC service; list several, separated by commas, to share the load."
     )
-    triton_model: str | None = Field(None, description="The model's name in Triton; default: the bundle's.")
+    triton_model: str | None = Field(None, description="Name of the model in Triton; default: the bundle's name.")
     triton_version: int | None = Field(
-        None, ge=1, description="The model's version in Triton; default: the bundle's graph, or the newest."
+        None,
+        ge=1,
+        description="Version of the model in Triton; default: the version with the bundle's graph, or the newest.",
     )
     triton_shared_memory: bool = Field(
-        False, description="Pass images in shared memory to a Triton on the same machine."
+        False, description="Pass images in shared memory; Triton must run on the same machine."
     )
     triton_probe: float = Field(
         0.5,
         gt=0,
         le=60,
-        description="Seconds between checks of an idle Triton; a Triton that does not answer is checked more often.",
+        description="Seconds between checks of an idle Triton; the server checks a Triton that does not answer more "
+        "often.",
     )
-    triton_tls: bool = Field(False, description="Speak TLS with Triton.")
+    triton_tls: bool = Field(False, description="Connect to Triton with TLS.")
     triton_ca: Path | None = Field(
         None, description="PEM file of the authorities that must have signed Triton's certificate."
     )
-    triton_cert: Path | None = Field(None, description="PEM certificate to show Triton, with --triton-key.")
+    triton_cert: Path | None = Field(
+        None, description="PEM certificate to present to Triton, together with --triton-key."
+    )
     triton_key: Path | None = Field(None, description="PEM private key of that certificate.")
 
     # Where it listens.
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    admin_host: str = Field("127.0.0.1", description="Address of the private port: /metrics, /admin, /health.")
-    admin_port: int = Field(8001, ge=0, le=65535, description="The private port; 0 picks a free one.")
-    tls_cert: Path | None = Field(None, description="PEM certificate chain; turns on TLS, with --tls-key.")
-    tls_key: Path | None = Field(None, description="PEM private key.")
+    host: str = Field("127.0.0.1", description="Address on which to listen; 0.0.0.0 for all.")
+    port: int = Field(8000, ge=0, le=65535, description="Port on which to listen; 0 picks a free one.")
+    admin_host: str = Field(
+        "127.0.0.1", description="Address of the private port, which serves /metrics, /admin and /health."
+    )
+    admin_port: int = Field(8001, ge=0, le=65535, description="Private port; 0 picks a free one.")
+    tls_cert: Path | None = Field(None, description="PEM certificate chain; together with --tls-key it turns on TLS.")
+    tls_key: Path | None = Field(None, description="PEM private key of that certificate.")
     tls_ca: Path | None = Field(
         None, description="PEM file of authorities; clients must then show a certificate that one of them signed."
     )
 
     # Who may call.
     auth: Literal["keys", "none"] | None = Field(
-        None, description="keys: callers need an API key; none: anyone may call. May be left out on a loopback host."
+        None, description="keys: callers need an API key; none: anyone may call; default on a loopback host: none."
     )
     key_file: Path | None = Field(None, description="File with one name:sha256 per line (see `oodguard key`).")
     key_hashes: str | None = Field(None, description="Keys as name:sha256, separated by commas, instead of a file.")
@@ -165,7 +179,9 @@ class ServeSettings(BaseSettings):
     body_timeout: float = Field(
         15.0, gt=0, le=3600, description="Seconds a request body may take to arrive; then the request gets 408."
     )
-    keep_alive: int = Field(30, ge=1, le=3600, description="Seconds an idle connection is kept open.")
+    keep_alive: int = Field(
+        30, ge=1, le=3600, description="Seconds for which the server keeps an idle connection open."
+    )
 
     # When something is wrong, and at the end.
     stall_after: float = Field(
@@ -178,17 +194,18 @@ class ServeSettings(BaseSettings):
         2.0,
         ge=0,
         le=600,
-        description="Seconds after SIGTERM in which readiness is red but requests are served, before the port closes.",
+        description="Seconds after SIGTERM in which the server still takes requests, with readiness red, before it "
+        "closes the port.",
     )
-    drain_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds that admitted requests then have to finish.")
+    drain_timeout: float = Field(
+        30.0, gt=0, le=3600, description="Seconds that the admitted requests then have to finish."
+    )
     traces_endpoint: str | None = Field(
         None,
         description="Address of an OpenTelemetry collector (OTLP over HTTP) to send traces to, as in "
         "http://localhost:4318; default: none.",
     )
-    traces_share: float = Field(
-        1.0, gt=0, le=1, description="Share of requests to trace where the caller does not decide."
-    )
+    traces_share: float = Field(1.0, gt=0, le=1, description="Share of requests to trace, unless the caller decides.")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "warning", description="How much to log; info adds one line per request."
     )

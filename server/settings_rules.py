@@ -48,30 +48,45 @@ def _is_loopback(host: str) -> bool:
 # What is true of settings that break the rule, and the sentence about them; "{}" is what was found.
 RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
     (lambda s: s.bundle is None and s.engine not in REMOTE, "bundle is missing: name the folder written by export"),
-    (lambda s: s.engine == "triton" and s.triton_url is None, "engine triton needs triton_url"),
+    (
+        lambda s: s.engine == "triton" and s.triton_url is None,
+        "engine triton needs triton_url; give HOST:PORT of Triton",
+    ),
     (
         lambda s: s.engine == "triton" and s.bundle is None and s.triton_model is None,
-        "engine triton without a bundle needs triton_model",
+        "engine triton without a bundle needs triton_model; name the model or give the bundle",
     ),
     (_decided_there, "{} is decided where a remote engine runs the graph and forms the batches; leave it out"),
-    (lambda s: s.engine != "triton" and _for_triton(s), "{} is for engine triton"),
+    (
+        lambda s: s.engine != "triton" and _for_triton(s),
+        "{} is for engine triton; leave it out or choose engine triton",
+    ),
     (
         lambda s: (s.triton_ca or s.triton_cert or s.triton_key) and not s.triton_tls,
         "triton_ca, triton_cert and triton_key need triton_tls",
     ),
-    (lambda s: (s.triton_cert is None) != (s.triton_key is None), "triton_cert and triton_key go together"),
-    (_unknown_variable, "{} in the environment is not a setting"),
-    (lambda s: (s.tls_cert is None) != (s.tls_key is None), "tls_cert and tls_key go together"),
-    (lambda s: s.tls_ca and not s.tls_cert, "tls_ca needs tls_cert and tls_key"),
+    (
+        lambda s: (s.triton_cert is None) != (s.triton_key is None),
+        "triton_cert and triton_key go together; give both or neither",
+    ),
+    (_unknown_variable, "{} in the environment is not a setting; unset it"),
+    (lambda s: (s.tls_cert is None) != (s.tls_key is None), "tls_cert and tls_key go together; give both or neither"),
+    (lambda s: s.tls_ca and not s.tls_cert, "tls_ca needs tls_cert and tls_key; give all three"),
     (lambda s: s.sample_dir and s.sample_store, "sample_dir and sample_store are two places; use one"),
     (lambda s: s.port == s.admin_port != 0, "port and admin_port are the same; choose another for one of them"),
-    (lambda s: s.max_files > s.max_queue, "max_files is larger than max_queue: such a request could never be admitted"),
+    (
+        lambda s: s.max_files > s.max_queue,
+        "max_files is larger than max_queue, so the largest requests could never be admitted; lower it",
+    ),
     (
         lambda s: s.max_body_bytes > s.max_queue_bytes,
-        "max_body_bytes is larger than max_queue_bytes: such a request could never be admitted",
+        "max_body_bytes is larger than max_queue_bytes, so the largest requests could never be admitted; lower it",
     ),
-    (lambda s: s.request_timeout > s.max_request_timeout, "request_timeout is larger than max_request_timeout"),
-    (lambda s: s.stall_after > s.dead_after, "stall_after is larger than dead_after"),
+    (
+        lambda s: s.request_timeout > s.max_request_timeout,
+        "request_timeout is larger than max_request_timeout; lower it",
+    ),
+    (lambda s: s.stall_after > s.dead_after, "stall_after is larger than dead_after; lower it"),
     (lambda s: s.key_file and s.key_hashes, "key_file and key_hashes are two sources of keys; use one"),
     (lambda s: s.auth == "keys" and not _has_keys(s), "auth=keys needs key_file or key_hashes"),
     (lambda s: s.auth == "none" and _has_keys(s), "auth=none and API keys contradict each other; leave one out"),
@@ -79,7 +94,10 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
         lambda s: s.auth is None and not _has_keys(s) and not _is_loopback(s.host) and s.host,
         "{} is reachable from other machines: give API keys (key_file), or say auth=none",
     ),
-    (lambda s: _cpu_only(s) and s.device == "cuda" and s.engine, "engine {} runs on the CPU only"),
+    (
+        lambda s: _cpu_only(s) and s.device == "cuda" and s.engine,
+        "engine {} runs on the CPU only; leave out device=cuda",
+    ),
 )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 SPANS_PATH = "/v1/traces"
-# A collector that is away must not hold up the end of the process.
+# A collector that does not answer must not hold up the end of the process.
 EXPORT_SECONDS = 5
 CARRIED = ("traceparent", "tracestate")
 
@@ -32,7 +32,7 @@ class Trace:
     def __init__(self, tracing: Tracing, span: Span) -> None:
         self._tracing = tracing
         self._span = span
-        # Spans are dated by the clock on the wall, stages by the one that never jumps.
+        # Spans are dated by the wall clock, stages by the monotonic one.
         self._offset = time.time_ns() - time.monotonic_ns()
 
     def stages(self, stages: Stages, model: ModelRef) -> None:
@@ -73,8 +73,8 @@ class Tracing:
     tracing = Tracing("http://localhost:4318", share=0.1)
     ```
 
-    `share` is how many of the requests are traced whose callers leave it open; a caller's `traceparent` decides for its
-    own. Certificates and headers for the collector come from OpenTelemetry's environment variables
+    `share` is the share of requests to trace among those without a `traceparent`, which decides for its own request.
+    Certificates and headers for the collector come from OpenTelemetry's environment variables
     (`OTEL_EXPORTER_OTLP_HEADERS` and so on). Raises `EnvironmentProblem` without the extra.
     """
 

@@ -136,9 +136,9 @@ def _interval(a: Moment, b: Moment) -> TrafficInterval:
 
 
 def quantile(counts: Sequence[float], share: float) -> float:
-    """Milliseconds that a share of requests stayed below, evenly spread within its bucket.
+    """Milliseconds that a share of requests stayed below; requests are taken to be spread evenly within a bucket.
 
-    What lies in the last, open bucket is taken to be its lower bound, as Prometheus does.
+    A value in the last, open bucket counts as that bucket's lower bound, as in Prometheus.
     """
     bounds = (0.0, *REQUEST_SECONDS)
     wanted = share * sum(counts)

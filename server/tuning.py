@@ -1,4 +1,4 @@
-"""How the engine is run on this machine: the plan, the record `oodguard tune` writes, and which of the two applies."""
+"""How an engine is run on this machine: the plan, the record that `oodguard tune` writes, and which of them applies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EnginePlan(Frozen):
 
 
 class TuningTrial(EnginePlan):
-    """A plan and what it measured: images a second with all slots busy, and milliseconds for one image alone."""
+    """A plan and its measurements: images per second with all slots busy, and milliseconds for one image alone."""
 
     images_per_second: float
     single_ms: float
@@ -45,7 +45,7 @@ class TuningRecord(Frozen):
 
 
 class PlanSettings(Protocol):
-    """What a command may say about how the engine is run; None leaves it to the record."""
+    """What a command may say about how an engine is run; None leaves the choice to the record."""
 
     @property
     def bundle(self) -> Path | None: ...  # noqa: D102
@@ -67,7 +67,7 @@ def cores() -> int:
 
 
 def machine() -> str:
-    """What a record is valid for: the processor and the cores this process may use."""
+    """What a record is valid for: the processor, and the cores that this process may use."""
     model = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ from oodguard.server.intake import parsed, read_body
 from oodguard.server.judging import Judge, Judgement
 from oodguard.server.model import ServedModel
 from oodguard.server.problems import problem_response
-from oodguard.server.routes import Route
+from oodguard.server.routes import Endpoint, Route
 from oodguard.server.serving import Serving
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -75,7 +74,7 @@ class OpenInference:
         }
         suffix = "_versioned" if "version" in parameters else ""
 
-        def route(path: str, endpoint: Callable[..., Any], *, inference: bool = False, **extra: Any) -> Route:
+        def route(path: str, endpoint: Endpoint, *, inference: bool = False, **extra: Any) -> Route:
             return Route(
                 path=path,
                 endpoint=endpoint,
@@ -91,16 +90,16 @@ class OpenInference:
             route(f"{prefix}/infer", self.infer, inference=True, requestBody=body),
         )
 
-    async def server_metadata(self) -> dict[str, Any]:
+    async def server_metadata(self, _: Request) -> Response:
         """What this server is."""
-        return {"name": "oodguard", "version": "2", "extensions": ["binary_tensor_data"]}
+        return JSONResponse({"name": "oodguard", "version": "2", "extensions": ["binary_tensor_data"]})
 
-    async def live(self) -> Response:
+    async def live(self, _: Request) -> Response:
         """200 while the process works."""
         dead = self.health.dead
         return JSONResponse({"live": dead is None}, status_code=503 if dead else 200)
 
-    async def ready(self) -> Response:
+    async def ready(self, _: Request) -> Response:
         """200 when traffic may be sent here."""
         reason = self.health.not_ready
         return JSONResponse({"ready": reason is None}, status_code=503 if reason else 200)

@@ -12,13 +12,13 @@ from types import ModuleType
 import pytest
 from pydantic import BaseModel
 
-import oodguard.bench
 import oodguard.bench.methods
+import oodguard.bench.suites
 import oodguard.training.backbone
 from oodguard.bench.arena import Suite
 from oodguard.bench.methods.catalogue import METHODS
 from oodguard.bench.methods.method import Method
-from oodguard.bench.suites import suites
+from oodguard.bench.suites.catalogue import SUITES
 from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.scores import REGISTRY, ScoreName
 from oodguard.server.metrics import Metrics
@@ -55,8 +55,8 @@ def test_every_method_is_in_the_catalogue() -> None:
 
 
 def test_every_suite_is_listed() -> None:
-    listed = {type(suite) for suite in suites().values()}
-    assert classes(oodguard.bench, "plans") - {Suite} == listed
+    listed = {type(suite) for suite in SUITES.values()}
+    assert classes(oodguard.bench.suites, "plans") - {Suite} == listed
 
 
 def test_every_source_of_backbones_is_registered() -> None:

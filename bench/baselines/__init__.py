@@ -1,1 +1,1 @@
-"""Post-hoc baselines: scores of a plainly trained classifier, one method a file."""
+"""Post-hoc baselines: scores of trained networks that need no training of their own, one method per file."""

@@ -1,1 +1,1 @@
-"""Every method of the comparison, by name: how it trains, and the scores it gives. `catalogue.py` lists them."""
+"""The methods: how each trains, and the scores it gives, one family per file. `catalogue.py` lists them by name."""

@@ -47,7 +47,7 @@ class AnchoredDetector(Detector):
         return folded.view(len(x), len(anchors), -1)
 
     @torch.no_grad()
-    def answer(self, x: Tensor) -> MethodOutput:
+    def output(self, x: Tensor) -> MethodOutput:
         """AMP, and the energy of the anchors' mean prediction."""
         # Every image counts K times.
         size = max(LARGEST_BATCH // len(self.anchors), 1)

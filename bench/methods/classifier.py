@@ -1,4 +1,4 @@
-"""`single`: one classifier trained by cross-entropy, with every post-hoc score; where others fine-tune from."""
+"""`single`: one classifier trained by cross-entropy, with every post-hoc score; other methods start from it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Loss = Callable[[Network, Tensor, Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class PostHoc:
-    """What is fitted on a trained classifier; no part of its weights."""
+    """The constants of post-hoc scores, fitted on a trained classifier; not part of its weights."""
 
     temperature: float
     clip: float
@@ -76,8 +76,8 @@ class Classifier(Detector):
             density=density,
         )
 
-    def answer(self, x: Tensor) -> MethodOutput:
-        """All scores; those that need `calibrate` after it."""
+    def output(self, x: Tensor) -> MethodOutput:
+        """All scores; before `calibrate`, those that need no fitted constant."""
         fitted = self._fitted
         with torch.no_grad():
             embedding = self.network.embed(x)

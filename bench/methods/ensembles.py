@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from lightning_fabric import Fabric
@@ -21,7 +22,7 @@ from oodguard.bench.problem import LearningProblem, batched
 from oodguard.core.collusion import Averaging
 from oodguard.training.heads import scores
 from oodguard.training.heads.collusion import diagnose, log_probabilities
-from oodguard.training.heads.ensemble_loss import EnsembleLoss, Kind, class_shares
+from oodguard.training.heads.ensemble_loss import EnsembleLoss, class_shares
 from oodguard.training.loop import Objective, Schedule, fit
 
 TWO_STAGE_CONFIDENCE = 0.5
@@ -47,7 +48,7 @@ class Members(Detector):
         return torch.stack([self.networks[m](shared) for m in chosen])
 
     @torch.no_grad()
-    def answer(self, x: Tensor) -> MethodOutput:
+    def output(self, x: Tensor) -> MethodOutput:
         """PDS, 1 - BMA, average energy, average entropy, entropy of the mean, 1 - mean confidence, distinct votes."""
         logits = self.logits(x)
         return MethodOutput(
@@ -113,52 +114,31 @@ class Members(Detector):
 
 @dataclass(frozen=True)
 class EnsembleMethod:
-    """M members; `active` = |I| of them are trained in a step (the stochastic sum).
+    """The members of `loss`; its `active` = |I| of them are trained in a step (the stochastic sum).
 
-    Only `diverse` smooths labels: smoothing makes members equally unsure of unknown images, and PDS is high where they
-    differ. shared_start: all members start from the same weights (LDR paper, Table 2). diverse: members differ in
-    label smoothing and learning-rate multiplier (Wenzel et al. 2020).
+    Only a `diverse` loss smooths labels: smoothing makes members equally unsure of unknown images, and PDS is high
+    where they differ. Diverse members also differ in the multiplier of their learning rate (Wenzel et al. 2020).
+    shared_start: all members start from the same weights (LDR paper, Table 2).
     """
 
     name: str
     summary: str
-    kind: Kind
-    members: int = 5
-    active: int = 2
-    weight: float = 0.3
-    beta: float = 0.0
-    label_smoothing: float = 0.0
+    loss: EnsembleLoss
     shared_start: bool = False
-    diverse: bool = False
-    averaging: Averaging = "probabilities"
-    needs_outliers: bool = False
     starts_from: str | None = "single"
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot train. Raises `InputError`."""
-        _ = self.loss
-
     @property
-    def loss(self) -> EnsembleLoss:
-        """What its members are trained by."""
-        return EnsembleLoss(
-            kind=self.kind,
-            members=self.members,
-            active=self.active,
-            weight=self.weight,
-            beta=self.beta,
-            label_smoothing=self.label_smoothing,
-            diverse=self.diverse,
-            averaging=self.averaging,
-        )
+    def needs_outliers(self) -> bool:
+        """Whether its loss looks at auxiliary outliers."""
+        return self.loss.needs_outliers
 
     def build(self, problem: LearningProblem) -> Members:
         """Untrained members over an untrained stem."""
-        networks = [problem.space.network(classes=problem.classes) for _ in range(self.members)]
+        networks = [problem.space.network(classes=problem.classes) for _ in range(self.loss.members)]
         stem = networks[0].stem
         for network in networks:
             network.stem = nn.Identity()
-        return Members(stem, networks, self.averaging)
+        return Members(stem, networks, self.loss.averaging)
 
     def train(
         self,
@@ -179,14 +159,10 @@ class EnsembleMethod:
                 network.last.load_state_dict(start.network.last.state_dict())
                 network.head.load_state_dict(start.network.head.state_dict())
         detector.networks.train()
+        unsure = _unsure(start.to(compute.device), problem) if self.loss.kind == "two-stage" else None
         fit(
             compute,
-            MembersObjective(
-                detector,
-                problem,
-                self,
-                _unsure(start.to(compute.device), problem) if self.kind == "two-stage" else None,
-            ),
+            MembersObjective(detector, problem, self.loss, unsure),
             problem.space.heads,
             count=len(problem.targets),
             remedy="lower the learning rate or the weight of disagreement",
@@ -205,56 +181,56 @@ def _unsure(start: Classifier, problem: LearningProblem) -> Tensor:
 class MembersObjective(Objective):
     """The loss of the active members."""
 
-    def __init__(
-        self, members: Members, problem: LearningProblem, method: EnsembleMethod, unsure: Tensor | None
-    ) -> None:
+    def __init__(self, members: Members, problem: LearningProblem, loss: EnsembleLoss, unsure: Tensor | None) -> None:
         super().__init__()
         self.members = members
         self._problem = problem
-        self._method = method
+        self._loss = loss
         self._unsure = unsure
         self._prior = class_shares(problem.targets, problem.classes)
 
     def forward(self, rows: Tensor, step: int) -> Tensor:
         """One batch."""
-        method, problem = self._method, self._problem
+        loss, problem = self._loss, self._problem
         where = next(self.members.parameters()).device
         x, y = problem.batch(rows, where)
-        return method.loss(
+        return loss(
             self.members.logits,
             x,
             y,
-            outliers=problem.some_outliers(len(x), where) if method.needs_outliers else None,
+            outliers=problem.some_outliers(len(x), where) if loss.needs_outliers else None,
             prior=self._prior.to(where),
             unsure=None if self._unsure is None else self._unsure[rows].to(where),
         )
 
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
         """One pair of groups for all members, or for `diverse` one group per member, with its own rate."""
-        if not self._method.diverse:
+        if not self._loss.diverse:
             return super().parameter_groups(schedule)
-        rates = torch.logspace(-0.5, 0.5, self._method.members).tolist()
+        rates = torch.logspace(-0.5, 0.5, self._loss.members).tolist()
         return [
             {"params": list(network.parameters()), "weight_decay": schedule.weight_decay, "lr": schedule.lr * rate}
             for network, rate in zip(self.members.networks, rates, strict=True)
         ]
 
 
+_loss = partial(EnsembleLoss, members=5, label_smoothing=0.0)
+
 ENSEMBLE_METHODS = (
-    EnsembleMethod("deep-ensemble", "independent members, all trained in every step", "independent", active=5),
+    EnsembleMethod("deep-ensemble", "independent members, all trained in every step", _loss("independent", active=5)),
     EnsembleMethod("diverse-ensemble", "independent members, each with its own learning rate and label smoothing",
-                   "independent", active=5, label_smoothing=LABEL_SMOOTHING, diverse=True),
+                   _loss("independent", active=5, label_smoothing=LABEL_SMOOTHING, diverse=True)),
     EnsembleMethod("independent-pairs", "independent members, a random pair per step: LDR without disagreement",
-                   "independent"),
-    EnsembleMethod("ldr", "loss-guided diversification (LDR)", "ldr"),
-    EnsembleMethod("two-stage", "disagreement on the training images a first classifier is unsure of", "two-stage"),
-    EnsembleMethod("a2d", "agreement to disagree on auxiliary outliers", "a2d", needs_outliers=True),
-    EnsembleMethod("divdis", "diversify and disambiguate on auxiliary outliers", "divdis", weight=1.0,
-                   needs_outliers=True),
-    EnsembleMethod("joint", "joint training, beta = 1, score averaging: learner collusion", "joint", beta=1.0,
-                   averaging="scores"),
+                   _loss("independent")),
+    EnsembleMethod("ldr", "loss-guided diversification (LDR)", _loss("ldr")),
+    EnsembleMethod("two-stage", "disagreement on the training images a first classifier is unsure of",
+                   _loss("two-stage")),
+    EnsembleMethod("a2d", "agreement to disagree on auxiliary outliers", _loss("a2d")),
+    EnsembleMethod("divdis", "diversify and disambiguate on auxiliary outliers", _loss("divdis", weight=1.0)),
+    EnsembleMethod("joint", "joint training, beta = 1, score averaging: learner collusion",
+                   _loss("joint", beta=1.0, averaging="scores")),
     # All members see every batch, as separate training from one start would show them: nothing can part them.
-    EnsembleMethod("independent-shared-start", "independent members from the very same weights", "independent",
-                   active=5, shared_start=True),
-    EnsembleMethod("ldr-shared-start", "LDR from the very same weights", "ldr", shared_start=True),
+    EnsembleMethod("independent-shared-start", "independent members from the very same weights",
+                   _loss("independent", active=5), shared_start=True),
+    EnsembleMethod("ldr-shared-start", "LDR from the very same weights", _loss("ldr"), shared_start=True),
 )  # fmt: skip

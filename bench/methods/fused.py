@@ -38,7 +38,7 @@ class Guard(Detector):
         self._calibration = Calibration.fit(values)
 
     @torch.no_grad()
-    def answer(self, x: Tensor) -> MethodOutput:
+    def output(self, x: Tensor) -> MethodOutput:
         """Every served score, and `fused`."""
         logits, table = self._table(x)
         found: dict[str, Tensor] = {name.value: table[:, i] for i, name in enumerate(self.heads.shapes.scores)}
@@ -78,7 +78,7 @@ class FusedMethod:
         start: Detector | None,
         progress: Progress | None,
     ) -> None:
-        """Over the features of `start`."""
+        """Train the heads over the features of `start`."""
         assert isinstance(detector, Guard)
         assert isinstance(start, Classifier)
         detector.network.load_state_dict(start.network.state_dict())

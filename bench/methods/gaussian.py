@@ -1,7 +1,7 @@
 """`ice` and its ablations: a Gaussian top on a network's embedding, trained with auxiliary outliers.
 
-The head and the losses are in `ice.py`. Ablations (ICE paper, Table 3): `ice-energy` trains the energy loss on the
-Gaussian top; `ice-bce` a binary cross-entropy of its log-likelihood; `ice-no-id` leaves the ID term out.
+`training/heads/ice.py` has the head and the loss. Ablations (ICE paper, Table 3): `ice-energy` trains the energy loss
+on the Gaussian top; `ice-bce` a binary cross-entropy of its log-likelihood; `ice-no-id` leaves the ID term out.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class GaussianTop(Detector):
         return found
 
     @torch.no_grad()
-    def answer(self, x: Tensor) -> MethodOutput:
+    def output(self, x: Tensor) -> MethodOutput:
         """The score that the loss trains, under the name `ice`, and the energy of h."""
         h = self.heights(x)
         return MethodOutput(
@@ -57,7 +57,7 @@ class GaussianTop(Detector):
 
 @dataclass(frozen=True)
 class GaussianMethod:
-    """Train a Gaussian top and the network under it. from_scratch: not from `single`."""
+    """Train a Gaussian top and the network under it. from_scratch: instead of from `single`."""
 
     name: str
     summary: str
@@ -67,7 +67,7 @@ class GaussianMethod:
 
     @property
     def starts_from(self) -> str | None:
-        """`single`, unless it trains from scratch."""
+        """`single`, or None with `from_scratch`."""
         return None if self.from_scratch else "single"
 
     def build(self, problem: LearningProblem) -> GaussianTop:
@@ -84,7 +84,7 @@ class GaussianMethod:
         start: Detector | None,
         progress: Progress | None,
     ) -> None:
-        """The centres start at the class means of the embedding as it is then."""
+        """Train; the centres start at the class means of the embedding."""
         assert isinstance(detector, GaussianTop)
         if start is not None:
             assert isinstance(start, Classifier)
@@ -139,7 +139,7 @@ class GaussianObjective(Objective):
         return main + WEIGHT * binary
 
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
-        """No decay on the Gaussian top, which is new where the network under it is trained, and learns faster there."""
+        """The Gaussian top has no decay, and a higher rate where the network under it is already trained."""
         top = [*self.detector.top.parameters(), self.detector.offset]
         under = [p for p in self.trained if all(p is not mine for mine in top)]
         return [

@@ -18,9 +18,9 @@ Progress = Callable[[EpochReport], None]
 
 @dataclass(frozen=True)
 class MethodOutput:
-    """For B images: members' logits `[M, B, C]`, the predicted log-probabilities `[B, C]`, and scores by name, `[B]`.
+    """For B images: members' logits `[M, B, C]`, predicted log-probabilities `[B, C]`, and scores `[B]` by name.
 
-    Every score is higher = more OOD.
+    Higher scores are more OOD.
     """
 
     logits: Tensor
@@ -29,22 +29,22 @@ class MethodOutput:
 
 
 class Detector(nn.Module):
-    """A trained classifier with OOD scores. Its state dict is all that a cache must keep."""
+    """A classifier with OOD scores. Its state dict is all that a trial keeps of it."""
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are, and its inputs have to be."""
+        """The device of its weights, which its inputs must be on."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     def calibrate(self, problem: LearningProblem) -> None:
         """Fit what gradients do not train, on training and calibration images. Called after training."""
 
-    def answer(self, x: Tensor) -> MethodOutput:
-        """For inputs `[B, ...]` as `Space.plain` gives them."""
+    def output(self, x: Tensor) -> MethodOutput:
+        """The scores of inputs `[B, ...]` as `Space.plain` gives them."""
         raise NotImplementedError
 
     def diagnostics(self, problem: LearningProblem) -> dict[str, float]:
-        """What else is worth a row in the results, by name."""
+        """Other numbers for the results, by name."""
         return {}
 
 
@@ -53,22 +53,22 @@ class Method(Protocol):
 
     @property
     def name(self) -> str:
-        """As `--methods` takes it."""
+        """The name, as `--methods` takes it."""
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """One line: what it is."""
 
     @property
     def needs_outliers(self) -> bool:
-        """Whether it learns from auxiliary outliers."""
+        """Whether the method learns from auxiliary outliers."""
 
     @property
     def starts_from(self) -> str | None:
-        """The method whose trained detector it goes on from."""
+        """The method whose trained detector this one starts from."""
 
     def build(self, problem: LearningProblem) -> Detector:
-        """An untrained detector. Seeds are the caller's."""
+        """An untrained detector. The caller seeds torch."""
 
     def train(
         self,
@@ -79,14 +79,17 @@ class Method(Protocol):
         start: Detector | None,
         progress: Progress | None,
     ) -> None:
-        """Train it in place, from `start` where the method starts from another."""
+        """Train the detector in place, from `start` where the method starts from another.
+
+        Raises `QualityError` when the loss stops being finite.
+        """
 
 
-def answers(detector: Detector, problem: LearningProblem, inputs: Tensor) -> MethodOutput:
-    """A detector's answers for N images, in batches, on the CPU. Scores may need gradients of their own (ODIN)."""
+def outputs(detector: Detector, problem: LearningProblem, inputs: Tensor) -> MethodOutput:
+    """A detector's output for N images, in batches, on the CPU. Gradients stay enabled, because ODIN needs them."""
     parts = []
     for rows in torch.split(inputs, EVALUATION_BATCH):
-        parts.append(detector.answer(problem.space.plain(rows).to(detector.device)))
+        parts.append(detector.output(problem.space.plain(rows).to(detector.device)))
     return MethodOutput(
         logits=torch.cat([p.logits.detach().cpu() for p in parts], dim=1),
         log_probabilities=torch.cat([p.log_probabilities.detach().cpu() for p in parts]),

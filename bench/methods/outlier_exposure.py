@@ -1,4 +1,4 @@
-"""Outlier exposure (OE): a uniform prediction is asked for on auxiliary outliers.
+"""Outlier exposure (OE): the loss asks for a uniform prediction on auxiliary outliers.
 
 Hendrycks, Mazeika & Dietterich 2019: `CE(f(x), y) + w * mean_aux CE(f(x'), uniform)`, w = 0.5, where
 

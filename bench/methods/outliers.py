@@ -1,6 +1,6 @@
 """Methods that fine-tune a trained classifier on auxiliary outliers: `energy`, `oe`, `greg`, `greg-plus`, `oe-greg`.
 
-All go on from `single` with its own schedule; the losses are in `energy.py`, `outlier_exposure.py` and `greg.py`.
+All start from `single`. The losses are in `outlier_exposure.py` and `training/heads/{energy,greg}.py`.
 """
 
 from __future__ import annotations

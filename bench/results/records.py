@@ -12,7 +12,7 @@ from oodguard.core.frozen import Frozen
 
 
 class Trial(Frozen):
-    """One method trained once in one arena. `failed` says why there are no numbers."""
+    """One method trained once in one arena. `failed`: why there are no numbers."""
 
     arena: str
     method: str

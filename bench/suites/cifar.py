@@ -30,6 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from oodguard.bench.arena import Arena, BenchPlan, BenchSetting, OodSet
+from oodguard.bench.networks.catalogue import network_of
 from oodguard.bench.problem import LearningProblem, Space
 from oodguard.bench.spaces.pixels import PixelSpace
 from oodguard.bench.suites import cifar_data, store
@@ -101,9 +102,13 @@ class CifarSuite:
     quick: Size = QUICK
 
     def plans(self, setting: BenchSetting, seed: int) -> list[BenchPlan]:
-        """An arena named after the kind of network, and `frozen`. Raises `InputError` where data is missing."""
+        """An arena named after the kind of network, and `frozen`.
+
+        Raises `InputError` for missing data or an unknown network.
+        """
         size = self.quick if setting.quick else self.full
         if setting.network is not None:
+            network_of(setting.network, classes=2)  # a wrong name is refused before any image is read
             size = replace(size, network=setting.network)
         kind = size.network.partition("-")[0]
         sources = Sources.find(setting.data)

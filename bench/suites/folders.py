@@ -21,6 +21,7 @@ from oodguard.bench.problem import LearningProblem
 from oodguard.bench.spaces.features import FeatureSpace
 from oodguard.bench.suites import store
 from oodguard.bench.suites.corruptions import Corrupted, corruptions
+from oodguard.core.errors import InputError
 from oodguard.training.backbone.learning_set import LearningSet, learning_set
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.loop import Schedule
@@ -55,6 +56,8 @@ class FolderSuite:
 
     def plans(self, setting: BenchSetting, seed: int) -> list[BenchPlan]:
         """`all classes`, and `left out` unless the suite leaves nothing out. Raises `InputError` for missing data."""
+        if setting.network is not None:
+            raise InputError("--network belongs to the suite cifar10; leave it out, or choose a --backbone")
         options = TrainOptions(
             data=setting.data / self.photos,
             cache=setting.cache,
@@ -173,12 +176,12 @@ def feature_space(features: Tensor, setting: BenchSetting) -> FeatureSpace:
 
 
 def heads_key(setting: BenchSetting) -> dict[str, str | int]:
-    """What a trial in features depends on beside its arena."""
+    """What a trial in features depends on, apart from its arena."""
     return {"hidden": setting.hidden, "schedules": repr(schedules(setting))}
 
 
 def schedules(setting: BenchSetting) -> tuple[Schedule, Schedule]:
-    """How long heads train from nothing, and how long trained ones go on."""
+    """The schedules of heads trained from scratch, and of heads that are fine-tuned."""
     if setting.quick:
         return replace(SCRATCH, epochs=QUICK_EPOCHS), replace(FINE_TUNE, epochs=QUICK_EPOCHS // 3)
     return SCRATCH, FINE_TUNE

@@ -1,1 +1,1 @@
-"""Engines: what runs the graph. The service knows the `Engine` protocol only."""
+"""Engines: what runs the graph. The server knows them by the `Engine` protocol and by their names in the registry."""

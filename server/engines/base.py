@@ -50,4 +50,4 @@ class RemoteEngine(Engine, Protocol):
         """
 
     async def newest(self) -> str | None:
-        """The SHA-256 of the graph that should be served by now; None where only the bundle says so."""
+        """The SHA-256 of the graph that should be served now; None where the bundle alone decides."""

@@ -17,8 +17,8 @@ from oodguard.server.engines.base import Batch
 class SharedInputs:
     """One region of `places` for one image each; a request holds its place until it ends.
 
-    A request that gave up may leave its place while Triton still reads it. Whoever takes the place next then changes
-    an image whose answer nobody reads any more.
+    A request that gave up may leave its place while Triton still reads the image there. The next request in that place
+    then changes an image whose answer is no longer read.
     """
 
     def __init__(self, *, places: int, image_bytes: int) -> None:

@@ -60,9 +60,9 @@ def _described(settings: ServeSettings, connection: Connection) -> Described:
 class TritonEngine:
     """Sends each batch to the least busy server that is up; a `RemoteEngine`.
 
-    Connections are kept. A request that found no server there is sent once more, to another one where there is
-    another; one that was refused by a full queue or ran out of time is not. Every server is looked after: those that
-    answer nobody, or not as the golden images demand, get no requests until they do.
+    Connections are kept. A request that did not reach a server is sent once more, to another server where there is
+    one; a request that a full queue refused, or that ran out of time, is not. Every server is checked while it is
+    connected: a server that does not answer, or not as the golden images demand, gets no requests until it does.
     """
 
     name = "triton"
@@ -87,7 +87,7 @@ class TritonEngine:
         return "no Triton server answers as it should; the log says more"
 
     async def start(self) -> str | None:
-        """Connect, look at every server once, and go on looking after them; why none can be asked, or None."""
+        """Connect, check every server once, and go on checking them; why none can be asked, or None."""
         settings = self._settings
         if settings.triton_shared_memory:
             # The places of every image that may be inside, and of the golden ones that are sent beside them.
@@ -105,7 +105,7 @@ class TritonEngine:
             )
             for address in settings.triton_addresses
         ]
-        # The first look has longer: a connection, and kernels that were never warm.
+        # The first check has longer: it connects, and meets kernels that were never warm.
         longest = settings.request_timeout
         await asyncio.gather(*(server.check(patience=longest) for server in self.servers))
         self._watchers = [

@@ -1,6 +1,6 @@
 """Talking to Triton: connections, its model configuration, and its failures as errors of ours.
 
-Everything that knows tritonclient is here and in `triton_server`.
+Only this module, `triton_server` and `shared_memory` use tritonclient.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Connection:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 1000),
             ("grpc.max_reconnect_backoff_ms", 500),
-            # Turns on TCP's own limit for unacknowledged data, five seconds: a server whose machine vanished says
-            # nothing. The pings themselves are as rare as Triton wants them.
+            # Turns on TCP's own limit for unacknowledged data, five seconds: a machine that vanished sends nothing.
+            # The pings themselves are as rare as Triton demands.
             ("grpc.keepalive_time_ms", 300_000),
             ("grpc.keepalive_timeout_ms", 5000),
             # A name that stands for several addresses spreads the load over them.

@@ -102,14 +102,14 @@ class TritonServer:
         return Outputs(probabilities=np.asarray(found[0]), scores=np.asarray(found[1]))
 
     def lose(self, reason: str) -> None:
-        """Mark it as down, to be looked at again soon."""
+        """Mark it as down, to be checked again soon."""
         if reason != self.down:
             log.error("%s", reason)
         self.down = reason
         self.wake.set()
 
     async def watch(self, *, every: float, patience: float, longest: float) -> None:
-        """Look after it until cancelled: every `every` seconds, unless an answer of it was seen meanwhile.
+        """Check it until cancelled: every `every` seconds, unless an answer of it was seen meanwhile.
 
         One that is up has `patience` seconds to answer, one that is down has `longest`: it has more to do.
         """

@@ -108,6 +108,8 @@ def test_results_are_plain_json(out: Path) -> None:
         (["produce", "--data", "nowhere"], "does not exist"),
         (["produce", "--methods", "magic"], "there is no method 'magic'"),
         (["produce", "--seeds", "0"], "--seeds must be at least 1"),
+        (["produce", "--network", "wrn-10-1"], "--network belongs to the suite cifar10"),
+        (["cifar10", "--network", "vgg"], "there is no network 'vgg'; networks: wrn-DEPTH-WIDEN, resnet18"),
     ],
 )
 def test_mistakes_are_one_sentence(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
 from oodguard.clients.triton import AsyncTritonClient, TritonClient
@@ -69,6 +72,22 @@ def test_a_bad_image_costs_the_others_nothing(triton: Triton, bundle: Path, mani
             client.predict([])
         with pytest.raises(InputError, match="cannot be read"):
             client.predict([bundle / "absent.png"])
+
+
+def test_pil_images_and_arrays_are_judged_as_their_pixels(triton: Triton, bundle: Path, manifest: Manifest) -> None:
+    with Image.open(bundle / manifest.golden[0].path) as opened:
+        image = opened.convert("RGB")
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    with TritonClient(triton.address, model="discs") as client:
+        encoded, *others = client.predict([stream.getvalue(), image, np.asarray(image)]).predictions
+        with pytest.raises(InputError, match="uint8"):
+            client.predict([np.asarray(image, dtype=float)])  # type: ignore[list-item]
+    assert [found.file for found in (encoded, *others)] == ["0", "1.png", "2.png"]
+    for found in others:
+        assert found.label == encoded.label
+        for name, score in found.scores.items():
+            assert score.value == pytest.approx(encoded.scores[name].value, rel=1e-4, abs=1e-4)
 
 
 def test_what_is_not_there_is_a_sentence(triton: Triton) -> None:

@@ -50,6 +50,8 @@ def test_not_ready_when_a_golden_expectation_is_not_met(bundle: Path, tmp_path: 
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
     assert client.get("/health/live").status_code == 200
     assert client.sample("oodguard_ready") == 0.0
+    refused = post(client, b"any")
+    assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
 
 
 def test_a_failed_batch_is_one_clear_500_and_the_next_request_works(start: Any, fake: FakeEngine, picture: Any) -> None:

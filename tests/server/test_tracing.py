@@ -112,6 +112,14 @@ def test_callers_decide_and_else_the_share_does(
     assert len(requests_of(collector.spans)) == 1
 
 
+def test_only_inference_is_traced(start: Any, collector: Collector, fake: FakeEngine) -> None:
+    client = start(engine=fake, traces_endpoint=collector.url)
+    for path in ("/health/ready", "/model", "/v2/models/discs", "/nope"):
+        client.get(path)
+    client.parts.tracing.close()
+    assert collector.spans == []
+
+
 def test_a_collector_that_is_away_costs_no_answer(start: Any, fake: FakeEngine, golden: list[bytes]) -> None:
     client = start(engine=fake, traces_endpoint="http://127.0.0.1:9")
     assert client.post("/predict", content=golden[0], headers=PNG).status_code == 200

@@ -23,16 +23,16 @@ def test_logits_are_those_of_explicit_pairs() -> None:
         torch.testing.assert_close(found[:, k], built.network(torch.cat([c.expand(5, -1), x - c], 1)))
 
 
-def test_answers_are_the_scores_of_all_anchors_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_are_those_of_all_anchors_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     built, x = detector(), torch.randn(9, 6)
     logits = built.logits(x).detach()
-    whole = built.answer(x)
+    whole = built.output(x)
     torch.testing.assert_close(whole.scores["amp"], scores.amp(logits))
     torch.testing.assert_close(whole.scores["amp_sum"], scores.amp(logits, reduce="sum"))
     torch.testing.assert_close(whole.scores["energy"], scores.energy(logits.mean(1)))
     torch.testing.assert_close(whole.log_probabilities, logits.mean(1).log_softmax(-1))
     monkeypatch.setattr(anchored, "LARGEST_BATCH", 8)
-    torch.testing.assert_close(built.answer(x).scores["amp"], whole.scores["amp"])
+    torch.testing.assert_close(built.output(x).scores["amp"], whole.scores["amp"])
 
 
 def test_one_anchor_has_no_spread() -> None:

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from oodguard.bench.methods.catalogue import METHODS
 from oodguard.bench.methods.classifier import Classifier
 from oodguard.bench.methods.ensembles import EnsembleMethod
-from oodguard.bench.methods.method import Detector, Method, answers
+from oodguard.bench.methods.method import Detector, Method, outputs
 from oodguard.bench.problem import LearningProblem
 from oodguard.bench.spaces.features import FeatureSpace
 from oodguard.core.collusion import CollusionReport
@@ -67,13 +67,13 @@ def single(problem: LearningProblem) -> Detector:
 
 
 def accuracy(detector: Detector, problem: LearningProblem) -> float:
-    found = answers(detector, problem, problem.calibration).log_probabilities.argmax(-1)
+    found = outputs(detector, problem, problem.calibration).log_probabilities.argmax(-1)
     return float((found == problem.calibration_targets).float().mean())
 
 
 def diagnosed(method: EnsembleMethod, problem: LearningProblem, single: Detector) -> CollusionReport:
-    found = answers(trained(method, problem, single), problem, problem.calibration)
-    return diagnose(found.logits, problem.calibration_targets, averaging=method.averaging)
+    found = outputs(trained(method, problem, single), problem, problem.calibration)
+    return diagnose(found.logits, problem.calibration_targets, averaging=method.loss.averaging)
 
 
 def mean(values: tuple[float, ...]) -> float:
@@ -95,8 +95,11 @@ def test_joint_training_colludes_and_diversified_members_do_not(problem: Learnin
 
 
 def test_jointly_trained_members_lean_on_each_other(problem: LearningProblem, single: Detector) -> None:
-    pair = replace(ensemble("joint"), members=2)
-    together, alone = diagnosed(pair, problem, single), diagnosed(replace(pair, beta=0.0), problem, single)
+    joint = ensemble("joint")
+    together, alone = (
+        diagnosed(replace(joint, loss=replace(joint.loss, members=2, beta=beta)), problem, single)
+        for beta in (1.0, 0.0)
+    )
     assert together.colluding, together
     assert not alone.colluding, alone
     assert together.codependence["0.4"] > 10 * alone.codependence["0.4"]
@@ -124,7 +127,7 @@ def test_from_one_start_independent_members_stay_alike_and_ldrs_part(
     for name in ("independent-shared-start", "ldr-shared-start"):
         detector = trained(METHODS[name], problem, single)
         known, ood = (
-            answers(detector, problem, x).scores["pds"].double().numpy() for x in (problem.calibration, unseen)
+            outputs(detector, problem, x).scores["pds"].double().numpy() for x in (problem.calibration, unseen)
         )
         found[name] = (auroc(known, ood), ood.mean() - 1 / problem.classes)
     # Without a difference PDS is 1 / C for every image, and rounding errors rank them.

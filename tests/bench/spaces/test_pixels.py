@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodguard.bench.methods.catalogue import METHODS
-from oodguard.bench.methods.method import Detector, answers
+from oodguard.bench.methods.catalogue import HEADLINES, METHODS
+from oodguard.bench.methods.method import Detector, outputs
 from oodguard.bench.problem import LearningProblem
 from oodguard.bench.spaces.pixels import PADDING, PixelSpace
 from oodguard.training.compute import start_compute
@@ -106,8 +106,9 @@ def test_an_anchored_network_has_twice_the_channels() -> None:
     assert SPACE.network(classes=3, anchored=True)(torch.randn(2, 6, 16, 16)).shape == (2, 3)
 
 
-def test_a_classifier_learns_colours(problem: LearningProblem, single: Detector) -> None:
-    found = answers(single, problem, problem.calibration)
+def test_a_classifier_learns_colours_and_gives_every_post_hoc_score(problem: LearningProblem, single: Detector) -> None:
+    found = outputs(single, problem, problem.calibration)
+    assert set(found.scores) == set(HEADLINES["single"])
     assert (found.log_probabilities.argmax(-1) == problem.calibration_targets).float().mean() > 0.6
 
 
@@ -115,7 +116,7 @@ def test_a_classifier_learns_colours(problem: LearningProblem, single: Detector)
 @pytest.mark.parametrize(
     "name", ["ldr", "two-stage", "divdis", "joint", "amp", "oe", "greg-plus", "ice", "ice-scratch", "fused"]
 )
-def test_methods_train_and_answer(name: str, problem: LearningProblem, single: Detector) -> None:
+def test_methods_train_and_score(name: str, problem: LearningProblem, single: Detector) -> None:
     method = METHODS[name]
     torch.manual_seed(0)
     detector = method.build(problem)
@@ -125,14 +126,15 @@ def test_methods_train_and_answer(name: str, problem: LearningProblem, single: D
     detector.eval().calibrate(problem)
     after = detector.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in before if key in after)
-    found = answers(detector, problem, problem.calibration[:7])
+    found = outputs(detector, problem, problem.calibration[:7])
     assert found.logits.shape[1:] == (7, 3)
     torch.testing.assert_close(found.log_probabilities.exp().sum(-1), torch.ones(7), rtol=1e-4, atol=1e-4)
+    assert set(HEADLINES.get(name, ())) <= set(found.scores)
     assert found.scores
     for values in found.scores.values():
         assert values.shape == (7,)
         assert torch.isfinite(values).all()
-    # An image's answer does not depend on what else is asked.
-    alone = answers(detector, problem, problem.calibration[3:4])
+    # An image's output does not depend on the other images.
+    alone = outputs(detector, problem, problem.calibration[3:4])
     torch.testing.assert_close(alone.log_probabilities[0], found.log_probabilities[3], rtol=1e-3, atol=1e-4)
     assert all(isinstance(value, float) for value in detector.diagnostics(problem).values())

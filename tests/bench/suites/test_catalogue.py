@@ -1,4 +1,4 @@
-"""No suite is forgotten."""
+"""What is listed about suites is true. tests/test_seams.py looks for classes that are not listed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,16 @@ from oodguard.bench.suites.folders import FolderSuite
 from oodguard.core.errors import InputError
 
 
-def test_every_suite_of_the_folder_is_in_the_catalogue() -> None:
-    seen = set()
+def test_every_suite_of_a_family_is_in_the_catalogue() -> None:
+    seen = 0
     for found in pkgutil.iter_modules(suites.__path__):
         module = importlib.import_module(f"{suites.__name__}.{found.name}")
-        for value in vars(module).values():
-            if isinstance(value, type) and value.__module__ == module.__name__ and hasattr(value, "plans"):
-                seen.add(value)
-                listed = [suite for suite in SUITES.values() if isinstance(suite, value)]
-                assert listed, f"{found.name}: no {value.__name__} is listed in SUITES"
-            for suite in value if isinstance(value, tuple) else ():
+        for family in vars(module).values():
+            for suite in family if isinstance(family, tuple) else ():
                 if hasattr(suite, "plans"):
+                    seen += 1
                     assert SUITES.get(suite.name) is suite, f"{found.name}: {suite.name} is missing from SUITES"
-    assert FolderSuite in seen
-    assert len(seen) >= 2
+    assert seen >= 3
 
 
 def test_names_and_summaries_are_those_of_the_suites() -> None:
