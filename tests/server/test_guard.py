@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -192,6 +193,38 @@ def test_a_stream_is_in_order_and_read_only_a_little_ahead(bundle: Path) -> None
         taken_then = len(taken)
         guard.predict(grey(0))
         assert len(taken) == taken_then
+
+
+def test_a_stream_that_is_left_withdraws_what_it_took_ahead(bundle: Path) -> None:
+    with guarded(bundle, Gated, slots=1, max_batch=1) as (guard, fake):
+        taking = guard._judge.each([[grey(9)]] * 100, read=lambda image: image, accept=0.9, top_k=1)
+        _, first = next(taking)
+        while not fake.begun:
+            time.sleep(0.001)
+        taking.close()
+        fake.opened.set()
+        assert len(first.result(WAIT).outcomes) == 1
+        guard.predict(grey(1))
+        assert fake.ended == 2
+
+
+def test_an_interrupted_call_is_withdrawn(bundle: Path) -> None:
+    with guarded(bundle, Gated, slots=1, max_batch=1) as (guard, fake), ThreadPoolExecutor(1) as threads:
+
+        def interrupt() -> None:
+            while not fake.begun:
+                time.sleep(0.001)
+            # The main thread has to have come to where it waits.
+            time.sleep(0.2)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+        interrupting = threads.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            guard.predict([grey(9)] * 50)
+        interrupting.result(WAIT)
+        fake.opened.set()
+        guard.predict(grey(1))
+        assert fake.ended <= 2
 
 
 def test_a_failed_batch_is_tried_again_image_by_image(bundle: Path) -> None:
