@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, field_validator
 
-from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.core.frozen import Frozen
 from oodguard.core.images import ImageLike, name_of
@@ -84,7 +83,7 @@ class PredictResponse(Frozen):
         errors: list[Problem] = []
         for index, (outcome, file) in enumerate(zip(outcomes, files, strict=True)):
             if isinstance(outcome, ImageError):
-                errors.append(problem(Code(outcome.code), str(outcome), index=index, file=file))
+                errors.append(problem(outcome.code, str(outcome), index=index, file=file))
             else:
                 predictions.append(Prediction.of(outcome, index=index, file=file))
         return cls.model_construct(

@@ -25,6 +25,8 @@ class Code(StrEnum):
     CANNOT_DECODE = "cannot_decode", 422, "Image cannot be decoded"
     CANNOT_READ = "cannot_read", 400, "File cannot be read"
     NOT_A_FILE = "not_a_file", 400, "Not an ordinary file"
+    UNSAFE_PATH = "unsafe_path", 422, "Name leads out of its archive"
+    DAMAGED_ARCHIVE = "damaged_archive", 422, "Damaged archive"
     BAD_BASE64 = "bad_base64", 422, "Not base64"
     ALL_FAILED = "all_failed", 422, "No image could be used"
     NO_IMAGES = "no_images", 400, "No image in the request"

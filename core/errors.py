@@ -10,6 +10,8 @@ OodguardError                     one sentence for the user; `exit_code` for the
 
 from __future__ import annotations
 
+from oodguard.core.codes import Code
+
 
 class OodguardError(Exception):
     """Base of every error a user can meet; its text is one sentence that says what is wrong and what to do."""
@@ -24,12 +26,9 @@ class InputError(OodguardError):
 
 
 class ImageError(InputError):
-    """One image cannot be used.
+    """One image cannot be used; `code` says why, for programs."""
 
-    `code` is stable and meant for programs: a `Code`, or one that `oodguard score` adds for files and archives.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
         self.code = code
 

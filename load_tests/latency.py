@@ -73,12 +73,13 @@ def main() -> None:
         title = f"{options.bundle.name}: {options.seconds:g} s a load, client timeout {TIMEOUT:g} s"
         console.print(report_table(title, COLUMNS, rows))
         if options.overload:
-            rows.append(_overload(gateway, requests, capacity=capacity, options=options))
+            row = _overload(gateway, requests, capacity=capacity, options=options)
+            rows.append(row)
             console.print(
-                "overload of {load_percent} % of the capacity: {accepted} accepted, {429} x 429, {503} x 503, "
-                "{504} x 504, {errors} errors; p99 of accepted {p99_ms} ms; RSS {rss_before_mb} MB before, "
-                "{rss_end_mb} MB at its end, {rss_after_mb} MB after; a plain request was answered normally again "
-                "after {recovery_s} s".format_map(rows[-1])
+                f"overload of {row['load_percent']} % of the capacity: {row['accepted']} accepted, {row['429']} x 429, "
+                f"{row['503']} x 503, {row['504']} x 504, {row['errors']} errors; p99 of accepted {row['p99_ms']} ms; "
+                f"RSS {row['rss_before_mb']} MB before, {row['rss_end_mb']} MB at its end, {row['rss_after_mb']} MB "
+                f"after; a plain request was answered normally again after {row['recovery_s']} s"
             )
     measured = {**vars(options), "measured_capacity": round(capacity, 2), **others.report()}
     write_report(options.json, options=measured, rows=rows)

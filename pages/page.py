@@ -62,7 +62,7 @@ class Prose:
 
 
 @dataclass(frozen=True)
-class Code:
+class CodeBlock:
     """Text to copy, such as a command."""
 
     text: str
@@ -115,7 +115,7 @@ class Gallery:
     kind: ClassVar[str] = "gallery"
 
 
-Block = Facts | Findings | Prose | Code | Table | Illustration | Gallery
+Block = Facts | Findings | Prose | CodeBlock | Table | Illustration | Gallery
 
 
 @dataclass(frozen=True)

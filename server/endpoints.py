@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +13,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from oodguard.core.answers import PredictRequest, PredictResponse, Timing
 from oodguard.core.codes import Code
-from oodguard.core.errors import ImageError
 from oodguard.core.problems import problem, summary_of
 from oodguard.server.call import SHORTEST_MS, Entrance, while_connected
 from oodguard.server.callers import Callers
 from oodguard.server.errors import RequestError
 from oodguard.server.health import Health
 from oodguard.server.intake import read_images
-from oodguard.server.judging import Judge, Judgement
+from oodguard.server.judging import Judge
 from oodguard.server.metrics import Metrics
 from oodguard.server.problems import documented, problem_response
 from oodguard.server.routes import Route
@@ -59,21 +57,12 @@ class Predict:
                     read=call.elapsed,
                 )
                 found = await while_connected(request, work)
-        answer = answer_of(found, [name for _, name in images])
+        timing = Timing.of(**dict(zip(STAGES, found.stages, strict=True)), total=found.total)
+        files = [file for _, file in images]
+        answer = PredictResponse.of(found.outcomes, files, model=found.model, accept=found.accept, timing=timing)
         if not answer.predictions:
             return problem_response(summary_of(answer.errors), path=request.url.path)
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
-
-
-def answer_of(found: Judgement, names: Sequence[str | None]) -> PredictResponse:
-    """What was judged as an answer; `names` are the images' file names."""
-    return PredictResponse.of(
-        (image if isinstance(image, ImageError) else image.verdict for image in found.images),
-        names,
-        model=found.model,
-        accept=found.accept,
-        timing=Timing.of(**dict(zip(STAGES, found.stages, strict=True)), total=found.total),
-    )
 
 
 def _parameters(request: Request) -> tuple[float | None, int | None]:

@@ -12,10 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from oodguard.core.answers import ModelRef
-from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.core.preprocessing import ImageLimits, Pixels, load_pixels
-from oodguard.core.verdict import Verdict
+from oodguard.core.verdict import Outcome, Verdict
 from oodguard.server.admission import Admission
 from oodguard.server.errors import DeadlineMissed
 from oodguard.server.metrics import Metrics
@@ -29,31 +28,18 @@ ParsedImage = bytes | Pixels | ImageError
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedImage:
-    """One image's verdict, with the numbers of the graph that it was made from."""
-
-    verdict: Verdict
-    probabilities: Sequence[float]
-    scores: Sequence[float]
-
-
-@dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the images of one request came to, in order.
+    """What the images of one request came to, in order: their `outcomes`, and what those were made from.
 
     `stages` are the seconds spent in each stage (see `Stages`), `total` all of them since the request came in.
     """
 
     model: ModelRef
     accept: float
-    images: tuple[JudgedImage | ImageError, ...]
+    outcomes: tuple[Outcome, ...]
+    images: Sequence[Passed]
     stages: Seconds
     total: float
-
-    @property
-    def errors(self) -> dict[int, ImageError]:
-        """The images that cannot be used, by their place in the request."""
-        return {index: image for index, image in enumerate(self.images) if isinstance(image, ImageError)}
 
 
 @dataclass(frozen=True)
@@ -100,24 +86,27 @@ class Judge:
         passed = await self._all([self._measure(model, image, deadline) for image in images], deadline)
         judging = time.monotonic()
         calibration, classes, top_k = model.manifest.calibration, model.manifest.classes, top_k or self.top_k
-        answered = not (all_or_none and any(isinstance(found, ImageError) for found, _ in passed))
-        judged: list[JudgedImage | ImageError] = []
-        for image, (found, _) in zip(images, passed, strict=True):
-            if isinstance(found, ImageError):
-                self.metrics.refuse(Code(found.code))
-                judged.append(found)
-                continue
-            measured, row = found.measured, found.row
-            verdict = calibration.verdict(measured, row, classes=classes, thresholds=thresholds, top_k=top_k)
-            judged.append(JudgedImage(verdict, measured.probabilities[row], measured.scores[row]))
-            if answered:
-                self.metrics.answer(verdict)
-                if self.sampler is not None and isinstance(image, bytes):
-                    self.sampler.offer(image, verdict, model=model.ref, accept=accept)
+        outcomes = tuple(
+            found
+            if isinstance(found, ImageError)
+            else calibration.verdict(found.measured, found.row, classes=classes, thresholds=thresholds, top_k=top_k)
+            for found, _ in passed
+        )
+        answered = not (all_or_none and any(isinstance(outcome, ImageError) for outcome in outcomes))
+        for image, outcome in zip(images, outcomes, strict=True):
+            if isinstance(outcome, ImageError):
+                self.metrics.refuse(outcome.code)
+            elif answered:
+                self._answer(image, outcome, model, accept)
         ended = time.monotonic()
         self.admission.answered(len(images))
         seconds = self._record(Stages(passed, read=read, started=started, judging=judging, ended=ended), model)
-        return Judgement(model.ref, accept, tuple(judged), seconds, read + ended - started)
+        return Judgement(model.ref, accept, outcomes, passed, seconds, read + ended - started)
+
+    def _answer(self, image: ParsedImage, verdict: Verdict, model: ServedModel, accept: float) -> None:
+        self.metrics.answer(verdict)
+        if self.sampler is not None and isinstance(image, bytes):
+            self.sampler.offer(image, verdict, model=model.ref, accept=accept)
 
     async def _all(self, work: list[Coroutine[None, None, Passed]], deadline: float) -> list[Passed]:
         """Run to the end, or to the first failure or the deadline; what is unfinished then is withdrawn."""

@@ -17,7 +17,7 @@ from oodguard.server.batcher import Batcher
 from oodguard.server.condition import Condition
 from oodguard.server.engines.base import Engine, RemoteEngine
 from oodguard.server.engines.registry import REMOTE, build_engine
-from oodguard.server.errors import RequestError
+from oodguard.server.errors import EngineError, RequestError
 from oodguard.server.golden import defect_of
 from oodguard.server.metrics import Metrics
 from oodguard.server.sender import Sender
@@ -118,13 +118,14 @@ class ServedModel:
     async def _difference(self) -> str | None:
         assert self.plan is not None
         assert self.bundle is not None
-        defect = await defect_of(self.bundle, self.manifest, self.engine, max_batch=self.plan.max_batch)
-        if defect is None:
-            side = self.manifest.preprocessing.crop
+        size, side = self.plan.max_batch, self.manifest.preprocessing.crop
+        try:
             # Warms every slot up, on batches as long as real ones.
-            full = np.zeros((self.plan.max_batch, side, side, 3), dtype=np.uint8)
+            full = np.zeros((size, side, side, 3), dtype=np.uint8)
             await asyncio.gather(*(self.engine.infer(full) for _ in range(self.engine.slots)))
-        return defect
+        except EngineError as error:
+            return f"the engine cannot be warmed up ({error})"
+        return await defect_of(self.bundle, self.manifest, self.engine, max_batch=size)
 
     async def retire(self, timeout: float) -> None:
         """Wait for the last lease, then close the engine; after `timeout` seconds close it regardless."""

@@ -17,6 +17,7 @@ from oodguard.core.frozen import Frozen
 from oodguard.core.manifest import Manifest
 from oodguard.core.problems import problem
 from oodguard.server import open_inference as oip
+from oodguard.server.batcher import MeasuredImage
 from oodguard.server.call import Entrance, while_connected
 from oodguard.server.errors import RequestError
 from oodguard.server.health import Health
@@ -137,11 +138,10 @@ class OpenInference:
                 all_or_none=not tolerant,
             )
             found = await while_connected(request, work)
-        errors = found.errors
+        errors = [(index, one) for index, one in enumerate(found.outcomes) if isinstance(one, ImageError)]
         if errors and (not tolerant or len(errors) == len(images)):
-            index, error = next(iter(errors.items()))
-            refusal = problem(Code(error.code), str(error), index=index)
-            return problem_response(refusal, path=request.url.path)
+            index, error = errors[0]
+            return problem_response(problem(error.code, str(error), index=index), path=request.url.path)
         content, json_length = oip.encode(message, manifest, arrays_of(found, manifest))
         if json_length is None:
             return Response(content, media_type="application/json")
@@ -156,20 +156,20 @@ def _require_model(request: Request, model: ServedModel) -> None:
 
 def arrays_of(found: Judgement, manifest: Manifest) -> dict[str, oip.Array]:
     """The outputs `[N, ...]`; the row of an image that failed is empty text and numbers that are no numbers."""
-    count = len(found.images)
+    count = len(found.outcomes)
     labels, errors = [""] * count, [""] * count
     is_ood = np.ones(count, dtype=bool)
     fused, threshold = (np.full(count, np.nan, dtype=np.float32) for _ in range(2))
     probabilities = np.full((count, len(manifest.classes)), np.nan, dtype=np.float32)
     scores = np.full((count, len(manifest.scores)), np.nan, dtype=np.float32)
-    for row, image in enumerate(found.images):
-        if isinstance(image, ImageError):
-            errors[row] = f"{image.code}: {image}"
+    for row, (outcome, (image, _)) in enumerate(zip(found.outcomes, found.images, strict=True)):
+        if isinstance(outcome, ImageError):
+            errors[row] = f"{outcome.code}: {outcome}"
             continue
-        verdict = image.verdict
-        labels[row], is_ood[row] = verdict.label, verdict.is_ood
-        fused[row], threshold[row] = verdict.ood_score, verdict.threshold
-        probabilities[row], scores[row] = image.probabilities, image.scores
+        labels[row], is_ood[row] = outcome.label, outcome.is_ood
+        fused[row], threshold[row] = outcome.ood_score, outcome.threshold
+        assert isinstance(image, MeasuredImage)
+        probabilities[row], scores[row] = image.measured.probabilities[image.row], image.measured.scores[image.row]
     return {
         "label": oip.texts(labels),
         "is_ood": is_ood,

@@ -19,7 +19,7 @@ from oodguard.training.heads.guard import GuardHeads, fit_heads, head_shapes
 from oodguard.training.options import TrainOptions
 
 
-class Guard(Detector):
+class GuardDetector(Detector):
     """The served heads over the features of a trained classifier's network."""
 
     def __init__(self, heads: GuardHeads, network: Network, space: Space) -> None:
@@ -62,12 +62,12 @@ class FusedMethod:
     needs_outliers: bool = False
     starts_from: str | None = "single"
 
-    def build(self, problem: LearningProblem) -> Guard:
+    def build(self, problem: LearningProblem) -> GuardDetector:
         """Untrained heads."""
         network = problem.space.network(classes=problem.classes)
         width = problem.space.represent(network, problem.space.plain(problem.inputs[0][:2])).shape[1]
         shapes = head_shapes(self._options(problem), width=width, classes=problem.classes, images=len(problem.targets))
-        return Guard(GuardHeads(shapes), network.eval(), problem.space)
+        return GuardDetector(GuardHeads(shapes), network.eval(), problem.space)
 
     def train(
         self,
@@ -79,7 +79,7 @@ class FusedMethod:
         progress: Progress | None,
     ) -> None:
         """Train the heads over the features of `start`."""
-        assert isinstance(detector, Guard)
+        assert isinstance(detector, GuardDetector)
         assert isinstance(start, Classifier)
         detector.network.load_state_dict(start.network.state_dict())
         with torch.no_grad():

@@ -15,7 +15,19 @@ from oodguard.core.curve import Scores
 from oodguard.evaluation.evidence import FUSED
 from oodguard.evaluation.report.densities import density_plot
 from oodguard.evaluation.report.detection_curves import detection_curves
-from oodguard.pages.page import Block, Code, Fact, Facts, Finding, Findings, Illustration, Page, Prose, Section, Table
+from oodguard.pages.page import (
+    Block,
+    CodeBlock,
+    Fact,
+    Facts,
+    Finding,
+    Findings,
+    Illustration,
+    Page,
+    Prose,
+    Section,
+    Table,
+)
 from oodguard.pages.page import render as render_page
 from oodguard.pages.text import count, plain, signed
 from oodguard.training.metrics import auroc
@@ -182,4 +194,4 @@ def _curves(ood: str, name: str, id_scores: dict[str, Scores], ood_scores: dict[
 
 def _made(results: Results) -> Section:
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
-    return Section("How it was made", (Code(results.command), Prose(f"{results.machine}; {versions}.")))
+    return Section("How it was made", (CodeBlock(results.command), Prose(f"{results.machine}; {versions}.")))

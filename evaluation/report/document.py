@@ -19,7 +19,7 @@ from oodguard.evaluation.report.heatmap import MOST_CLASSES, confusion_plot
 from oodguard.evaluation.report.members import members_plot
 from oodguard.evaluation.report.reliability import reliability_plot
 from oodguard.evaluation.report.summary import facts, findings
-from oodguard.pages.page import Block, Code, Facts, Findings, Illustration, Page, Prose, Section, Table, render
+from oodguard.pages.page import Block, CodeBlock, Facts, Findings, Illustration, Page, Prose, Section, Table, render
 from oodguard.pages.text import bracketed, count, interval, percent
 
 
@@ -227,7 +227,7 @@ def _ensemble(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
 def _provenance(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
     record = evidence.record
     yield Prose(f"Evaluated {found.created}, with this command:")
-    yield Code(found.command or "oodguard.evaluation.evaluate.examine (no command line)")
+    yield CodeBlock(found.command or "oodguard.evaluation.evaluate.examine (no command line)")
     yield Prose(
         f"The run was trained {record.created} on {count(record.splits.train, 'image')} and calibrated on "
         f"{count(record.splits.calibration, 'image')} (near-duplicates kept on one side; "

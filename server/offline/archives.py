@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from oodguard.core.codes import Code
 from oodguard.core.formats import IMAGE_SUFFIXES
 from oodguard.server.offline.items import Item, Kind
 from oodguard.server.offline.tarballs import DamagedTar, members
@@ -70,14 +71,14 @@ def list_archive(given: str, path: str, kind: Kind, *, max_bytes: int, skip: Cal
             item = Item(given, kind, name, offset, size)
             yield _refused(item, *(problem or _trick(name) or _too_large(size, max_bytes)))
     except DamagedTar as damage:
-        yield Item(given, kind, code="damaged_archive", message=f"the archive is damaged: {damage}")
+        yield Item(given, kind, code=Code.DAMAGED_ARCHIVE, message=f"the archive is damaged: {damage}")
     except READ_ERRORS as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        yield Item(given, kind, code="damaged_archive", message=f"the archive cannot be read ({reason})")
+        yield Item(given, kind, code=Code.DAMAGED_ARCHIVE, message=f"the archive cannot be read ({reason})")
 
 
 # A code and a message.
-Fault = tuple[str, str]
+Fault = tuple[Code, str]
 Listed = tuple[str, int, int, Fault | None]
 
 
@@ -95,8 +96,8 @@ def _list_zip(path: str) -> Iterator[Listed]:
                     raise DamagedTar(f"{info.filename} overlaps another member, as in a zip bomb")
             _require_modest(sum(info.file_size for info in infos), os.fstat(stream.fileno()).st_size)
             for info in infos:
-                encrypted = ("damaged_archive", "the member is encrypted") if info.flag_bits & 1 else None
-                link = ("not_a_file", "a link; links inside archives are not followed")
+                encrypted = (Code.DAMAGED_ARCHIVE, "the member is encrypted") if info.flag_bits & 1 else None
+                link = (Code.NOT_A_FILE, "a link; links inside archives are not followed")
                 is_link = info.external_attr >> 28 == 0xA
                 yield info.filename, info.header_offset, info.file_size, link if is_link else encrypted
 
@@ -122,7 +123,7 @@ def _list_tar(path: str, *, bounded: bool) -> Iterator[Listed]:
             if bounded:
                 _require_modest(member.offset + member.size, packed)
             if not member.folder:
-                problem = ("not_a_file", "a link, device or sparse file; only ordinary members are read")
+                problem = (Code.NOT_A_FILE, "a link, device or sparse file; only ordinary members are read")
                 yield member.name, member.offset, member.size, None if member.regular else problem
 
 
@@ -134,17 +135,17 @@ def _require_modest(unpacked: int, packed: int) -> None:
 def _trick(name: str) -> Fault | None:
     parts = name.replace("\\", "/").split("/")
     if parts[0] == "" or ".." in parts or parts[0].endswith(":"):
-        return "unsafe_path", "the member's name leads out of the archive"
+        return Code.UNSAFE_PATH, "the member's name leads out of the archive"
     return None
 
 
 def _too_large(size: int, max_bytes: int) -> Fault | tuple[None, None]:
     if size > max_bytes:
-        return "too_many_bytes", f"the image has {size:,} bytes; at most {max_bytes:,} are accepted"
+        return Code.TOO_MANY_BYTES, f"the image has {size:,} bytes; at most {max_bytes:,} are accepted"
     return None, None
 
 
-def _refused(item: Item, code: str | None, message: str | None) -> Item:
+def _refused(item: Item, code: Code | None, message: str | None) -> Item:
     return Item(item.path, item.kind, item.member, item.offset, item.size, code, message) if code else item
 
 

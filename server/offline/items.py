@@ -1,10 +1,4 @@
-"""One image to score: where its bytes are. A run keeps its items as lines of a text file, not in memory.
-
-A row without a verdict has a code of `core.codes` or one of these:
-
-unsafe_path       the member's name leads out of its archive
-damaged_archive   the archive or the member is damaged, encrypted, or unpacks to far more than it should
-"""
+"""One image to score: where its bytes are. A run keeps its items as lines of a text file, not in memory."""
 
 from __future__ import annotations
 
@@ -12,6 +6,7 @@ import json
 from dataclasses import astuple, dataclass
 from typing import Literal
 
+from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 
 # stream: a compressed tar, which can only be read from its beginning.
@@ -30,7 +25,7 @@ class Item:
     member: str | None = None
     offset: int = 0
     size: int = 0
-    code: str | None = None
+    code: Code | None = None
     message: str | None = None
 
     @property
@@ -45,7 +40,8 @@ class Item:
     @classmethod
     def of(cls, line: bytes) -> Item:
         """Read an item from a line that `line` wrote."""
-        return cls(*json.loads(line))
+        path, kind, member, offset, size, code, message = json.loads(line)
+        return cls(path, kind, member, offset, size, code and Code(code), message)
 
 
 def shown(name: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.core.images import read_file
 from oodguard.server.offline.archives import READ_ERRORS, open_tar
@@ -41,9 +42,9 @@ class Reader:
                 data = archive.read(item)
         except READ_ERRORS as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ImageError("damaged_archive", f"the member cannot be read ({reason})") from None
+            raise ImageError(Code.DAMAGED_ARCHIVE, f"the member cannot be read ({reason})") from None
         if len(data) != item.size:
-            raise ImageError("damaged_archive", f"the member has {len(data):,} of {item.size:,} bytes")
+            raise ImageError(Code.DAMAGED_ARCHIVE, f"the member has {len(data):,} of {item.size:,} bytes")
         return data
 
     @contextmanager

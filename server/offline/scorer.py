@@ -160,7 +160,7 @@ class Scorer:
         return given if isinstance(given, bytes) else self._reader.read(given)
 
     def _require_alive(self, outcomes: Sequence[Outcome]) -> None:
-        failed = (isinstance(outcome, ImageError) and outcome.code == Code.ENGINE_FAILED for outcome in outcomes)
+        failed = (isinstance(outcome, ImageError) and outcome.code is Code.ENGINE_FAILED for outcome in outcomes)
         # Fewer may be the images' own fault.
         if len(outcomes) > self._batch and all(failed):
             raise EngineError(f"the engine failed on every image of a part: {outcomes[0]}")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
+from oodguard.core.codes import Code
 from oodguard.core.errors import InputError
 from oodguard.core.formats import IMAGE_SUFFIXES
 from oodguard.server.offline.archives import kind_of, list_archive
@@ -58,7 +59,7 @@ class Source:
             try:
                 kind = kind_of(str(path)) if path.is_file() else None
             except OSError as error:
-                yield Item(name, code="cannot_read", message=f"it cannot be read ({error.strerror})")
+                yield Item(name, code=Code.CANNOT_READ, message=f"it cannot be read ({error.strerror})")
                 continue
             if kind:
                 self.inputs.append(name)
@@ -100,7 +101,7 @@ class Source:
             with os.scandir(path) as entries:
                 names = sorted((entry.name, _is_folder(entry)) for entry in entries)
         except OSError as error:
-            yield Item(folder, code="cannot_read", message=f"the folder cannot be read ({error.strerror})")
+            yield Item(folder, code=Code.CANNOT_READ, message=f"the folder cannot be read ({error.strerror})")
             return
         for name, is_folder in names:
             below = str(PurePath(folder, name))

@@ -7,7 +7,7 @@ import pytest
 
 from oodguard.pages.page import (
     Card,
-    Code,
+    CodeBlock,
     Fact,
     Facts,
     Finding,
@@ -36,7 +36,7 @@ def everything(text: str) -> Page:
         sections=(
             Section(
                 "One",
-                (Prose(text), Code(text), Table(caption=text, head=(text, text), rows=((text, text),), note=text)),
+                (Prose(text), CodeBlock(text), Table(caption=text, head=(text, text), rows=((text, text),), note=text)),
             ),
             Section(
                 "Two: " + text,

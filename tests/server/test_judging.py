@@ -13,10 +13,11 @@ import pytest
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.core.manifest import load_manifest
+from oodguard.core.verdict import Verdict
 from oodguard.server.app import Parts
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.errors import DeadlineMissed, EngineError, RequestError
-from oodguard.server.judging import JudgedImage, Judgement
+from oodguard.server.judging import Judgement
 from oodguard.server.settings import ServeSettings
 from tests.server import virtual_time
 
@@ -58,21 +59,19 @@ def play(bundle: Path) -> Callable[[Callable[[Court], Awaitable[None]]], None]:
 def test_images_keep_their_order_and_their_own_numbers(play: Any) -> None:
     async def scenario(court: Court) -> None:
         found = await court.judge(court.pixels(0), BAD, court.pixels(250), top_k=1)
-        dark, bad, bright = found.images
+        dark, bad, bright = found.outcomes
         assert bad is BAD
-        assert found.errors == {1: BAD}
-        assert isinstance(dark, JudgedImage)
-        assert isinstance(bright, JudgedImage)
-        assert [dark.verdict.class_index, bright.verdict.class_index] == [0, 2]
-        assert [int(np.argmax(image.probabilities)) for image in (dark, bright)] == [0, 2]
-        assert [len(dark.verdict.top_k), found.accept] == [1, court.parts.serving.model.manifest.default_accept]
+        assert isinstance(dark, Verdict)
+        assert isinstance(bright, Verdict)
+        assert [dark.class_index, bright.class_index] == [0, 2]
+        assert [len(dark.top_k), found.accept] == [1, court.parts.serving.model.manifest.default_accept]
 
     play(scenario)
 
 
 def test_an_image_that_cannot_be_used_does_not_reach_the_engine(play: Any) -> None:
     async def scenario(court: Court) -> None:
-        assert (await court.judge(BAD, BAD)).images == (BAD, BAD)
+        assert (await court.judge(BAD, BAD)).outcomes == (BAD, BAD)
         assert court.engine.seen == []
         assert court.parts.metrics.totals().refused == 2
 
