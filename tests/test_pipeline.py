@@ -32,6 +32,8 @@ from oodguard.training.pipeline import train
 from oodguard.training.record import CALIBRATION_FILE, DIVISION_FILE, RECORD_FILE, load_record
 from oodguard.training.run import load_run
 
+RAW = {"content-type": "application/octet-stream"}
+
 
 def test_training_learns_and_keeps_its_promise(run: Path) -> None:
     record = load_record(run)
@@ -101,7 +103,7 @@ def test_training_and_the_server_see_the_same_pixels(run: Path, bundle: Path, tm
     settings = ServeSettings(bundle=bundle, watch=False)
     with TestClient(create_gateway(settings, engine=Seeing(bundle, manifest)).public) as client:
         for path in sorted(tmp_path.glob("*.*")):
-            client.post("/predict", content=path.read_bytes()).raise_for_status()
+            client.post("/predict", content=path.read_bytes(), headers=RAW).raise_for_status()
             extractor.extract([Photo(path=path, label="amber", sha256=file_sha256(path))])
             np.testing.assert_array_equal(trained[0], served[0])
 
@@ -155,19 +157,20 @@ def test_a_run_made_before_a_score_existed_still_works(
     old = tmp_path / "old"
     shutil.copytree(run, old)
     raw = json.loads((old / RECORD_FILE).read_text())
-    raw["heads"]["scores"].remove("pds")
-    del raw["calibration"]["curves"]["pds"]
+    column = raw["heads"]["scores"].index("knn")
+    raw["heads"]["scores"].remove("knn")
+    del raw["calibration"]["curves"]["knn"]
     (old / RECORD_FILE).write_text(json.dumps(raw))
-    np.save(old / CALIBRATION_FILE, np.load(old / CALIBRATION_FILE)[:, 1:])
+    np.save(old / CALIBRATION_FILE, np.delete(np.load(old / CALIBRATION_FILE), column, axis=1))
     found = evaluate(old, ood={"noise": strangers})
     whole = evaluate(run, ood={"noise": strangers}, out=tmp_path / "whole")
-    assert "pds" not in found.ood["noise"].scores
+    assert "knn" not in found.ood["noise"].scores
     assert found.ood["noise"].scores["fused"] == whole.ood["noise"].scores["fused"]
     manifest = export_bundle(old, tmp_path / "bundle")
     assert len(manifest.scores) == 7
     with TestClient(create_gateway(ServeSettings(bundle=tmp_path / "bundle", watch=False)).public) as client:
         image = (photos / "test" / "jade" / "000.jpg").read_bytes()
-        (answer,) = client.post("/predict", content=image).json()["predictions"]
+        (answer,) = client.post("/predict", content=image, headers=RAW).json()["predictions"]
     assert set(answer["scores"]) == set(manifest.score_names)
 
 

@@ -189,7 +189,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
 ) -> None:
     paths = sorted(str(p) for p in mixed.rglob("*") if p.suffix in (".jpg", ".png"))
     source = tmp_path / "many.txt"
-    source.write_text("\n".join(paths * 40))
+    source.write_text("\n".join(paths * 20))
     out, whole = tmp_path / "r.parquet", tmp_path / "whole.parquet"
     code, text = interrupt(begin(bundle, source, out), out, how)
     assert code == (-how if how == signal.SIGKILL else 130)
