@@ -222,6 +222,7 @@ def interrupt():
     time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with guarded(pathlib.Path(sys.argv[1]), Gated, slots=1, max_batch=1) as (guard, fake):
     threading.Thread(target=interrupt).start()
     try:
