@@ -14,7 +14,7 @@ trap 'rm -rf "$work"' EXIT
 tests_of() {
   case "$1" in
     core/*) echo "--confcutdir=tests/core tests/core" ;;
-    server/batcher.py) echo "--confcutdir=tests/server/batcher tests/server/batcher" ;;
+    server/batcher.py) echo "--confcutdir=tests/core -p tests.core.conftest tests/server/test_batcher.py" ;;
     *) echo "no tests are listed for $1; add them to scripts/mutation.sh" >&2; exit 2 ;;
   esac
 }
@@ -22,7 +22,7 @@ tests_of() {
 modules=("$@")
 if [ ${#modules[@]} -eq 0 ]; then
   modules=(core/curve.py core/fusion.py core/calibration.py core/verdict.py core/manifest.py core/formats.py
-           core/preprocessing.py core/problems.py core/files.py)
+           core/preprocessing.py core/problems.py core/files.py server/batcher.py)
 fi
 
 "$python" -m venv "$work/tool"
