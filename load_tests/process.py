@@ -45,6 +45,16 @@ def answers(url: str, *, status: int = 200) -> bool:
         return False
 
 
+def wait_until(condition: Callable[[], object], seconds: float = START_SECONDS) -> float:
+    """Return once `condition()` is true; the seconds that took. Raises `TimeoutError`."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > seconds:
+            raise TimeoutError(f"waited {seconds:g} s in vain")
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
 class Process:
     """A command that is ready when `ready()` is true.
 
@@ -115,15 +125,19 @@ class Process:
 
     def wait_ready(self, ready: Callable[[], bool] | None = None) -> None:
         """Return when the process is ready, or `ready` is true. Raises `EnvironmentProblem` where neither happens."""
-        deadline = time.monotonic() + START_SECONDS
-        while not (ready or self._ready)():
-            if self.process.poll() is not None:
-                raise EnvironmentProblem(f"{self.name} ended while starting; it wrote: {self.last_lines()}")
-            if time.monotonic() > deadline:
-                raise EnvironmentProblem(
-                    f"{self.name} was not ready within {START_SECONDS:g} s; it wrote: {self.last_lines()}"
-                )
-            time.sleep(0.05)
+
+        def over() -> bool:
+            return (ready or self._ready)() or self.process.poll() is not None
+
+        try:
+            wait_until(over, START_SECONDS)
+        except TimeoutError:
+            problem = f"was not ready within {START_SECONDS:g} s"
+        else:
+            if self.process.poll() is None:
+                return
+            problem = "ended while starting"
+        raise EnvironmentProblem(f"{self.name} {problem}; it wrote: {self.last_lines()}")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and end everything that is then still there after `STOP_SECONDS`; the exit code."""
@@ -202,6 +216,5 @@ def _wait_ended(processes: Sequence[psutil.Process], seconds: float) -> None:
         except psutil.NoSuchProcess:
             return False
 
-    deadline = time.monotonic() + seconds
-    while any(runs(one) for one in processes) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    with contextlib.suppress(TimeoutError):
+        wait_until(lambda: not any(runs(one) for one in processes), seconds)

@@ -91,13 +91,13 @@ def main() -> int:
         results[name] = "passed" if ran.returncode == 0 else f"failed (pytest ended with {ran.returncode})"
     table = Table(title="Direct dependencies", title_justify="left")
     for heading in ("package", "allowed", *RESOLUTIONS):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for name, requirement in sorted(direct_dependencies(ROOT / "pyproject.toml").items()):
         row = (versions[resolution].get(name, "not tested") for resolution in RESOLUTIONS)
         table.add_row(name, str(requirement.specifier), *row)
     table.add_section()
     table.add_row("tests", "", *results.values())
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     return int(any(result != "passed" for result in results.values()))
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import Element
 
 import httpx
@@ -17,7 +15,7 @@ import pytest
 
 from oodguard.load_tests.gateway import Gateway
 from oodguard.load_tests.loadtest import LOCUSTFILE, locust_command
-from oodguard.load_tests.process import HOST, free_ports
+from oodguard.load_tests.process import HOST, Process, answers, free_ports, wait_until
 from oodguard.load_tests.real_triton import Triton
 
 WAIT = 120
@@ -140,29 +138,13 @@ def test_locusts_page_starts_a_test_with_its_own_options(gateway: Gateway, mix: 
     port = str(free_ports(1)[0])
     page = f"http://{HOST}:{port}"
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", gateway.url, "--web-host", HOST]
-    process = start([*command, "--web-port", port, *mix, "--results", str(tmp_path / "found")], tmp_path)
-
-    def until(what: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + WAIT
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                if found := what():
-                    return found
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        raise AssertionError("it did not happen")
-
-    try:
-        shown = until(lambda: httpx.get(page).text)
-        assert "ood_share" in shown
+    command += ["--web-port", port, *mix, "--results", str(tmp_path / "found")]
+    with Process("locust", command, ready=partial(answers, page), folder=tmp_path) as locust:
+        assert "ood_share" in httpx.get(page).text
         form = {"user_count": 2, "spawn_rate": 2, "people": 2, "seconds": 1, "shape": "spike", "max_images": 1}
         assert httpx.post(f"{page}/swarm", data=form).json()["success"]
-        until(lambda: httpx.get(f"{page}/stats/requests").json()["state"] == "stopped")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        ((code, said),) = finish(process)
-    assert code == 0, said
+        wait_until(lambda: httpx.get(f"{page}/stats/requests").json()["state"] == "stopped", WAIT)
+        assert locust.stop() == 0, locust.output()
     assert set(summary(tmp_path / "found")) >= {"all"}
 
 

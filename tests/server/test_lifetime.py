@@ -17,6 +17,7 @@ import pytest
 
 from oodguard.core.manifest import MANIFEST_FILE
 from oodguard.export.bundle import export_bundle
+from oodguard.load_tests.process import wait_until
 
 PNG = {"content-type": "image/png"}
 
@@ -63,13 +64,6 @@ def replace(folder: Path, new: Path) -> None:
     shutil.rmtree(old)
 
 
-def wait_for(condition: Any, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def own(bundle: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "serving" / "bundle"
@@ -86,7 +80,7 @@ def test_models_are_replaced_under_load_without_a_failed_request(
     with Load(running.url, golden[0]) as load:
         time.sleep(0.3)
         replace(own, newer)
-        wait_for(lambda: "8" in load.versions)
+        wait_until(lambda: "8" in load.versions)
         answer = httpx.post(f"{running.private}/admin/reload", timeout=30)
         assert (answer.status_code, answer.json()["model"]["version"]) == (200, "8")
         time.sleep(0.3)
@@ -159,7 +153,7 @@ def test_sigterm_turns_readiness_red_serves_on_drains_and_exits_0(server: Any, g
     with Load(running.url, golden[0], clients=8) as load:
         time.sleep(0.2)
         running.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: httpx.get(f"{running.url}/health/ready").status_code == 503, 2.5)
+        wait_until(lambda: httpx.get(f"{running.url}/health/ready").status_code == 503, 2.5)
         answer = httpx.post(f"{running.url}/predict", content=golden[0], headers=PNG)
         assert answer.status_code == 200
         assert answer.headers["connection"] == "close"

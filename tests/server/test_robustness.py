@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
+from oodguard.load_tests.process import wait_until
 from oodguard.server.engines.fake import FakeEngine
 
 PNG = {"content-type": "image/png"}
@@ -27,13 +27,6 @@ def in_thread(call: Any) -> Any:
         return pool.submit(call)
     finally:
         pool.shutdown(wait=False)
-
-
-def wait_until(condition: Any, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.005)
 
 
 def test_past_the_queue_it_is_429_with_retry_after_on_every_route(start: Any, fake: FakeEngine, picture: Any) -> None:

@@ -18,6 +18,7 @@ import tritonclient.grpc as grpc_client
 
 from oodguard.export.triton.options import TritonOptions
 from oodguard.export.triton.repository import write_repository
+from oodguard.load_tests.process import wait_until
 from oodguard.load_tests.real_triton import Triton
 
 PNG = {"content-type": "image/png"}
@@ -80,15 +81,6 @@ def is_ready(url: str) -> bool:
 
 def is_up_and_red(url: str) -> bool:
     return status(url, "/health/live") == 200 and status(url, "/health/ready") == 503
-
-
-def wait_until(condition: Any, seconds: float = 20.0) -> float:
-    """Seconds until the condition held."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "waited too long"
-        time.sleep(0.02)
-    return time.monotonic() - began
 
 
 @pytest.fixture
