@@ -19,15 +19,14 @@ from oodguard.core.answers import ModelRef, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError, ImageError
 from oodguard.core.images import ImageLike, listed, pixels_of
-from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
+from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest
 from oodguard.core.preprocessing import Pixels
 from oodguard.core.problems import problem, summary_of
 from oodguard.core.triton import Configuration, failure_of, hashes
-from oodguard.core.verdict import Verdict
+from oodguard.core.verdict import DEFAULT_TOP_K, Outputs, Verdict
 
 ATTEMPTS = 2
 MICRO = 1_000_000
-TOP_K = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +130,9 @@ class TritonCalls:
         judging = time.monotonic()
         manifest = model.manifest
         accept = manifest.default_accept if accept is None else accept
-        verdicts = iter(_verdicts(manifest, replies, accept, TOP_K if top_k is None else top_k) if replies else ())
+        verdicts = iter(
+            _verdicts(manifest, replies, accept, DEFAULT_TOP_K if top_k is None else top_k) if replies else ()
+        )
         outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in job.images]
         ended = time.monotonic()
         answer = PredictResponse.of(

@@ -17,7 +17,7 @@ from oodguard.core.errors import QualityError
 from oodguard.core.frozen import Frozen
 from oodguard.core.fusion import Fusion
 from oodguard.core.scores import ScoreName
-from oodguard.core.verdict import ClassProbability, Measured, Outputs, ScoreVerdict, Thresholds, Verdict
+from oodguard.core.verdict import DEFAULT_TOP_K, ClassProbability, Measured, Outputs, ScoreVerdict, Thresholds, Verdict
 
 DEFAULT_ACCEPT = 0.95
 MIN_CALIBRATION = 20
@@ -114,7 +114,13 @@ class Calibration(Frozen):
         )
 
     def verdict(
-        self, measured: Measured, row: int, *, classes: Sequence[str], thresholds: Thresholds, top_k: int = 5
+        self,
+        measured: Measured,
+        row: int,
+        *,
+        classes: Sequence[str],
+        thresholds: Thresholds,
+        top_k: int = DEFAULT_TOP_K,
     ) -> Verdict:
         """The verdict for one image of a measured batch. Raises `ValueError` for a `top_k` below 1."""
         if top_k < 1:
@@ -147,19 +153,25 @@ class Calibration(Frozen):
             certified_radius=radius,
         )
 
+    def verdicts(
+        self, measured: Measured, *, classes: Sequence[str], thresholds: Thresholds, top_k: int = DEFAULT_TOP_K
+    ) -> list[Verdict]:
+        """The verdict for every image of a measured batch. Raises `ValueError` for a `top_k` below 1."""
+        return [
+            self.verdict(measured, row, classes=classes, thresholds=thresholds, top_k=top_k)
+            for row in range(len(measured.fused))
+        ]
+
     def judge(
-        self, outputs: Outputs, *, classes: Sequence[str], accept: float = DEFAULT_ACCEPT, top_k: int = 5
+        self, outputs: Outputs, *, classes: Sequence[str], accept: float = DEFAULT_ACCEPT, top_k: int = DEFAULT_TOP_K
     ) -> list[Verdict]:
         """One verdict per image.
 
         accept: the share of ID images that must not be flagged. Raises `ValueError` for an `accept` that the
         calibration cannot promise or a `top_k` below 1, and `QualityError` as `measure` does.
         """
-        measured, thresholds = self.measure(outputs), self.thresholds(accept)
-        return [
-            self.verdict(measured, row, classes=classes, thresholds=thresholds, top_k=top_k)
-            for row in range(len(measured.fused))
-        ]
+        thresholds = self.thresholds(accept)
+        return self.verdicts(self.measure(outputs), classes=classes, thresholds=thresholds, top_k=top_k)
 
     def flagged(self, outputs: Outputs, *, accept: float = DEFAULT_ACCEPT) -> npt.NDArray[np.bool_]:
         """Whether each image is flagged, `[B]`."""

@@ -12,11 +12,10 @@ from oodguard.core.calibration import DEFAULT_ACCEPT, Calibration
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import FormatError, QualityError
 from oodguard.core.files import file_sha256
-from oodguard.core.frozen import Frozen
+from oodguard.core.frozen import Frozen, first_fault
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import Family, ScoreName
-from oodguard.core.verdict import Measured, Thresholds, Verdict
-from oodguard.core.verdict import Outputs as Outputs
+from oodguard.core.verdict import DEFAULT_TOP_K, Measured, Outputs, Thresholds, Verdict
 
 SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
@@ -189,23 +188,22 @@ class Manifest(Frozen):
             )
         return self.calibration.measure(outputs)
 
-    def verdict(self, measured: Measured, row: int, *, accept: float | None = None, top_k: int = 5) -> Verdict:
-        """The verdict for one image of a measured batch; `accept`: the manifest's default.
+    def verdicts(self, measured: Measured, *, accept: float | None = None, top_k: int = DEFAULT_TOP_K) -> list[Verdict]:
+        """One verdict per image of a measured batch; `accept`: the manifest's default.
 
         Raises `ValueError` for an `accept` that the calibration cannot promise or a `top_k` below 1.
         """
         thresholds = self.thresholds(self.default_accept if accept is None else accept)
-        return self.calibration.verdict(measured, row, classes=self.classes, thresholds=thresholds, top_k=top_k)
+        return self.calibration.verdicts(measured, classes=self.classes, thresholds=thresholds, top_k=top_k)
 
-    def judge(self, outputs: Outputs, *, accept: float | None = None, top_k: int = 5) -> list[Verdict]:
-        """One verdict per image; raises `ValueError` as `verdict` does and `QualityError` as `measure` does.
+    def judge(self, outputs: Outputs, *, accept: float | None = None, top_k: int = DEFAULT_TOP_K) -> list[Verdict]:
+        """One verdict per image; raises `ValueError` as `verdicts` does and `QualityError` as `measure` does.
 
         ```python
         verdicts = manifest.judge(outputs, accept=0.99)
         ```
         """
-        measured = self.measure(outputs)
-        return [self.verdict(measured, row, accept=accept, top_k=top_k) for row in range(len(measured.fused))]
+        return self.verdicts(self.measure(outputs), accept=accept, top_k=top_k)
 
 
 def load_manifest(bundle: Path) -> Manifest:
@@ -234,9 +232,7 @@ def load_manifest(bundle: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "manifest"
-        raise FormatError(f"{path} does not fit its schema: {where}: {first['msg']}") from None
+        raise FormatError(f"{path} does not fit its schema: {first_fault(error, whole='manifest')}") from None
     for ref in manifest.files:
         file = bundle / ref.path
         if not file.is_file():

@@ -14,6 +14,9 @@ from oodguard.core.scores import ScoreName
 
 Floats = npt.NDArray[np.float32]
 
+# Classes listed in a verdict where nobody names a number.
+DEFAULT_TOP_K = 5
+
 
 class Outputs(Frozen):
     """What the graph returns for B images: `probabilities [B, C]` and `scores [B, S]`, float32."""

@@ -10,9 +10,10 @@ import httpx
 import numpy as np
 
 from oodguard.core.errors import EnvironmentProblem, FormatError
-from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
+from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.core.triton import Configuration, hashes
+from oodguard.core.verdict import Outputs
 from oodguard.load_tests.request import Request
 
 HEAD_LENGTH = "Inference-Header-Content-Length"

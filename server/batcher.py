@@ -71,7 +71,7 @@ class Batcher:
 
     ```python
     image = await batcher.submit(pixels, deadline=time.monotonic() + 10)
-    verdict = manifest.verdict(image.measured, image.row)
+    verdict = calibration.verdict(image.measured, image.row, classes=classes, thresholds=thresholds)
     ```
 
     An idle engine gets an image at once. While some of its slots run and one is free, a batch that is not full waits

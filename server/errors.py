@@ -13,8 +13,6 @@ OodguardError
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from oodguard.core.codes import Code
 from oodguard.core.errors import OodguardError
 
@@ -25,12 +23,6 @@ class RequestError(OodguardError):
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
         self.code = code
-
-
-def first_error(error: ValidationError) -> str:
-    """Where a body does not fit its model, and why; what the caller sent is not repeated at length."""
-    first = error.errors(include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc']))[:80] or 'body'}: {first['msg'][:200]}"
 
 
 class Overloaded(OodguardError):

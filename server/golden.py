@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from oodguard.core.errors import ImageError, QualityError
-from oodguard.core.manifest import Golden, Manifest, Outputs
+from oodguard.core.manifest import Golden, Manifest
 from oodguard.core.preprocessing import load_pixels
+from oodguard.core.verdict import Outputs
 from oodguard.server.engines.base import Engine
 from oodguard.server.errors import EngineError
 

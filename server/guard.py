@@ -11,7 +11,8 @@ from typing import ParamSpec
 
 from oodguard.core.answers import PredictResponse, Result
 from oodguard.core.images import ImageLike, listed
-from oodguard.server.guard_calls import TOP_K, GuardCalls
+from oodguard.core.verdict import DEFAULT_TOP_K
+from oodguard.server.guard_calls import GuardCalls
 
 Options = ParamSpec("Options")
 
@@ -38,7 +39,7 @@ class Guard(GuardCalls):
         self.close()
 
     def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int = TOP_K
+        self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int = DEFAULT_TOP_K
     ) -> PredictResponse:
         """Verdicts for one image or several.
 
@@ -61,7 +62,7 @@ class Guard(GuardCalls):
             future.cancel()
 
     def stream(
-        self, images: Iterable[ImageLike], *, accept: float | None = None, top_k: int = TOP_K
+        self, images: Iterable[ImageLike], *, accept: float | None = None, top_k: int = DEFAULT_TOP_K
     ) -> Iterator[Result]:
         """Verdicts for any number of images, in their order, in batches of `max_batch`.
 
@@ -103,13 +104,13 @@ class AsyncGuard(GuardCalls):
         await self.close()
 
     async def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int = TOP_K
+        self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int = DEFAULT_TOP_K
     ) -> PredictResponse:
         """As `Guard.predict`."""
         return await asyncio.wrap_future(self._judge.submit(self._answer(listed(images), accept, top_k)))
 
     async def stream(
-        self, images: Iterable[ImageLike], *, accept: float | None = None, top_k: int = TOP_K
+        self, images: Iterable[ImageLike], *, accept: float | None = None, top_k: int = DEFAULT_TOP_K
     ) -> AsyncIterator[Result]:
         """As `Guard.stream`."""
         with closing(self._judging(images, accept, top_k)) as judging:

@@ -25,8 +25,6 @@ from oodguard.server.batch_judge import BatchJudge, JudgedBatch
 from oodguard.server.engines.registry import Device, LocalEngineName
 from oodguard.server.tuning import plan_for
 
-TOP_K = 5
-
 
 class GuardOptions(Frozen):
     """The arguments of `load`, checked."""

@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from oodguard.core.answers import PredictRequest
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
+from oodguard.core.frozen import first_fault
 from oodguard.server.call import Call
-from oodguard.server.errors import ClientGone, RequestError, first_error
+from oodguard.server.errors import ClientGone, RequestError
 from oodguard.server.judging import ParsedImage
 from oodguard.server.multipart import FileCollector
 
@@ -116,7 +117,7 @@ def _json(body: bytes) -> list[NamedImage]:
     try:
         images = PredictRequest.model_validate_json(body).images
     except ValidationError as error:
-        raise RequestError(Code.BAD_BODY, f"the JSON body does not fit: {first_error(error)}") from None
+        raise RequestError(Code.BAD_BODY, f"the JSON body does not fit: {first_fault(error, whole='body')}") from None
     return [(_decoded(text), None) for text in images]
 
 

@@ -17,9 +17,9 @@ from pydantic import Field, ValidationError
 
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
-from oodguard.core.frozen import Frozen
+from oodguard.core.frozen import Frozen, first_fault
 from oodguard.core.manifest import Manifest
-from oodguard.server.errors import RequestError, first_error
+from oodguard.server.errors import RequestError
 from oodguard.server.judging import ParsedImage
 
 ENCODED = "image"
@@ -67,7 +67,7 @@ def parse(body: bytes, *, header_length: str | None, manifest: Manifest) -> tupl
     try:
         message = InferRequest.model_validate(pydantic_core.from_json(text))
     except ValidationError as error:
-        raise RequestError(Code.BAD_BODY, first_error(error)) from None
+        raise RequestError(Code.BAD_BODY, first_fault(error, whole="body")) from None
     except ValueError as error:
         raise RequestError(Code.BAD_BODY, f"the body is not JSON ({str(error)[:200]})") from None
     tensor, raw = _only_input(message, binary)

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.verdict import DEFAULT_TOP_K
 from oodguard.server.engines.registry import DEFAULT, ENGINES, Device, EngineName, one_of
 from oodguard.server.settings_rules import ENV_PREFIX, broken_rule
 
@@ -72,7 +73,10 @@ class ServeSettings(BaseSettings):
         None, gt=0, lt=1, description="Target acceptance of ID images; default: the bundle's (0.95)."
     )
     top_k: int = Field(
-        5, ge=1, le=1000, description="Maximum classes listed in an answer, unless the request sets its own number."
+        DEFAULT_TOP_K,
+        ge=1,
+        le=1000,
+        description="Maximum classes listed in an answer, unless the request sets its own number.",
     )
     samples: tuple[Path, ...] = Field(
         (),

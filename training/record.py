@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from oodguard.core.calibration import Calibration
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import FormatError
-from oodguard.core.frozen import Frozen
+from oodguard.core.frozen import Frozen, first_fault
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import CERTIFIED, REGISTRY, ScoreName, ScoreSpec
 
@@ -136,8 +136,5 @@ def parse_record(kind: type[Record], data: bytes, path: Path) -> Record:
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise FormatError(
-            f"{path} is damaged or was written by another version of oodguard: {where}: {first['msg']}"
-        ) from None
+        fault = first_fault(error, whole="the file")
+        raise FormatError(f"{path} is damaged or was written by another version of oodguard: {fault}") from None

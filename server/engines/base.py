@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from oodguard.core.manifest import Outputs
+from oodguard.core.verdict import Outputs
 
 Batch = npt.NDArray[np.uint8]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from oodguard.core.manifest import Manifest, Outputs
+from oodguard.core.manifest import Manifest
 from oodguard.core.preprocessing import load_pixels
+from oodguard.core.verdict import Outputs
 from oodguard.server.engines.base import Batch
 from oodguard.server.errors import EngineError, EngineUnavailable
 

@@ -12,7 +12,8 @@ import numpy as np
 import openvino
 
 from oodguard.core.errors import FormatError
-from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
+from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest
+from oodguard.core.verdict import Outputs
 from oodguard.server.engines.base import Batch
 from oodguard.server.errors import EngineError, EngineUnavailable
 

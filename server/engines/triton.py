@@ -8,9 +8,10 @@ import contextlib
 import numpy as np
 
 from oodguard.core.errors import EnvironmentProblem, OodguardError
-from oodguard.core.manifest import Manifest, Outputs, load_manifest
+from oodguard.core.manifest import Manifest, load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.core.triton import Described
+from oodguard.core.verdict import Outputs
 from oodguard.server.engines.base import Batch
 from oodguard.server.engines.shared_memory import SharedInputs
 from oodguard.server.engines.triton_api import Connection, read_newest, require_match

@@ -10,8 +10,9 @@ from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException
 
 from oodguard.core.errors import FormatError, OodguardError
-from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest, Outputs
+from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest
 from oodguard.core.triton import Configuration, hashes
+from oodguard.core.verdict import Outputs
 from oodguard.server.engines.base import Batch
 from oodguard.server.engines.shared_memory import SharedInputs
 from oodguard.server.engines.triton_api import Connection, error_of, where

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from oodguard.core.errors import FormatError, InputError, QualityError
-from oodguard.core.manifest import GRAPH_FILE, Outputs, load_manifest
+from oodguard.core.manifest import GRAPH_FILE, load_manifest
 from oodguard.core.preprocessing import load_pixels
+from oodguard.core.verdict import Outputs
 from oodguard.export import bundle as bundling
 from oodguard.export.fuse import FusedGuard
 from oodguard.export.graph import run_graph, session

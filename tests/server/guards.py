@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from oodguard.core.manifest import Outputs, load_manifest
+from oodguard.core.manifest import load_manifest
 from oodguard.core.preprocessing import ImageLimits, Pixels
+from oodguard.core.verdict import Outputs
 from oodguard.server.batch_judge import BatchJudge
 from oodguard.server.engines.base import Batch
 from oodguard.server.engines.fake import FakeEngine

@@ -12,8 +12,9 @@ import pytest
 
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
 from oodguard.core.files import file_sha256
-from oodguard.core.manifest import MANIFEST_FILE, Outputs, load_manifest
+from oodguard.core.manifest import MANIFEST_FILE, load_manifest
 from oodguard.core.preprocessing import ImageLimits
+from oodguard.core.verdict import Outputs
 from oodguard.server.engines.base import Batch
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.errors import EngineError, EngineUnavailable
