@@ -79,11 +79,11 @@ def unknown(strangers: Path) -> list[Path]:
     return sorted(strangers.rglob("*.png"))
 
 
-def give(page: Page, *paths: Path) -> Locator:
+def give(page: Page, *paths: Path, seconds: float = 5.0) -> Locator:
     """Choose files and wait until all have an answer; the verdict."""
     page.set_input_files("#files", paths)
     expect(page.locator("#result")).to_be_visible()
-    expect(page.locator("#work")).to_have_attribute("aria-busy", "false")
+    expect(page.locator("#work")).to_have_attribute("aria-busy", "false", timeout=1000 * seconds)
     return page.locator("#verdict")
 
 
@@ -247,7 +247,8 @@ def test_limits_hold_before_sending_and_a_full_server_is_waited_for(
     expect(give(page, big)).to_have_text("Image too large")
     expect(page.locator("#because")).to_contain_text("was not sent")
     assert asked == []
-    give(page, *known[:9])
+    # Every refusal is waited out for whole seconds.
+    give(page, *known[:9], seconds=60)
     expect(page.locator("#tally")).to_have_text(re.compile("10 images: .*1 failed"))
 
 
