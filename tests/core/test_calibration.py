@@ -94,7 +94,7 @@ def test_a_score_on_its_threshold_is_in_distribution() -> None:
     assert not on.is_ood
     assert not any(score.is_ood for score in on.scores.values())
     assert not calibration.flagged(outputs(95.0), accept=0.95).any()
-    assert calibration.flagged(outputs(95.0, 96.0), accept=0.95).tolist() == [False, True]
+    assert calibration.flagged(outputs(94.0, 95.0, 96.0), accept=0.95).tolist() == [False, False, True]
 
 
 def test_the_certified_radius_is_the_way_to_the_threshold_over_the_lipschitz_constant() -> None:
@@ -104,7 +104,10 @@ def test_the_certified_radius_is_the_way_to_the_threshold_over_the_lipschitz_con
         probabilities=np.array([[0.5, 0.3, 0.2]] * 2, dtype=np.float32),
         scores=np.array([[50.0] * len(NAMES) + [value] for value in (35.0, 97.0)], dtype=np.float32),
     )
-    near, far = calibration.judge(table, classes=CLASSES, accept=0.95)
+    near, far = calibration.judge(table, classes=CLASSES, accept=0.95, top_k=1)
+    assert [len(verdict.top_k) for verdict in (near, far)] == [1, 1]
+    half = calibration.model_copy(update={"lipschitz": {CERTIFIED.name: 0.5}})
+    assert Calibration.model_validate(half.model_dump()).judge(table, classes=CLASSES)[0].certified_radius == 120.0
     assert near.certified_radius == pytest.approx((95 - 35) / 4)
     assert far.certified_radius == pytest.approx((97 - 95) / 4)
 
@@ -122,6 +125,15 @@ def test_what_cannot_be_promised_or_is_no_number_is_refused() -> None:
         with pytest.raises(QualityError, match="not finite"):
             calibration.judge(outputs(1.0, probabilities=(bad, 0.1, 0.1)), classes=CLASSES)
     short = outputs(1.0)
+    wide = np.concatenate([short.scores, short.scores[:, :1]], axis=1)
+    for wrong in (
+        Outputs(probabilities=short.probabilities, scores=wide),
+        Outputs(probabilities=short.probabilities[0], scores=short.scores),
+        Outputs(probabilities=short.probabilities[None], scores=short.scores),
+        Outputs(probabilities=np.concatenate([short.probabilities] * 2), scores=short.scores),
+    ):
+        with pytest.raises(QualityError, match="8 scores"):
+            calibration.judge(wrong, classes=CLASSES)
     with pytest.raises(QualityError, match="8 scores"):
         calibration.judge(Outputs(probabilities=short.probabilities, scores=short.scores[:, :7]), classes=CLASSES)
 
@@ -132,6 +144,10 @@ def test_score_errors_are_relative_to_the_value_or_the_range() -> None:
     np.testing.assert_allclose(calibration.score_errors(expected, expected + 0.98), 0.01)  # of a range of 98
     np.testing.assert_allclose(calibration.score_errors(expected + 980, expected + 980 - 9.8), 0.01)  # of the value
     np.testing.assert_allclose(calibration.score_errors(expected - 980, expected - 980 + 9.8), 0.01)
+    narrow = Calibration.fit(dict.fromkeys(NAMES, np.linspace(0.0, 0.2, 99)))
+    np.testing.assert_allclose(narrow.score_errors(expected, expected + 0.02), 0.1)
+    constant = Calibration.fit(dict.fromkeys(NAMES, np.zeros(99)))
+    assert np.isfinite(constant.score_errors(expected, expected)).all()
 
 
 def test_a_calibration_contradicting_itself_is_refused() -> None:
@@ -143,8 +159,9 @@ def test_a_calibration_contradicting_itself_is_refused() -> None:
             Term.model_validate({"score": "amp", "weight": 1.0, "counts_from": 0.0, **wrong})
     with pytest.raises(ValidationError, match="at least 1"):
         Fusion(terms=(), curve=CURVE)
-    with pytest.raises(ValidationError, match="positive"):
-        Calibration(curves={ScoreName.AMP: CURVE}, fusion=fusion, lipschitz={ScoreName.AMP: 0.0})
+    for constant in (0.0, -1.0):
+        with pytest.raises(ValidationError, match="positive"):
+            Calibration(curves={ScoreName.AMP: CURVE}, fusion=fusion, lipschitz={ScoreName.AMP: constant})
 
 
 def test_json_keeps_the_order_of_the_scores() -> None:
