@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -31,7 +32,12 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
 
     if settings is None:
         raise InputError("bundle is missing: name the folder written by export")
-    with listen(settings.host, settings.port) as public, listen(settings.admin_host, settings.admin_port) as private:
+    with ExitStack() as taken:
+        public = taken.enter_context(listen(settings.host, settings.port))
+        private = taken.enter_context(listen(settings.admin_host, settings.admin_port))
+        rpc = None
+        if settings.grpc_port is not None:
+            rpc = taken.enter_context(listen(settings.host, settings.grpc_port))
         # Threads inherit the scheduling policy, so it is set before any thread starts.
         yield_to_inference()
         gateway = create_gateway(settings)
@@ -47,9 +53,10 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
             f"[bold]{manifest.name}[/] version {manifest.version}: {len(manifest.classes)} classes, "
             f"{len(manifest.scores)} scores, {model.runs_on}",
             f"serving on {url} (docs: {url}/docs); metrics on {private_url}/metrics",
+            *([f"gRPC on {shown}:{rpc.getsockname()[1]} (Open Inference Protocol)"] if rpc else []),
             "try:",
             *(f"  curl -F image=@{image}{key} {url}/predict" for image in images),
         ]
         Console(soft_wrap=True).print("\n".join(lines), highlight=False)
         logs.configure(level=settings.log_level, style=settings.log_format)
-        return run(gateway, public, private)
+        return run(gateway, public, private, rpc)

@@ -1,8 +1,26 @@
-"""Why an image or a request got no answer: every stable code with its HTTP status and its title, once."""
+"""Why an image or a request got no answer: every stable code with its HTTP and gRPC status and its title, once."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+
+# The gRPC status that stands for an HTTP status.
+GRPC_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    404: "NOT_FOUND",
+    405: "UNIMPLEMENTED",
+    408: "DEADLINE_EXCEEDED",
+    413: "INVALID_ARGUMENT",
+    415: "INVALID_ARGUMENT",
+    422: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    431: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
 
 
 class Code(StrEnum):
@@ -12,7 +30,8 @@ class Code(StrEnum):
     assert Code.EMPTY == "empty" and Code.EMPTY.status == 422
     ```
 
-    `status` is the HTTP status and `phrase` the title of the problem document (RFC 9457).
+    `status` is the HTTP status and `phrase` the title of the problem document (RFC 9457); `grpc_status` is the name of
+    the gRPC status.
     """
 
     status: int
@@ -57,3 +76,8 @@ class Code(StrEnum):
         member.status = status
         member.phrase = phrase
         return member
+
+    @property
+    def grpc_status(self) -> str:
+        """The name of the gRPC status of the code."""
+        return GRPC_STATUS[self.status]

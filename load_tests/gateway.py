@@ -14,6 +14,7 @@ from oodguard.core.errors import EnvironmentProblem
 from oodguard.load_tests.process import Process, answers
 
 ADDRESSES = re.compile(r"serving on (\S+) .*metrics on (\S+)/metrics")
+RPC_ADDRESS = re.compile(r"gRPC on (\S+)")
 
 
 class Gateway(Process):
@@ -46,6 +47,12 @@ class Gateway(Process):
         if found:
             self.url, self.private = found.groups()
         return found is not None
+
+    @property
+    def rpc(self) -> str:
+        """The address of the gRPC port, HOST:PORT; empty where it is off."""
+        found = RPC_ADDRESS.search(self.output())
+        return found[1] if found else ""
 
     @property
     def port(self) -> int:

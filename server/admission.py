@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from oodguard.server.errors import Overloaded
+from oodguard.core.codes import Code
+from oodguard.server.errors import Overloaded, RequestError
 
 RATE_MEMORY = 5.0
 LONGEST_WAIT = 60
@@ -81,6 +82,14 @@ class Reservation:
         self._admission.bytes += body_bytes
         self.images += images
         self.bytes += body_bytes
+
+    def hold(self, images: int, *, most: int) -> None:
+        """Hold the images of a request. Raises `RequestError` for none or more than `most`, `Overloaded` as `grow`."""
+        if not images:
+            raise RequestError(Code.NO_IMAGES, "the request holds no image; send at least one file")
+        if images > most:
+            raise RequestError(Code.TOO_MANY_FILES, f"the request holds more than {most} images")
+        self.grow(images=images)
 
     def require(self, *, images: int = 0, body_bytes: int = 0) -> None:
         """Raise `Overloaded` unless so much more would fit."""

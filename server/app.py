@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
+from oodguard.core.errors import EnvironmentProblem
 from oodguard.server.admission import Admission
 from oodguard.server.call import Entrance
 from oodguard.server.endpoints import OPENAPI, AdminRoutes, HealthRoutes, Predict
@@ -22,6 +23,7 @@ from oodguard.server.keys import KeyRing
 from oodguard.server.metrics import Metrics
 from oodguard.server.page import REDIRECT, PageRoutes, static_routes
 from oodguard.server.places import place_of
+from oodguard.server.reception import Reception
 from oodguard.server.routes import Route
 from oodguard.server.sampling import Sampler
 from oodguard.server.serving import Serving
@@ -30,6 +32,9 @@ from oodguard.server.tracing import Tracing
 from oodguard.server.traffic import Traffic
 from oodguard.server.v2 import OpenInference
 from oodguard.server.watch import watch_files, watch_remote
+
+if TYPE_CHECKING:
+    from oodguard.server.rpc.rpc_server import RpcServer
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,11 @@ class Parts:
     traffic: Traffic
     sampler: Sampler | None
     tracing: Tracing | None
+
+    @property
+    def reception(self) -> Reception:
+        """What every application and the gRPC port do around a request."""
+        return Reception(metrics=self.metrics, keys=self.keys, tracing=self.tracing)
 
     @classmethod
     def of(cls, settings: ServeSettings, engine: Engine | None) -> Parts:
@@ -80,11 +90,12 @@ class Parts:
 
 @dataclass(frozen=True)
 class Gateway:
-    """Two ASGI applications of the same parts; the lifetime of `public` is the server's."""
+    """Two ASGI applications and the gRPC server, of the same parts; the lifetime of `public` is the server's."""
 
     parts: Parts
     public: Frame
     private: Frame
+    rpc: RpcServer | None
 
 
 def create_gateway(settings: ServeSettings, *, engine: Engine | None = None) -> Gateway:
@@ -99,16 +110,17 @@ def create_gateway(settings: ServeSettings, *, engine: Engine | None = None) -> 
     """
     parts = Parts.of(settings, engine)
     manifest = parts.serving.model.manifest
+    rpc = rpc_server(parts) if settings.grpc_port is not None else None
     public = framed(
         public_routes(parts),
         parts,
         title="oodguard",
         description=f"Guarded classifier {manifest.name}: a label and an out-of-distribution verdict for each image.",
         version=manifest.version,
-        lifespan=lambda _: lifespan(parts),
+        lifespan=lambda _: lifespan(parts, rpc),
     )
     private = framed(private_routes(parts), parts, title="oodguard administration")
-    return Gateway(parts, public, private)
+    return Gateway(parts, public, private, rpc)
 
 
 def public_routes(parts: Parts) -> list[Route]:
@@ -127,10 +139,27 @@ def private_routes(parts: Parts) -> list[Route]:
     return [*health.routes, *AdminRoutes(parts.metrics, parts.serving, parts.keys).routes]
 
 
+def rpc_server(parts: Parts) -> RpcServer:
+    """The gRPC server. Raises `EnvironmentProblem` without its extra."""
+    try:
+        from oodguard.server.rpc.health_service import HealthService
+        from oodguard.server.rpc.inference_service import InferenceService
+        from oodguard.server.rpc.rpc_server import RpcServer
+    except (ModuleNotFoundError, RuntimeError):  # tritonclient without gRPC raises the latter
+        raise EnvironmentProblem("the gRPC port needs: pip install oodguard[grpc]") from None
+    inference = InferenceService(
+        parts.settings, parts.serving, parts.health, parts.admission, parts.judge, parts.workers
+    )
+    procedures = (*inference.procedures, *HealthService(parts.health).procedures)
+    return RpcServer(parts.settings, procedures, reception=parts.reception)
+
+
 @asynccontextmanager
-async def lifespan(parts: Parts) -> AsyncIterator[None]:
+async def lifespan(parts: Parts, rpc: RpcServer | None) -> AsyncIterator[None]:
     """What runs beside the requests, from the first to the last."""
     await parts.serving.start()
+    if rpc is not None:
+        await rpc.start()
     beside = []
     if parts.settings.watch:
         beside += [watch_files(parts.settings, parts.serving, parts.keys), watch_remote(parts.serving)]
@@ -138,6 +167,8 @@ async def lifespan(parts: Parts) -> AsyncIterator[None]:
         beside.append(parts.traffic.run())
     tasks = [asyncio.create_task(work) for work in beside]
     yield
+    if rpc is not None:
+        await rpc.stop()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -149,4 +180,4 @@ def framed(routes: Sequence[Route], parts: Parts, **options: Any) -> Frame:
     app = FastAPI(openapi_url=None, **options)
     for route in routes:
         route.add_to(app)
-    return Frame(app, routes, metrics=parts.metrics, health=parts.health, keys=parts.keys, tracing=parts.tracing)
+    return Frame(app, routes, reception=parts.reception, health=parts.health)

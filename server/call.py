@@ -42,12 +42,7 @@ class Call:
 
     def hold(self, images: int) -> None:
         """Take the places of the request's images. Raises `RequestError` for none or too many, `Overloaded`."""
-        limit = self.settings.max_files
-        if not images:
-            raise RequestError(Code.NO_IMAGES, "the request holds no image; send at least one file")
-        if images > limit:
-            raise RequestError(Code.TOO_MANY_FILES, f"the request holds more than {limit} images")
-        self.reservation.grow(images=images)
+        self.reservation.hold(images, most=self.settings.max_files)
 
 
 @dataclass(frozen=True)
@@ -67,24 +62,27 @@ class Entrance:
         """
         self.health.require_able()
         started = time.monotonic()
-        deadline = started + self._timeout(request)
+        deadline = started + timeout_of(request.headers.get(TIMEOUT_HEADER), self.settings)
         with self.admission.enter() as reservation:
             yield Call(request, self.settings, reservation, started, deadline)
 
-    def _timeout(self, request: Request) -> float:
-        """Seconds the request may take: what the caller asks for, at most the server's limit."""
-        text = request.headers.get(TIMEOUT_HEADER)
-        if text is None:
-            return self.settings.request_timeout
-        try:
-            milliseconds = float(text)
-        except ValueError:
-            milliseconds = math.nan
-        if not milliseconds >= SHORTEST_MS:
-            raise RequestError(
-                Code.BAD_PARAMETER, f"X-Request-Timeout-Ms must be a number of at least {SHORTEST_MS} (milliseconds)"
-            )
-        return min(milliseconds / 1e3, self.settings.max_request_timeout)
+
+def timeout_of(text: str | None, settings: ServeSettings) -> float:
+    """Seconds that a request may take: what its timeout header asks for, at most the server's limit.
+
+    Raises `RequestError` for a header that is not a number of milliseconds.
+    """
+    if text is None:
+        return settings.request_timeout
+    try:
+        milliseconds = float(text)
+    except ValueError:
+        milliseconds = math.nan
+    if not milliseconds >= SHORTEST_MS:
+        raise RequestError(
+            Code.BAD_PARAMETER, f"X-Request-Timeout-Ms must be a number of at least {SHORTEST_MS} (milliseconds)"
+        )
+    return min(milliseconds / 1e3, settings.max_request_timeout)
 
 
 async def while_connected(request: Request, work: Coroutine[None, None, T]) -> T:

@@ -1,32 +1,19 @@
-"""What surrounds every request: its id, who may call, security headers, counting, one log line."""
+"""What surrounds every HTTP request: who may call, security headers, problem documents, counting."""
 
 from __future__ import annotations
 
-import random
-import re
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 from fastapi import FastAPI
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from oodguard.core.codes import Code
-from oodguard.core.errors import OodguardError
-from oodguard.core.problems import problem_of
-from oodguard.server.errors import RequestError
 from oodguard.server.health import Health
-from oodguard.server.keys import KeyRing
-from oodguard.server.logs import log_request
-from oodguard.server.logs import server as log
-from oodguard.server.metrics import Metrics
 from oodguard.server.problems import problem_response, unroutable
+from oodguard.server.reception import Arrival, Reception
 from oodguard.server.routes import Route, RouteTable
-from oodguard.server.tracing import CURRENT, Tracing
 
-REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=-]{1,128}$")
 SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -42,19 +29,12 @@ STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 CLOSE = (b"connection", b"close")
 
 
-class Exchange:
-    """One request and what was answered: `status` is 499 while nothing was, `key` the name of the caller's key."""
+class Exchange(Arrival):
+    """One request over HTTP, and what was answered."""
 
     def __init__(self, scope: Scope, send: Send, *, route: Route, health: Health) -> None:
-        self.started = time.monotonic()
-        self.route = route
-        self.method: str = scope["method"]
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        given = self.headers.get(b"x-request-id", b"")
-        self.request_id = given if REQUEST_ID.match(given) else b"%032x" % random.getrandbits(128)
-        self.status = 499
+        super().__init__(route, method=scope["method"], headers=dict(scope["headers"]))
         self.begun = False
-        self.key: str | None = None
         self._secure = scope["scheme"] == "https"
         self._send = send
         self._health = health
@@ -77,11 +57,6 @@ class Exchange:
         if self._health.draining or self.status == 408:
             yield CLOSE
 
-    def header(self, name: bytes) -> str | None:
-        """A request header as text."""
-        value = self.headers.get(name)
-        return None if value is None else value.decode("latin-1")
-
 
 class Frame:
     """ASGI around one application's router; plain ASGI, because it runs on every request."""
@@ -91,18 +66,14 @@ class Frame:
         app: FastAPI,
         routes: Sequence[Route],
         *,
-        metrics: Metrics,
+        reception: Reception,
         health: Health,
-        keys: KeyRing,
-        tracing: Tracing | None,
     ) -> None:
         self.app = app
         self._routes = RouteTable(routes)
-        self._metrics = metrics
+        self._reception = reception
         self._health = health
-        self._keys = keys
-        self._tracing = tracing
-        metrics.expect(route.label for route in routes if route.inference)
+        reception.expect(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -112,9 +83,9 @@ class Frame:
         scope["app"] = self.app
         exchange = Exchange(scope, send, route=self._routes.of(scope["path"]), health=self._health)
         try:
-            with self._traced(exchange):
+            with self._reception.traced(exchange):
                 try:
-                    self._require_key(exchange)
+                    self._reception.require_key(exchange)
                     # Not through the application's own middleware: what it would do is done here, for less.
                     await self.app.router(scope, receive, exchange.send)
                 except Exception as error:  # whatever happens, the caller gets a problem document
@@ -122,55 +93,11 @@ class Frame:
                     if not exchange.begun:
                         await response(scope, receive, exchange.send)
         finally:
-            self._count(exchange)
-
-    @contextmanager
-    def _traced(self, exchange: Exchange) -> Iterator[None]:
-        if self._tracing is None or not exchange.route.inference:
-            yield
-            return
-        trace = self._tracing.begin(
-            method=exchange.method,
-            route=exchange.route.label,
-            request_id=exchange.request_id.decode(),
-            headers=exchange.headers,
-        )
-        token = CURRENT.set(trace)
-        try:
-            yield
-        finally:
-            CURRENT.reset(token)
-            trace.end(exchange.status)
-
-    def _require_key(self, exchange: Exchange) -> None:
-        if exchange.route.open or not self._keys.needed:
-            return
-        exchange.key = self._keys.who(exchange.header(b"authorization"), exchange.header(b"x-api-key"))
-        if exchange.key is None:
-            raise RequestError(Code.UNAUTHORIZED, "send a valid key as Authorization: Bearer KEY or X-API-Key")
+            self._reception.ended(exchange)
 
     def _refusal(self, exchange: Exchange, path: str, error: Exception) -> Response:
-        """The answer to a request that met an error, which is counted under its code, and logged if it is our own."""
+        """The answer to a request that met an error."""
         if isinstance(error, HTTPException):
             return unroutable(error, method=exchange.method, path=path)
-        if not isinstance(error, OodguardError):
-            about = {"request_id": exchange.request_id.decode(), "route": exchange.route.label}
-            log.error("unexpected error", exc_info=error, extra=about)
-        found = problem_of(error)
-        self._metrics.refuse(Code(found.code))
+        found = self._reception.refused(exchange, error)
         return problem_response(found, path=path, retry_after=getattr(error, "retry_after", None))
-
-    def _count(self, exchange: Exchange) -> None:
-        seconds = time.monotonic() - exchange.started
-        route, status = exchange.route, exchange.status
-        self._metrics.request(route.label, status)
-        if route.inference and status == 200:
-            self._metrics.took(route.label, seconds)
-        log_request(
-            request_id=exchange.request_id.decode(),
-            method=exchange.method,
-            route=route.label,
-            status=status,
-            seconds=seconds,
-            key=exchange.key,
-        )

@@ -1,4 +1,4 @@
-"""The server process: two ports, signals, and an orderly end."""
+"""The server process: its ports, signals, and an orderly end."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class PublicServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._rpc_ending: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal."""
@@ -48,6 +49,9 @@ class PublicServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port and end the connections in order, also those that the kernel holds and nobody has accepted."""
         loop = asyncio.get_running_loop()
+        if self._gateway.rpc is not None:
+            # Beside HTTP; the end of the lifetime waits for it.
+            self._rpc_ending = loop.create_task(self._gateway.rpc.stop())
         # Closing the socket would reset them, requests and all.
         late = [
             loop.create_task(loop.connect_accepted_socket(self._protocol, waiting, ssl=self.config.ssl))
@@ -88,8 +92,8 @@ def yield_to_inference() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def run(gateway: Gateway, public: socket.socket, private: socket.socket) -> int:
-    """Serve on two bound sockets until a signal; the exit code, 0 after an orderly end."""
+def run(gateway: Gateway, public: socket.socket, private: socket.socket, rpc: socket.socket | None = None) -> int:
+    """Serve on bound sockets until a signal; the exit code, 0 after an orderly end. `rpc` is for the gRPC port."""
     settings, health = gateway.parts.settings, gateway.parts.health
     config = uvicorn.Config(
         gateway.public,
@@ -122,6 +126,8 @@ def run(gateway: Gateway, public: socket.socket, private: socket.socket) -> int:
     )
 
     async def both() -> None:
+        if gateway.rpc is not None and rpc is not None:
+            gateway.rpc.open(rpc)
         task = asyncio.create_task(private_server.serve(sockets=[private]))
         try:
             await server.serve(sockets=[public])

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2: JSON and the binary tensor extension, to and from arrays. No HTTP here."""
+"""The Open Inference Protocol, version 2: its messages, JSON and binary tensors, to and from arrays. No HTTP here."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pydantic_core
 from pydantic import Field, ValidationError
 
+from oodguard.core.answers import ModelRef
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.core.frozen import Frozen, first_fault
@@ -24,7 +25,10 @@ from oodguard.server.judging import ParsedImage
 
 ENCODED = "image"
 PIXELS = "pixels"
+# What the server says of itself.
+SERVER = {"name": "oodguard", "version": "2"}
 Array = npt.NDArray[Any]
+Content = bytes | list[bytes] | Array | None
 
 
 class Tensor(Frozen):
@@ -70,24 +74,33 @@ def parse(body: bytes, *, header_length: str | None, manifest: Manifest) -> tupl
         raise RequestError(Code.BAD_BODY, first_fault(error, whole="body")) from None
     except ValueError as error:
         raise RequestError(Code.BAD_BODY, f"the body is not JSON ({str(error)[:200]})") from None
-    tensor, raw = _only_input(message, binary)
-    if tensor.name == ENCODED:
-        return message, _encoded(tensor, raw)
-    return message, _pixels(tensor, raw, manifest)
-
-
-def _only_input(message: InferRequest, binary: bytes) -> tuple[Tensor, bytes | None]:
-    if len(message.inputs) != 1 or message.inputs[0].name not in (ENCODED, PIXELS):
-        raise RequestError(Code.BAD_BODY, f"send exactly one input: {ENCODED!r} (BYTES) or {PIXELS!r} (UINT8)")
-    tensor = message.inputs[0]
+    tensor = only_input(message)
     size = tensor.parameters.get("binary_data_size")
     if size is None:
         if tensor.data is None or binary:
             raise RequestError(Code.BAD_BODY, f"input {tensor.name}: give either data or binary_data_size")
-        return tensor, None
+        return message, images_of(tensor, None, manifest)
     if not isinstance(size, int) or isinstance(size, bool) or size != len(binary) or tensor.data is not None:
         raise RequestError(Code.BAD_BODY, f"input {tensor.name}: binary_data_size does not fit the body")
-    return tensor, binary
+    return message, images_of(tensor, binary, manifest)
+
+
+def only_input(message: InferRequest) -> Tensor:
+    """The one input of a request. Raises `RequestError` for several, or another than the two that there are."""
+    if len(message.inputs) != 1 or message.inputs[0].name not in (ENCODED, PIXELS):
+        raise RequestError(Code.BAD_BODY, f"send exactly one input: {ENCODED!r} (BYTES) or {PIXELS!r} (UINT8)")
+    return message.inputs[0]
+
+
+def images_of(tensor: Tensor, content: Content, manifest: Manifest) -> list[ParsedImage]:
+    """The images of an input: encoded bytes or uint8 pixels, in order.
+
+    `content` is what came in binary: raw bytes, images one by one, or an array of whole numbers; None where the
+    tensor's own JSON data count. Raises `RequestError`; a string that is not base64 is that image's error.
+    """
+    if tensor.name == ENCODED:
+        return _encoded(tensor, content)
+    return _pixels(tensor, content, manifest)
 
 
 def _count(tensor: Tensor) -> int:
@@ -96,23 +109,26 @@ def _count(tensor: Tensor) -> int:
     return math.prod(tensor.shape)
 
 
-def _encoded(tensor: Tensor, raw: bytes | None) -> list[ParsedImage]:
+def _encoded(tensor: Tensor, content: Content) -> list[ParsedImage]:
     if tensor.datatype != "BYTES":
         raise RequestError(Code.BAD_BODY, f"input {ENCODED}: the datatype is BYTES")
     count = _count(tensor)
-    if raw is None:
-        found: list[ParsedImage] = [_base64(text) for text in tensor.data or []]
-    else:
+    found: list[ParsedImage]
+    if content is None:
+        found = [_base64(text) for text in tensor.data or []]
+    elif isinstance(content, bytes):
         found = []
         place = 0
-        while place < len(raw):
-            if place + 4 > len(raw):
+        while place < len(content):
+            if place + 4 > len(content):
                 raise RequestError(Code.BAD_BODY, f"input {ENCODED}: the binary data ends within a length")
-            (size,) = struct.unpack_from("<I", raw, place)
+            (size,) = struct.unpack_from("<I", content, place)
             place += 4 + size
-            if place > len(raw):
+            if place > len(content):
                 raise RequestError(Code.BAD_BODY, f"input {ENCODED}: the binary data ends within an image")
-            found.append(raw[place - size : place])
+            found.append(content[place - size : place])
+    else:
+        found = list(content)
     if len(found) != count:
         raise RequestError(Code.BAD_BODY, f"input {ENCODED}: the shape names {count} images and {len(found)} came")
     return found
@@ -129,7 +145,7 @@ def _not_base64() -> ImageError:
     return ImageError(Code.BAD_BASE64, "JSON data of a BYTES image is base64")
 
 
-def _pixels(tensor: Tensor, raw: bytes | None, manifest: Manifest) -> list[ParsedImage]:
+def _pixels(tensor: Tensor, content: Content, manifest: Manifest) -> list[ParsedImage]:
     side = manifest.preprocessing.crop
     if tensor.datatype != "UINT8":
         raise RequestError(Code.BAD_BODY, f"input {PIXELS}: the datatype is UINT8")
@@ -138,16 +154,16 @@ def _pixels(tensor: Tensor, raw: bytes | None, manifest: Manifest) -> list[Parse
             Code.BAD_BODY, f"input {PIXELS}: the shape is [N, {side}, {side}, 3]; got {list(tensor.shape)}"
         )
     count = _count(tensor)
-    if raw is None:
+    if isinstance(content, bytes):
+        values = np.frombuffer(content, dtype=np.uint8)
+    else:
         try:
-            numbers = np.asarray(tensor.data, dtype=np.int64).ravel()
+            numbers = np.asarray(tensor.data if content is None else content, dtype=np.int64).ravel()
         except (ValueError, TypeError, OverflowError):
             raise RequestError(Code.BAD_BODY, f"input {PIXELS}: the data are not whole numbers") from None
         if numbers.size and (numbers.min() < 0 or numbers.max() > 255):
             raise RequestError(Code.BAD_BODY, f"input {PIXELS}: the data are not in 0..255")
         values = numbers.astype(np.uint8)
-    else:
-        values = np.frombuffer(raw, dtype=np.uint8)
     if values.size != count:
         raise RequestError(Code.BAD_BODY, f"input {PIXELS}: the shape names {count} numbers and {values.size} came")
     return list(values.reshape(tensor.shape))
@@ -156,17 +172,16 @@ def _pixels(tensor: Tensor, raw: bytes | None, manifest: Manifest) -> list[Parse
 def encode(message: InferRequest, manifest: Manifest, arrays: dict[str, Array]) -> tuple[bytes, int | None]:
     """A response body, and the length of its JSON part where tensors follow in binary."""
     binary_all = message.parameters.get("binary_data_output") is True
-    asked = message.outputs or tuple(Requested(name=name) for name in arrays if name != "error")
     tensors, parts = [], []
-    for output in asked:
+    for output in asked(message, arrays):
         values = arrays[output.name]
         entry: dict[str, Any] = {
             "name": output.name,
-            "datatype": _datatype(values),
+            "datatype": datatype(values),
             "shape": list(values.shape),
         }
         if output.parameters.get("binary_data", binary_all):
-            part = _to_bytes(values)
+            part = to_bytes(values)
             entry["parameters"] = {"binary_data_size": len(part)}
             parts.append(part)
         else:
@@ -179,11 +194,18 @@ def encode(message: InferRequest, manifest: Manifest, arrays: dict[str, Array]) 
     return b"".join([text, *parts]), len(text) if parts else None
 
 
-def _datatype(values: Array) -> str:
+def asked(message: InferRequest, arrays: dict[str, Array]) -> tuple[Requested, ...]:
+    """The outputs to answer, in order: those that the request names, or else all but `error`."""
+    return message.outputs or tuple(Requested(name=name) for name in arrays if name != "error")
+
+
+def datatype(values: Array) -> str:
+    """How the protocol calls the type of an output."""
     return {"f": "FP32", "b": "BOOL", "O": "BYTES"}[values.dtype.kind]
 
 
-def _to_bytes(values: Array) -> bytes:
+def to_bytes(values: Array) -> bytes:
+    """An output in binary: little-endian numbers, or each string behind its length in four bytes."""
     if values.dtype.kind == "O":
         return b"".join(struct.pack("<I", len(item)) + item for item in values.ravel())
     return values.tobytes()
@@ -231,6 +253,12 @@ def check_outputs(message: InferRequest, manifest: Manifest) -> bool:
     if any("classification" in output.parameters for output in message.outputs or ()):
         raise RequestError(Code.BAD_BODY, "the classification extension is not supported; ask for label")
     return "error" in names
+
+
+def require_model(served: ModelRef, name: str, version: str | None) -> None:
+    """Raise `RequestError` unless a request names the model that is served; it need not name a version."""
+    if name != served.name or version not in (None, served.version):
+        raise RequestError(Code.NOT_FOUND, f"this server has {served.name} version {served.version}")
 
 
 def accept_of(message: InferRequest) -> float | None:

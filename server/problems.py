@@ -26,15 +26,19 @@ def unroutable(error: HTTPException, *, method: str, path: str) -> Response:
     return response
 
 
+def sentence(found: Problem) -> str:
+    """A problem as one line: its code, the image at fault, and why."""
+    where = "" if found.index is None else f"image {found.index}: "
+    return f"{found.code}: {where}{found.detail}"
+
+
 def problem_response(found: Problem, *, path: str, retry_after: int | None = None) -> Response:
     """A problem document as a response."""
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
     if found.status == 401:
         headers["www-authenticate"] = "Bearer"
     if path.startswith("/v2"):
-        where = "" if found.index is None else f"image {found.index}: "
-        text = f"{found.code}: {where}{found.detail}"
-        return JSONResponse({"error": text}, status_code=found.status, headers=headers)
+        return JSONResponse({"error": sentence(found)}, status_code=found.status, headers=headers)
     body = found.model_dump(exclude_none=True)
     if not body["errors"]:
         del body["errors"]

@@ -142,6 +142,13 @@ class ServeSettings(BaseSettings):
         "127.0.0.1", description="Address of the private port, which serves /metrics, /admin and /health."
     )
     admin_port: int = Field(8001, ge=0, le=65535, description="Private port; 0 picks a free one.")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of the Open Inference Protocol over gRPC, on the address of the public port; 0 picks a free "
+        "one; default: none. Needs the extra grpc.",
+    )
     tls_cert: Path | None = Field(None, description="PEM certificate chain; together with --tls-key it turns on TLS.")
     tls_key: Path | None = Field(None, description="PEM private key of that certificate.")
     tls_ca: Path | None = Field(

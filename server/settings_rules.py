@@ -75,6 +75,10 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
     (lambda s: s.sample_dir and s.sample_store, "sample_dir and sample_store are two places; use one"),
     (lambda s: s.port == s.admin_port != 0, "port and admin_port are the same; choose another for one of them"),
     (
+        lambda s: s.grpc_port and s.grpc_port in (s.port, s.admin_port),
+        "grpc_port is the port of something else; choose another for one of them",
+    ),
+    (
         lambda s: s.max_files > s.max_queue,
         "max_files is larger than max_queue, so the largest requests could never be admitted; lower it",
     ),

@@ -39,9 +39,9 @@ def metrics() -> Rows:
 
 def problems() -> Rows:
     """Every problem code, by status."""
-    yield "status", "code", "title"
+    yield "status", "gRPC", "code", "title"
     for code in sorted(Code, key=lambda code: (code.status, code)):
-        yield code.status, f"`{code}`", code.phrase
+        yield code.status, f"`{code.grpc_status}`", f"`{code}`", code.phrase
 
 
 def scores() -> Rows:

@@ -7,22 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from oodguard.core.codes import Code
-from oodguard.core.errors import ImageError
 from oodguard.core.frozen import Frozen
-from oodguard.core.manifest import Manifest
-from oodguard.core.problems import problem
+from oodguard.core.problems import Problem, problem
 from oodguard.server import open_inference as oip
-from oodguard.server.batcher import MeasuredImage
 from oodguard.server.call import Entrance, while_connected
-from oodguard.server.errors import RequestError
 from oodguard.server.health import Health
+from oodguard.server.inference import Inference
 from oodguard.server.intake import parsed, read_body
-from oodguard.server.judging import Judge, Judgement
+from oodguard.server.judging import Judge
 from oodguard.server.model import ServedModel
 from oodguard.server.problems import problem_response
 from oodguard.server.routes import Endpoint, Route
@@ -93,7 +89,7 @@ class OpenInference:
 
     async def server_metadata(self, _: Request) -> Response:
         """What this server is."""
-        return JSONResponse({"name": "oodguard", "version": "2", "extensions": ["binary_tensor_data"]})
+        return JSONResponse({**oip.SERVER, "extensions": ["binary_tensor_data"]})
 
     async def live(self, _: Request) -> Response:
         """200 while the process works."""
@@ -126,59 +122,21 @@ class OpenInference:
             manifest, length = model.manifest, request.headers.get(HEADER_LENGTH)
             parse = partial(oip.parse, header_length=length, manifest=manifest)
             message, images = await parsed(await read_body(call), parse, self.workers)
-            tolerant = oip.check_outputs(message, manifest)
+            inference = Inference(message, images, tolerant=oip.check_outputs(message, manifest))
             call.hold(len(images))
-            work = self.judge.judge(
-                images,
-                model,
-                deadline=call.deadline,
-                accept=oip.accept_of(message),
-                top_k=1,
-                read=call.elapsed,
-                all_or_none=not tolerant,
+            found = await while_connected(
+                request, inference.judged(self.judge, model, deadline=call.deadline, read=call.elapsed)
             )
-            found = await while_connected(request, work)
-        errors = [(index, one) for index, one in enumerate(found.outcomes) if isinstance(one, ImageError)]
-        if errors and (not tolerant or len(errors) == len(images)):
-            index, error = errors[0]
-            return problem_response(problem(error.code, str(error), index=index), path=request.url.path)
-        content, json_length = oip.encode(message, manifest, arrays_of(found, manifest))
+        if isinstance(found, Problem):
+            return problem_response(found, path=request.url.path)
+        content, json_length = oip.encode(message, manifest, found)
         if json_length is None:
             return Response(content, media_type="application/json")
         return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(json_length)})
 
 
 def _require_model(request: Request, model: ServedModel) -> None:
-    name, version = request.path_params["name"], request.path_params.get("version")
-    if name != model.ref.name or version not in (None, model.ref.version):
-        raise RequestError(Code.NOT_FOUND, f"this server has {model.ref.name} version {model.ref.version}")
-
-
-def arrays_of(found: Judgement, manifest: Manifest) -> dict[str, oip.Array]:
-    """The outputs `[N, ...]`; the row of an image that failed is empty text and numbers that are no numbers."""
-    count = len(found.outcomes)
-    labels, errors = [""] * count, [""] * count
-    is_ood = np.ones(count, dtype=bool)
-    fused, threshold = (np.full(count, np.nan, dtype=np.float32) for _ in range(2))
-    probabilities = np.full((count, len(manifest.classes)), np.nan, dtype=np.float32)
-    scores = np.full((count, len(manifest.scores)), np.nan, dtype=np.float32)
-    for row, (outcome, (image, _)) in enumerate(zip(found.outcomes, found.images, strict=True)):
-        if isinstance(outcome, ImageError):
-            errors[row] = f"{outcome.code}: {outcome}"
-            continue
-        labels[row], is_ood[row] = outcome.label, outcome.is_ood
-        fused[row], threshold[row] = outcome.ood_score, outcome.threshold
-        assert isinstance(image, MeasuredImage)
-        probabilities[row], scores[row] = image.measured.probabilities[image.row], image.measured.scores[image.row]
-    return {
-        "label": oip.texts(labels),
-        "is_ood": is_ood,
-        "ood_score": fused,
-        "threshold": threshold,
-        "probabilities": probabilities,
-        "scores": scores,
-        "error": oip.texts(errors),
-    }
+    oip.require_model(model.ref, request.path_params["name"], request.path_params.get("version"))
 
 
 def inlined(schema: Any, definitions: dict[str, Any] | None = None) -> Any:

@@ -5,6 +5,7 @@ import pickle
 import re
 from http import HTTPStatus
 
+import grpc
 import pytest
 
 from oodguard.core.codes import Code
@@ -12,6 +13,7 @@ from oodguard.core.errors import ImageError, InputError
 from oodguard.core.problems import Problem, problem, problem_of, summary_of
 
 # 499 is nginx's: nobody is left to read it.
+GRPC_NAMES = {status.name for status in grpc.StatusCode} - {"OK", "UNKNOWN"}
 STATUSES = {status.value for status in HTTPStatus} | {499}
 
 
@@ -22,6 +24,7 @@ def test_a_code_is_its_name_and_knows_how_it_looks_over_http(code: Code) -> None
     assert 400 <= code.status < 600
     assert code.status in STATUSES
     assert code.phrase[0].isupper()
+    assert code.grpc_status in GRPC_NAMES
     assert Code(str(code)) is code
     assert pickle.loads(pickle.dumps(code)) is code
 

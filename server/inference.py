@@ -1,0 +1,74 @@
+"""One inference of the Open Inference Protocol, by HTTP or gRPC: from a parsed message to the arrays of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from oodguard.core.errors import ImageError
+from oodguard.core.manifest import Manifest
+from oodguard.core.problems import Problem, problem
+from oodguard.server import open_inference as oip
+from oodguard.server.batcher import MeasuredImage
+from oodguard.server.judging import Judge, Judgement, ParsedImage
+from oodguard.server.model import ServedModel
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What a request asks. `tolerant`: it asks for the output `error`, so a bad image costs the others nothing."""
+
+    message: oip.InferRequest
+    images: Sequence[ParsedImage]
+    tolerant: bool
+
+    async def judged(
+        self, judge: Judge, model: ServedModel, *, deadline: float, read: float
+    ) -> dict[str, oip.Array] | Problem:
+        """The outputs by name, or why the request as a whole is refused. `deadline` and `read` as for `Judge.judge`.
+
+        Raises `RequestError` for a parameter `accept` that is no number, and as `Judge.judge` does.
+        """
+        found = await judge.judge(
+            self.images,
+            model,
+            deadline=deadline,
+            accept=oip.accept_of(self.message),
+            top_k=1,
+            read=read,
+            all_or_none=not self.tolerant,
+        )
+        errors = [(index, one) for index, one in enumerate(found.outcomes) if isinstance(one, ImageError)]
+        if errors and (not self.tolerant or len(errors) == len(self.images)):
+            index, error = errors[0]
+            return problem(error.code, str(error), index=index)
+        return arrays_of(found, model.manifest)
+
+
+def arrays_of(found: Judgement, manifest: Manifest) -> dict[str, oip.Array]:
+    """The outputs `[N, ...]`; the row of an image that failed is empty text and numbers that are no numbers."""
+    count = len(found.outcomes)
+    labels, errors = [""] * count, [""] * count
+    is_ood = np.ones(count, dtype=bool)
+    fused, threshold = (np.full(count, np.nan, dtype=np.float32) for _ in range(2))
+    probabilities = np.full((count, len(manifest.classes)), np.nan, dtype=np.float32)
+    scores = np.full((count, len(manifest.scores)), np.nan, dtype=np.float32)
+    for row, (outcome, (image, _)) in enumerate(zip(found.outcomes, found.images, strict=True)):
+        if isinstance(outcome, ImageError):
+            errors[row] = f"{outcome.code}: {outcome}"
+            continue
+        labels[row], is_ood[row] = outcome.label, outcome.is_ood
+        fused[row], threshold[row] = outcome.ood_score, outcome.threshold
+        assert isinstance(image, MeasuredImage)
+        probabilities[row], scores[row] = image.measured.probabilities[image.row], image.measured.scores[image.row]
+    return {
+        "label": oip.texts(labels),
+        "is_ood": is_ood,
+        "ood_score": fused,
+        "threshold": threshold,
+        "probabilities": probabilities,
+        "scores": scores,
+        "error": oip.texts(errors),
+    }

@@ -1,0 +1,1 @@
+"""The gRPC port: the Open Inference Protocol and the health service, on the same parts as the HTTP routes."""

@@ -1,0 +1,143 @@
+"""What surrounds every gRPC call: who may call, problems as statuses, metadata, counting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grpc
+
+from oodguard.core.codes import Code
+from oodguard.core.problems import Problem
+from oodguard.server.errors import ClientGone, DeadlineMissed, Overloaded, RequestError
+from oodguard.server.problems import sentence
+from oodguard.server.reception import Arrival, Reception
+from oodguard.server.routes import OTHER
+from oodguard.server.rpc.receiving import RETRY_AFTER, Receiving
+
+# Statuses travel in HTTP/2 headers, whose size clients limit.
+LONGEST_SENTENCE = 1000
+
+
+@dataclass(frozen=True)
+class RpcCall:
+    """One gRPC call, as a procedure sees it."""
+
+    arrival: Arrival
+    context: Any
+    receiving: Receiving
+
+    async def read(self) -> bytes:
+        """The request message, serialized. Raises as `Receiving.read` does."""
+        return await self.receiving.read(self.context)
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the caller's own deadline; None where it set none."""
+        seconds: float | None = self.context.time_remaining()
+        return seconds
+
+
+# A procedure gives its answer, serialized, or why there is none; one that streams writes by itself and gives nothing.
+Answer = Callable[[RpcCall], Awaitable[bytes | Problem]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Procedure:
+    """One method of a gRPC service: `path` as on the wire, and `open`, `inference` as for a route.
+
+    `light`: its messages are a few bytes, and never wait for large ones.
+    """
+
+    path: str
+    answer: Answer
+    open: bool = False
+    inference: bool = False
+    light: bool = True
+    streams: bool = False
+
+    @property
+    def label(self) -> str:
+        """How metrics and logs name the method."""
+        return self.path
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Where messages are received: small ones, and those with images."""
+
+    light: Receiving
+    heavy: Receiving
+
+
+class RpcFrame:
+    """Finds the procedure of a call and runs it; gRPC's generic handler."""
+
+    def __init__(self, procedures: Sequence[Procedure], *, reception: Reception, lanes: Lanes, most_calls: int) -> None:
+        self._procedures = {procedure.path: procedure for procedure in procedures}
+        self._reception = reception
+        self._lanes = lanes
+        self._most_calls = most_calls
+        self._calls = 0
+        reception.expect(procedures)
+
+    def service(self, details: Any) -> Any:
+        """What gRPC is to run for a call; any path has something."""
+        procedure = self._procedures.get(details.method)
+        serve = partial(self._serve, procedure, details.method)
+        # As streams, so that a procedure reads its message when it has room for it.
+        if procedure is not None and procedure.streams:
+            return grpc.stream_stream_rpc_method_handler(serve)
+        return grpc.stream_unary_rpc_method_handler(serve)
+
+    async def _serve(self, procedure: Procedure | None, path: str, _: Any, context: Any) -> bytes | None:
+        arrival = Arrival(procedure or OTHER, method="POST", headers=_headers(context))
+        metadata = [("x-request-id", arrival.request_id.decode())]
+        context.set_trailing_metadata(tuple(metadata))
+        self._calls += 1
+        try:
+            with self._reception.traced(arrival):
+                found = await self._found(procedure, path, arrival, context, metadata)
+                arrival.status = found.status if isinstance(found, Problem) else 200
+        finally:
+            self._calls -= 1
+            self._reception.ended(arrival)
+        if isinstance(found, Problem):
+            status = grpc.StatusCode[Code(found.code).grpc_status]
+            await context.abort(status, sentence(found)[:LONGEST_SENTENCE], trailing_metadata=tuple(metadata))
+            return None
+        return found
+
+    async def _found(
+        self, procedure: Procedure | None, path: str, arrival: Arrival, context: Any, metadata: list[tuple[str, str]]
+    ) -> bytes | Problem:
+        """The answer of a call, or why there is none."""
+        try:
+            self._reception.require_key(arrival)
+            if self._calls > self._most_calls:
+                raise Overloaded(f"more than {self._most_calls} calls are open", retry_after=RETRY_AFTER)
+            if procedure is None:
+                known = ", ".join(name.rpartition("/")[2] for name in self._procedures)
+                raise RequestError(Code.METHOD_NOT_ALLOWED, f"{path[:200]} is not served here; there are {known}")
+            lane = self._lanes.light if procedure.light else self._lanes.heavy
+            return await procedure.answer(RpcCall(arrival, context, lane))
+        except asyncio.CancelledError:
+            late = context.time_remaining() == 0
+            gone = DeadlineMissed("the caller's deadline passed") if late else ClientGone("the client went away")
+            arrival.status = self._reception.refused(arrival, gone).status
+            raise
+        except Exception as error:  # whatever happens, the caller gets a status
+            if isinstance(error, Overloaded):
+                metadata.append(("retry-after", str(error.retry_after)))
+                # What gRPC's own retries wait for.
+                metadata.append(("grpc-retry-pushback-ms", str(1000 * error.retry_after)))
+            return self._reception.refused(arrival, error)
+
+
+def _headers(context: Any) -> Mapping[bytes, bytes]:
+    """A call's metadata as request headers."""
+    given = context.invocation_metadata() or ()
+    return {name.encode(): value if isinstance(value, bytes) else value.encode("latin-1") for name, value in given}

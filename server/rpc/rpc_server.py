@@ -1,0 +1,122 @@
+"""The gRPC server: its port, TLS, limits of connections, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from oodguard.core.errors import EnvironmentProblem
+from oodguard.server.reception import Reception
+from oodguard.server.rpc.frame import Lanes, Procedure, RpcFrame
+from oodguard.server.rpc.receiving import Receiving
+from oodguard.server.settings import ServeSettings
+
+# Messages of a few bytes come with their headers, so hardly any is ever on its way.
+LIGHT_AT_ONCE, LIGHT_TIMEOUT, LIGHT_PATIENCE = 2, 1.0, 0.05
+# How long a message with images may keep others waiting.
+PATIENCE = 1.0
+PING_TIMEOUT_MS = 10_000
+
+
+class RpcServer:
+    """Serves procedures from `start` until `stop`.
+
+    ```python
+    server = RpcServer(settings, service.procedures, reception=reception)
+    server.open(listen("127.0.0.1", 0))
+    await server.start()
+    ```
+    """
+
+    def __init__(self, settings: ServeSettings, procedures: Sequence[Procedure], *, reception: Reception) -> None:
+        self._settings = settings
+        self._procedures = procedures
+        self._reception = reception
+        self._server: Any = None
+        self._ending: asyncio.Task[None] | None = None
+
+    def open(self, taken: socket.socket) -> None:
+        """Take over the port of a bound socket, which is closed. Raises `EnvironmentProblem`.
+
+        To be called inside the event loop.
+        """
+        # Its own log is no JSON, and has a line for much that callers do wrong.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        settings, most = self._settings, self._settings.max_body_bytes
+        lanes = Lanes(
+            Receiving(at_once=LIGHT_AT_ONCE, timeout=LIGHT_TIMEOUT, patience=LIGHT_PATIENCE, most_bytes=most),
+            Receiving(
+                at_once=max(1, settings.max_queue_bytes // most),
+                timeout=settings.body_timeout,
+                patience=PATIENCE,
+                most_bytes=most,
+            ),
+        )
+        frame = RpcFrame(self._procedures, reception=self._reception, lanes=lanes, most_calls=settings.max_connections)
+        self._server = grpc.aio.server(handlers=(frame,), options=options_of(settings))
+        host, port = taken.getsockname()[:2]
+        address = f"[{host}]:{port}" if taken.family == socket.AF_INET6 else f"{host}:{port}"
+        credentials = credentials_of(settings)
+        taken.close()
+        try:
+            if credentials is None:
+                self._server.add_insecure_port(address)
+            else:
+                self._server.add_secure_port(address, credentials)
+        except RuntimeError:
+            raise EnvironmentProblem(f"cannot listen on {address}; choose another --grpc-port") from None
+
+    async def start(self) -> None:
+        """Answer calls from now on."""
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Take no more calls, and wait until the last is answered or `drain_timeout` is over; may be called twice."""
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._server.stop(self._settings.drain_timeout))
+        await self._ending
+
+
+def options_of(settings: ServeSettings) -> tuple[tuple[str, int], ...]:
+    """The server's limits, as gRPC calls them."""
+    idle = 1000 * settings.keep_alive
+    return (
+        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", settings.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_concurrent_streams", settings.max_connections),
+        ("grpc.server_handshake_timeout_ms", round(1000 * settings.header_timeout)),
+        ("grpc.max_connection_idle_ms", idle),
+        # Finds callers that vanished without closing their connection.
+        ("grpc.keepalive_time_ms", idle),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+        # What nobody reads must not grow beyond a stream's first window.
+        ("grpc.http2.bdp_probe", 0),
+        # Two servers on one port would share its callers without a word.
+        ("grpc.so_reuseport", 0),
+    )
+
+
+def credentials_of(settings: ServeSettings) -> Any:
+    """TLS as on the HTTP port, or None."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    authorities = _read(settings.tls_ca) if settings.tls_ca else None
+    pair = (_read(settings.tls_key), _read(settings.tls_cert))
+    return grpc.ssl_server_credentials((pair,), authorities, require_client_auth=authorities is not None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EnvironmentProblem(f"{path} cannot be read ({error.strerror})") from None
