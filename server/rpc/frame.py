@@ -24,11 +24,12 @@ LONGEST_SENTENCE = 1000
 
 @dataclass(frozen=True)
 class RpcCall:
-    """One gRPC call, as a procedure sees it."""
+    """One gRPC call, as a procedure sees it. `closing` is set when the server ends."""
 
     arrival: Arrival
     context: Any
     receiving: Receiving
+    closing: asyncio.Event
 
     async def read(self) -> bytes:
         """The request message, serialized. Raises as `Receiving.read` does."""
@@ -82,6 +83,8 @@ class RpcFrame:
         self._lanes = lanes
         self._most_calls = most_calls
         self._calls = 0
+        # To be set when the server ends: streams would go on for ever.
+        self.closing = asyncio.Event()
         reception.expect(procedures)
 
     def service(self, details: Any) -> Any:
@@ -123,7 +126,7 @@ class RpcFrame:
                 known = ", ".join(name.rpartition("/")[2] for name in self._procedures)
                 raise RequestError(Code.METHOD_NOT_ALLOWED, f"{path[:200]} is not served here; there are {known}")
             lane = self._lanes.light if procedure.light else self._lanes.heavy
-            return await procedure.answer(RpcCall(arrival, context, lane))
+            return await procedure.answer(RpcCall(arrival, context, lane, self.closing))
         except asyncio.CancelledError:
             late = context.time_remaining() == 0
             gone = DeadlineMissed("the caller's deadline passed") if late else ClientGone("the client went away")

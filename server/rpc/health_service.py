@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from grpc_health.v1 import health_pb2 as pb
 
 from oodguard.core.codes import Code
+from oodguard.core.problems import Problem, problem
 from oodguard.server.errors import RequestError
 from oodguard.server.health import Health
 from oodguard.server.rpc import messages
@@ -40,16 +42,19 @@ class HealthService:
             raise RequestError(Code.NOT_FOUND, f"there is no such service; ask for {SERVICE}, or for nothing by name")
         return self._status(name)
 
-    async def watch(self, call: RpcCall) -> bytes:
-        """The same at once and at every change, until the caller leaves."""
+    async def watch(self, call: RpcCall) -> Problem:
+        """The same at once and at every change, until the caller leaves or the server ends."""
         name, said = await self._name(call), b""
-        while True:
+        while not call.closing.is_set():
             status = self._status(name)
             if status != said:
                 await call.context.write(status)
                 said = status
             # Readiness is worked out when it is asked for, so nothing can tell of a change.
-            await asyncio.sleep(WATCH_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_SECONDS):
+                    await call.closing.wait()
+        return problem(Code.NOT_READY, "the server has ended")
 
     async def _name(self, call: RpcCall) -> str:
         return str(messages.read(pb.HealthCheckRequest, await call.read()).service)

@@ -40,16 +40,11 @@ class Receiving:
         self._patience = patience
         self._most_bytes = most_bytes
         self._incoming: list[Incoming] = []
+        self._waiting = 0
 
     async def read(self, context: Any) -> bytes:
         """The message of a call. Raises `RequestError` for one that is too slow or too large, `Overloaded`."""
-        if self._room.locked():
-            self._hurry()
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._room.acquire()
-        except TimeoutError:
-            raise _full("other messages are still arriving") from None
+        await self._enter()
         try:
             message = await self._arrive(context)
         finally:
@@ -61,11 +56,26 @@ class Receiving:
             )
         return cast(bytes, message)
 
+    async def _enter(self) -> None:
+        if not self._room.locked():
+            await self._room.acquire()
+            return
+        self._waiting += 1
+        self._hurry()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._room.acquire()
+        except TimeoutError:
+            raise _full("other messages are still arriving") from None
+        finally:
+            self._waiting -= 1
+
     async def _arrive(self, context: Any) -> Any:
         one = Incoming(asyncio.timeout(self._timeout), since=asyncio.get_running_loop().time())
         self._incoming.append(one)
         try:
             async with one.bound:
+                self._hurry()
                 return await context.read()
         except TimeoutError:
             if one.hurried:
@@ -77,13 +87,12 @@ class Receiving:
             self._incoming.remove(one)
 
     def _hurry(self) -> None:
-        """Let the message that has been arriving for longest end soon, for the sake of one that waits."""
-        for one in self._incoming:
-            if not one.hurried:
-                one.hurried = True
-                until = max(asyncio.get_running_loop().time(), one.since + self._patience)
-                one.bound.reschedule(min(until, one.bound.when() or until))
-                break
+        """Let as many messages end soon as wait, those first that have been arriving for longest."""
+        patient = [one for one in self._incoming if not one.hurried]
+        for one in patient[: max(0, self._waiting - len(self._incoming) + len(patient))]:
+            one.hurried = True
+            until = max(asyncio.get_running_loop().time(), one.since + self._patience)
+            one.bound.reschedule(min(until, one.bound.when() or until))
 
 
 def _full(why: str) -> Overloaded:

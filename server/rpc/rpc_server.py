@@ -40,6 +40,7 @@ class RpcServer:
         self._procedures = procedures
         self._reception = reception
         self._server: Any = None
+        self._frame: RpcFrame | None = None
         self._ending: asyncio.Task[None] | None = None
 
     def open(self, taken: socket.socket) -> None:
@@ -59,8 +60,10 @@ class RpcServer:
                 most_bytes=most,
             ),
         )
-        frame = RpcFrame(self._procedures, reception=self._reception, lanes=lanes, most_calls=settings.max_connections)
-        self._server = grpc.aio.server(handlers=(frame,), options=options_of(settings))
+        self._frame = RpcFrame(
+            self._procedures, reception=self._reception, lanes=lanes, most_calls=settings.max_connections
+        )
+        self._server = grpc.aio.server(handlers=(self._frame,), options=options_of(settings))
         host, port = taken.getsockname()[:2]
         address = f"[{host}]:{port}" if taken.family == socket.AF_INET6 else f"{host}:{port}"
         credentials = credentials_of(settings)
@@ -79,9 +82,11 @@ class RpcServer:
 
     async def stop(self) -> None:
         """Take no more calls, and wait until the last is answered or `drain_timeout` is over; may be called twice."""
-        if self._ending is None:
+        if self._ending is None and self._frame is not None:
+            self._frame.closing.set()
             self._ending = asyncio.ensure_future(self._server.stop(self._settings.drain_timeout))
-        await self._ending
+        if self._ending is not None:
+            await self._ending
 
 
 def options_of(settings: ServeSettings) -> tuple[tuple[str, int], ...]:

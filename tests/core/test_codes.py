@@ -13,12 +13,12 @@ from oodguard.core.errors import ImageError, InputError
 from oodguard.core.problems import Problem, problem, problem_of, summary_of
 
 # 499 is nginx's: nobody is left to read it.
-GRPC_NAMES = {status.name for status in grpc.StatusCode} - {"OK", "UNKNOWN"}
 STATUSES = {status.value for status in HTTPStatus} | {499}
+GRPC_NAMES = {status.name for status in grpc.StatusCode} - {"OK", "UNKNOWN"}
 
 
 @pytest.mark.parametrize("code", Code)
-def test_a_code_is_its_name_and_knows_how_it_looks_over_http(code: Code) -> None:
+def test_a_code_is_its_name_and_knows_how_it_looks_over_http_and_grpc(code: Code) -> None:
     assert code == code.name.lower()
     assert re.fullmatch(r"[a-z0-9_]+", code)
     assert 400 <= code.status < 600
