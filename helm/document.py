@@ -27,6 +27,7 @@ GIVEN = {
     "port": "ports.http",
     "admin_host": "listenAddress",
     "admin_port": "ports.admin",
+    "grpc_port": "ports.grpc",
     "tls_cert": "tls",
     "tls_key": "tls",
     "tls_ca": "tls",

@@ -142,16 +142,10 @@ def private_routes(parts: Parts) -> list[Route]:
 def rpc_server(parts: Parts) -> RpcServer:
     """The gRPC server. Raises `EnvironmentProblem` without its extra."""
     try:
-        from oodguard.server.rpc.health_service import HealthService
-        from oodguard.server.rpc.inference_service import InferenceService
-        from oodguard.server.rpc.rpc_server import RpcServer
+        from oodguard.server.rpc.rpc_server import RpcServer, procedures_of
     except (ModuleNotFoundError, RuntimeError):  # tritonclient without gRPC raises the latter
         raise EnvironmentProblem("the gRPC port needs: pip install oodguard[grpc]") from None
-    inference = InferenceService(
-        parts.settings, parts.serving, parts.health, parts.admission, parts.judge, parts.workers
-    )
-    procedures = (*inference.procedures, *HealthService(parts.health).procedures)
-    return RpcServer(parts.settings, procedures, reception=parts.reception)
+    return RpcServer(parts.settings, procedures_of(parts), reception=parts.reception)
 
 
 @asynccontextmanager

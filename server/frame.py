@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from oodguard.server.health import Health
 from oodguard.server.problems import problem_response, unroutable
-from oodguard.server.reception import Arrival, Reception
+from oodguard.server.reception import Reception, Visit
 from oodguard.server.routes import Route, RouteTable
 
 SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
@@ -29,7 +29,7 @@ STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 CLOSE = (b"connection", b"close")
 
 
-class Exchange(Arrival):
+class Exchange(Visit):
     """One request over HTTP, and what was answered."""
 
     def __init__(self, scope: Scope, send: Send, *, route: Route, health: Health) -> None:

@@ -57,9 +57,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.labels: dict[str, tuple[str, ...]] = dict(drift.LABELS)
-        self.requests = self._add(
-            Counter, "oodguard_requests", "HTTP requests, by route and status.", "route", "status"
-        )
+        self.requests = self._add(Counter, "oodguard_requests", "Requests, by route and status.", "route", "status")
         self._request_seconds = self._add(
             Histogram,
             "oodguard_request_seconds",

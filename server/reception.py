@@ -33,11 +33,14 @@ class Counted(Protocol):
     def inference(self) -> bool: ...  # noqa: D102
 
 
-class Arrival:
-    """One request, and how it ended: `status` is 499 while nothing was answered, `key` the name of the caller's key."""
+class Visit:
+    """One request, and how it ended: `status` is 499 while nothing was answered, `key` the name of the caller's key.
+
+    `arrived` is when the whole request was there: only then does the server's own time begin.
+    """
 
     def __init__(self, route: Counted, *, method: str, headers: Mapping[bytes, bytes]) -> None:
-        self.started = time.monotonic()
+        self.started = self.arrived = time.monotonic()
         self.route = route
         self.method = method
         self.headers = headers
@@ -65,53 +68,53 @@ class Reception:
         self._metrics.expect(route.label for route in routes if route.inference)
 
     @contextmanager
-    def traced(self, arrival: Arrival) -> Iterator[None]:
-        """Trace what happens inside, where traces are on; the span ends with the arrival's status."""
-        if self._tracing is None or not arrival.route.inference:
+    def traced(self, visit: Visit) -> Iterator[None]:
+        """Trace what happens inside, where traces are on; the span ends with the visit's status."""
+        if self._tracing is None or not visit.route.inference:
             yield
             return
         trace = self._tracing.begin(
-            method=arrival.method,
-            route=arrival.route.label,
-            request_id=arrival.request_id.decode(),
-            headers=arrival.headers,
+            method=visit.method,
+            route=visit.route.label,
+            request_id=visit.request_id.decode(),
+            headers=visit.headers,
         )
         token = CURRENT.set(trace)
         try:
             yield
         finally:
             CURRENT.reset(token)
-            trace.end(arrival.status)
+            trace.end(visit.status)
 
-    def require_key(self, arrival: Arrival) -> None:
+    def require_key(self, visit: Visit) -> None:
         """Raise `RequestError` unless the caller may call."""
-        if arrival.route.open or not self._keys.needed:
+        if visit.route.open or not self._keys.needed:
             return
-        arrival.key = self._keys.who(arrival.header(b"authorization"), arrival.header(b"x-api-key"))
-        if arrival.key is None:
+        visit.key = self._keys.who(visit.header(b"authorization"), visit.header(b"x-api-key"))
+        if visit.key is None:
             raise RequestError(Code.UNAUTHORIZED, "send a valid key as Authorization: Bearer KEY or X-API-Key")
 
-    def refused(self, arrival: Arrival, error: Exception) -> Problem:
+    def refused(self, visit: Visit, error: Exception) -> Problem:
         """The problem of a request that met an error, which is counted under its code, and logged if it is our own."""
         if not isinstance(error, OodguardError):
-            about = {"request_id": arrival.request_id.decode(), "route": arrival.route.label}
+            about = {"request_id": visit.request_id.decode(), "route": visit.route.label}
             log.error("unexpected error", exc_info=error, extra=about)
         found = problem_of(error)
         self._metrics.refuse(Code(found.code))
         return found
 
-    def ended(self, arrival: Arrival) -> None:
+    def ended(self, visit: Visit) -> None:
         """Count and log a request that has ended."""
-        seconds = time.monotonic() - arrival.started
-        route, status = arrival.route, arrival.status
+        now = time.monotonic()
+        route, status = visit.route, visit.status
         self._metrics.request(route.label, status)
         if route.inference and status == 200:
-            self._metrics.took(route.label, seconds)
+            self._metrics.took(route.label, now - visit.arrived)
         log_request(
-            request_id=arrival.request_id.decode(),
-            method=arrival.method,
+            request_id=visit.request_id.decode(),
+            method=visit.method,
             route=route.label,
             status=status,
-            seconds=seconds,
-            key=arrival.key,
+            seconds=now - visit.started,
+            key=visit.key,
         )

@@ -14,7 +14,7 @@ from oodguard.core.codes import Code
 from oodguard.core.problems import Problem
 from oodguard.server.errors import ClientGone, DeadlineMissed, Overloaded, RequestError
 from oodguard.server.problems import sentence
-from oodguard.server.reception import Arrival, Reception
+from oodguard.server.reception import Reception, Visit
 from oodguard.server.routes import OTHER
 from oodguard.server.rpc.receiving import RETRY_AFTER, Receiving
 
@@ -26,7 +26,7 @@ LONGEST_SENTENCE = 1000
 class RpcCall:
     """One gRPC call, as a procedure sees it. `closing` is set when the server ends."""
 
-    arrival: Arrival
+    visit: Visit
     context: Any
     receiving: Receiving
     closing: asyncio.Event
@@ -97,17 +97,17 @@ class RpcFrame:
         return grpc.stream_unary_rpc_method_handler(serve)
 
     async def _serve(self, procedure: Procedure | None, path: str, _: Any, context: Any) -> bytes | None:
-        arrival = Arrival(procedure or OTHER, method="POST", headers=_headers(context))
-        metadata = [("x-request-id", arrival.request_id.decode())]
+        visit = Visit(procedure or OTHER, method="POST", headers=_headers(context))
+        metadata = [("x-request-id", visit.request_id.decode())]
         context.set_trailing_metadata(tuple(metadata))
         self._calls += 1
         try:
-            with self._reception.traced(arrival):
-                found = await self._found(procedure, path, arrival, context, metadata)
-                arrival.status = found.status if isinstance(found, Problem) else 200
+            with self._reception.traced(visit):
+                found = await self._found(procedure, path, visit, context, metadata)
+                visit.status = found.status if isinstance(found, Problem) else 200
         finally:
             self._calls -= 1
-            self._reception.ended(arrival)
+            self._reception.ended(visit)
         if isinstance(found, Problem):
             status = grpc.StatusCode[Code(found.code).grpc_status]
             await context.abort(status, sentence(found)[:LONGEST_SENTENCE], trailing_metadata=tuple(metadata))
@@ -115,29 +115,29 @@ class RpcFrame:
         return found
 
     async def _found(
-        self, procedure: Procedure | None, path: str, arrival: Arrival, context: Any, metadata: list[tuple[str, str]]
+        self, procedure: Procedure | None, path: str, visit: Visit, context: Any, metadata: list[tuple[str, str]]
     ) -> bytes | Problem:
         """The answer of a call, or why there is none."""
         try:
-            self._reception.require_key(arrival)
+            self._reception.require_key(visit)
             if self._calls > self._most_calls:
                 raise Overloaded(f"more than {self._most_calls} calls are open", retry_after=RETRY_AFTER)
             if procedure is None:
                 known = ", ".join(name.rpartition("/")[2] for name in self._procedures)
                 raise RequestError(Code.METHOD_NOT_ALLOWED, f"{path[:200]} is not served here; there are {known}")
             lane = self._lanes.light if procedure.light else self._lanes.heavy
-            return await procedure.answer(RpcCall(arrival, context, lane, self.closing))
+            return await procedure.answer(RpcCall(visit, context, lane, self.closing))
         except asyncio.CancelledError:
             late = context.time_remaining() == 0
             gone = DeadlineMissed("the caller's deadline passed") if late else ClientGone("the client went away")
-            arrival.status = self._reception.refused(arrival, gone).status
+            visit.status = self._reception.refused(visit, gone).status
             raise
         except Exception as error:  # whatever happens, the caller gets a status
             if isinstance(error, Overloaded):
                 metadata.append(("retry-after", str(error.retry_after)))
                 # What gRPC's own retries wait for.
                 metadata.append(("grpc-retry-pushback-ms", str(1000 * error.retry_after)))
-            return self._reception.refused(arrival, error)
+            return self._reception.refused(visit, error)
 
 
 def _headers(context: Any) -> Mapping[bytes, bytes]:

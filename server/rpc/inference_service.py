@@ -95,16 +95,19 @@ class InferenceService:
         """Answer a tensor of encoded images (BYTES) or of pixels (UINT8)."""
         self.health.require_able()
         with self.admission.enter() as reservation, self.serving.model.lease() as model:
-            seconds = timeout_of(call.arrival.header(TIMEOUT_HEADER.encode()), self.settings)
+            seconds = timeout_of(call.visit.header(TIMEOUT_HEADER.encode()), self.settings)
             body = await call.read()
-            read, deadline = time.monotonic() - call.arrival.started, time.monotonic() + self._bounded(seconds, call)
+            call.visit.arrived = time.monotonic()
+            deadline = call.visit.arrived + self._bounded(seconds, call)
             reservation.grow(body_bytes=len(body))
             most = self.settings.max_files
             parse = partial(messages.parse, served=model.ref, manifest=model.manifest, most_images=most)
             message, images = await parsed(body, parse, self.workers)
             inference = Inference(message, images, tolerant=oip.check_outputs(message, model.manifest))
             reservation.hold(len(images), most=most)
-            found = await inference.judged(self.judge, model, deadline=deadline, read=read)
+            found = await inference.judged(
+                self.judge, model, deadline=deadline, read=call.visit.arrived - call.visit.started
+            )
         return found if isinstance(found, Problem) else messages.encode(message, model.ref, found)
 
     def _bounded(self, seconds: float, call: RpcCall) -> float:
@@ -112,7 +115,7 @@ class InferenceService:
         remaining = call.remaining
         if remaining is None:
             return seconds
-        if TIMEOUT_HEADER.encode() in call.arrival.headers:
+        if TIMEOUT_HEADER.encode() in call.visit.headers:
             return min(seconds, remaining)
         return min(remaining, self.settings.max_request_timeout)
 

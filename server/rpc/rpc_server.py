@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -15,14 +15,21 @@ import grpc.aio
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.server.reception import Reception
 from oodguard.server.rpc.frame import Lanes, Procedure, RpcFrame
+from oodguard.server.rpc.health_service import HealthService
+from oodguard.server.rpc.inference_service import InferenceService
 from oodguard.server.rpc.receiving import Receiving
 from oodguard.server.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from oodguard.server.app import Parts
 
 # Messages of a few bytes come with their headers, so hardly any is ever on its way.
 LIGHT_AT_ONCE, LIGHT_TIMEOUT, LIGHT_PATIENCE = 2, 1.0, 0.05
 # How long a message with images may keep others waiting.
 PATIENCE = 1.0
 PING_TIMEOUT_MS = 10_000
+# Callers keep one connection, so new servers behind one address would get no calls: they are asked to connect again.
+CONNECTION_AGE_MS = 300_000
 
 
 class RpcServer:
@@ -89,6 +96,14 @@ class RpcServer:
             await self._ending
 
 
+def procedures_of(parts: Parts) -> tuple[Procedure, ...]:
+    """Every method of the port."""
+    inference = InferenceService(
+        parts.settings, parts.serving, parts.health, parts.admission, parts.judge, parts.workers
+    )
+    return (*inference.procedures, *HealthService(parts.health).procedures)
+
+
 def options_of(settings: ServeSettings) -> tuple[tuple[str, int], ...]:
     """The server's limits, as gRPC calls them."""
     idle = 1000 * settings.keep_alive
@@ -101,6 +116,7 @@ def options_of(settings: ServeSettings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_concurrent_streams", settings.max_connections),
         ("grpc.server_handshake_timeout_ms", round(1000 * settings.header_timeout)),
         ("grpc.max_connection_idle_ms", idle),
+        ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
         # Finds callers that vanished without closing their connection.
         ("grpc.keepalive_time_ms", idle),
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),

@@ -41,6 +41,8 @@ SIDECAR = {"triton": {"mode": "sidecar", "repository": {"image": {"reference": "
         ({"terminationGracePeriodSeconds": 50, "settings": {"drain_timeout": 45}}, "drain_timeout = 55"),
         ({"settings": {"drain_delay": 1}}, "longer than drain_delay"),
         ({"ports": {"admin": 8000}}, "ports.http and ports.admin are the same"),
+        ({"grpc": {"enabled": True}, "ports": {"grpc": 8000}}, "ports.grpc is the same as ports.http or ports.admin"),
+        ({"grpc": {"enabled": True}, "service": {"grpcPort": 80}}, "service.grpcPort and service.port are the same"),
         ({"keys": {"mode": "existing"}}, "name the Secret in keys.existing.secret"),
         ({"keys": {"existing": {"secret": "mine"}}}, "keys.mode is generate"),
         ({"keys": {"mode": "none"}, "networkPolicy": {"enabled": False}}, "anyone in the cluster could call"),
@@ -67,6 +69,7 @@ SIDECAR = {"triton": {"mode": "sidecar", "repository": {"image": {"reference": "
         ({"gpu": {"enabled": True}, **SIDECAR}, "use triton.gpu"),
         ({**SIDECAR, "settings": {"threads": 2}}, "settings.threads is for a graph that the gateway runs itself"),
         ({**SIDECAR, "ports": {"http": 9001}}, "share the pod's ports"),
+        ({**SIDECAR, "ports": {"grpc": 9001}, "grpc": {"enabled": True}}, "share the pod's ports"),
         ({"triton": {"mode": "sidecar"}}, "triton.repository.image.reference"),
     ],
 )
@@ -84,6 +87,27 @@ def test_image_volumes_are_refused_where_the_cluster_is_too_old(render: Render) 
     volumes = render("image-volume").one("Deployment")["spec"]["template"]["spec"]["volumes"]
     assert {"name": "bundle", "image": {"reference": "registry.example.com/photos-bundle:7",
                                         "pullPolicy": "IfNotPresent"}} in volumes  # fmt: skip
+
+
+def test_the_grpc_port_is_closed_unless_it_is_asked_for(render: Render) -> None:
+    def ports(values: dict[str, Any]) -> tuple[Any, ...]:
+        rendered = render("cpu", values)
+        service = next(
+            d for d in rendered.documents if (d["kind"], d["metadata"]["name"]) == ("Service", "rel-oodguard")
+        )
+        rules = rendered.one("NetworkPolicy")["spec"]["ingress"]
+        return (
+            rendered.environment.get("OODGUARD_SERVE_GRPC_PORT"),
+            [port["containerPort"] for port in rendered.gateway["ports"] if port["name"] == "grpc"],
+            [(port["port"], port["appProtocol"]) for port in service["spec"]["ports"] if port["name"] == "grpc"],
+            [port["port"] for port in rules[0]["ports"]],
+        )
+
+    assert ports({}) == (None, [], [], ["http"])
+    opened = {"grpc": {"enabled": True}, "ports": {"grpc": 8082}, "service": {"grpcPort": 9999}}
+    assert ports(opened) == ("8082", [8082], [(9999, "kubernetes.io/h2c")], ["http", "grpc"])
+    secure = ports({**opened, "tls": {"secret": "cert"}})
+    assert secure[2] == [(9999, "https")]
 
 
 def test_the_grace_period_follows_the_settings(render: Render) -> None:

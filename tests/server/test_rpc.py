@@ -22,7 +22,12 @@ from tritonclient.utils import InferenceServerException
 from oodguard.core.manifest import load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.load_tests.gateway import Gateway
+from oodguard.server.app import Parts
+from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.keys import digest, new_key
+from oodguard.server.rpc.inference_service import ELSEWHERE
+from oodguard.server.rpc.rpc_server import procedures_of
+from oodguard.server.settings import ServeSettings
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 KEY = new_key()
@@ -249,6 +254,23 @@ def test_the_standard_health_service(channel: Any) -> None:
     watch = health.Watch(health_pb2.HealthCheckRequest(service="nope"), timeout=20)
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
     watch.cancel()
+
+
+def test_the_document_names_every_method(bundle: Path) -> None:
+    parts = Parts.of(ServeSettings(bundle=bundle), FakeEngine(bundle, load_manifest(bundle)))
+    text = (Path(__file__).parents[2] / "docs" / "API.md").read_text(encoding="utf-8")
+    section = text.split("## gRPC")[1].split("\n## ")[0]
+    try:
+        procedures = procedures_of(parts)
+    finally:
+        parts.workers.shutdown()
+    for procedure in procedures:
+        name = procedure.path.rpartition("/")[2]
+        assert name in section or name in ELSEWHERE, name
+    assert {procedure.path for procedure in procedures if procedure.open} == {
+        *(f"/inference.GRPCInferenceService/{name}" for name in ("ServerLive", "ServerReady")),
+        *(f"/grpc.health.v1.Health/{name}" for name in ("Check", "Watch")),
+    }
 
 
 def test_keys(server: Any, golden: list[bytes]) -> None:

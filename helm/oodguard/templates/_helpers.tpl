@@ -301,6 +301,9 @@ OODGUARD_SERVE_HOST: {{ .Values.listenAddress | quote }}
 OODGUARD_SERVE_PORT: {{ .Values.ports.http | quote }}
 OODGUARD_SERVE_ADMIN_HOST: {{ .Values.listenAddress | quote }}
 OODGUARD_SERVE_ADMIN_PORT: {{ .Values.ports.admin | quote }}
+{{- if .Values.grpc.enabled }}
+OODGUARD_SERVE_GRPC_PORT: {{ .Values.ports.grpc | quote }}
+{{- end }}
 {{- if eq .Values.keys.mode "none" }}
 OODGUARD_SERVE_AUTH: none
 {{- else }}

@@ -46,6 +46,12 @@
 {{- if eq (int $v.ports.http) (int $v.ports.admin) }}
 {{- $problems = append $problems "ports.http and ports.admin are the same; change one of them" }}
 {{- end }}
+{{- if and $v.grpc.enabled (has (int $v.ports.grpc) (list (int $v.ports.http) (int $v.ports.admin))) }}
+{{- $problems = append $problems "ports.grpc is the same as ports.http or ports.admin; change it" }}
+{{- end }}
+{{- if and $v.grpc.enabled (eq (int $v.service.grpcPort) (int $v.service.port)) }}
+{{- $problems = append $problems "service.grpcPort and service.port are the same; change one of them" }}
+{{- end }}
 {{- if and (eq $v.keys.mode "existing") (not $v.keys.existing.secret) }}
 {{- $problems = append $problems "keys.mode is existing; name the Secret in keys.existing.secret" }}
 {{- end }}
@@ -64,7 +70,10 @@
 
 {{- if ne $v.triton.mode "none" }}
 {{- $ports := list (int $v.ports.http) (int $v.ports.admin) (int $v.triton.ports.http) (int $v.triton.ports.grpc) (int $v.triton.ports.metrics) }}
-{{- if and (eq $v.triton.mode "sidecar") (lt (len (uniq $ports)) 5) }}
+{{- if $v.grpc.enabled }}
+{{- $ports = append $ports (int $v.ports.grpc) }}
+{{- end }}
+{{- if and (eq $v.triton.mode "sidecar") (lt (len (uniq $ports)) (len $ports)) }}
 {{- $problems = append $problems "triton.mode is sidecar, so the gateway and Triton share the pod's ports, but two of ports.* and triton.ports.* are the same; change one of them" }}
 {{- end }}
 {{- if $v.gpu.enabled }}
