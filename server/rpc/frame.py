@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -83,9 +84,15 @@ class RpcFrame:
         self._lanes = lanes
         self._most_calls = most_calls
         self._calls = 0
+        self._ended = time.monotonic()
         # To be set when the server ends: streams would go on for ever.
         self.closing = asyncio.Event()
         reception.expect(procedures)
+
+    @property
+    def quiet(self) -> float:
+        """Seconds since the last call ended; 0 while one is open."""
+        return 0.0 if self._calls else time.monotonic() - self._ended
 
     def service(self, details: Any) -> Any:
         """What gRPC is to run for a call; any path has something."""
@@ -107,6 +114,7 @@ class RpcFrame:
                 visit.status = found.status if isinstance(found, Problem) else 200
         finally:
             self._calls -= 1
+            self._ended = time.monotonic()
             self._reception.ended(visit)
         if isinstance(found, Problem):
             status = grpc.StatusCode[Code(found.code).grpc_status]

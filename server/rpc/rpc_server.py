@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from oodguard.server.rpc.frame import Lanes, Procedure, RpcFrame
 from oodguard.server.rpc.health_service import HealthService
 from oodguard.server.rpc.inference_service import InferenceService
 from oodguard.server.rpc.receiving import Receiving
+from oodguard.server.rpc.sockets import connections, stop_listening
 from oodguard.server.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -28,8 +30,15 @@ LIGHT_AT_ONCE, LIGHT_TIMEOUT, LIGHT_PATIENCE = 2, 1.0, 0.05
 # How long a message with images may keep others waiting.
 PATIENCE = 1.0
 PING_TIMEOUT_MS = 10_000
-# Callers keep one connection, so new servers behind one address would get no calls: they are asked to connect again.
-CONNECTION_AGE_MS = 300_000
+# Callers keep one connection, and are asked so often to connect again: elsewhere, once this server is to end, and to
+# servers that are new.
+CONNECTION_AGE = 5.0
+# gRPC varies that age by a tenth.
+LONGEST_AGE = 1.2 * CONNECTION_AGE
+# Callers that were quiet for so long are taken to have left.
+QUIET = 0.5
+# Seconds between two looks at whether they have.
+LOOK = 0.05
 
 
 class RpcServer:
@@ -48,6 +57,7 @@ class RpcServer:
         self._reception = reception
         self._server: Any = None
         self._frame: RpcFrame | None = None
+        self._port = 0
         self._ending: asyncio.Task[None] | None = None
 
     def open(self, taken: socket.socket) -> None:
@@ -71,8 +81,8 @@ class RpcServer:
             self._procedures, reception=self._reception, lanes=lanes, most_calls=settings.max_connections
         )
         self._server = grpc.aio.server(handlers=(self._frame,), options=options_of(settings))
-        host, port = taken.getsockname()[:2]
-        address = f"[{host}]:{port}" if taken.family == socket.AF_INET6 else f"{host}:{port}"
+        host, self._port = taken.getsockname()[:2]
+        address = f"[{host}]:{self._port}" if taken.family == socket.AF_INET6 else f"{host}:{self._port}"
         credentials = credentials_of(settings)
         taken.close()
         try:
@@ -88,12 +98,24 @@ class RpcServer:
         await self._server.start()
 
     async def stop(self) -> None:
-        """Take no more calls, and wait until the last is answered or `drain_timeout` is over; may be called twice."""
+        """Take no new connections, and end when the last call is answered; may be called twice.
+
+        That takes at most `drain_timeout`.
+        """
         if self._ending is None and self._frame is not None:
-            self._frame.closing.set()
-            self._ending = asyncio.ensure_future(self._server.stop(self._settings.drain_timeout))
+            self._ending = asyncio.ensure_future(self._end(self._frame))
         if self._ending is not None:
             await self._ending
+
+    async def _end(self, frame: RpcFrame) -> None:
+        began, most = time.monotonic(), self._settings.drain_timeout
+        frame.closing.set()
+        stop_listening(self._port)
+        # Where gRPC ends, it cancels calls that are on their way; so callers leave first, each when its connection is
+        # old enough (https://github.com/grpc/grpc/issues/41785).
+        while time.monotonic() - began < min(LONGEST_AGE, most) and connections(self._port) and frame.quiet < QUIET:
+            await asyncio.sleep(LOOK)
+        await self._server.stop(max(0.0, began + most - time.monotonic()))
 
 
 def procedures_of(parts: Parts) -> tuple[Procedure, ...]:
@@ -116,7 +138,7 @@ def options_of(settings: ServeSettings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_concurrent_streams", settings.max_connections),
         ("grpc.server_handshake_timeout_ms", round(1000 * settings.header_timeout)),
         ("grpc.max_connection_idle_ms", idle),
-        ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
+        ("grpc.max_connection_age_ms", round(1000 * CONNECTION_AGE)),
         # Finds callers that vanished without closing their connection.
         ("grpc.keepalive_time_ms", idle),
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),

@@ -360,13 +360,33 @@ def test_sigterm_turns_health_red_serves_on_drains_and_exits_0(server: Any, gold
 def test_calls_under_way_are_answered_after_the_port_has_closed(trial: Any, picture: Any) -> None:
     async def story(one: Bench) -> None:
         with one.held():
-            inside = asyncio.ensure_future(one.stub.ModelInfer(asking(picture())))
-            await one.until(lambda: one.parts.admission.images == 1)
+            inside = [asyncio.ensure_future(one.stub.ModelInfer(asking(picture()))) for _ in range(2)]
+            await one.until(lambda: one.parts.admission.images == 2)
             ending = asyncio.ensure_future(one.rpc.stop())
             await asyncio.sleep(0.1)
-            assert (await refusal(one.stub.ServerLive(pb.ServerLiveRequest())))[0] == grpc.StatusCode.UNAVAILABLE
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            async with grpc.aio.insecure_channel(one.address, options=options) as late:
+                stub = service_pb2_grpc.GRPCInferenceServiceStub(late)
+                assert (await refusal(stub.ServerLive(pb.ServerLiveRequest())))[0] == grpc.StatusCode.UNAVAILABLE
             assert not ending.done()
-        assert (await inside).model_name == "discs"
+            one.engine.fail_next = True
+        failed = await refusal(inside[0])
+        assert (failed[0], failed[1].partition(":")[0]) == (grpc.StatusCode.INTERNAL, "engine_failed")
+        assert (await inside[1]).model_name == "discs"
         await ending
 
-    trial(story)
+    trial(story, max_batch=1)
+
+
+def test_waiting_for_callers_to_leave_ends_with_the_drain_timeout(trial: Any, picture: Any) -> None:
+    async def story(one: Bench) -> None:
+        with one.held():
+            inside = asyncio.ensure_future(one.stub.ModelInfer(asking(picture())))
+            await one.until(lambda: one.parts.admission.images == 1)
+            started = time.monotonic()
+            await one.rpc.stop()
+            assert 0.2 < time.monotonic() - started < 3
+        assert (await refusal(inside))[0] in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+        assert one.parts.admission.images == 0
+
+    trial(story, drain_timeout=0.3)
