@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,9 +151,16 @@ def options_of(settings: ServeSettings) -> tuple[tuple[str, int], ...]:
 
 
 def credentials_of(settings: ServeSettings) -> Any:
-    """TLS as on the HTTP port, or None."""
+    """TLS as on the HTTP port, or None. Raises `EnvironmentProblem` for files that are none of TLS."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
+    try:
+        # gRPC would only say that it cannot listen.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_cert, settings.tls_key)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{settings.tls_cert} and {settings.tls_key} are no certificate and its key ({error.strerror})"
+        ) from None
     authorities = _read(settings.tls_ca) if settings.tls_ca else None
     pair = (_read(settings.tls_key), _read(settings.tls_cert))
     return grpc.ssl_server_credentials((pair,), authorities, require_client_auth=authorities is not None)

@@ -22,6 +22,7 @@ from tritonclient.utils import InferenceServerException
 from oodguard.core.manifest import load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.load_tests.gateway import Gateway
+from oodguard.load_tests.process import answers, wait_until
 from oodguard.server.app import Parts
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.keys import digest, new_key
@@ -312,6 +313,7 @@ def test_tls_and_client_certificates(server: Any, tmp_path: Path, golden: list[b
     with tc.InferenceServerClient(running.rpc) as client, pytest.raises(InferenceServerException):
         client.is_server_live(client_timeout=3)
     strict = server("--grpc-port", "0", *files, "--tls-ca", str(cert), ready=False)
+    wait_until(lambda: answers(f"{strict.private}/health/ready"))
     mine = {"private_key": str(key), "certificate_chain": str(cert)}
     with tc.InferenceServerClient(strict.rpc, ssl=True, root_certificates=str(cert), **mine) as client:
         assert client.is_server_live(client_timeout=20)
@@ -329,6 +331,17 @@ def test_a_port_that_is_taken_is_one_sentence(running: Gateway, bundle: Path) ->
     assert other.returncode != 0
     assert "Traceback" not in other.stderr
     assert port in other.stderr
+
+
+def test_a_certificate_that_is_none_is_one_sentence(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("nothing")
+    ports = ["--port", "0", "--admin-port", "0", "--grpc-port", "0"]
+    files = ["--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "cert.pem")]
+    program = [sys.executable, "-m", "oodguard.cli", "serve", str(bundle), *ports, *files]
+    other = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert other.returncode != 0
+    assert "Traceback" not in other.stderr
+    assert "are no certificate and its key" in " ".join(other.stderr.split())
 
 
 def test_nothing_of_grpc_is_imported_while_the_port_is_off(bundle: Path) -> None:
