@@ -44,6 +44,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._offered = False
+        self._rest_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse one connection too many, or expect its first request's head."""
@@ -57,6 +58,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing more."""
         self._head_arrived()
+        self._rest_arrived()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -121,7 +123,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End the request, unless it is to be read again."""
         if not self._offered:
+            self._rest_arrived()
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Give a body that was refused half-way as long to end as any other: its sender holds the connection."""
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
+            self._rest_timer = self.loop.call_later(self.settings.body_timeout, self.transport.close)
 
     def shutdown(self) -> None:
         """End the connection: after its answer, or, when it has nothing to answer, once nothing more arrives."""
@@ -138,6 +147,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _rest_arrived(self) -> None:
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
 
     def _too_slow(self) -> None:
         self._head_timer = None

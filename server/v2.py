@@ -121,23 +121,27 @@ class OpenInference:
 
     async def infer(self, request: Request) -> Response:
         """Answer a tensor of encoded images (BYTES) or of pixels (UINT8)."""
-        with self.entrance.admit(request) as call, self.serving.model.lease() as model:
-            _require_model(request, model)
-            manifest, length = model.manifest, request.headers.get(HEADER_LENGTH)
-            parse = partial(oip.parse, header_length=length, manifest=manifest)
-            message, images = await parsed(await read_body(call), parse, self.workers)
-            tolerant = oip.check_outputs(message, manifest)
-            call.hold(len(images))
-            work = self.judge.judge(
-                images,
-                model,
-                deadline=call.deadline,
-                accept=oip.accept_of(message),
-                top_k=1,
-                read=call.elapsed,
-                all_or_none=not tolerant,
-            )
-            found = await while_connected(request, work)
+        with self.entrance.admit(request) as call:
+            _require_model(request, self.serving.model)
+            body = await read_body(call)
+            with self.serving.model.lease() as model:
+                # Another model may have come while the body arrived.
+                _require_model(request, model)
+                manifest, length = model.manifest, request.headers.get(HEADER_LENGTH)
+                parse = partial(oip.parse, header_length=length, manifest=manifest)
+                message, images = await parsed(body, parse, self.workers)
+                tolerant = oip.check_outputs(message, manifest)
+                call.hold(len(images))
+                work = self.judge.judge(
+                    images,
+                    model,
+                    deadline=call.deadline,
+                    accept=oip.accept_of(message),
+                    top_k=1,
+                    read=call.elapsed,
+                    all_or_none=not tolerant,
+                )
+                found = await while_connected(request, work)
         errors = [(index, one) for index, one in enumerate(found.outcomes) if isinstance(one, ImageError)]
         if errors and (not tolerant or len(errors) == len(images)):
             index, error = errors[0]
