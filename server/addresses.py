@@ -95,6 +95,8 @@ class UnixListener(socket.socket):
         self.bind(str(path))
         self._inode = (path, path.stat().st_ino)
         path.chmod(SOCKET_MODE)
+        # At once: until then another server would take the file for one that was left behind.
+        self.listen()
 
     def close(self) -> None:
         """Remove the file, unless another server has put its own there, and close."""
