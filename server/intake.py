@@ -44,12 +44,12 @@ async def read_images(call: Call, workers: ThreadPoolExecutor) -> list[NamedImag
     images: list[NamedImage]
     if kind == "multipart/form-data":
         collector = FileCollector(content_type, call.settings)
-        await _stream(call, collector.feed)
+        await _stream(call, collector.feed, workers)
         images = [(part.error or bytes(part.data), part.name) for part in collector.finish()]
     elif kind == JSON_TYPE or kind.endswith("+json"):
-        images = await parsed(await read_body(call), _json, workers)
+        images = await parsed(await read_body(call, workers), _json, workers)
     elif is_image_type(kind):
-        body = await read_body(call)
+        body = await read_body(call, workers)
         images = [(body, None)] if body else []
     else:
         raise RequestError(
@@ -61,10 +61,10 @@ async def read_images(call: Call, workers: ThreadPoolExecutor) -> list[NamedImag
     return images
 
 
-async def read_body(call: Call) -> bytes:
+async def read_body(call: Call, workers: ThreadPoolExecutor) -> bytes:
     """The whole body. Raises as `read_images` does."""
     chunks: list[bytes] = []
-    await _stream(call, chunks.append)
+    await _stream(call, chunks.append, workers)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -75,14 +75,23 @@ async def parsed(body: bytes, parse: Callable[[bytes], T], workers: ThreadPoolEx
     return await asyncio.get_running_loop().run_in_executor(workers, parse, body)
 
 
-async def _stream(call: Call, take: Callable[[bytes], None]) -> None:
+async def _stream(call: Call, take: Callable[[bytes], None], workers: ThreadPoolExecutor) -> None:
     """Hand the body over, decompressed, as it arrives; stop reading once it is too large or too slow."""
     headers, limit = call.request.headers, call.settings.max_body_bytes
     coding = Coding.of(headers.get("content-encoding", ""))
     length = headers.get("content-length", "")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
-    received = came_out = 0
+    received = kept = 0
+
+    def keep(piece: bytes) -> None:
+        nonlocal kept
+        kept += len(piece)
+        if kept > limit:
+            raise _too_large(limit, " when it is decompressed")
+        call.reservation.grow(body_bytes=len(piece))
+        take(piece)
+
     more = True
     try:
         async with asyncio.timeout(call.settings.body_timeout):
@@ -95,15 +104,13 @@ async def _stream(call: Call, take: Callable[[bytes], None]) -> None:
                 received += len(chunk)
                 if received > limit:
                     raise _too_large(limit)
-                for piece in (chunk,) if coding is None else coding.pieces(chunk):
-                    came_out += len(piece)
-                    if came_out > limit:
-                        raise _too_large(limit, "" if coding is None else " when it is decompressed")
-                    call.reservation.grow(body_bytes=len(piece))
-                    take(piece)
-                    if coding is not None:
-                        # A little that arrived may become a lot: others get their turn.
-                        await asyncio.sleep(0)
+                if coding is None:
+                    keep(chunk)
+                    continue
+                # A little that arrived may become a lot, which must not hold up everybody else's answers.
+                pieces = coding.pieces(chunk)
+                while piece := await asyncio.get_running_loop().run_in_executor(workers, next, pieces, b""):
+                    keep(piece)
     except TimeoutError:
         of = f" of {int(length):,}" if length.isdigit() else ""
         raise RequestError(

@@ -123,7 +123,7 @@ class OpenInference:
         """Answer a tensor of encoded images (BYTES) or of pixels (UINT8)."""
         with self.entrance.admit(request) as call:
             _require_model(request, self.serving.model)
-            body = await read_body(call)
+            body = await read_body(call, self.workers)
             with self.serving.model.lease() as model:
                 # Another model may have come while the body arrived.
                 _require_model(request, model)

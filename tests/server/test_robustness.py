@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import threading
@@ -205,6 +206,34 @@ def test_a_refused_body_does_not_hold_its_connection(server: Any) -> None:
             return False
 
         assert 0.2 < wait_until(cut_off, 5.0) < 3.0
+
+
+def test_small_bodies_that_become_large_hold_up_nobody_else(server: Any) -> None:
+    running = server("--max-body-bytes", "60000000", "--max-image-bytes", "100000000")
+    bomb = gzip.compress(bytes(59_000_000))
+    assert len(bomb) < 60_000
+    headers = {"content-type": "image/png", "content-encoding": "gzip"}
+    stop = threading.Event()
+
+    def send() -> set[int]:
+        statuses = set()
+        with httpx.Client(timeout=60) as client:
+            while not stop.is_set():
+                statuses.add(client.post(f"{running.url}/predict", content=bomb, headers=headers).status_code)
+        return statuses
+
+    with ThreadPoolExecutor(3) as pool, httpx.Client(timeout=30) as probe:
+        senders = [pool.submit(send) for _ in range(3)]
+        waits = []
+        for _ in range(40):
+            began = time.monotonic()
+            assert probe.get(f"{running.private}/health/live").status_code == 200
+            waits.append(time.monotonic() - began)
+            time.sleep(0.02)
+        stop.set()
+        assert set().union(*(one.result(60) for one in senders)) <= {415, 429}
+    # One such body takes a tenth of a second or more to inflate: done on the event loop, every probe would wait for it.
+    assert sorted(waits)[len(waits) // 2] < 0.1
 
 
 def test_one_connection_too_many_is_refused_and_the_others_work(server: Any, picture: Any) -> None:
