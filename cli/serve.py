@@ -32,7 +32,11 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
 
     if settings is None:
         raise InputError("bundle is missing: name the folder written by export")
-    with listen(settings.host, settings.port) as public, listen(settings.admin_host, settings.admin_port) as private:
+    flags = ("--admin-host", "--admin-port")
+    with (
+        listen(settings.host, settings.port) as public,
+        listen(settings.admin_host, settings.admin_port, flags=flags) as private,
+    ):
         # Threads inherit the scheduling policy, so it is set before any thread starts.
         yield_to_inference()
         gateway = create_gateway(settings)

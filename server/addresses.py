@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import socket
 from pathlib import Path
@@ -27,11 +28,14 @@ def is_local(host: str) -> bool:
 
 def written(host: str, port: int, *, scheme: str) -> str:
     """The URL of a host and a port, which is ready to be pasted; a Unix socket is written as itself."""
-    if host.startswith(UNIX):
-        return host
+    return host if host.startswith(UNIX) else f"{scheme}://{pair(host, port)}"
+
+
+def pair(host: str, port: int) -> str:
+    """HOST:PORT, with brackets around an IPv6 address."""
     host = _bare(host)
     shown = "localhost" if host in ("127.0.0.1", *EVERYWHERE) else host
-    return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
+    return f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
 
 
 def port_of(listening: socket.socket) -> int:
@@ -40,14 +44,18 @@ def port_of(listening: socket.socket) -> int:
     return int(address[1]) if isinstance(address, tuple) else 0
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Take an address before the model is loaded: a taken one is one sentence (`EnvironmentProblem`)."""
+def listen(host: str, port: int, *, flags: tuple[str, str] = ("--host", "--port")) -> socket.socket:
+    """Take an address before the model is loaded: a taken one is one sentence (`EnvironmentProblem`) with the flag."""
     path = host.removeprefix(UNIX) if host.startswith(UNIX) else None
     try:
         return _listen_at(Path(path)) if path is not None else _listen_on(_bare(host), port)
     except OSError as error:
         where = host if path is not None else f"{host} port {port}"
-        raise EnvironmentProblem(f"cannot listen on {where}: {error.strerror or error}") from None
+        # A port that is taken, or that only root may have; anything else is about the address.
+        of_port = path is None and (isinstance(error, PermissionError) or error.errno == errno.EADDRINUSE)
+        raise EnvironmentProblem(
+            f"cannot listen on {where}: {error.strerror or error}; choose another with {flags[of_port]}"
+        ) from None
 
 
 def _bare(host: str) -> str:

@@ -59,8 +59,11 @@ def test_a_port_is_taken_with_and_without_brackets(host: str) -> None:
     with listen(host, 0) as listening:
         assert port_of(listening) > 0
         listening.listen()
-        with pytest.raises(EnvironmentProblem, match=rf"cannot listen on .* port {port_of(listening)}"):
+        taken = rf"cannot listen on .* port {port_of(listening)}: Address already in use; choose another with --port"
+        with pytest.raises(EnvironmentProblem, match=taken):
             listen(host, port_of(listening))
+    with pytest.raises(EnvironmentProblem, match="choose another with --admin-host"):
+        listen("192.0.2.1", 0, flags=("--admin-host", "--admin-port"))
 
 
 def test_a_socket_that_nobody_listens_on_is_replaced_and_one_in_use_is_not(tmp_path: Path) -> None:
@@ -71,7 +74,7 @@ def test_a_socket_that_nobody_listens_on_is_replaced_and_one_in_use_is_not(tmp_p
     with listen(f"unix:{path}", 0) as listening:
         assert port_of(listening) == 0
         assert stat.S_IMODE(path.stat().st_mode) == 0o666
-        with pytest.raises(EnvironmentProblem, match=r"cannot listen on unix:.*in use"):
+        with pytest.raises(EnvironmentProblem, match=r"cannot listen on unix:.*in use; choose another with --host"):
             listen(f"unix:{path}", 0)
         assert path.is_socket()
     assert not path.exists()
