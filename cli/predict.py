@@ -28,7 +28,9 @@ def predict(
     images: Annotated[list[Path], Parameter(help="Image files and folders of images.")],
     /,
     *,
-    url: Annotated[str, Parameter(help="Address of the server.")] = "http://localhost:8000",
+    url: Annotated[
+        str, Parameter(help="Address of the server; unix:/run/og.sock for a Unix socket.")
+    ] = "http://localhost:8000",
     key: Annotated[str | None, Parameter(help="API key; better given as OODGUARD_PREDICT_KEY.")] = None,
     accept: Annotated[float | None, Parameter(help="Target acceptance of ID images; default: the server's.")] = None,
     json_lines: Annotated[bool, Parameter(name="--json", help="Print one JSON object per line.", negative="")] = False,

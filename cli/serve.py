@@ -27,24 +27,29 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
     Example: oodguard serve bundles/photos --port 8000
     """
     from oodguard.server import logs
+    from oodguard.server.addresses import UNIX, listen, pair, port_of, written
     from oodguard.server.app import create_gateway
-    from oodguard.server.gateway import listen, run, yield_to_inference
+    from oodguard.server.gateway import run, yield_to_inference
 
     if settings is None:
         raise InputError("bundle is missing: name the folder written by export")
     with ExitStack() as taken:
         public = taken.enter_context(listen(settings.host, settings.port))
-        private = taken.enter_context(listen(settings.admin_host, settings.admin_port))
+        flags = ("--admin-host", "--admin-port")
+        private = taken.enter_context(listen(settings.admin_host, settings.admin_port, flags=flags))
         rpc = None
         if settings.grpc_port is not None:
-            rpc = taken.enter_context(listen(settings.host, settings.grpc_port))
+            flags = ("--host", "--grpc-port")
+            rpc = taken.enter_context(listen(settings.host, settings.grpc_port, flags=flags))
         # Threads inherit the scheduling policy, so it is set before any thread starts.
         yield_to_inference()
         gateway = create_gateway(settings)
         scheme = "https" if settings.tls_cert else "http"
-        shown = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0") else settings.host
-        url = f"{scheme}://{shown}:{public.getsockname()[1]}"
-        private_url = f"http://{settings.admin_host}:{private.getsockname()[1]}"
+        url = written(settings.host, port_of(public), scheme=scheme)
+        private_url = written(settings.admin_host, port_of(private), scheme="http")
+        about, asked = f"docs: {url}/docs", url
+        if settings.host.startswith(UNIX):
+            about, asked = "a Unix socket", f"--unix-socket {settings.host.removeprefix(UNIX)} {scheme}://localhost"
         model = gateway.parts.serving.model
         manifest = model.manifest
         images = settings.samples or ((settings.bundle / manifest.golden[0].path,) if settings.bundle else ("IMAGE",))
@@ -52,10 +57,10 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
         lines = [
             f"[bold]{manifest.name}[/] version {manifest.version}: {len(manifest.classes)} classes, "
             f"{len(manifest.scores)} scores, {model.runs_on}",
-            f"serving on {url} (docs: {url}/docs); metrics on {private_url}/metrics",
-            *([f"gRPC on {shown}:{rpc.getsockname()[1]} (Open Inference Protocol)"] if rpc else []),
+            f"serving on {url} ({about}); metrics on {private_url}/metrics",
+            *([f"gRPC on {pair(settings.host, port_of(rpc))} (Open Inference Protocol)"] if rpc else []),
             "try:",
-            *(f"  curl -F image=@{image}{key} {url}/predict" for image in images),
+            *(f"  curl -F image=@{image}{key} {asked}/predict" for image in images),
         ]
         Console(soft_wrap=True).print("\n".join(lines), highlight=False)
         logs.configure(level=settings.log_level, style=settings.log_format)

@@ -28,7 +28,8 @@ class AsyncClient(Calls):
     """
 
     def _open(self) -> None:
-        self._http = httpx.AsyncClient(timeout=self._timeout, headers=self._headers)
+        transport = httpx.AsyncHTTPTransport(uds=self._socket) if self._socket else None
+        self._http = httpx.AsyncClient(timeout=self._timeout, headers=self._headers, transport=transport)
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
 from oodguard.clients.images import FormPart, part_of
+from oodguard.clients.proxies import error_of
 from oodguard.core.answers import PredictResponse
 from oodguard.core.images import ImageLike, listed
 from oodguard.core.problems import Problem
@@ -25,6 +26,7 @@ TIMEOUT = 60.0
 # The server refuses timeouts below this.
 SHORTEST = 0.01
 BUSY = frozenset({429, 502, 503})
+UNIX = "unix:"
 LOST = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
 
 
@@ -94,12 +96,15 @@ def predict(
             again, retry_after = isinstance(reply, LOST), 0.0
         wait = retries.wait(attempt, retry_after, chance())
         if not again or attempt >= retries.attempts or clock() + wait >= deadline:
-            return _answer(url, reply)
+            return _answer(url, reply, sum(len(part[1]) for _, part in files))
         yield Wait(wait)
 
 
 class Calls:
-    """The common parts of the sync and the async client: address, key, timeout, retries, and the steps of a call."""
+    """The common parts of the sync and the async client: address, key, timeout, retries, and the steps of a call.
+
+    `url` is the address of a server, or unix:/run/og.sock for one that listens on a Unix socket.
+    """
 
     def __init__(
         self,
@@ -109,7 +114,11 @@ class Calls:
         timeout: float = TIMEOUT,
         retries: Retries | None = None,
     ) -> None:
+        socket = url.removeprefix(UNIX) if url.startswith(UNIX) else None
+        # What runs at a socket has no host; the name is for the Host header.
+        self._base = url.rstrip("/") if socket is None else "http://localhost"
         self._url = url.rstrip("/")
+        self._socket = socket
         self._timeout = timeout
         self._retries = retries or Retries()
         self._headers = {"x-api-key": key} if key else None
@@ -133,7 +142,7 @@ class Calls:
     def _post(self, step: Send) -> dict[str, Any]:
         """The arguments of httpx's `post` for one step."""
         return {
-            "url": f"{self._url}/predict",
+            "url": f"{self._base}/predict",
             "files": step.files,
             "params": step.params,
             "headers": step.headers,
@@ -141,7 +150,7 @@ class Calls:
         }
 
 
-def _answer(url: str, reply: Reply) -> PredictResponse:
+def _answer(url: str, reply: Reply, sent: int) -> PredictResponse:
     """The answer in a reply. Raises the client's error for any other reply."""
     if isinstance(reply, httpx.TimeoutException):
         raise _late(url)
@@ -152,7 +161,7 @@ def _answer(url: str, reply: Reply) -> PredictResponse:
             return PredictResponse.model_validate_json(reply.content)
         problem = Problem.model_validate_json(reply.content)
     except ValidationError:
-        raise ServerUnreachable(f"{url} is not an oodguard server ({reply.status_code}); check the address") from None
+        raise error_of(url, reply, sent=sent) from None
     raise ServerProblem(problem)
 
 

@@ -32,7 +32,8 @@ class Client(Calls):
     """
 
     def _open(self) -> None:
-        self._http = httpx.Client(timeout=self._timeout, headers=self._headers)
+        transport = httpx.HTTPTransport(uds=self._socket) if self._socket else None
+        self._http = httpx.Client(timeout=self._timeout, headers=self._headers, transport=transport)
 
     def __enter__(self) -> Client:
         return self

@@ -31,7 +31,7 @@ class Gateway(Process):
         super().__init__(
             "oodguard serve",
             [sys.executable, "-m", "oodguard.cli", "serve", *([str(bundle)] if bundle else []), *flags],
-            ready=lambda: self.is_listening() and answers(f"{self.url}/health/ready"),
+            ready=lambda: self.is_listening() and answers(f"{self._asked}/health/ready"),
             environment={
                 **{f"OODGUARD_SERVE_{name}": "0" for name in ("PORT", "ADMIN_PORT", "DRAIN_DELAY")},
                 # The addresses are printed at once, each on one line.
@@ -53,6 +53,11 @@ class Gateway(Process):
         """The address of the gRPC port, HOST:PORT; empty where it is off."""
         found = RPC_ADDRESS.search(self.output())
         return found[1] if found else ""
+
+    @property
+    def _asked(self) -> str:
+        # A Unix socket is no URL.
+        return self.private if self.url.startswith("unix:") else self.url
 
     @property
     def port(self) -> int:

@@ -118,6 +118,7 @@ def create_gateway(settings: ServeSettings, *, engine: Engine | None = None) -> 
         description=f"Guarded classifier {manifest.name}: a label and an out-of-distribution verdict for each image.",
         version=manifest.version,
         lifespan=lambda _: lifespan(parts, rpc),
+        published=True,
     )
     private = framed(private_routes(parts), parts, title="oodguard administration")
     return Gateway(parts, public, private, rpc)
@@ -169,9 +170,17 @@ async def lifespan(parts: Parts, rpc: RpcServer | None) -> AsyncIterator[None]:
     await parts.close()
 
 
-def framed(routes: Sequence[Route], parts: Parts, **options: Any) -> Frame:
-    """An application of these routes and no others, in its frame."""
-    app = FastAPI(openapi_url=None, **options)
+def framed(routes: Sequence[Route], parts: Parts, *, published: bool = False, **options: Any) -> Frame:
+    """An application of these routes and no others, in its frame; `published`: to proxies and other origins."""
+    root_path = parts.settings.root_path if published else ""
+    app = FastAPI(openapi_url=None, servers=[{"url": root_path}] if root_path else None, **options)
     for route in routes:
         route.add_to(app)
-    return Frame(app, routes, reception=parts.reception, health=parts.health)
+    return Frame(
+        app,
+        routes,
+        reception=parts.reception,
+        health=parts.health,
+        root_path=root_path,
+        cors_origins=parts.settings.origins if published else (),
+    )

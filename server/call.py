@@ -18,6 +18,8 @@ from oodguard.server.errors import ClientGone, RequestError
 from oodguard.server.health import Health
 from oodguard.server.settings import ServeSettings
 
+# Where a request's scope holds the time at which its body was complete.
+ARRIVED = "oodguard.arrived"
 TIMEOUT_HEADER = "x-request-timeout-ms"
 # Less than this is no time to answer in, but a way to make a healthy server look broken.
 SHORTEST_MS = 10
@@ -27,13 +29,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One admitted request; times are of `time.monotonic`."""
+    """One admitted request; times are of `time.monotonic`.
+
+    `seconds` is how long the server may take from the end of the body, so that a slow sender costs it nothing.
+    """
 
     request: Request
     settings: ServeSettings
     reservation: Reservation
     started: float
-    deadline: float
+    seconds: float
+
+    def arrived(self) -> None:
+        """Note that the whole body is here: the time to answer in begins."""
+        self.request.scope[ARRIVED] = time.monotonic()
+
+    @property
+    def deadline(self) -> float:
+        """When the answer is due; known once the body has arrived."""
+        arrived: float = self.request.scope[ARRIVED]
+        return arrived + self.seconds
 
     @property
     def elapsed(self) -> float:
@@ -61,14 +76,13 @@ class Entrance:
         a timeout header that is not a number of milliseconds.
         """
         self.health.require_able()
-        started = time.monotonic()
-        deadline = started + timeout_of(request.headers.get(TIMEOUT_HEADER), self.settings)
+        started, seconds = time.monotonic(), timeout_of(request.headers.get(TIMEOUT_HEADER), self.settings)
         with self.admission.enter() as reservation:
-            yield Call(request, self.settings, reservation, started, deadline)
+            yield Call(request, self.settings, reservation, started, seconds)
 
 
 def timeout_of(text: str | None, settings: ServeSettings) -> float:
-    """Seconds that a request may take: what its timeout header asks for, at most the server's limit.
+    """Seconds in which to answer: what a request's timeout header asks for, at most the server's limit.
 
     Raises `RequestError` for a header that is not a number of milliseconds.
     """

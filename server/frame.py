@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fastapi import FastAPI
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from oodguard.server.call import ARRIVED
 from oodguard.server.health import Health
 from oodguard.server.problems import problem_response, unroutable
 from oodguard.server.reception import Reception, Visit
-from oodguard.server.routes import Route, RouteTable
+from oodguard.server.routes import OTHER, Route, RouteTable
 
 SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
     (b"x-content-type-options", b"nosniff"),
@@ -27,6 +29,13 @@ SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
 NO_STORE = (b"cache-control", b"no-store")
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 CLOSE = (b"connection", b"close")
+# Where a request's scope holds its exchange.
+EXCHANGE = "oodguard.exchange"
+# Every route that answers GET answers HEAD alike; the server leaves the body out.
+READS = {"HEAD": "GET"}
+# What a page of another origin may send and read beside what browsers always let it.
+MAY_SEND = ("Authorization", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms", "Inference-Header-Content-Length")
+MAY_READ = ("X-Request-Id", "Retry-After", "Inference-Header-Content-Length")
 
 
 class Exchange(Visit):
@@ -58,6 +67,11 @@ class Exchange(Visit):
             yield CLOSE
 
 
+def cross_origin(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """`app`, which pages of these origins may call; browsers ask first, without a key, and are answered here."""
+    return CORSMiddleware(app, origins, allow_methods=("GET", "POST"), allow_headers=MAY_SEND, expose_headers=MAY_READ)
+
+
 class Frame:
     """ASGI around one application's router; plain ASGI, because it runs on every request."""
 
@@ -68,8 +82,14 @@ class Frame:
         *,
         reception: Reception,
         health: Health,
+        root_path: str = "",
+        cors_origins: Sequence[str] = (),
     ) -> None:
         self.app = app
+        # A redirect to the path without its slash would go to http:// behind a proxy with TLS, image, key and all.
+        app.router.redirect_slashes = False
+        self._root_path = root_path
+        self._handle: ASGIApp = cross_origin(self._answer, cors_origins) if cors_origins else self._answer
         self._routes = RouteTable(routes)
         self._reception = reception
         self._health = health
@@ -80,24 +100,44 @@ class Frame:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope["app"] = self.app
-        exchange = Exchange(scope, send, route=self._routes.of(scope["path"]), health=self._health)
+        path = self._without_root(scope["path"])
+        exchange = Exchange(scope, send, route=self._routes.of(path), health=self._health)
+        # A copy: the server's own scope says how the answer is sent, for HEAD without its body.
+        method = READS.get(exchange.method, exchange.method)
+        scope = {**scope, "app": self.app, "path": path, "method": method, EXCHANGE: exchange}
         try:
             with self._reception.traced(exchange):
-                try:
-                    self._reception.require_key(exchange)
-                    # Not through the application's own middleware: what it would do is done here, for less.
-                    await self.app.router(scope, receive, exchange.send)
-                except Exception as error:  # whatever happens, the caller gets a problem document
-                    response = self._refusal(exchange, scope["path"], error)
-                    if not exchange.begun:
-                        await response(scope, receive, exchange.send)
+                await self._handle(scope, receive, exchange.send)
         finally:
+            exchange.arrived = scope.get(ARRIVED, exchange.started)
             self._reception.ended(exchange)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the router answer who may ask."""
+        exchange: Exchange = scope[EXCHANGE]
+        try:
+            if scope["path"] == self._root_path != "":
+                # The page's own links are relative to the folder.
+                await RedirectResponse(f"{self._root_path}/")(scope, receive, send)
+                return
+            self._reception.require_key(exchange)
+            # Not through the application's own middleware: what it would do is done here, for less.
+            await self.app.router(scope, receive, send)
+        except Exception as error:  # whatever happens, the caller gets a problem document
+            response = self._refusal(exchange, scope["path"], error)
+            if not exchange.begun:
+                await response(scope, receive, send)
+
+    def _without_root(self, path: str) -> str:
+        """The path below the prefix under which a proxy publishes the server, whether or not the proxy strips it."""
+        root = self._root_path
+        return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
     def _refusal(self, exchange: Exchange, path: str, error: Exception) -> Response:
         """The answer to a request that met an error."""
         if isinstance(error, HTTPException):
-            return unroutable(error, method=exchange.method, path=path)
+            without_slash = path.rstrip("/")
+            meant = without_slash if self._routes.of(without_slash) is not OTHER else None
+            return unroutable(error, method=exchange.method, path=path, meant=meant)
         found = self._reception.refused(exchange, error)
         return problem_response(found, path=path, retry_after=getattr(error, "retry_after", None))

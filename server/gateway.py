@@ -15,7 +15,6 @@ from typing import cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from oodguard.core.errors import EnvironmentProblem
 from oodguard.server.app import Gateway
 from oodguard.server.logs import server as log
 from oodguard.server.protocol import protocol_for
@@ -142,17 +141,3 @@ def run(gateway: Gateway, public: socket.socket, private: socket.socket, rpc: so
             logging.shutdown()
             os._exit(1)
     return 0
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Take a port before the model is loaded: a taken one is one sentence (`EnvironmentProblem`)."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with contextlib.ExitStack() as undo:
-            listening = undo.enter_context(socket.socket(family))
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            undo.pop_all()
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
-    return listening

@@ -6,9 +6,7 @@ A body of `/predict` is multipart, a raw image, or JSON with base64 strings.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import re
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -17,15 +15,15 @@ from pydantic import ValidationError
 
 from oodguard.core.answers import PredictRequest
 from oodguard.core.codes import Code
-from oodguard.core.errors import ImageError
 from oodguard.core.frozen import first_fault
+from oodguard.server.base64_text import decoded
 from oodguard.server.call import Call
+from oodguard.server.coding import Coding
 from oodguard.server.errors import ClientGone, RequestError
 from oodguard.server.judging import ParsedImage
-from oodguard.server.multipart import FileCollector
+from oodguard.server.multipart import RAW_TYPES, FileCollector, is_image_type
 
-RAW_TYPES = ("application/octet-stream",)
-DATA_URI = re.compile(r"^data:[\w.+/-]*(;[\w.+=-]+)*;base64,", re.IGNORECASE)
+JSON_TYPE = "application/json"
 # A larger JSON body is parsed in a worker thread: it would hold up everybody else's answers.
 JSON_ON_LOOP = 256 * 1024
 
@@ -40,32 +38,33 @@ async def read_images(call: Call, workers: ThreadPoolExecutor) -> list[NamedImag
     Raises `RequestError` for a body that cannot be used at all, `Overloaded` when there is no room for it and
     `ClientGone` when it never ends; a single bad base64 string is that image's error.
     """
-    content_type = call.request.headers.get("content-type", "")
+    # What names no type is taken for bytes (RFC 9110, 8.3): the image's first bytes say what it is.
+    content_type = call.request.headers.get("content-type") or RAW_TYPES[0]
     kind = content_type.split(";")[0].strip().lower()
     images: list[NamedImage]
     if kind == "multipart/form-data":
         collector = FileCollector(content_type, call.settings)
-        await _stream(call, collector.feed)
+        await _stream(call, collector.feed, workers)
         images = [(part.error or bytes(part.data), part.name) for part in collector.finish()]
-    elif kind == "application/json":
-        images = await parsed(await read_body(call), _json, workers)
-    elif kind.startswith("image/") or kind in RAW_TYPES:
-        body = await read_body(call)
+    elif kind == JSON_TYPE or kind.endswith("+json"):
+        images = await parsed(await read_body(call, workers), _json, workers)
+    elif is_image_type(kind):
+        body = await read_body(call, workers)
         images = [(body, None)] if body else []
     else:
         raise RequestError(
             Code.UNSUPPORTED_BODY,
-            f"content type {kind[:80] or 'missing'!r} is not supported; send multipart/form-data, image/*, "
+            f"content type {kind[:80]!r} is not supported; send multipart/form-data, image/*, "
             "application/octet-stream or application/json",
         )
     call.hold(len(images))
     return images
 
 
-async def read_body(call: Call) -> bytes:
+async def read_body(call: Call, workers: ThreadPoolExecutor) -> bytes:
     """The whole body. Raises as `read_images` does."""
     chunks: list[bytes] = []
-    await _stream(call, chunks.append)
+    await _stream(call, chunks.append, workers)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -76,19 +75,23 @@ async def parsed(body: bytes, parse: Callable[[bytes], T], workers: ThreadPoolEx
     return await asyncio.get_running_loop().run_in_executor(workers, parse, body)
 
 
-async def _stream(call: Call, take: Callable[[bytes], None]) -> None:
-    """Hand the body over as it arrives; stop reading once it is too large or too slow."""
+async def _stream(call: Call, take: Callable[[bytes], None], workers: ThreadPoolExecutor) -> None:
+    """Hand the body over, decompressed, as it arrives; stop reading once it is too large or too slow."""
     headers, limit = call.request.headers, call.settings.max_body_bytes
-    encoding = headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
-        raise RequestError(
-            Code.UNSUPPORTED_BODY,
-            f"content encoding {encoding[:80]!r} is not supported; send the body uncompressed",
-        )
+    coding = Coding.of(headers.get("content-encoding", ""))
     length = headers.get("content-length", "")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
-    seen = 0
+    received = kept = 0
+
+    def keep(piece: bytes) -> None:
+        nonlocal kept
+        kept += len(piece)
+        if kept > limit:
+            raise _too_large(limit, " when it is decompressed")
+        call.reservation.grow(body_bytes=len(piece))
+        take(piece)
+
     more = True
     try:
         async with asyncio.timeout(call.settings.body_timeout):
@@ -98,31 +101,38 @@ async def _stream(call: Call, take: Callable[[bytes], None]) -> None:
                     raise ClientGone("the client went away before the body was complete")
                 chunk = message.get("body", b"")
                 more = message.get("more_body", False)
-                seen += len(chunk)
-                if seen > limit:
+                received += len(chunk)
+                if received > limit:
                     raise _too_large(limit)
-                call.reservation.grow(body_bytes=len(chunk))
-                take(chunk)
+                if coding is None:
+                    keep(chunk)
+                    continue
+                # A little that arrived may become a lot, which must not hold up everybody else's answers.
+                pieces = coding.pieces(chunk)
+                while piece := await asyncio.get_running_loop().run_in_executor(workers, next, pieces, b""):
+                    keep(piece)
     except TimeoutError:
+        of = f" of {int(length):,}" if length.isdigit() else ""
         raise RequestError(
-            Code.TOO_SLOW, f"the request body did not arrive within {call.settings.body_timeout:g} s"
+            Code.TOO_SLOW,
+            f"{received:,}{of} bytes of the body arrived within {call.settings.body_timeout:g} s; send a smaller "
+            "image, or raise body_timeout",
         ) from None
+    if coding is not None:
+        coding.finish()
+    call.arrived()
 
 
-def _too_large(limit: int) -> RequestError:
-    return RequestError(Code.BODY_TOO_LARGE, f"the request body is larger than {limit:,} bytes")
+def _too_large(limit: int, when: str = "") -> RequestError:
+    return RequestError(
+        Code.BODY_TOO_LARGE, f"the request body is larger than {limit:,} bytes{when}; send fewer images"
+    )
 
 
 def _json(body: bytes) -> list[NamedImage]:
     try:
-        images = PredictRequest.model_validate_json(body).images
+        # RFC 8259 lets a reader ignore a byte order mark; PowerShell and .NET write one.
+        images = PredictRequest.model_validate_json(body.removeprefix(BOM_UTF8)).images
     except ValidationError as error:
         raise RequestError(Code.BAD_BODY, f"the JSON body does not fit: {first_fault(error, whole='body')}") from None
-    return [(_decoded(text), None) for text in images]
-
-
-def _decoded(text: str) -> ParsedImage:
-    try:
-        return base64.b64decode(DATA_URI.sub("", text.strip(), count=1), validate=True)
-    except (binascii.Error, ValueError):
-        return ImageError(Code.BAD_BASE64, "not a base64 string or a base64 data: URI")
+    return [(decoded(text), None) for text in images]

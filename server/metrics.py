@@ -61,7 +61,7 @@ class Metrics:
         self._request_seconds = self._add(
             Histogram,
             "oodguard_request_seconds",
-            "Seconds that answered inference requests took, by route.",
+            "Seconds from the end of an inference request's body to its answer, by route.",
             "route",
             buckets=REQUEST_SECONDS,
         )

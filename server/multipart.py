@@ -2,32 +2,64 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import unquote
+
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
+from oodguard.server.base64_text import decoded
 from oodguard.server.errors import RequestError
 from oodguard.server.settings import ServeSettings
 
 MAX_PART_HEADERS = 16
 MAX_PART_HEADER_BYTES = 8 * 1024
+# Text that RFC 2046 lets a sender write before the first boundary.
+MAX_PREAMBLE_BYTES = 8 * 1024
+MAX_FIELDS = 1000
+# Types of bytes of any kind; what an image is, its own first bytes say.
+RAW_TYPES = ("application/octet-stream", "binary/octet-stream")
+# The field that the documents name.
+IMAGE_FIELD = "image"
+EXTENDED_NAME = re.compile(r";\s*filename\*\s*=\s*[\w-]+'[^']*'([^;\s]+)", re.IGNORECASE)
+
+
+def is_image_type(kind: str) -> bool:
+    """Whether a content type says that what it describes is to be read as an image."""
+    return kind.startswith("image/") or kind in RAW_TYPES
 
 
 class FilePart:
-    """One part that was sent as a file."""
+    """One part that was sent as a file; `unnamed`: with a file name that is empty, as of a field left empty."""
 
-    def __init__(self, name: str | None) -> None:
+    def __init__(self, name: str | None, *, encoding: str, unnamed: bool) -> None:
         self.name = name
         self.data = bytearray()
         self.error: ImageError | None = None
+        self.encoding = encoding
+        self.unnamed = unnamed
+
+    def end(self) -> None:
+        """Undo the part's transfer encoding, once it is complete."""
+        if self.encoding == "base64" and self.error is None:
+            found = decoded(self.data.decode("latin-1"))
+            if isinstance(found, ImageError):
+                self.data, self.error = bytearray(), found
+            else:
+                self.data = bytearray(found)
 
 
 class FileCollector:
     """Feed it chunks of a multipart body; `files` are its file parts, in order. Other fields are skipped.
 
-    Raises `RequestError` for a body that is not multipart or holds more than `max_files` files. A file that is too
-    large is that file's error: its bytes are dropped, the others are kept.
+    A part is a file where it has a file name, or where its type says image or bytes. A file field that was left empty
+    in a browser's form is none.
+
+    Raises `RequestError` for a body that is not multipart or holds more than `max_files` files, and for an image's
+    field that holds text: skipped, it would move the answers of the images after it. A file that is too large is that
+    file's error: its bytes are dropped, the others are kept.
     """
 
     def __init__(self, content_type: str, settings: ServeSettings) -> None:
@@ -36,6 +68,10 @@ class FileCollector:
         if not boundary or len(boundary) > 256:
             raise RequestError(Code.BAD_BODY, "the multipart body cannot be read (no usable boundary)")
         self.files: list[FilePart] = []
+        self._first = b"--" + boundary
+        self._preamble: bytes | None = b""
+        self._file_fields = {IMAGE_FIELD}
+        self._text_fields: set[str] = set()
         self._max_files = settings.max_files
         self._max_bytes = settings.max_image_bytes
         self._part: FilePart | None = None
@@ -53,12 +89,15 @@ class FileCollector:
                 "on_header_end": self._header_end,
                 "on_headers_finished": self._headers_done,
                 "on_part_data": self._data,
+                "on_part_end": self._part_end,
                 "on_end": self._end,
             },
         )
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body."""
+        if self._preamble is not None:
+            chunk = self._behind_preamble(chunk)
         try:
             self._parser.write(chunk)
         except FormParserError as error:
@@ -67,8 +106,28 @@ class FileCollector:
     def finish(self) -> list[FilePart]:
         """The files, once the body is complete."""
         if not self._ended:
-            raise RequestError(Code.BAD_BODY, "the multipart body ends before its closing boundary")
+            raise RequestError(Code.BAD_BODY, "the multipart body ends before its closing boundary; send all of it")
+        mistaken = min(self._text_fields & self._file_fields, default=None)
+        if mistaken is not None:
+            raise RequestError(
+                Code.BAD_BODY,
+                f"the field {mistaken[:80]!r} holds text in place of a file; give it a file name or an image type",
+            )
         return self.files
+
+    def _behind_preamble(self, chunk: bytes) -> bytes:
+        """What to parse of the body so far: nothing before the first boundary, which begins a line."""
+        seen = (self._preamble or b"") + chunk
+        place = 0 if seen.startswith(self._first) else seen.find(b"\n" + self._first) + 1
+        if place or seen.startswith(self._first):
+            self._preamble = None
+            return seen[place:]
+        if len(seen) > MAX_PREAMBLE_BYTES:
+            raise RequestError(
+                Code.BAD_BODY, "the multipart body does not begin with its boundary; send the one of the content type"
+            )
+        self._preamble = seen
+        return b""
 
     def _begin(self) -> None:
         self._part = None
@@ -93,13 +152,24 @@ class FileCollector:
         self._name, self._value = bytearray(), bytearray()
 
     def _headers_done(self) -> None:
-        _, options = parse_options_header(bytes(self._headers.get("content-disposition", b"")))
-        if b"filename" not in options:
+        disposition = bytes(self._headers.get("content-disposition", b""))
+        _, options = parse_options_header(disposition)
+        kind, _ = parse_options_header(bytes(self._headers.get("content-type", b"")))
+        field = options.get(b"name", b"").decode("utf-8", "replace")
+        extended = EXTENDED_NAME.search(disposition.decode("latin-1"))
+        if b"filename" not in options and not extended and not is_image_type(kind.decode("latin-1")):
+            self._text_fields.add(field)
+            if len(self._text_fields) > MAX_FIELDS:
+                raise RequestError(Code.BAD_BODY, f"the request has more than {MAX_FIELDS:,} fields; send only images")
             return
         if len(self.files) >= self._max_files:
             raise RequestError(Code.TOO_MANY_FILES, f"the request holds more than {self._max_files} images")
-        name = options[b"filename"].decode("utf-8", "replace")
-        self._part = FilePart(name or None)
+        name = options.get(b"filename", b"").decode("utf-8", "replace")
+        if not name and extended:
+            name = unquote(extended[1], errors="replace")
+        encoding = bytes(self._headers.get("content-transfer-encoding", b"")).decode("latin-1").strip().lower()
+        self._file_fields.add(field)
+        self._part = FilePart(name or None, encoding=encoding, unnamed=b"filename" in options and not name)
         self.files.append(self._part)
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -111,6 +181,14 @@ class FileCollector:
             part.error = ImageError(Code.TOO_MANY_BYTES, f"the image has more than {self._max_bytes:,} bytes")
             return
         part.data += data[start:end]
+
+    def _part_end(self) -> None:
+        part = self._part
+        if part is None:
+            return
+        part.end()
+        if part.unnamed and not part.data and part.error is None:
+            self.files.pop()
 
     def _end(self) -> None:
         self._ended = True

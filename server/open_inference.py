@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import math
 import struct
-from collections.abc import Sequence
-from typing import Any
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pydantic_core
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
 from oodguard.core.answers import ModelRef
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.core.frozen import Frozen, first_fault
 from oodguard.core.manifest import Manifest
+from oodguard.server.base64_text import decoded
 from oodguard.server.errors import RequestError
 from oodguard.server.judging import ParsedImage
 
@@ -29,30 +29,38 @@ PIXELS = "pixels"
 SERVER = {"name": "oodguard", "version": "2"}
 Array = npt.NDArray[Any]
 Content = bytes | list[bytes] | Array | None
+# The parameters of a request, a tensor or an output; clients that write every member write null for none.
+Parameters = Annotated[dict[str, Any], BeforeValidator(lambda given: {} if given is None else given)]
 
 
-class Tensor(Frozen):
+class Liberal(Frozen):
+    """Base of what callers send: members of other servers' dialects are ignored, and null is as good as absent."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Tensor(Liberal):
     """One input tensor."""
 
     name: str
     shape: tuple[int, ...] = Field(max_length=8)
     datatype: str
-    parameters: dict[str, Any] = Field({})
+    parameters: Parameters = Field({})
     data: list[Any] | None = None
 
 
-class Requested(Frozen):
+class Requested(Liberal):
     """One output the caller asks for."""
 
     name: str
-    parameters: dict[str, Any] = Field({})
+    parameters: Parameters = Field({})
 
 
-class InferRequest(Frozen):
+class InferRequest(Liberal):
     """The JSON part of an inference request."""
 
     id: str | None = None
-    parameters: dict[str, Any] = Field({})
+    parameters: Parameters = Field({})
     inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=8)
     outputs: tuple[Requested, ...] | None = None
 
@@ -69,7 +77,7 @@ def parse(body: bytes, *, header_length: str | None, manifest: Manifest) -> tupl
             raise RequestError(Code.BAD_BODY, "Inference-Header-Content-Length does not fit the body")
         text, binary = body[: int(header_length)], body[int(header_length) :]
     try:
-        message = InferRequest.model_validate(pydantic_core.from_json(text))
+        message = InferRequest.model_validate(pydantic_core.from_json(text.removeprefix(BOM_UTF8)))
     except ValidationError as error:
         raise RequestError(Code.BAD_BODY, first_fault(error, whole="body")) from None
     except ValueError as error:
@@ -115,7 +123,7 @@ def _encoded(tensor: Tensor, content: Content) -> list[ParsedImage]:
     count = _count(tensor)
     found: list[ParsedImage]
     if content is None:
-        found = [_base64(text) for text in tensor.data or []]
+        found = [_base64(text) for text in _flat(tensor.data or [])]
     elif isinstance(content, bytes):
         found = []
         place = 0
@@ -134,15 +142,19 @@ def _encoded(tensor: Tensor, content: Content) -> list[ParsedImage]:
     return found
 
 
+def _flat(data: list[Any]) -> Iterator[Any]:
+    """The elements in order: the protocol lets a tensor's data be nested as its shape is."""
+    for item in data:
+        if isinstance(item, list):
+            yield from _flat(item)
+        else:
+            yield item
+
+
 def _base64(text: Any) -> bytes | ImageError:
-    try:
-        return base64.b64decode(text, validate=True) if isinstance(text, str) else _not_base64()
-    except (binascii.Error, ValueError):
-        return _not_base64()
-
-
-def _not_base64() -> ImageError:
-    return ImageError(Code.BAD_BASE64, "JSON data of a BYTES image is base64")
+    if not isinstance(text, str):
+        return ImageError(Code.BAD_BASE64, "JSON data of a BYTES image is base64 text")
+    return decoded(text)
 
 
 def _pixels(tensor: Tensor, content: Content, manifest: Manifest) -> list[ParsedImage]:
@@ -171,7 +183,7 @@ def _pixels(tensor: Tensor, content: Content, manifest: Manifest) -> list[Parsed
 
 def encode(message: InferRequest, manifest: Manifest, arrays: dict[str, Array]) -> tuple[bytes, int | None]:
     """A response body, and the length of its JSON part where tensors follow in binary."""
-    binary_all = message.parameters.get("binary_data_output") is True
+    binary_all = _flag(message.parameters, "binary_data_output")
     tensors, parts = [], []
     for output in asked(message, arrays):
         values = arrays[output.name]
@@ -180,7 +192,7 @@ def encode(message: InferRequest, manifest: Manifest, arrays: dict[str, Array]) 
             "datatype": datatype(values),
             "shape": list(values.shape),
         }
-        if output.parameters.get("binary_data", binary_all):
+        if _flag(output.parameters, "binary_data", default=binary_all):
             part = to_bytes(values)
             entry["parameters"] = {"binary_data_size": len(part)}
             parts.append(part)
@@ -242,7 +254,13 @@ def metadata(manifest: Manifest) -> dict[str, Any]:
 
 
 def check_outputs(message: InferRequest, manifest: Manifest) -> bool:
-    """Whether the caller asks for `error`. Raises `RequestError` for an output that does not exist or repeats."""
+    """Whether the caller asks for `error`.
+
+    Raises `RequestError` for an output that does not exist or repeats, and for a flag that is not a boolean.
+    """
+    _flag(message.parameters, "binary_data_output")
+    for output in message.outputs or ():
+        _flag(output.parameters, "binary_data")
     names = [output.name for output in message.outputs or ()]
     known = [output["name"] for output in metadata(manifest)["outputs"]]
     for name in names:
@@ -253,6 +271,15 @@ def check_outputs(message: InferRequest, manifest: Manifest) -> bool:
     if any("classification" in output.parameters for output in message.outputs or ()):
         raise RequestError(Code.BAD_BODY, "the classification extension is not supported; ask for label")
     return "error" in names
+
+
+def _flag(parameters: dict[str, Any], name: str, *, default: bool = False) -> bool:
+    given = parameters.get(name)
+    if given is None:
+        return default
+    if not isinstance(given, bool):
+        raise RequestError(Code.BAD_PARAMETER, f"the parameter {name} is true or false")
+    return given
 
 
 def require_model(served: ModelRef, name: str, version: str | None) -> None:

@@ -67,7 +67,7 @@ def static_routes(name: str) -> Iterator[Route]:
         else:
             route, family = f"/static/{path.name}", "/static/*"
         endpoint = Asset.load(path).serve
-        yield Route(path=route, endpoint=endpoint, methods=("GET", "HEAD"), open=True, family=family, docs=None)
+        yield Route(path=route, endpoint=endpoint, open=True, family=family, docs=None)
 
 
 class PageRoutes:

@@ -7,6 +7,7 @@ import json
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -18,6 +19,8 @@ from oodguard.server.settings import ServeSettings
 
 # What a client had sent before it could know that the port closes arrives within this.
 LAST_WORDS = 0.25
+# Header fields and tokens of `Connection` with which a client offers another protocol.
+OFFER = (b"upgrade", b"http2-settings")
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -40,6 +43,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_head = True
+        self._offered = False
+        self._rest_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse one connection too many, or expect its first request's head."""
@@ -53,6 +58,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing more."""
         self._head_arrived()
+        self._rest_arrived()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -62,10 +68,40 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._in_head:
             # Counted before parsing: a head that never ends would otherwise be kept whole.
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         limit = self.settings.max_header_bytes
         if self._in_head and self._head_bytes > limit and not self.transport.is_closing():
             self._refuse(Code.HEADER_TOO_LARGE, f"the request head is larger than {limit:,} bytes")
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("the request is not valid HTTP/1.1; send it as the standard says")
+
+    def _decline(self, rest: bytes) -> None:
+        """Read a request whose client offered another protocol (`curl --http2`) again, without the offer.
+
+        A server that does not take an offer answers as if there were none (RFC 9110, 7.8), but the parser would
+        give everything behind the head to the protocol that was offered: the body would be lost.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self.send_400_response("CONNECT is for proxies; send the request to the server itself")
+            return
+        self._offered = False
+        head = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b", ".join(token for token in value.split(b",") if token.strip().lower() not in OFFER)
+            if name not in OFFER:
+                head.append(name + b": " + value)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parse(b"\r\n".join([*head, b"", rest]))
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -76,10 +112,25 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """End the head."""
+        self._offered = self.parser.should_upgrade()
+        if self._offered:
+            return
         self._in_head = False
         self._head_bytes = 0
         self._head_arrived()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End the request, unless it is to be read again."""
+        if not self._offered:
+            self._rest_arrived()
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Give a body that was refused half-way as long to end as any other: its sender holds the connection."""
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
+            self._rest_timer = self.loop.call_later(self.settings.body_timeout, self.transport.close)
 
     def shutdown(self) -> None:
         """End the connection: after its answer, or, when it has nothing to answer, once nothing more arrives."""
@@ -96,6 +147,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _rest_arrived(self) -> None:
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
 
     def _too_slow(self) -> None:
         self._head_timer = None

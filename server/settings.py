@@ -15,6 +15,8 @@ from oodguard.server.engines.registry import DEFAULT, ENGINES, Device, EngineNam
 from oodguard.server.settings_rules import ENV_PREFIX, broken_rule
 
 ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
+# As browsers write it: nothing behind the port, and lower case, since they compare text.
+ORIGIN = re.compile(r"^https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?$")
 PATTERNS = {
     "sample_store": (r"^(s3|gs|az)://[^\s/?#@]+(/[^\s?#]*)?$", "s3://bucket/prefix"),
     "traces_endpoint": (r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", "http://localhost:4318"),
@@ -136,7 +138,11 @@ class ServeSettings(BaseSettings):
     triton_key: Path | None = Field(None, description="PEM private key of that certificate.")
 
     # Where it listens.
-    host: str = Field("127.0.0.1", description="Address on which to listen; 0.0.0.0 for all.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address on which to listen; 0.0.0.0 for all. unix:/run/og.sock listens on a Unix socket, and then "
+        "port counts for nothing.",
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port on which to listen; 0 picks a free one.")
     admin_host: str = Field(
         "127.0.0.1", description="Address of the private port, which serves /metrics, /admin and /health."
@@ -155,12 +161,24 @@ class ServeSettings(BaseSettings):
         None, description="PEM file of authorities; clients must then show a certificate that one of them signed."
     )
 
+    root_path: str = Field(
+        "",
+        pattern=r"^((/[A-Za-z0-9._~-]+)+)?$",
+        description="Path under which a proxy publishes the server, as in /guard, whether or not the proxy strips it.",
+    )
+
     # Who may call.
     auth: Literal["keys", "none"] | None = Field(
         None, description="keys: callers need an API key; none: anyone may call; default on a loopback host: none."
     )
     key_file: Path | None = Field(None, description="File with one name:sha256 per line (see `oodguard key`).")
     key_hashes: str | None = Field(None, description="Keys as name:sha256, separated by commas, instead of a file.")
+
+    cors_origins: str | None = Field(
+        None,
+        description="Origins whose pages may call the server, as in https://shop.example, separated by commas; "
+        "default: only its own page.",
+    )
 
     # How much it takes on.
     max_queue: int = Field(
@@ -169,15 +187,25 @@ class ServeSettings(BaseSettings):
     max_queue_bytes: int = Field(
         256 * 1024 * 1024, ge=1, description="Maximum bytes of request bodies held at once; beyond it requests get 429."
     )
-    request_timeout: float = Field(10.0, gt=0, le=3600, description="Seconds a request may take; then it gets 504.")
+    request_timeout: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Seconds from the end of a request's body to its answer; then the request gets 504. Waiting, "
+        "decoding and inference count; the upload has body_timeout.",
+    )
     max_request_timeout: float = Field(
         60.0,
         gt=0,
         le=3600,
-        description="Longest timeout, in seconds, that a caller may ask for with X-Request-Timeout-Ms.",
+        description="Longest request_timeout, in seconds, that a caller may ask for with X-Request-Timeout-Ms.",
     )
     max_connections: int = Field(1024, ge=1, le=1_000_000, description="Maximum open connections; one more gets 429.")
-    max_body_bytes: int = Field(64 * 1024 * 1024, ge=1, description="Maximum size of a request body, in bytes.")
+    max_body_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=1,
+        description="Maximum size of a request body, in bytes; of a compressed one when it is decompressed.",
+    )
     max_files: int = Field(64, ge=1, le=10_000, description="Maximum images in one request.")
     max_image_bytes: int = Field(
         DEFAULT_LIMITS.max_bytes, ge=1, description="Maximum size of an encoded image, in bytes."
@@ -188,7 +216,11 @@ class ServeSettings(BaseSettings):
         5.0, gt=0, le=300, description="Seconds a request head may take to arrive; then the request gets 408."
     )
     body_timeout: float = Field(
-        15.0, gt=0, le=3600, description="Seconds a request body may take to arrive; then the request gets 408."
+        15.0,
+        gt=0,
+        le=3600,
+        description="Seconds a request body may take to arrive, from the end of its head; then the request gets 408. "
+        "A slow network needs more: 2 MB at 1 Mbit/s take 16 s.",
     )
     keep_alive: int = Field(
         30, ge=1, le=3600, description="Seconds for which the server keeps an idle connection open."
@@ -209,7 +241,7 @@ class ServeSettings(BaseSettings):
         "closes the port.",
     )
     drain_timeout: float = Field(
-        30.0, gt=0, le=3600, description="Seconds that the admitted requests then have to finish."
+        30.0, gt=0, le=7200, description="Seconds that the admitted requests then have to finish."
     )
     traces_endpoint: str | None = Field(
         None,
@@ -228,6 +260,14 @@ class ServeSettings(BaseSettings):
         wrong = [part for part in (text or "").split(",") if not ADDRESS.match(part)] if text is not None else []
         if wrong:
             raise ValueError(f"{wrong[0]!r} is not HOST:PORT of a gRPC service, as in localhost:8001")
+        return text
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, text: str | None) -> str | None:
+        wrong = [part for part in text.split(",") if not ORIGIN.match(part)] if text is not None else []
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is not an origin as in https://shop.example (no path, no *)")
         return text
 
     @field_validator("sample_store", "traces_endpoint")
@@ -256,6 +296,11 @@ class ServeSettings(BaseSettings):
     def triton_addresses(self) -> tuple[str, ...]:
         """Every Triton server, once."""
         return tuple(dict.fromkeys((self.triton_url or "").split(","))) if self.triton_url else ()
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Every origin whose pages may call, once."""
+        return tuple(dict.fromkeys(self.cors_origins.split(","))) if self.cors_origins else ()
 
     @property
     def limits(self) -> ImageLimits:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from oodguard.server.addresses import UNIX, is_local
 from oodguard.server.engines.registry import LOCAL, REMOTE
 
 if TYPE_CHECKING:
@@ -36,13 +36,6 @@ def _unknown_variable(s: ServeSettings) -> str | None:
 
 def _has_keys(s: ServeSettings) -> bool:
     return bool(s.key_file or s.key_hashes)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 # What is true of settings that break the rule, and the sentence about them; "{}" is what was found.
@@ -75,6 +68,10 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
     (lambda s: s.sample_dir and s.sample_store, "sample_dir and sample_store are two places; use one"),
     (lambda s: s.port == s.admin_port != 0, "port and admin_port are the same; choose another for one of them"),
     (
+        lambda s: s.grpc_port is not None and s.host.startswith(UNIX) and s.host,
+        "{} is a Unix socket, which has no gRPC port; leave out grpc_port, or give host an address",
+    ),
+    (
         lambda s: s.grpc_port and s.grpc_port in (s.port, s.admin_port),
         "grpc_port is the port of something else; choose another for one of them",
     ),
@@ -90,12 +87,17 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
         lambda s: s.request_timeout > s.max_request_timeout,
         "request_timeout is larger than max_request_timeout; lower it",
     ),
+    (
+        lambda s: s.drain_timeout < s.body_timeout + s.request_timeout and s.body_timeout + s.request_timeout,
+        "drain_timeout is shorter than body_timeout and request_timeout together, so a stop would cut requests off; "
+        "raise it to {:g}",
+    ),
     (lambda s: s.stall_after > s.dead_after, "stall_after is larger than dead_after; lower it"),
     (lambda s: s.key_file and s.key_hashes, "key_file and key_hashes are two sources of keys; use one"),
     (lambda s: s.auth == "keys" and not _has_keys(s), "auth=keys needs key_file or key_hashes"),
     (lambda s: s.auth == "none" and _has_keys(s), "auth=none and API keys contradict each other; leave one out"),
     (
-        lambda s: s.auth is None and not _has_keys(s) and not _is_loopback(s.host) and s.host,
+        lambda s: s.auth is None and not _has_keys(s) and not is_local(s.host) and s.host,
         "{} is reachable from other machines: give API keys (key_file), or say auth=none",
     ),
     (

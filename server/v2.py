@@ -117,16 +117,19 @@ class OpenInference:
 
     async def infer(self, request: Request) -> Response:
         """Answer a tensor of encoded images (BYTES) or of pixels (UINT8)."""
-        with self.entrance.admit(request) as call, self.serving.model.lease() as model:
-            _require_model(request, model)
-            manifest, length = model.manifest, request.headers.get(HEADER_LENGTH)
-            parse = partial(oip.parse, header_length=length, manifest=manifest)
-            message, images = await parsed(await read_body(call), parse, self.workers)
-            inference = Inference(message, images, tolerant=oip.check_outputs(message, manifest))
-            call.hold(len(images))
-            found = await while_connected(
-                request, inference.judged(self.judge, model, deadline=call.deadline, read=call.elapsed)
-            )
+        with self.entrance.admit(request) as call:
+            _require_model(request, self.serving.model)
+            body = await read_body(call, self.workers)
+            with self.serving.model.lease() as model:
+                # Another model may have come while the body arrived.
+                _require_model(request, model)
+                manifest, length = model.manifest, request.headers.get(HEADER_LENGTH)
+                parse = partial(oip.parse, header_length=length, manifest=manifest)
+                message, images = await parsed(body, parse, self.workers)
+                inference = Inference(message, images, tolerant=oip.check_outputs(message, manifest))
+                call.hold(len(images))
+                work = inference.judged(self.judge, model, deadline=call.deadline, read=call.elapsed)
+                found = await while_connected(request, work)
         if isinstance(found, Problem):
             return problem_response(found, path=request.url.path)
         content, json_length = oip.encode(message, manifest, found)

@@ -94,20 +94,20 @@ class InferenceService:
     async def infer(self, call: RpcCall) -> bytes | Problem:
         """Answer a tensor of encoded images (BYTES) or of pixels (UINT8)."""
         self.health.require_able()
-        with self.admission.enter() as reservation, self.serving.model.lease() as model:
+        with self.admission.enter() as reservation:
             seconds = timeout_of(call.visit.header(TIMEOUT_HEADER.encode()), self.settings)
             body = await call.read()
             call.visit.arrived = time.monotonic()
             deadline = call.visit.arrived + self._bounded(seconds, call)
             reservation.grow(body_bytes=len(body))
             most = self.settings.max_files
-            parse = partial(messages.parse, served=model.ref, manifest=model.manifest, most_images=most)
-            message, images = await parsed(body, parse, self.workers)
-            inference = Inference(message, images, tolerant=oip.check_outputs(message, model.manifest))
-            reservation.hold(len(images), most=most)
-            found = await inference.judged(
-                self.judge, model, deadline=deadline, read=call.visit.arrived - call.visit.started
-            )
+            with self.serving.model.lease() as model:
+                parse = partial(messages.parse, served=model.ref, manifest=model.manifest, most_images=most)
+                message, images = await parsed(body, parse, self.workers)
+                inference = Inference(message, images, tolerant=oip.check_outputs(message, model.manifest))
+                reservation.hold(len(images), most=most)
+                read = call.visit.arrived - call.visit.started
+                found = await inference.judged(self.judge, model, deadline=deadline, read=read)
         return found if isinstance(found, Problem) else messages.encode(message, model.ref, found)
 
     def _bounded(self, seconds: float, call: RpcCall) -> float:

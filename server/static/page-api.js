@@ -26,6 +26,17 @@ export class Problem extends Error {
   }
 }
 
+// What a proxy means with a status of its own.
+const PROXY = {
+  403: 'refuses the request: check its access rules',
+  408: 'got the image too slowly: raise its body timeout',
+  413: 'does not take this much data: raise its body limit',
+  429: 'lets fewer requests through: send them more slowly',
+  502: 'got no answer from it: check that the server runs where the proxy looks for it',
+  503: 'has no server to ask: check that one is ready',
+  504: 'waited in vain: raise its timeout',
+};
+
 /** Fetch from this server. Throws `Problem` for every answer that is not a success, and for none. */
 export async function call(path, options = {}) {
   const headers = new Headers(options.headers);
@@ -37,8 +48,9 @@ export async function call(path, options = {}) {
     throw new Problem({ title: 'No answer', code: 'offline', detail: 'The server cannot be reached.' });
   }
   if (response.ok) return response;
-  let said = {};
+  let said = null;
   try { said = await response.json(); } catch { /* not from oodguard: a proxy's error page */ }
+  if (!said?.code) said = { detail: `A proxy in front of the server ${PROXY[response.status] || 'answered in its place'}.` };
   const after = Number.parseFloat(response.headers.get('Retry-After'));
   throw new Problem(
     { title: said.title || `Error ${response.status}`, detail: said.detail || '', code: said.code || '', status: response.status },

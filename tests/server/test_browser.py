@@ -234,6 +234,19 @@ def test_a_lost_server_is_noticed_and_an_image_can_be_sent_again(page: Page, kno
     expect(page.locator("#state")).to_have_text("Ready", timeout=12_000)
 
 
+def test_the_page_works_below_a_prefix_and_says_what_a_proxy_answered(
+    visit: Open, server: Any, known: list[Path]
+) -> None:
+    page = visit(f"{server('--root-path', '/guard').url}/guard")
+    expect(page.locator("#work")).to_be_visible()
+    assert page.url.endswith("/guard/")
+    expect(give(page, known[0])).to_have_text(re.compile("distribution"))
+    html = "<html><head><title>413 Request Entity Too Large</title></head></html>"
+    page.route("**/guard/predict*", lambda route: route.fulfill(status=413, content_type="text/html", body=html))
+    expect(give(page, known[1])).to_have_text("Error 413")
+    expect(page.locator("#because")).to_contain_text("does not take this much data: raise its body limit")
+
+
 def test_limits_hold_before_sending_and_a_full_server_is_waited_for(
     visit: Open, server: Any, tmp_path: Path, known: list[Path], picture: Any
 ) -> None:

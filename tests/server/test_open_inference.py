@@ -55,6 +55,41 @@ def test_the_answer_is_that_of_predict(client: Any, golden: list[bytes]) -> None
     assert (answer["id"], answer["model_name"], answer["model_version"]) == ("a7", "discs", "7")
 
 
+# As KServe 0.21 and MLServer 1.7 write a request: members of their own, null for what is not given, nested data.
+DIALECTS: dict[str, dict[str, Any]] = {
+    "kserve": {"id": "697af3cb", "model_name": "discs"},
+    "nulls": {"id": None, "parameters": None, "outputs": None, "model_version": None},
+    "unknown": {"parameters": {"content_type": "base64", "headers": {"a": [1]}}, "raw_output_contents": []},
+}
+
+
+@pytest.mark.parametrize("members", DIALECTS.values(), ids=DIALECTS)
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_other_servers_clients_write_is_understood(
+    client: Any, golden: list[bytes], members: dict[str, Any], nested: bool
+) -> None:
+    expected = outputs(client.post(INFER, json=body(golden[:2])))
+    message = body(golden[:2]) | members
+    tensor = message["inputs"][0]
+    tensor |= {"parameters": None, "platform": "x"}
+    if nested:
+        tensor |= {"shape": [2, 1], "data": [[text] for text in tensor["data"]]}
+    found = outputs(client.post(INFER, json=message))
+    assert found["label"]["data"] == expected["label"]["data"]
+    assert found["ood_score"]["data"] == pytest.approx(expected["ood_score"]["data"], rel=1e-4)
+
+
+def test_an_element_that_is_no_text_is_that_images_error(client: Any, golden: list[bytes]) -> None:
+    message = body(golden[:2], outputs=[{"name": "label"}, {"name": "error"}])
+    message["inputs"][0]["data"][0] = 7
+    found = outputs(client.post(INFER, json=message))
+    assert found["error"]["data"] == ["bad_base64: JSON data of a BYTES image is base64 text", ""]
+
+
+def test_a_byte_order_mark_is_not_part_of_the_json(client: Any, golden: list[bytes]) -> None:
+    assert client.post(INFER, content=b"\xef\xbb\xbf" + json.dumps(body(golden[:1])).encode()).status_code == 200
+
+
 def test_binary_tensors_both_ways(client: Any, golden: list[bytes], bundle: Path) -> None:
     pixels = load_pixels(golden[0], load_manifest(bundle).preprocessing)[None]
     message = {
@@ -130,7 +165,9 @@ def test_a_tensor_without_images_is_refused_as_such(client: Any) -> None:
         ({"inputs": [{"name": "image", "shape": [1], "datatype": "FP32", "data": [1]}]}, "datatype"),
         ({"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES"}]}, "binary_data_size"),
         ({"inputs": [{"name": "pixels", "shape": [1, 2, 2, 3], "datatype": "UINT8", "data": [1] * 12}]}, "shape is"),
-        ({"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["AA=="], "x": 1}]}, "x"),
+        ({"parameters": {"binary_data_output": "false"}}, "binary_data_output is true or false"),
+        ({"outputs": [{"name": "label", "parameters": {"binary_data": 1}}]}, "binary_data is true or false"),
+        ({"parameters": [1]}, "parameters"),
         ({"outputs": [{"name": "nope"}]}, "does not exist"),
         ({"outputs": [{"name": "label"}, {"name": "label"}]}, "repeats"),
         ({"parameters": {"accept": "much"}}, "accept"),
@@ -174,6 +211,9 @@ asked = [http.InferRequestedOutput(n, binary_data=b) for n, b in
          (("label", True), ("is_ood", True), ("scores", True), ("ood_score", False))]
 found = client.infer("discs", [given], outputs=asked, request_id="r1")
 everything = client.infer("discs", [given])
+for coding in ("gzip", "deflate"):
+    again = client.infer("discs", [given], request_compression_algorithm=coding, response_compression_algorithm=coding)
+    np.testing.assert_array_equal(again.as_numpy("label"), everything.as_numpy("label"))
 print([t.decode() for t in found.as_numpy("label")])
 assert found.as_numpy("is_ood").dtype == bool and found.as_numpy("scores").shape == (len(images), 8)
 np.testing.assert_allclose(everything.as_numpy("ood_score"), found.as_numpy("ood_score"), rtol=1e-3, atol=1e-4)

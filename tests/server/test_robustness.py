@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -57,7 +59,7 @@ def test_a_request_that_does_not_fit_as_a_whole_takes_nothing(start: Any, fake: 
 
 
 def test_the_caller_may_shorten_the_deadline_and_is_bounded(start: Any, fake: FakeEngine, picture: Any) -> None:
-    client = start(engine=fake, request_timeout=3600.0, max_request_timeout=3600.0)
+    client = start(engine=fake, request_timeout=3000.0, max_request_timeout=3600.0, drain_timeout=7200.0)
     with client.held(fake):
         answer = post(client, picture(), **{"x-request-timeout-ms": "50"})
         assert (answer.status_code, answer.json()["code"]) == (504, "deadline_missed")
@@ -151,6 +153,87 @@ def test_slow_and_oversized_clients_are_cut_off(server: Any, picture: Any) -> No
         assert b"application/problem+json" in head
         assert json.loads(body)["status"] == status
     assert httpx.post(f"{running.url}/predict", content=picture(), headers=PNG).status_code == 200
+
+
+def test_a_slow_body_costs_none_of_the_time_to_answer_in(server: Any, picture: Any) -> None:
+    running = server("--request-timeout", "0.5", "--body-timeout", "5")
+    body = picture(size=(60, 60))
+
+    def upload(content: bytes, pause: float, head: str = "") -> bytes:
+        with raw(running.url) as connection:
+            lines = f"Host: x\r\nContent-Type: image/png\r\nConnection: close\r\n{head}"
+            connection.sendall(f"POST /predict HTTP/1.1\r\n{lines}Content-Length: {len(content)}\r\n\r\n".encode())
+            step = len(content) // 8 + 1
+            for place in range(0, len(content), step):
+                connection.sendall(content[place : place + step])
+                time.sleep(pause)
+            return until_closed(connection)
+
+    with ThreadPoolExecutor(2) as pool:
+        slow, impatient = pool.map(lambda head: upload(body, 0.2, head), ["", "X-Request-Timeout-Ms: 300\r\n"])
+    for answer in (slow, impatient):
+        assert answer.startswith(b"HTTP/1.1 200 "), answer[:200]
+        timing = json.loads(answer.partition(b"\r\n\r\n")[2])["timing_ms"]
+        assert timing["read"] > 1000
+    # What alerts watch is the time of the server, not that of a network.
+    assert running.sample('oodguard_request_seconds_sum{route="/predict"}') < 1.0
+    assert ("/predict", "504") not in running.count("oodguard_requests", "route", "status")
+
+
+def test_a_body_that_never_ends_is_408_and_says_how_far_it_came(server: Any) -> None:
+    running = server("--body-timeout", "0.5")
+    with raw(running.url) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n")
+        connection.sendall(b"Content-Length: 5000\r\n\r\n" + b"a" * 1200)
+        answer = until_closed(connection)
+    problem = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert (problem["status"], problem["code"]) == (408, "too_slow")
+    assert "1,200 of 5,000 bytes of the body arrived within 0.5 s" in problem["detail"]
+
+
+def test_a_refused_body_does_not_hold_its_connection(server: Any) -> None:
+    running = server("--body-timeout", "0.6")
+    with raw(running.url) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n")
+        connection.sendall(b"Content-Length: 100000\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 415 ")
+
+        def cut_off() -> bool:
+            try:
+                connection.sendall(b"a")
+            except OSError:
+                return True
+            return False
+
+        assert 0.2 < wait_until(cut_off, 5.0) < 3.0
+
+
+def test_small_bodies_that_become_large_hold_up_nobody_else(server: Any) -> None:
+    running = server("--max-body-bytes", "60000000", "--max-image-bytes", "100000000")
+    bomb = gzip.compress(bytes(59_000_000))
+    assert len(bomb) < 60_000
+    headers = {"content-type": "image/png", "content-encoding": "gzip"}
+    stop = threading.Event()
+
+    def send() -> set[int]:
+        statuses = set()
+        with httpx.Client(timeout=60) as client:
+            while not stop.is_set():
+                statuses.add(client.post(f"{running.url}/predict", content=bomb, headers=headers).status_code)
+        return statuses
+
+    with ThreadPoolExecutor(3) as pool, httpx.Client(timeout=30) as probe:
+        senders = [pool.submit(send) for _ in range(3)]
+        waits = []
+        for _ in range(40):
+            began = time.monotonic()
+            assert probe.get(f"{running.private}/health/live").status_code == 200
+            waits.append(time.monotonic() - began)
+            time.sleep(0.02)
+        stop.set()
+        assert set().union(*(one.result(60) for one in senders)) <= {415, 429}
+    # One such body takes a tenth of a second or more to inflate: done on the event loop, every probe would wait for it.
+    assert sorted(waits)[len(waits) // 2] < 0.1
 
 
 def test_one_connection_too_many_is_refused_and_the_others_work(server: Any, picture: Any) -> None:

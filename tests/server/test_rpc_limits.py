@@ -21,9 +21,9 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from oodguard.load_tests.process import wait_until
+from oodguard.server.addresses import listen
 from oodguard.server.app import Gateway, create_gateway, lifespan
 from oodguard.server.engines.fake import FakeEngine
-from oodguard.server.gateway import listen
 from oodguard.server.settings import ServeSettings
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -176,7 +176,7 @@ def test_the_callers_deadline_is_kept(trial: Any, picture: Any) -> None:
         await one.until(lambda: one.parts.admission.images == 0)
         assert len((await one.stub.ModelInfer(asking(picture()), timeout=WAIT)).outputs) == 6
 
-    trial(story, request_timeout=3600.0, max_request_timeout=3600.0)
+    trial(story, request_timeout=600.0, max_request_timeout=600.0, drain_timeout=900.0)
 
 
 def test_no_caller_gets_more_time_than_the_server_gives(trial: Any, picture: Any) -> None:
@@ -265,7 +265,7 @@ def test_slow_senders_make_room_for_others(trial: Any, picture: Any) -> None:
         for call in slow:
             call.cancel()
 
-    trial(story, max_body_bytes=1_000_000, max_queue_bytes=2_000_000, body_timeout=60.0)
+    trial(story, max_body_bytes=1_000_000, max_queue_bytes=2_000_000, body_timeout=60.0, drain_timeout=90.0)
 
 
 def test_messages_beyond_those_that_may_arrive_stay_with_their_senders(server: Any) -> None:
@@ -381,7 +381,8 @@ def test_calls_under_way_are_answered_after_the_port_has_closed(trial: Any, pict
 def test_waiting_for_callers_to_leave_ends_with_the_drain_timeout(trial: Any, picture: Any) -> None:
     async def story(one: Bench) -> None:
         with one.held():
-            inside = asyncio.ensure_future(one.stub.ModelInfer(asking(picture())))
+            longer = [("x-request-timeout-ms", "30000")]
+            inside = asyncio.ensure_future(one.stub.ModelInfer(asking(picture()), metadata=longer))
             await one.until(lambda: one.parts.admission.images == 1)
             started = time.monotonic()
             await one.rpc.stop()
@@ -389,4 +390,4 @@ def test_waiting_for_callers_to_leave_ends_with_the_drain_timeout(trial: Any, pi
         assert (await refusal(inside))[0] in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
         assert one.parts.admission.images == 0
 
-    trial(story, drain_timeout=0.3)
+    trial(story, body_timeout=0.1, request_timeout=0.2, drain_timeout=0.4)

@@ -32,10 +32,19 @@ def test_an_unknown_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"tls_cert": Path(__file__)}, "go together"),
         ({"port": 9000, "admin_port": 9000}, "the same"),
+        ({"port": 9000, "grpc_port": 9000}, "grpc_port is the port of something else"),
+        ({"host": "unix:/run/og.sock", "grpc_port": 9000}, "a Unix socket, which has no gRPC port"),
         ({"max_files": 200, "max_queue": 100}, "max_files"),
         ({"max_queue_bytes": 1000}, "max_body_bytes"),
         ({"request_timeout": 100.0}, "max_request_timeout"),
         ({"stall_after": 50.0}, "stall_after"),
+        ({"body_timeout": 25.0}, "raise it to 35"),
+        ({"cors_origins": "*"}, "is not an origin"),
+        ({"cors_origins": "https://a.example/"}, "is not an origin"),
+        ({"cors_origins": "https://a.example, https://b.example"}, "is not an origin"),
+        ({"cors_origins": "null"}, "is not an origin"),
+        ({"root_path": "guard"}, "root_path"),
+        ({"root_path": "/guard/"}, "root_path"),
         ({"host": "0.0.0.0"}, "reachable"),
         ({"auth": "keys"}, "key_file"),
         ({"auth": "none", "key_hashes": "a:" + "0" * 64}, "contradict"),
@@ -66,7 +75,16 @@ def test_the_bundle_may_be_left_out_only_where_triton_tells_the_manifest() -> No
 
 def test_anyone_may_call_a_public_address_only_by_explicit_choice() -> None:
     assert ServeSettings(bundle=BUNDLE, host="0.0.0.0", auth="none").auth == "none"
-    assert ServeSettings(bundle=BUNDLE, host="::1").auth is None
+    for local in ("::1", "[::1]", "localhost", "unix:/run/og.sock"):
+        assert ServeSettings(bundle=BUNDLE, host=local).auth is None
+    with pytest.raises(ValidationError, match="reachable"):
+        ServeSettings(bundle=BUNDLE, host="[::]")
+
+
+def test_origins_are_listed_once() -> None:
+    settings = ServeSettings(bundle=BUNDLE, cors_origins="https://a.example,http://[::1]:3000,https://a.example")
+    assert settings.origins == ("https://a.example", "http://[::1]:3000")
+    assert ServeSettings(bundle=BUNDLE).origins == ()
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ app.kubernetes.io/component: {{ index . 1 }}
      are checked against the server by a test. */}}
 {{- define "oodguard.setting" -}}
 {{- $root := index . 0 }}{{ $name := index . 1 -}}
-{{- $defaults := dict "drain_delay" 10 "drain_timeout" 30 "max_request_timeout" 60 "max_queue" 128 -}}
+{{- $defaults := dict "drain_delay" 10 "drain_timeout" 30 "body_timeout" 15 "max_request_timeout" 60 "max_queue" 128 -}}
 {{- if hasKey $root.Values.settings $name }}{{ get $root.Values.settings $name }}{{ else }}{{ get $defaults $name }}{{ end }}
 {{- end }}
 
