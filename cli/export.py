@@ -63,7 +63,7 @@ def export(
     if (run / MANIFEST_FILE).is_file():
         if triton is None or given:
             raise InputError(f"{run} is a bundle, which is exported only to --triton; leave out {', '.join(given)}")
-        _to_triton(console, run, triton, options)
+        _to_triton(console, run, triton, options, kept=run)
         return
     from oodguard.evaluation.evaluate import parse_sets
     from oodguard.export.bundle import export_bundle
@@ -85,12 +85,15 @@ def export(
         if out is not None:
             _print_bundle(console, out, manifest)
         if triton is not None:
-            _to_triton(console, bundle, triton, options)
+            _to_triton(console, bundle, triton, options, kept=out)
     if out is not None:
         console.print(f"next: oodguard serve {out} --port 8000")
 
 
-def _to_triton(console: Console, bundle: Path, repository: Path, options: TritonOptions | None) -> None:
+def _to_triton(
+    console: Console, bundle: Path, repository: Path, options: TritonOptions | None, *, kept: Path | None
+) -> None:
+    """Write a version of the model; `kept` is the bundle folder, where it stays."""
     from oodguard.export.triton.repository import write_repository
 
     options = options or TritonOptions()
@@ -101,6 +104,12 @@ def _to_triton(console: Console, bundle: Path, repository: Path, options: Triton
         f"{options.device}; versions served: {served}"
     )
     console.print(f"next: tritonserver --model-repository={repository}", highlight=False)
+    what = f"{kept}" if kept else f"--triton-model {placed.name}"
+    # Triton's default ports are 8000 to 8002.
+    console.print(
+        f"then: oodguard serve {what} --engine triton --triton-url localhost:8001 --port 8080 --admin-port 8081",
+        highlight=False,
+    )
 
 
 def _print_bundle(console: Console, out: Path, manifest: Manifest) -> None:

@@ -169,7 +169,12 @@ class ServeSettings(BaseSettings):
         le=3600,
         description="Longest timeout, in seconds, that a caller may ask for with X-Request-Timeout-Ms.",
     )
-    max_connections: int = Field(1024, ge=1, le=1_000_000, description="Maximum open connections; one more gets 429.")
+    max_connections: int = Field(
+        1024,
+        ge=1,
+        le=1_000_000,
+        description="Maximum open connections; one more gets 429; lowered where the process may not open so many files.",
+    )
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1, description="Maximum size of a request body, in bytes.")
     max_files: int = Field(64, ge=1, le=10_000, description="Maximum images in one request.")
     max_image_bytes: int = Field(
@@ -184,7 +189,10 @@ class ServeSettings(BaseSettings):
         15.0, gt=0, le=3600, description="Seconds a request body may take to arrive; then the request gets 408."
     )
     keep_alive: int = Field(
-        30, ge=1, le=3600, description="Seconds for which the server keeps an idle connection open."
+        75,
+        ge=1,
+        le=3600,
+        description="Seconds for which the server keeps an idle connection open; longer than the proxy in front does.",
     )
 
     # When something is wrong, and at the end.

@@ -211,9 +211,16 @@ def test_predict_names_what_failed_and_shows_the_rest(
 
 
 def test_serve_on_a_taken_port_is_one_sentence(capsys: pytest.CaptureFixture[str], server: str, bundle: Path) -> None:
-    code, _, err = call(capsys, "serve", bundle, "--port", server.rsplit(":", 1)[1], "--admin-port", "0")
+    taken = server.rsplit(":", 1)[1]
+    code, _, err = call(capsys, "serve", bundle, "--port", taken, "--admin-port", "0")
     assert code == 3
-    assert "cannot listen" in err
+    assert f"cannot listen on 127.0.0.1 port {taken}: Address already in use; choose another with --port" in err
+    code, _, err = call(capsys, "serve", bundle, "--port", "0", "--admin-port", taken)
+    assert code == 3
+    assert "choose another with --admin-port" in err
+    code, _, err = call(capsys, "serve", bundle, "--port", "0", "--admin-port", "0", "--admin-host", "192.0.2.1")
+    assert code == 3
+    assert "choose another with --admin-host" in err
 
 
 def test_serve_refuses_a_changed_bundle_in_one_line(
