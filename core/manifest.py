@@ -235,8 +235,12 @@ def load_manifest(bundle: Path) -> Manifest:
         raise FormatError(f"{path} does not fit its schema: {first_fault(error, whole='manifest')}") from None
     for ref in manifest.files:
         file = bundle / ref.path
-        if not file.is_file():
-            raise FormatError(f"{bundle} is incomplete: {ref.path} is missing")
-        if file.stat().st_size != ref.bytes or file_sha256(file) != ref.sha256:
+        try:
+            if not file.is_file():
+                raise FormatError(f"{bundle} is incomplete: {ref.path} is missing")
+            same = file.stat().st_size == ref.bytes and file_sha256(file) == ref.sha256
+        except OSError as error:
+            raise FormatError(f"{file} cannot be read ({error.strerror or error})") from None
+        if not same:
             raise FormatError(f"{ref.path} in {bundle} was changed after export: its SHA-256 does not match")
     return manifest

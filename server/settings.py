@@ -105,6 +105,12 @@ class ServeSettings(BaseSettings):
         "each.",
     )
     watch: bool = Field(True, description="Reload the bundle and the key file when you replace them.")
+    watch_interval: float = Field(
+        2.0,
+        ge=0.1,
+        le=3600,
+        description="Seconds between looks at both where the file system reports no changes, as NFS does not.",
+    )
 
     # Triton, where it runs the graph.
     triton_url: str | None = Field(
@@ -173,7 +179,7 @@ class ServeSettings(BaseSettings):
         1024,
         ge=1,
         le=1_000_000,
-        description="Maximum open connections; one more gets 429; lowered where the process may not open so many files.",
+        description="Maximum open connections; one more gets 429; lowered where the process may open too few files.",
     )
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1, description="Maximum size of a request body, in bytes.")
     max_files: int = Field(64, ge=1, le=10_000, description="Maximum images in one request.")
