@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from oodguard.cli.positional import positional
+from oodguard.cli.terminal import Terminal
 from oodguard.core.errors import InputError
 from oodguard.server.settings import ServeSettings
 
@@ -57,7 +57,7 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
             "try:",
             *(f"  curl -F image=@{image}{key} {url}/predict" for image in images),
         ]
-        Console(soft_wrap=True).print("\n".join(lines), highlight=False)
+        Terminal(soft_wrap=True).print("\n".join(lines), highlight=False)
         logs.configure(level=settings.log_level, style=settings.log_format)
         if fitted.max_connections < settings.max_connections:
             logs.server.warning(
