@@ -54,6 +54,8 @@ class ServedModel:
             self.manifest = load_manifest(self.bundle)
         else:
             raise FormatError("there is no bundle to serve")
+        if settings.model_name is not None:
+            self.manifest = self.manifest.model_copy(update={"name": settings.model_name})
         self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
         self.accept = settings.accept or self.manifest.default_accept
         self._thresholds = lru_cache(THRESHOLDS_KEPT)(self.manifest.thresholds)

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from oodguard.core.manifest import NAME
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
 from oodguard.core.verdict import DEFAULT_TOP_K
 from oodguard.server.engines.registry import DEFAULT, ENGINES, Device, EngineName, one_of
@@ -77,6 +78,12 @@ class ServeSettings(BaseSettings):
         ge=1,
         le=1000,
         description="Maximum classes listed in an answer, unless the request sets its own number.",
+    )
+    model_name: str | None = Field(
+        None,
+        pattern=NAME,
+        description="Name under which answers and /v2 give the model, as the orchestrator knows it; default: the "
+        "bundle's.",
     )
     samples: tuple[Path, ...] = Field(
         (),
