@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
+from oodguard.cli.terminal import Terminal
 from oodguard.cli.whole import Whole
 from oodguard.clients.review import DEFAULT_LIMIT
 from oodguard.clients.review import review as make_review
@@ -37,7 +37,7 @@ def review(
     except OSError as error:
         raise EnvironmentProblem(f"{out} cannot be written ({error.strerror}); choose another --out") from None
     more = f", {found.left:,} more with lower scores" if found.left else ""
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(
         f"{out}: {found.shown:,} shown{more}, {len(found.unreadable):,} could not be read",
         highlight=False,

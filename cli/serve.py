@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from oodguard.cli.positional import positional
+from oodguard.cli.terminal import Terminal
 from oodguard.core.errors import InputError
 from oodguard.server.settings import ServeSettings
 
@@ -29,6 +29,7 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
     from oodguard.server import logs
     from oodguard.server.addresses import UNIX, listen, pair, port_of, written
     from oodguard.server.app import create_gateway
+    from oodguard.server.descriptors import fitting, raise_limit
     from oodguard.server.gateway import run, yield_to_inference
 
     if settings is None:
@@ -43,7 +44,9 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
             rpc = taken.enter_context(listen(settings.host, settings.grpc_port, flags=flags))
         # Threads inherit the scheduling policy, so it is set before any thread starts.
         yield_to_inference()
-        gateway = create_gateway(settings)
+        files = raise_limit()
+        fitted = fitting(settings, limit=files)
+        gateway = create_gateway(fitted)
         scheme = "https" if settings.tls_cert else "http"
         url = written(settings.host, port_of(public), scheme=scheme)
         private_url = written(settings.admin_host, port_of(private), scheme="http")
@@ -62,6 +65,14 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
             "try:",
             *(f"  curl -F image=@{image}{key} {asked}/predict" for image in images),
         ]
-        Console(soft_wrap=True).print("\n".join(lines), highlight=False)
+        Terminal(soft_wrap=True).print("\n".join(lines), highlight=False)
         logs.configure(level=settings.log_level, style=settings.log_format)
+        if fitted.max_connections < settings.max_connections:
+            logs.server.warning(
+                "max_connections is %d instead of %d, because this process may open %d files; raise the hard limit "
+                "(ulimit -Hn, LimitNOFILE) to take more connections",
+                fitted.max_connections,
+                settings.max_connections,
+                files,
+            )
         return run(gateway, public, private, rpc)

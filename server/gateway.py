@@ -16,6 +16,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from oodguard.server.app import Gateway
+from oodguard.server.descriptors import OTHER_FILES, PRIVATE_CONNECTIONS
+from oodguard.server.door import TlsDoor
 from oodguard.server.logs import server as log
 from oodguard.server.protocol import protocol_for
 
@@ -32,6 +34,27 @@ class PublicServer(uvicorn.Server):
         super().__init__(config)
         self._gateway = gateway
         self._rpc_ending: asyncio.Task[None] | None = None
+        self._doors: list[TlsDoor] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the parts of the server, then open the port."""
+        await super().startup([] if self.config.is_ssl else sockets)
+        if not self.config.is_ssl or self.should_exit:
+            return
+        settings = self._gateway.parts.settings
+        # Half of the spare files: one caller too many is still told so in HTTP.
+        room = settings.max_connections + OTHER_FILES // 2
+        for listening in sockets or []:
+            assert self.config.ssl is not None
+            door = TlsDoor(
+                listening,
+                self._protocol,
+                context=self.config.ssl,
+                handshake_timeout=settings.header_timeout,
+                full=lambda shaking: len(self.server_state.connections) + shaking >= room,
+            )
+            door.open()
+            self._doors.append(door)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal."""
@@ -48,6 +71,8 @@ class PublicServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port and end the connections in order, also those that the kernel holds and nobody has accepted."""
         loop = asyncio.get_running_loop()
+        for door in self._doors:
+            door.close()
         if self._gateway.rpc is not None:
             # Beside HTTP; the end of the lifetime waits for it.
             self._rpc_ending = loop.create_task(self._gateway.rpc.stop())
@@ -96,7 +121,7 @@ def run(gateway: Gateway, public: socket.socket, private: socket.socket, rpc: so
     settings, health = gateway.parts.settings, gateway.parts.health
     config = uvicorn.Config(
         gateway.public,
-        http=protocol_for(settings),
+        http=protocol_for(settings, most=settings.max_connections),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -114,7 +139,7 @@ def run(gateway: Gateway, public: socket.socket, private: socket.socket, rpc: so
     private_server = PrivateServer(
         uvicorn.Config(
             gateway.private,
-            http=protocol_for(settings),
+            http=protocol_for(settings, most=PRIVATE_CONNECTIONS),
             ws="none",
             lifespan="off",
             log_config=None,

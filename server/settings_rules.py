@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from oodguard.server.addresses import UNIX, is_local
+from oodguard.server.addresses import EVERYWHERE, UNIX, is_local
 from oodguard.server.engines.registry import LOCAL, REMOTE
 
 if TYPE_CHECKING:
@@ -38,6 +38,23 @@ def _has_keys(s: ServeSettings) -> bool:
     return bool(s.key_file or s.key_hashes)
 
 
+def _own_port_as_triton(s: ServeSettings) -> str | None:
+    """The address of Triton that is one of this server's own ports, if one is."""
+    for address in s.triton_addresses:
+        there, _, port = address.rpartition(":")
+        for here, number in ((s.host, s.port), (s.admin_host, s.admin_port), (s.host, s.grpc_port)):
+            if int(port) == number and _same_machine(there.strip("[]"), here):
+                return address
+    return None
+
+
+def _same_machine(there: str, here: str) -> bool:
+    """Whether who asks `there` reaches who listens on `here`, as far as the two names tell."""
+    if "localhost" in (there, here) or here in EVERYWHERE:
+        return is_local(there) and (is_local(here) or here in EVERYWHERE)
+    return there == here
+
+
 # What is true of settings that break the rule, and the sentence about them; "{}" is what was found.
 RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
     (lambda s: s.bundle is None and s.engine not in REMOTE, "bundle is missing: name the folder written by export"),
@@ -66,6 +83,10 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
     (lambda s: (s.tls_cert is None) != (s.tls_key is None), "tls_cert and tls_key go together; give both or neither"),
     (lambda s: s.tls_ca and not s.tls_cert, "tls_ca needs tls_cert and tls_key; give all three"),
     (lambda s: s.sample_dir and s.sample_store, "sample_dir and sample_store are two places; use one"),
+    (
+        _own_port_as_triton,
+        "triton_url {} is one of this server's own ports; choose others, as in --port 8080 --admin-port 8081",
+    ),
     (lambda s: s.port == s.admin_port != 0, "port and admin_port are the same; choose another for one of them"),
     (
         lambda s: s.grpc_port is not None and s.host.startswith(UNIX) and s.host,
