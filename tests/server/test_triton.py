@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
 from google.protobuf import text_format
@@ -182,6 +183,20 @@ def test_without_a_bundle_and_without_triton_it_does_not_start(bundle: Path) -> 
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 3
     assert "no Triton could be asked for the manifest" in ran.stderr
+
+
+def test_grpc_on_both_sides(gateway: Any, golden: list[bytes]) -> None:
+    running = gateway("--grpc-port", "0")
+    images = golden[:4]
+    image = grpc_client.InferInput("image", [len(images)], "BYTES")
+    image.set_data_from_numpy(np.array(images, dtype=object))
+    with grpc_client.InferenceServerClient(running.rpc) as client:
+        answer = client.infer("discs", [image])
+    expected = httpx.post(f"{running.url}/predict", files=files(images)).json()["predictions"]
+    assert [label.decode() for label in answer.as_numpy("label")] == [one["label"] for one in expected]
+    assert answer.as_numpy("ood_score").tolist() == pytest.approx(
+        [one["ood_score"] for one in expected], rel=1e-3, abs=1e-4
+    )
 
 
 def test_a_trace_has_a_span_for_every_image_sent(gateway: Any, golden: list[bytes]) -> None:
