@@ -25,6 +25,8 @@ from oodguard.server.addresses import listen
 from oodguard.server.app import Gateway, create_gateway, lifespan
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.settings import ServeSettings
+from oodguard.server.stages import STAGES
+from tests.server.collector import Collector, attributes
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -223,6 +225,28 @@ def test_an_engine_that_fails_is_an_internal_error_and_one_that_is_gone_unavaila
         assert (await one.stub.ServerLive(pb.ServerLiveRequest())).live
 
     trial(story)
+
+
+def test_a_call_has_a_span_for_every_stage_below_its_callers(trial: Any, picture: Any) -> None:
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    collector = Collector()
+
+    async def story(one: Bench) -> None:
+        metadata = [("traceparent", f"00-{trace}-{parent}-01"), ("x-request-id", "order-7")]
+        await one.stub.ModelInfer(asking(picture()), metadata=metadata)
+        await one.stub.ServerLive(pb.ServerLiveRequest())
+
+    try:
+        trial(story, traces_endpoint=collector.url)
+    finally:
+        collector.close()
+    (call,) = [span for span in collector.spans if span.kind == span.SPAN_KIND_SERVER]
+    assert (call.name, call.trace_id.hex(), call.parent_span_id.hex()) == (f"POST {INFER}", trace, parent)
+    found = attributes(call)
+    assert (found["http.response.status_code"], found["oodguard.request_id"], found["oodguard.images"]) == (
+        200, "order-7", 1,
+    )  # fmt: skip
+    assert {span.name for span in collector.spans if span is not call} == set(STAGES)
 
 
 def test_a_message_that_never_comes_ends_and_time_counts_from_its_arrival(trial: Any, picture: Any) -> None:
