@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from oodguard.load_tests.gateway import Gateway
 from oodguard.server.app import create_gateway
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.settings import ServeSettings
+from tests.server.rpc_bench import run_trial
 
 
 class Client(TestClient):
@@ -75,6 +77,12 @@ def client(start: Start) -> Client:
 @pytest.fixture
 def fake(bundle: Path) -> FakeEngine:
     return FakeEngine(bundle, load_manifest(bundle))
+
+
+@pytest.fixture
+def trial(bundle: Path, fake: FakeEngine) -> Callable[..., None]:
+    """Run a story against the gRPC port of a server with these settings."""
+    return partial(run_trial, bundle, fake)
 
 
 @pytest.fixture

@@ -1,114 +1,21 @@
-"""The gRPC port under load, with deadlines, slow senders, broken engines, and at the end of the process."""
+"""The gRPC port under load, with deadlines, slow senders and broken engines."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import psutil
-import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-from oodguard.load_tests.process import wait_until
-from oodguard.server.addresses import listen
-from oodguard.server.app import Gateway, create_gateway, lifespan
-from oodguard.server.engines.fake import FakeEngine
-from oodguard.server.settings import ServeSettings
 from oodguard.server.stages import STAGES
 from tests.server.collector import Collector, attributes
-
-INFER = "/inference.GRPCInferenceService/ModelInfer"
-SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-WAIT = 20
-
-
-class Bench:
-    """A gateway with an engine that can be held, in this process, and a channel to its gRPC port."""
-
-    def __init__(self, gateway: Gateway, engine: FakeEngine, channel: Any, address: str) -> None:
-        self.parts = gateway.parts
-        self.engine = engine
-        self.channel = channel
-        self.address = address
-        self.stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        assert gateway.rpc is not None
-        self.rpc = gateway.rpc
-
-    def sample(self, series: str) -> float:
-        for line in self.parts.metrics.render().decode().splitlines():
-            if line.startswith(series + " "):
-                return float(line.split()[-1])
-        raise KeyError(series)
-
-    def count(self, status: int) -> float:
-        return self.sample(f'oodguard_requests_total{{route="{INFER}",status="{status}"}}')
-
-    def rejected(self, code: str) -> float:
-        return self.sample(f'oodguard_rejected_total{{code="{code}"}}')
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(WAIT):
-            while not condition():
-                await asyncio.sleep(0.005)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        gate = self.engine.gate = asyncio.Event()
-        try:
-            yield
-        finally:
-            self.engine.gate = None
-            gate.set()
-
-
-@asynccontextmanager
-async def bench(bundle: Path, engine: FakeEngine, **settings: Any) -> AsyncIterator[Bench]:
-    gateway = create_gateway(ServeSettings(bundle=bundle, watch=False, grpc_port=0, **settings), engine=engine)
-    taken = listen("127.0.0.1", 0)
-    address = f"127.0.0.1:{taken.getsockname()[1]}"
-    assert gateway.rpc is not None
-    gateway.rpc.open(taken)
-    async with lifespan(gateway.parts, gateway.rpc), grpc.aio.insecure_channel(address) as channel:
-        yield Bench(gateway, engine, channel, address)
-
-
-Trial = Callable[[Bench], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-def trial(bundle: Path, fake: FakeEngine) -> Callable[..., None]:
-    """Run a coroutine against a server with these settings."""
-
-    def run(story: Trial, **settings: Any) -> None:
-        async def whole() -> None:
-            async with bench(bundle, fake, **settings) as one:
-                await story(one)
-
-        asyncio.run(whole())
-
-    return run
-
-
-def asking(*images: bytes) -> Any:
-    tensor = {"name": "image", "datatype": "BYTES", "shape": [len(images)], "contents": {"bytes_contents": images}}
-    return pb.ModelInferRequest(model_name="discs", inputs=[tensor])
-
-
-async def refusal(call: Any) -> tuple[grpc.StatusCode, str, dict[str, Any]]:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value.code(), caught.value.details() or "", dict(caught.value.trailing_metadata())
+from tests.server.rpc_bench import INFER, NOT_SERVING, SERVING, WAIT, Bench, asking, refusal
 
 
 def test_past_the_queue_calls_are_refused_with_the_time_to_come_back(trial: Any, picture: Any) -> None:
@@ -321,97 +228,3 @@ def test_messages_beyond_those_that_may_arrive_stay_with_their_senders(server: A
     assert codes <= {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
     # All at once would be 312 MB.
     assert peak - before < 150e6
-
-
-def ask_for_long(address: str, image: bytes, over: threading.Event, answers: list[Any]) -> None:
-    with grpc.insecure_channel(address) as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        while not over.is_set():
-            try:
-                answers.append(stub.ModelInfer(asking(image), timeout=WAIT).model_version)
-            except grpc.RpcError as error:
-                answers.append(error.code())
-
-
-@contextmanager
-def load(address: str, image: bytes, callers: int) -> Iterator[list[Any]]:
-    """Steady calls from a few threads: what came back."""
-    answers: list[Any] = []
-    over = threading.Event()
-    threads = [threading.Thread(target=ask_for_long, args=(address, image, over, answers)) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield answers
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join(30)
-
-
-def test_the_model_is_replaced_under_load_without_a_failed_call(
-    server: Any, bundle: Path, newer: Path, tmp_path: Path, golden: list[bytes]
-) -> None:
-    own = tmp_path / "bundle"
-    shutil.copytree(bundle, own)
-    running = server("--grpc-port", "0", "--no-watch", folder=own)
-    with load(running.rpc, golden[0], 3) as answers:
-        wait_until(lambda: "7" in answers)
-        shutil.rmtree(own)
-        shutil.copytree(newer, own)
-        assert httpx.post(f"{running.private}/admin/reload", timeout=30).status_code == 200
-        wait_until(lambda: "8" in answers)
-    assert set(answers) == {"7", "8"}
-
-
-def test_sigterm_turns_health_red_serves_on_drains_and_exits_0(server: Any, golden: list[bytes]) -> None:
-    running = server("--grpc-port", "0", "--drain-delay", "2")
-    with load(running.rpc, golden[0], 4) as answers, grpc.insecure_channel(running.rpc) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=WAIT)
-        assert next(watch).status == SERVING
-        running.process.send_signal(signal.SIGTERM)
-        assert next(watch).status == NOT_SERVING
-        before = len(answers)
-        wait_until(lambda: len(answers) > before, 1.5)
-        assert running.process.wait(15) == 0
-    # Until the port closed every call was answered; afterwards connecting is refused, and nothing was cut off.
-    assert set(answers) == {"7", grpc.StatusCode.UNAVAILABLE}
-    assert answers.index(grpc.StatusCode.UNAVAILABLE) > before
-    assert "Traceback" not in running.output()
-
-
-def test_calls_under_way_are_answered_after_the_port_has_closed(trial: Any, picture: Any) -> None:
-    async def story(one: Bench) -> None:
-        with one.held():
-            inside = [asyncio.ensure_future(one.stub.ModelInfer(asking(picture()))) for _ in range(2)]
-            await one.until(lambda: one.parts.admission.images == 2)
-            ending = asyncio.ensure_future(one.rpc.stop())
-            await asyncio.sleep(0.1)
-            options = [("grpc.use_local_subchannel_pool", 1)]
-            async with grpc.aio.insecure_channel(one.address, options=options) as late:
-                stub = service_pb2_grpc.GRPCInferenceServiceStub(late)
-                assert (await refusal(stub.ServerLive(pb.ServerLiveRequest())))[0] == grpc.StatusCode.UNAVAILABLE
-            assert not ending.done()
-            one.engine.fail_next = True
-        failed = await refusal(inside[0])
-        assert (failed[0], failed[1].partition(":")[0]) == (grpc.StatusCode.INTERNAL, "engine_failed")
-        assert (await inside[1]).model_name == "discs"
-        await ending
-
-    trial(story, max_batch=1)
-
-
-def test_waiting_for_callers_to_leave_ends_with_the_drain_timeout(trial: Any, picture: Any) -> None:
-    async def story(one: Bench) -> None:
-        with one.held():
-            longer = [("x-request-timeout-ms", "30000")]
-            inside = asyncio.ensure_future(one.stub.ModelInfer(asking(picture()), metadata=longer))
-            await one.until(lambda: one.parts.admission.images == 1)
-            started = time.monotonic()
-            await one.rpc.stop()
-            assert 0.2 < time.monotonic() - started < 3
-        assert (await refusal(inside))[0] in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
-        assert one.parts.admission.images == 0
-
-    trial(story, body_timeout=0.1, request_timeout=0.2, drain_timeout=0.4)
