@@ -26,10 +26,11 @@ from oodguard.server.routes import Route
 from oodguard.server.sampling import Sampler
 from oodguard.server.serving import Serving
 from oodguard.server.settings import ServeSettings
+from oodguard.server.shadow import Shadow
 from oodguard.server.tracing import Tracing
 from oodguard.server.traffic import Traffic
 from oodguard.server.v2 import OpenInference
-from oodguard.server.watch import watch_files, watch_remote
+from oodguard.server.watch import watch_bundle, watch_files, watch_remote
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Parts:
     judge: Judge
     traffic: Traffic
     sampler: Sampler | None
+    shadow: Shadow | None
     tracing: Tracing | None
 
     @classmethod
@@ -58,21 +60,24 @@ class Parts:
         place = place_of(settings.sample_dir, settings.sample_store)
         rate, room = settings.sample_rate, settings.sample_max_bytes
         sampler = Sampler(place, rate=rate, max_bytes=room, metrics=metrics) if place else None
+        shadow = Shadow(settings, metrics) if settings.shadow else None
         endpoint, share = settings.traces_endpoint, settings.traces_share
         tracing = Tracing(endpoint, share=share) if endpoint else None
         serving = Serving(settings, metrics, engine=engine)
         health = Health(serving, settings.dead_after)
         workers = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
-        judge = Judge(metrics, admission, workers, settings.limits, settings.top_k, sampler)
+        judge = Judge(metrics, admission, workers, settings.limits, settings.top_k, sampler, shadow)
         traffic = Traffic(metrics, admission, serving, health)
         metrics.queue_images.set_function(lambda: admission.images)
         metrics.ready.set_function(lambda: float(health.not_ready is None))
-        return cls(settings, metrics, keys, admission, serving, health, workers, judge, traffic, sampler, tracing)
+        return cls(
+            settings, metrics, keys, admission, serving, health, workers, judge, traffic, sampler, shadow, tracing
+        )
 
     async def close(self) -> None:
         """Stop the decoders, send and write what waits, and end the model."""
         self.workers.shutdown(wait=False, cancel_futures=True)
-        for part in (self.sampler, self.tracing):
+        for part in (self.shadow, self.sampler, self.tracing):
             if part is not None:
                 await asyncio.to_thread(part.close)
         await self.serving.close()
@@ -116,7 +121,11 @@ def public_routes(parts: Parts) -> list[Route]:
     entrance = Entrance(parts.settings, parts.health, parts.admission)
     predict = Predict(entrance, parts.serving, parts.judge, parts.workers)
     open_inference = OpenInference(entrance, parts.serving, parts.health, parts.judge, parts.workers)
-    page = PageRoutes(parts.settings, parts.serving, parts.traffic).routes if parts.settings.page else (REDIRECT,)
+    page = (
+        PageRoutes(parts.settings, parts.serving, parts.traffic, parts.shadow).routes
+        if parts.settings.page
+        else (REDIRECT,)
+    )
     health = HealthRoutes(parts.health, parts.serving)
     return [*predict.routes, *health.routes, *open_inference.routes, *static_routes("docs"), *page, OPENAPI]
 
@@ -124,16 +133,20 @@ def public_routes(parts: Parts) -> list[Route]:
 def private_routes(parts: Parts) -> list[Route]:
     """Every route of the private application."""
     health = HealthRoutes(parts.health, parts.serving)
-    return [*health.routes, *AdminRoutes(parts.metrics, parts.serving, parts.keys).routes]
+    return [*health.routes, *AdminRoutes(parts.metrics, parts.serving, parts.keys, parts.shadow).routes]
 
 
 @asynccontextmanager
 async def lifespan(parts: Parts) -> AsyncIterator[None]:
     """What runs beside the requests, from the first to the last."""
     await parts.serving.start()
+    if parts.shadow is not None:
+        parts.shadow.start()
     beside = []
     if parts.settings.watch:
         beside += [watch_files(parts.settings, parts.serving, parts.keys), watch_remote(parts.serving)]
+        if parts.shadow is not None:
+            beside.append(watch_bundle(parts.shadow.bundle, parts.shadow.reload))
     if parts.settings.page:
         beside.append(parts.traffic.run())
     tasks = [asyncio.create_task(work) for work in beside]

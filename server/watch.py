@@ -20,6 +20,8 @@ SETTLE_MS = 600
 TRITON_SECONDS = 1.0
 LONGEST_PAUSE = 60.0
 
+Targets = dict[Path, Callable[[], Awaitable[object]]]
+
 
 async def watch_remote(serving: Serving) -> None:
     """Reload the model when a remote engine's newest graph is another; runs until cancelled.
@@ -50,7 +52,7 @@ async def watch_files(settings: ServeSettings, serving: Serving, keys: KeyRing) 
     async def reload_keys() -> None:
         keys.reload()
 
-    targets: dict[Path, Callable[[], Awaitable[object]]] = {}
+    targets: Targets = {}
     folders: list[Path] = []
     if settings.bundle is not None:
         bundle = settings.bundle.absolute()
@@ -60,6 +62,16 @@ async def watch_files(settings: ServeSettings, serving: Serving, keys: KeyRing) 
         file = settings.key_file.absolute()
         targets[file] = reload_keys
         folders.append(file.parent)
+    await _watch(targets, folders)
+
+
+async def watch_bundle(bundle: Path, reload: Callable[[], Awaitable[object]]) -> None:
+    """Call `reload` when a bundle's manifest changes; runs until cancelled."""
+    bundle = bundle.absolute()
+    await _watch({bundle / MANIFEST_FILE: reload}, [bundle, bundle.parent])
+
+
+async def _watch(targets: Targets, folders: list[Path]) -> None:
     taken = {path: _fingerprint(path) for path in targets}
     while targets:
         # One round: the folder that was watched may be gone afterwards, so the watch is set up again.

@@ -1,0 +1,299 @@
+"""A second bundle that judges a share of the traffic beside the server: how often would it answer otherwise?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from oodguard.core.answers import ModelRef
+from oodguard.core.errors import OodguardError
+from oodguard.core.frozen import Frozen
+from oodguard.core.verdict import Verdict
+from oodguard.server.backlog import Backlog
+from oodguard.server.engines.registry import DEFAULT, LOCAL
+from oodguard.server.logs import server as log
+from oodguard.server.metrics import Metrics
+from oodguard.server.settings import ServeSettings
+from oodguard.server.shadow_pipe import ShadowAnswer, ShadowHello, ShadowPlan, ShadowRequest, receive, send
+
+# Images that may wait for the shadow, and how many it gets at once.
+WAITING = 64
+BATCH = 4
+# Beside a server that uses every core the process gets a fiftieth of one; what takes longer than this hangs.
+PATIENCE = 300.0
+LAST_SECONDS = 2.0
+SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+
+
+class ShadowFailed(OodguardError):
+    """The shadow cannot judge; `final` where another try with the same bundle would fail alike."""
+
+    def __init__(self, message: str, *, final: bool) -> None:
+        super().__init__(message)
+        self.final = final
+
+
+ShadowState = Literal["starting", "judging", "failed"]
+
+
+class ShadowReport(Frozen):
+    """How the shadow does: whether it judges, which model it has, and why it has failed."""
+
+    state: ShadowState
+    share: float
+    model: ModelRef | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """An image that was drawn, what the server said of it, and the acceptance that its request named."""
+
+    data: bytes
+    verdict: Verdict
+    accept: float | None
+
+
+class ShadowProcess:
+    """The process that judges; one thread at a time may talk to it. Its methods raise `ShadowFailed`."""
+
+    def __init__(self, plan: ShadowPlan) -> None:
+        with contextlib.ExitStack() as undo:
+            try:
+                self._channel, theirs = socket.socketpair()
+                undo.enter_context(self._channel)
+                self._channel.settimeout(PATIENCE)
+                with theirs:
+                    # -P: what lies in the current folder is none of its modules.
+                    command = ["-P", "-m", "oodguard.server.shadow_judge", plan.model_dump_json(), str(theirs.fileno())]
+                    self._process = subprocess.Popen(
+                        [sys.executable, *command],
+                        pass_fds=(theirs.fileno(),),
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                    )
+            except OSError as error:
+                raise ShadowFailed(f"its process cannot be started ({error.strerror or error})", final=False) from None
+            undo.pop_all()
+
+    def hello(self) -> ModelRef:
+        """The model, once the process has verified the bundle."""
+        try:
+            said = receive(self._channel, ShadowHello)
+        except (OSError, EOFError) as error:
+            raise self._failed(error) from None
+        if said.model is None:
+            raise ShadowFailed(said.problem or "the bundle cannot be judged with", final=True)
+        return said.model
+
+    def judge(self, drawn: list[Drawn]) -> ShadowAnswer:
+        """The verdicts on images of one acceptance."""
+        request = ShadowRequest(accept=drawn[0].accept, sizes=tuple(len(one.data) for one in drawn))
+        try:
+            send(self._channel, request, (one.data for one in drawn))
+            return receive(self._channel, ShadowAnswer)
+        except (OSError, EOFError) as error:
+            raise self._failed(error) from None
+
+    def _failed(self, error: Exception) -> ShadowFailed:
+        if isinstance(error, TimeoutError):
+            return ShadowFailed(f"its process has not answered for {PATIENCE:g} s", final=False)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(LAST_SECONDS)
+        return ShadowFailed(f"its process ended with code {self._process.poll()}", final=False)
+
+    def kill(self) -> None:
+        """End the process. Any thread may call this; one that waits for an answer then gets none."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """End the process for good; for the thread that talks to it."""
+        self.kill()
+        self._channel.close()
+
+
+class Shadow:
+    """Judges a share of the answered images with a second bundle, in a process of the lowest priority.
+
+    ```python
+    shadow = Shadow(settings, metrics)
+    shadow.start()
+    shadow.offer(data, verdict, accept=None)
+    ```
+
+    A thread talks to the process, so requests never wait. What does not fit into the backlog is dropped and counted; a
+    process that dies is started again, after ever longer pauses. Raises `EnvironmentProblem` where the engine that the
+    shadow would run on is not installed.
+    """
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics, *, seed: int | None = None) -> None:
+        assert settings.shadow is not None
+        engine = settings.engine if settings.engine in LOCAL else DEFAULT
+        LOCAL[engine].loader()
+        self._plan = ShadowPlan(
+            bundle=settings.shadow.absolute(), engine=engine, accept=settings.accept, limits=settings.limits
+        )
+        self._metrics = metrics
+        self._share = settings.shadow_share
+        self._random = random.Random(seed)
+        self._backlog = Backlog(images=WAITING, size=settings.shadow_max_bytes)
+        self._waiting: deque[Drawn] = deque()
+        self._reloads: deque[Future[ShadowReport]] = deque()
+        self._woken = threading.Condition()
+        self._closing = False
+        # The thread alone changes what follows.
+        self._processes: list[ShadowProcess] = []
+        self._pause = SHORTEST_PAUSE
+        self._retry_at: float | None = None
+        self.report = ShadowReport(state="starting", share=self._share)
+        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+        metrics.shadow_share.set(self._share)
+
+    @property
+    def bundle(self) -> Path:
+        """Where the bundle is."""
+        return self._plan.bundle
+
+    def start(self) -> None:
+        """Start the process and go on in a thread."""
+        self._thread.start()
+
+    def offer(self, data: bytes, verdict: Verdict, *, accept: float | None) -> None:
+        """Have an answered image judged, if it is drawn. `accept` is what its request named. Never waits or raises."""
+        if self._random.random() >= self._share:
+            return
+        if self.report.state != "judging" or not self._backlog.enter(len(data)):
+            self._metrics.shadow_images["dropped"].inc()
+            return
+        with self._woken:
+            self._waiting.append(Drawn(data, verdict, accept))
+            self._woken.notify()
+
+    async def reload(self) -> ShadowReport:
+        """Load the shadow's bundle again; a bundle that is refused leaves the old one judging."""
+        asked: Future[ShadowReport] = Future()
+        with self._woken:
+            if self._closing:
+                return self.report
+            self._reloads.append(asked)
+            self._woken.notify()
+        return await asyncio.wrap_future(asked)
+
+    def _run(self) -> None:
+        self._open()
+        while True:
+            with self._woken:
+                while not (self._closing or self._reloads or self._waiting or self._due()):
+                    self._woken.wait(None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic()))
+                if self._closing:
+                    break
+                reloads = [asked for asked in self._reloads if asked.set_running_or_notify_cancel()]
+                self._reloads.clear()
+                drawn = self._take()
+            if reloads or self._due():
+                self._open()
+            for asked in reloads:
+                asked.set_result(self.report)
+            if drawn:
+                self._compare(drawn)
+        for process in self._processes:
+            process.close()
+
+    def _due(self) -> bool:
+        return self._retry_at is not None and time.monotonic() >= self._retry_at
+
+    def _take(self) -> list[Drawn]:
+        """The next images that one request may hold: those of one acceptance."""
+        found = [self._waiting.popleft()] if self._waiting else []
+        while self._waiting and len(found) < BATCH and self._waiting[0].accept == found[0].accept:
+            found.append(self._waiting.popleft())
+        return found
+
+    def _open(self) -> None:
+        """Start a process beside the one there is, and put it in its place when it is ready to judge."""
+        old = list(self._processes)
+        new = None
+        try:
+            new = ShadowProcess(self._plan)
+            self._processes.append(new)
+            if self._closing:
+                raise ShadowFailed("the server ends", final=True)
+            model = new.hello()
+        except ShadowFailed as error:
+            if new is not None:
+                self._processes.remove(new)
+                new.close()
+            if not self._closing:
+                self._refuse(error, judges_on=bool(old))
+            return
+        self._processes = [new]
+        for process in old:
+            process.close()
+            self._metrics.shadow_reloads["swapped"].inc()
+        self._retry_at, self._pause = None, SHORTEST_PAUSE
+        self.report = ShadowReport(state="judging", share=self._share, model=model)
+        self._metrics.shadow(model)
+        log.warning("the shadow judges with %s version %s", model.name, model.version)
+
+    def _refuse(self, error: ShadowFailed, *, judges_on: bool) -> None:
+        if not judges_on:
+            self._fail(error)
+            return
+        self._metrics.shadow_reloads["refused"].inc()
+        self.report = self.report.model_copy(update={"problem": str(error)})
+        log.error("shadow bundle refused, the old one judges on: %s", error)
+
+    def _fail(self, error: ShadowFailed) -> None:
+        self._metrics.shadow(None)
+        self.report = ShadowReport(state="failed", share=self._share, problem=str(error))
+        log.error("the shadow judges nothing (answers go on): %s", error)
+        # A bundle that was refused is loaded again when it changes.
+        self._retry_at = None if error.final else time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _compare(self, drawn: list[Drawn]) -> None:
+        try:
+            found = self._processes[0].judge(drawn) if self._processes else None
+        except ShadowFailed as error:
+            self._processes.pop().close()
+            found = None
+            if not self._closing:
+                self._fail(error)
+        finally:
+            for one in drawn:
+                self._backlog.leave(len(one.data))
+        if found is None:
+            self._metrics.shadow_images["failed"].inc(len(drawn))
+            return
+        self._metrics.shadow_inference_seconds.observe(found.inference)
+        for one, verdict in zip(drawn, found.verdicts, strict=True):
+            if verdict is None:
+                self._metrics.shadow_images["failed"].inc()
+            else:
+                self._metrics.compare(one.verdict, label=verdict.label, is_ood=verdict.is_ood)
+
+    def close(self) -> None:
+        """End the process; what waits is given up."""
+        with self._woken:
+            self._closing = True
+            self._woken.notify()
+        for process in list(self._processes):
+            process.kill()
+        if self._thread.is_alive():
+            self._thread.join()
+        for asked in self._reloads:
+            asked.cancel()
