@@ -23,7 +23,7 @@ from oodguard.server.metrics import Metrics
 from oodguard.server.page import REDIRECT, PageRoutes, static_routes
 from oodguard.server.places import place_of
 from oodguard.server.routes import Route
-from oodguard.server.sampling import Sampler
+from oodguard.server.sampling import Keeper, Sampler, Taker
 from oodguard.server.serving import Serving
 from oodguard.server.settings import ServeSettings
 from oodguard.server.shadow import Shadow
@@ -31,6 +31,7 @@ from oodguard.server.tracing import Tracing
 from oodguard.server.traffic import Traffic
 from oodguard.server.v2 import OpenInference
 from oodguard.server.watch import watch_bundle, watch_files, watch_remote
+from oodguard.server.webhook import Webhook
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,8 @@ class Parts:
         metrics.settings(settings)
         admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
         keys = KeyRing(file=settings.key_file, hashes=settings.key_hashes)
-        place = place_of(settings.sample_dir, settings.sample_store)
-        rate, room = settings.sample_rate, settings.sample_max_bytes
-        sampler = Sampler(place, rate=rate, max_bytes=room, metrics=metrics) if place else None
+        takers = takers_of(settings, metrics)
+        sampler = Sampler(takers, rate=settings.sample_rate) if takers else None
         shadow = Shadow(settings, metrics) if settings.shadow else None
         endpoint, share = settings.traces_endpoint, settings.traces_share
         tracing = Tracing(endpoint, share=share) if endpoint else None
@@ -81,6 +81,17 @@ class Parts:
             if part is not None:
                 await asyncio.to_thread(part.close)
         await self.serving.close()
+
+
+def takers_of(settings: ServeSettings, metrics: Metrics) -> list[Taker]:
+    """Where sampled flagged images go: nowhere, to a place, to a webhook, or to both."""
+    found: list[Taker] = []
+    place = place_of(settings.sample_dir, settings.sample_store)
+    if place is not None:
+        found.append(Keeper(place, max_bytes=settings.sample_max_bytes, metrics=metrics))
+    if settings.sample_webhook and settings.sample_webhook_secret:
+        found.append(Webhook(settings.sample_webhook, settings.sample_webhook_secret, metrics=metrics))
+    return found
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,8 @@ class Judge:
     ```
 
     Every image is counted: under its verdict where it got one, under its code where it cannot be used. Flagged images
-    are offered to `sampler`, all answered ones to `shadow`; stages are observed and traced. `top_k` is for requests that
-    name none.
+    are offered to `sampler`, all answered ones to `shadow`; stages are observed and traced. `top_k` is for requests
+    that name none.
     """
 
     metrics: Metrics

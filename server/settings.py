@@ -104,7 +104,9 @@ class ServeSettings(BaseSettings):
         "beside a folder or object store; default: none.",
     )
     sample_webhook_secret: Path | None = Field(
-        None, description="File with the secret that signs them: whsec_ and base64 (`oodguard key --webhook`)."
+        None,
+        description="File with the secret that signs them: whsec_ and the base64 of 24 to 64 random bytes; one more "
+        "line for each further secret, while you replace it.",
     )
     shadow: Path | None = Field(
         None,

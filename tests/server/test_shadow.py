@@ -18,11 +18,13 @@ import pytest
 from pydantic import ValidationError
 
 import oodguard
+from oodguard.core.calibration import Calibration
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.manifest import MANIFEST_FILE, Manifest, load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.load_tests.gateway import Gateway
 from oodguard.load_tests.process import wait_until
+from oodguard.load_tests.real_triton import Triton
 from oodguard.server.engines import registry
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.engines.ort import OrtEngine
@@ -147,7 +149,7 @@ def test_the_same_bundle_always_agrees(
     wait_judging(running)
     post(running, images)
     wait_until(lambda: sum(drawn(running).values()) == len(images))
-    assert {key for key in compared(running)} <= {("false", "false", "true"), ("true", "true", "true")}
+    assert set(compared(running)) <= {("false", "false", "true"), ("true", "true", "true")}
 
 
 def test_a_shadow_that_hangs_costs_no_answer_and_a_bounded_number_of_images(
@@ -235,6 +237,38 @@ def test_a_shadow_reloads_as_the_server_does(
     # One process is left of the three.
     wait_until(lambda: len(psutil.Process(running.process.pid).children()) == 1)
     assert running.sample('oodguard_reloads_total{result="swapped"}') == 1
+
+
+def test_an_acceptance_that_the_second_bundle_cannot_promise_is_its_own_failure(
+    server: Callable[..., Gateway], bundle: Path, tmp_path: Path, images: list[bytes]
+) -> None:
+    calibration = load_manifest(bundle).calibration
+    # As if twelve images had been held out.
+    few = Calibration.fit(
+        {name: np.array(curve.values)[np.linspace(0, len(curve.values) - 1, 12).astype(int)] for name, curve in
+         calibration.curves.items()},
+        lipschitz=calibration.lipschitz,
+    )  # fmt: skip
+    small = retold(bundle, tmp_path / "small", calibration=few.model_dump(mode="json"), default_accept=0.6)
+    assert load_manifest(small).max_accept < 0.95 < load_manifest(bundle).max_accept
+    running = server("--shadow", str(small), "--shadow-share", "1")
+    wait_judging(running)
+    assert set(post(running, images[:3], accept=0.95)) == {200}
+    wait_until(lambda: drawn(running) == {"failed": 3})
+    assert set(post(running, images[:3], accept=0.9)) == {200}
+    wait_until(lambda: drawn(running) == {"failed": 3, "judged": 3})
+    assert (state(running)["state"], compared(running).total()) == ("judging", 3)
+
+
+def test_a_server_whose_graph_triton_runs_has_a_shadow_too(
+    server: Callable[..., Gateway], bundle: Path, other: Path, triton: Triton, images: list[bytes]
+) -> None:
+    flags = ("--engine", "triton", "--triton-url", triton.address, "--shadow", str(other), "--shadow-share", "1")
+    running = server(*flags)
+    wait_judging(running)
+    assert set(post(running, images[:10])) == {200}
+    wait_until(lambda: drawn(running) == {"judged": 10})
+    assert compared(running) == expected(bundle, other, images[:10])
 
 
 def test_the_share_is_drawn_at_random(start: Any, fake: FakeEngine, newer: Path, picture: Any) -> None:
