@@ -257,15 +257,3 @@ def test_clients_stream_every_kind_of_image_in_order(server: str, photos: Path, 
     again = asyncio.run(gather())
     assert [r.problem for r in again] == [r.problem for r in found]
     assert [r.prediction and r.prediction.label for r in again] == [r.prediction and r.prediction.label for r in found]
-
-
-def test_review_writes_a_page_and_says_what_is_on_it(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, parse_page: Callable[[str], Element]
-) -> None:
-    folder = tmp_path / "flagged"
-    folder.mkdir()
-    (folder / "torn.json").write_text("{")
-    code, out, _ = call(capsys, "review", folder, "--out", tmp_path / "new" / "page.html")
-    assert code == 0
-    assert "0 shown, 1 could not be read" in out
-    parse_page((tmp_path / "new" / "page.html").read_text(encoding="utf-8"))
