@@ -68,6 +68,13 @@ SIDECAR = {"triton": {"mode": "sidecar", "repository": {"image": {"reference": "
         ({**SIDECAR, "settings": {"threads": 2}}, "settings.threads is for a graph that the gateway runs itself"),
         ({**SIDECAR, "ports": {"http": 9001}}, "share the pod's ports"),
         ({"triton": {"mode": "sidecar"}}, "triton.repository.image.reference"),
+        ({"shadow": {"enabled": True}}, "name the image that holds it in shadow.bundle.image.reference"),
+        ({"shadow": {"bundle": {"image": {"reference": "r:8"}}}}, "shadow.enabled is false; set it to true"),
+        ({"shadow": {"share": 0}}, "exclusiveMinimum: got 0, want 0"),
+        ({"settings": {"shadow": "/x"}}, "additional properties 'shadow' not allowed"),
+        ({"sampleWebhook": {"url": "https://a.b/c"}}, "sampleWebhook.url and sampleWebhook.secret go together"),
+        ({"sampleWebhook": {"secret": "s"}}, "sampleWebhook.url and sampleWebhook.secret go together"),
+        ({"sampleWebhook": {"url": "ftp://a.b/c", "secret": "s"}}, "does not match pattern"),
     ],
 )
 def test_values_that_cannot_be_meant_are_refused_in_a_sentence(

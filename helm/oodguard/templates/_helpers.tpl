@@ -111,6 +111,14 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- else }}/bundles/current{{ end }}
 {{- end }}
 
+{{- define "oodguard.shadowPath" -}}
+{{- with .Values.shadow.bundle }}
+{{- if eq .source "baked" }}{{ .path }}
+{{- else if eq .source "pvc" }}{{ clean (printf "/shadow/%s" .path) }}
+{{- else }}/shadow/current{{ end }}
+{{- end }}
+{{- end }}
+
 {{- define "oodguard.tritonRepositoryPath" -}}
 {{- with .Values.triton.repository }}
 {{- if eq .source "baked" }}{{ .path }}
@@ -325,6 +333,14 @@ OODGUARD_SERVE_DEVICE: cuda
 {{- if not (hasKey .Values.settings "drain_delay") }}
 # As long as load balancers may take to see that a pod has left.
 OODGUARD_SERVE_DRAIN_DELAY: {{ include "oodguard.setting" (list . "drain_delay") | quote }}
+{{- end }}
+{{- if .Values.shadow.enabled }}
+OODGUARD_SERVE_SHADOW: {{ include "oodguard.shadowPath" . | quote }}
+OODGUARD_SERVE_SHADOW_SHARE: {{ .Values.shadow.share | quote }}
+{{- end }}
+{{- with .Values.sampleWebhook.url }}
+OODGUARD_SERVE_SAMPLE_WEBHOOK: {{ . | quote }}
+OODGUARD_SERVE_SAMPLE_WEBHOOK_SECRET: /etc/oodguard/webhook/secret
 {{- end }}
 {{- range $name, $value := .Values.settings }}
 {{- if not (kindIs "invalid" $value) }}
