@@ -213,6 +213,7 @@ def test_a_shadow_judges_beside_the_gateway_in_the_same_container(
         sampleWebhook={"url": f"http://127.0.0.1:{webhook}/"},
     )  # fmt: skip
     rendered = render("shadow", more)
+    key = key_of(rendered)
     secret = base64.b64encode(b"whsec_" + base64.b64encode(bytes(32))).decode()
     rendered.documents.append({"kind": "Secret", "metadata": {"name": "webhook"}, "data": {"secret": secret}})
     pod = Pod(
@@ -228,10 +229,10 @@ def test_a_shadow_judges_beside_the_gateway_in_the_same_container(
     wait_until_started(rendered.gateway, process)
     private = f"http://127.0.0.1:{rendered.gateway['ports'][1]['containerPort']}"
     judging = {"state": "judging", "share": 1.0, "model": {"name": "discs", "version": "8"}, "problem": None}
-    key = {"x-api-key": key_of(rendered)}
-    wait_until(lambda: httpx.get(f"{private}/admin/shadow", headers=key).json() == judging)
+    headers = {"x-api-key": key}
+    wait_until(lambda: httpx.get(f"{private}/admin/shadow", headers=headers).json() == judging)
     image = (bundle / load_manifest(bundle).golden[0].path).read_bytes()
-    assert ask(rendered, image, key_of(rendered)).json()["model"]["version"] == "7"
+    assert ask(rendered, image, key).json()["model"]["version"] == "7"
     counted = 'oodguard_shadow_images_total{result="judged"} 1.0'
     wait_until(lambda: counted in httpx.get(f"{private}/metrics").text)
 
