@@ -285,6 +285,26 @@ def test_the_share_is_drawn_at_random(start: Any, fake: FakeEngine, newer: Path,
     assert 74 <= total() <= 166
 
 
+def test_a_process_that_does_not_answer_in_time_is_replaced(
+    start: Any, fake: FakeEngine, newer: Path, picture: Any
+) -> None:
+    client = start(engine=fake, shadow=newer, shadow_share=1.0)
+    shadow = client.parts.shadow
+    wait_until(lambda: shadow.report.state == "judging")
+    (running,) = shadow._processes
+    running._channel.settimeout(0.3)
+    stopped = psutil.Process(running._process.pid)
+    stopped.send_signal(signal.SIGSTOP)
+    assert client.post("/predict", content=picture(), headers=PNG).status_code == 200
+    wait_until(lambda: shadow.report.state == "failed")
+    assert shadow.report.problem == "its process has not answered for 300 s"
+    assert not stopped.is_running()
+    assert client.sample('oodguard_shadow_images_total{result="failed"}') == 1
+    wait_until(lambda: shadow.report.state == "judging")
+    assert client.post("/predict", content=picture(), headers=PNG).status_code == 200
+    wait_until(lambda: client.sample('oodguard_shadow_images_total{result="judged"}') == 1)
+
+
 def test_contradicting_settings_and_a_missing_engine_are_refused(
     start: Any, fake: FakeEngine, newer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
