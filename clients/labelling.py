@@ -105,6 +105,8 @@ def label_studio(folder: Path, *, limit: int | None = None, prefix: str | None =
     """
     sizes = Sizes(folder, limit)
     before = f"{LOCAL_FILES}{quote(folder.resolve().name)}/" if prefix is None else prefix
+    if not before.endswith(("/", "=")):
+        before += "/"
     tasks: list[dict[str, Any]] = [
         {
             "data": {"image": before + (one.name if before.startswith(STORES) else quote(one.name)), **one.facts},

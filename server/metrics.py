@@ -105,7 +105,7 @@ class Metrics:
         shadow_images = self._add(
             Counter,
             "oodguard_shadow_images",
-            "Images drawn for the shadow bundle: judged, dropped for want of room, failed to be judged.",
+            "Images drawn for the shadow bundle: judged, dropped (no room, or no shadow that judges), failed.",
             "result",
         )
         shadow_verdicts = self._add(

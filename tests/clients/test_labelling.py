@@ -80,6 +80,8 @@ def test_the_interface_has_every_choice_that_a_prediction_makes(folder: Path) ->
     ("prefix", "path"),
     [
         ("s3://bucket/flagged/", "s3://bucket/flagged/2026 03/high & low.PNG"),
+        ("s3://bucket/flagged", "s3://bucket/flagged/2026 03/high & low.PNG"),
+        ("/data/local-files/?d=", "/data/local-files/?d=2026%2003/high%20%26%20low.PNG"),
         ("https://images.example.com/", "https://images.example.com/2026%2003/high%20%26%20low.PNG"),
     ],
 )
