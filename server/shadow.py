@@ -30,8 +30,8 @@ from oodguard.server.shadow_pipe import ShadowAnswer, ShadowHello, ShadowPlan, S
 # Images that may wait for the shadow, and how many it gets at once.
 WAITING = 64
 BATCH = 4
-# Beside a server that uses every core the process gets a fiftieth of one; what takes longer than this hangs.
-PATIENCE = 300.0
+# Beside a server that uses every core the process gets next to nothing; what takes longer than this hangs.
+PATIENCE = 600.0
 LAST_SECONDS = 2.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 
@@ -76,7 +76,7 @@ class ShadowProcess:
                 self._channel.settimeout(PATIENCE)
                 with theirs:
                     # -P: what lies in the current folder is none of its modules.
-                    command = ["-P", "-m", "oodguard.server.shadow_judge", plan.model_dump_json(), str(theirs.fileno())]
+                    command = ["-P", "-m", "oodguard.server.shadow_start", plan.model_dump_json(), str(theirs.fileno())]
                     self._process = subprocess.Popen(
                         [sys.executable, *command],
                         pass_fds=(theirs.fileno(),),

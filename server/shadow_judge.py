@@ -1,17 +1,9 @@
-"""The shadow's process: judges images with a second bundle, where it can neither hold up nor break the server.
-
-`python -m oodguard.server.shadow_judge PLAN DESCRIPTOR`, which only `server/shadow.py` calls.
-"""
+"""What the shadow's process does: it judges images with a second bundle until the server has no more of them."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import socket
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from oodguard.core.answers import ModelRef
 from oodguard.core.errors import ImageError, OodguardError
@@ -28,18 +20,6 @@ from oodguard.server.shadow_pipe import (
     send,
 )
 from oodguard.server.tuning import EnginePlan
-
-LOWEST_PRIORITY = 19
-FIRST_TO_GO = "1000"
-
-
-def step_back() -> None:
-    """Let the server have the processor whenever it wants it, and the memory when there is too little for both."""
-    # Ctrl-C reaches every process of a terminal; this one ends when the server closes the socket.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(LOWEST_PRIORITY)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
 
 
 def open_judge(plan: ShadowPlan) -> BatchJudge:
@@ -64,8 +44,8 @@ def answer(judge: BatchJudge, images: Sequence[bytes], accept: float) -> ShadowA
     return ShadowAnswer(verdicts=verdicts, inference=judged.inference)
 
 
-def main(plan: ShadowPlan, channel: socket.socket) -> None:
-    """Answer until the server closes its end."""
+def judge_all(plan: ShadowPlan, channel: socket.socket) -> None:
+    """Say hello and answer; `EOFError` or `ConnectionError` when the server has closed its end."""
     try:
         judge = open_judge(plan)
     except (OodguardError, ValueError) as error:
@@ -78,11 +58,3 @@ def main(plan: ShadowPlan, channel: socket.socket) -> None:
         request = receive(channel, ShadowRequest)
         images = [receive_bytes(channel, size) for size in request.sizes]
         send(channel, answer(judge, images, default if request.accept is None else request.accept))
-
-
-if __name__ == "__main__":
-    step_back()
-    with contextlib.suppress(EOFError, ConnectionError):
-        main(ShadowPlan.model_validate_json(sys.argv[1]), socket.socket(fileno=int(sys.argv[2])))
-    # Nothing is to be kept, and a thread that hangs inside the engine must not keep the process.
-    os._exit(0)
