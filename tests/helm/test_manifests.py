@@ -209,3 +209,5 @@ def test_a_shadow_brings_its_bundle_and_a_webhook_its_secret(render: Render) -> 
     assert rendered.environment["OODGUARD_SERVE_SHADOW"] == "/shadow/eight"
     off = render("cpu")
     assert not [name for name in off.environment if "SHADOW" in name or "WEBHOOK" in name]
+    # As `helm --set shadow.share=0.2` gives it.
+    assert render("shadow", {"shadow": {"share": "0.2"}}).environment["OODGUARD_SERVE_SHADOW_SHARE"] == "0.2"

@@ -71,6 +71,7 @@ SIDECAR = {"triton": {"mode": "sidecar", "repository": {"image": {"reference": "
         ({"shadow": {"enabled": True}}, "name the image that holds it in shadow.bundle.image.reference"),
         ({"shadow": {"bundle": {"image": {"reference": "r:8"}}}}, "shadow.enabled is false; set it to true"),
         ({"shadow": {"share": 0}}, "exclusiveMinimum: got 0, want 0"),
+        ({"shadow": {"share": "2.5"}}, "does not match pattern"),
         ({"settings": {"shadow": "/x"}}, "additional properties 'shadow' not allowed"),
         ({"sampleWebhook": {"url": "https://a.b/c"}}, "sampleWebhook.url and sampleWebhook.secret go together"),
         ({"sampleWebhook": {"secret": "s"}}, "sampleWebhook.url and sampleWebhook.secret go together"),
