@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from oodguard.core.answers import PredictRequest, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.problems import problem, summary_of
 from oodguard.server.call import SHORTEST_MS, Entrance, while_connected
-from oodguard.server.errors import RequestError
+from oodguard.server.errors import ReloadRefused, RequestError
 from oodguard.server.health import Health
 from oodguard.server.intake import read_images
 from oodguard.server.judging import Judge
@@ -154,8 +155,12 @@ class AdminRoutes:
         """
         self.keys.reload()
         model = await self.serving.reload()
-        shadow = {"shadow": (await self.shadow.reload()).model_dump()} if self.shadow else {}
-        return JSONResponse({"status": "swapped", "model": model.ref.model_dump(), **shadow})
+        answer = {"status": "swapped", "model": model.ref.model_dump()}
+        if self.shadow is not None:
+            with contextlib.suppress(ReloadRefused):
+                await self.shadow.reload()
+            answer["shadow"] = self.shadow.report.model_dump()
+        return JSONResponse(answer)
 
     async def shadow_state(self, _: Request) -> Response:
         """What the shadow does, with which model, and why it has failed; 404 without a shadow."""

@@ -22,6 +22,7 @@ from oodguard.core.frozen import Frozen
 from oodguard.core.verdict import Verdict
 from oodguard.server.backlog import Backlog
 from oodguard.server.engines.registry import DEFAULT, LOCAL
+from oodguard.server.errors import ReloadRefused
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
 from oodguard.server.settings import ServeSettings
@@ -152,7 +153,7 @@ class Shadow:
         self._random = random.Random(seed)
         self._backlog = Backlog(images=WAITING, size=settings.shadow_max_bytes)
         self._waiting: deque[Drawn] = deque()
-        self._reloads: deque[Future[ShadowReport]] = deque()
+        self._reloads: deque[Future[str | None]] = deque()
         self._woken = threading.Condition()
         self._closing = False
         # The thread alone changes what follows.
@@ -183,15 +184,17 @@ class Shadow:
             self._waiting.append(Drawn(data, verdict, accept))
             self._woken.notify()
 
-    async def reload(self) -> ShadowReport:
-        """Load the shadow's bundle again; a bundle that is refused leaves the old one judging."""
-        asked: Future[ShadowReport] = Future()
+    async def reload(self) -> None:
+        """Load the shadow's bundle again. Raises `ReloadRefused` where it cannot judge; the old one then judges on."""
+        asked: Future[str | None] = Future()
         with self._woken:
             if self._closing:
-                return self.report
+                raise ReloadRefused("the server ends")
             self._reloads.append(asked)
             self._woken.notify()
-        return await asyncio.wrap_future(asked)
+        problem = await asyncio.wrap_future(asked)
+        if problem:
+            raise ReloadRefused(problem)
 
     def _run(self) -> None:
         self._open()
@@ -207,7 +210,7 @@ class Shadow:
             if reloads or self._due():
                 self._open()
             for asked in reloads:
-                asked.set_result(self.report)
+                asked.set_result(self.report.problem)
             if drawn:
                 self._compare(drawn)
         for process in self._processes:
