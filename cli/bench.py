@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
-from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
 from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.terminal import Terminal
 from oodguard.cli.whole import Whole
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def bench(
     from oodguard.core.errors import InputError
     from oodguard.training.compute import start_compute
 
-    console = Console()
+    console = Terminal()
     if list_:
         _list(console)
         return
@@ -103,7 +103,7 @@ def bench(
         console.print(f"saved: {', '.join(map(str, written))}", highlight=False)
 
 
-def _list(console: Console) -> None:
+def _list(console: Terminal) -> None:
     from oodguard.bench.methods.catalogue import METHODS
     from oodguard.bench.suites.catalogue import SUITES
 

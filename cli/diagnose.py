@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 
 from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.terminal import Terminal
 from oodguard.core.collusion import CollusionReport
 
 
@@ -53,6 +53,6 @@ def _print(found: CollusionReport) -> None:
         ("generalisation gap", gap, "loss on test photos minus loss on training photos"),
     ):
         table.add_row(*row)
-    console = Console()
+    console = Terminal()
     console.print(table)
     console.print(found.verdict, style="bold red" if found.colluding else "bold green")

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.markdown import Markdown
 
 from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.terminal import Terminal
 from oodguard.cli.whole import Whole
 
 
@@ -43,7 +43,7 @@ def evaluate(
     sets = parse_sets(ood or [])
     with TerminalReporter() as report:
         found = run_evaluation(run, ood=sets, accept=accept, leave_out=leave_out, draws=draws, out=out, report=report)
-    console = Console(width=max(Console().width, 110))
+    console = Terminal(width=max(Terminal().width, 110))
     console.print(Markdown(to_markdown(found)))
     folder = run if out is None else out
     console.print(f"saved: {folder / JSON_FILE}, {folder / MARKDOWN_FILE} and {folder / HTML_FILE}", highlight=False)

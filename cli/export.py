@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter, default_name_transform
-from rich.console import Console
+from rich.markup import escape
 
 from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.terminal import Terminal
 from oodguard.core.errors import InputError
 from oodguard.core.manifest import MANIFEST_FILE, Manifest
 from oodguard.export.triton.options import TritonOptions
@@ -59,11 +60,11 @@ def export(
     flags = ("--out", "--name", "--model-version", "--precision", "--data", "--ood")
     values = (out, name, model_version, precision, data, ood)
     given = [flag for flag, value in zip(flags, values, strict=True) if value is not None]
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     if (run / MANIFEST_FILE).is_file():
         if triton is None or given:
             raise InputError(f"{run} is a bundle, which is exported only to --triton; leave out {', '.join(given)}")
-        _to_triton(console, run, triton, options)
+        _to_triton(console, run, triton, options, kept=run)
         return
     from oodguard.evaluation.evaluate import parse_sets
     from oodguard.export.bundle import export_bundle
@@ -85,29 +86,39 @@ def export(
         if out is not None:
             _print_bundle(console, out, manifest)
         if triton is not None:
-            _to_triton(console, bundle, triton, options)
+            _to_triton(console, bundle, triton, options, kept=out)
     if out is not None:
         console.print(f"next: oodguard serve {out} --port 8000")
 
 
-def _to_triton(console: Console, bundle: Path, repository: Path, options: TritonOptions | None) -> None:
+def _to_triton(
+    console: Terminal, bundle: Path, repository: Path, options: TritonOptions | None, *, kept: Path | None
+) -> None:
+    """Write a version of the model; `kept` is the bundle folder, where it stays."""
     from oodguard.export.triton.repository import write_repository
 
     options = options or TritonOptions()
     placed = write_repository(bundle, repository, options)
     served = ", ".join(map(str, placed.served))
     console.print(
-        f"[bold]{repository / placed.name}[/]: version {placed.number} for Triton's {options.backend} backend on "
-        f"{options.device}; versions served: {served}"
+        f"[bold]{escape(str(repository / placed.name))}[/]: version {placed.number} for Triton's {options.backend} "
+        f"backend on {options.device}; versions served: {served}"
     )
     console.print(f"next: tritonserver --model-repository={repository}", highlight=False)
+    what = f"{kept}" if kept else f"--triton-model {placed.name}"
+    # Triton's default ports are 8000 to 8002.
+    console.print(
+        f"then: oodguard serve {what} --engine triton --triton-url localhost:8001 --port 8080 --admin-port 8081",
+        highlight=False,
+    )
 
 
-def _print_bundle(console: Console, out: Path, manifest: Manifest) -> None:
+def _print_bundle(console: Terminal, out: Path, manifest: Manifest) -> None:
     parity = manifest.parity
     size = sum(ref.bytes for ref in manifest.files if ref.path == manifest.graph) / 1e6
     console.print(
-        f"[bold]{out}[/]: {manifest.name} version {manifest.version}, one {manifest.precision} graph of {size:.1f} MB"
+        f"[bold]{escape(str(out))}[/]: {manifest.name} version {manifest.version}, one {manifest.precision} graph of "
+        f"{size:.1f} MB"
     )
     if manifest.diagnosis is not None:
         console.print(f"ensemble {manifest.diagnosis.verdict}")
@@ -123,4 +134,4 @@ def _print_bundle(console: Console, out: Path, manifest: Manifest) -> None:
         f"OOD flags {parity.flag_agreement:.1%}; thresholds set on the {manifest.precision} scores"
     )
     for set_name, change in parity.auroc_change.items():
-        console.print(f"AUROC on {set_name}: {change:+.4f}")
+        console.print(f"AUROC on {escape(set_name)}: {change:+.4f}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
+
+from oodguard.cli.terminal import Terminal
 
 
 def key(name: Annotated[str, Parameter(help="Who will use the key; the server's log shows this name.")]) -> None:
@@ -23,6 +24,6 @@ def key(name: Annotated[str, Parameter(help="Who will use the key; the server's 
     entry = f"{name}:{digest(secret)}"
     if not ENTRY.match(entry):
         raise InputError(f"{name!r} is not a name; use 1 to 64 letters, digits, dots, dashes and underscores")
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(f"key, for the caller (shown once): [bold]{secret}[/]", highlight=False)
     console.print(f"line for the key file:            {entry}", highlight=False)

@@ -9,10 +9,10 @@ from pathlib import Path
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Env, Toml
 from pydantic import ValidationError
-from rich.console import Console
 from rich.markup import escape
 
 import oodguard
+from oodguard.cli.terminal import Terminal
 from oodguard.core.errors import InputError, OodguardError
 
 CONFIG_FILE = "oodguard.toml"
@@ -125,5 +125,5 @@ def _missing(command: str, error: BaseException) -> str:
 
 
 def _fail(sentence: str, code: int) -> int:
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(sentence)}", highlight=False)
+    Terminal(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(sentence)}", highlight=False)
     return code

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from oodguard.cli.terminal import Terminal
 from oodguard.clients.http import Client
 from oodguard.core.answers import Prediction
 from oodguard.core.codes import Code
 from oodguard.core.errors import InputError
 from oodguard.core.formats import IMAGE_SUFFIXES
+from oodguard.core.problems import Problem
+from oodguard.core.rows import Cell, columns, error_cells, verdict_cells
+from oodguard.core.text import cell, json_line, visible
 
 SOME_FAILED = 1
 FOUND_OOD = 10
@@ -45,64 +48,81 @@ def predict(
     if json_lines and csv_rows:
         raise InputError("--json and --csv exclude each other; choose one")
     paths = _files(images)
-    rows: list[tuple[Path, Prediction]] = []
-    failures: list[tuple[Path, str]] = []
-    shown = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    results: list[tuple[Path, Prediction | Problem]] = []
+    shown = Progress(console=Terminal(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with Client(url, key=key) as client, shown:
         task = shown.add_task("images", total=len(paths))
         for path, result in zip(paths, client.stream(paths, accept=accept), strict=True):
             shown.advance(task)
-            if result.prediction is not None:
-                rows.append((path, result.prediction))
-            elif result.problem is not None:
-                if result.problem.code == Code.BAD_PARAMETER:
-                    raise InputError(result.problem.detail)
-                failures.append((path, result.problem.detail))
+            if result.problem is not None and result.problem.code == Code.BAD_PARAMETER:
+                raise InputError(result.problem.detail)
+            found = result.prediction or result.problem
+            if found is not None:
+                results.append((path, found))
+    judged = [(path, found) for path, found in results if isinstance(found, Prediction)]
+    failures = [(path, found) for path, found in results if isinstance(found, Problem)]
     if json_lines:
-        for path, prediction in rows:
-            print(json.dumps({"path": str(path), **prediction.model_dump(mode="json", exclude={"index", "file"})}))
+        _print_json(results)
     elif csv_rows:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(["path", "label", "probability", "is_ood", "ood_score", "threshold"])
-        for path, p in rows:
-            writer.writerow([_shown(path), p.label, p.probability, p.is_ood, p.ood_score, p.threshold])
-    elif rows:
-        _table(rows)
-    errors = Console(stderr=True, soft_wrap=True)
-    for path, why in failures:
-        errors.print(f"[red]{escape(_shown(path))}[/]: {escape(why)}", highlight=False)
+        _print_csv(results)
+    elif judged:
+        _print_table(judged)
+    errors = Terminal(stderr=True, soft_wrap=True)
+    for path, failure in failures:
+        errors.print(f"[red]{escape(visible(str(path)))}[/]: {escape(visible(failure.detail))}", highlight=False)
     if failures:
         return SOME_FAILED
-    return FOUND_OOD if fail_on_ood and any(p.is_ood for _, p in rows) else 0
+    return FOUND_OOD if fail_on_ood and any(p.is_ood for _, p in judged) else 0
 
 
-def _table(rows: list[tuple[Path, Prediction]]) -> None:
+def _print_json(results: Sequence[tuple[Path, Prediction | Problem]]) -> None:
+    for path, found in results:
+        if isinstance(found, Prediction):
+            row = found.model_dump(mode="json", exclude={"index", "file"})
+        else:
+            row = error_cells(found.code, found.detail)
+        print(json_line({"path": str(path), **row}))
+
+
+def _print_csv(results: Sequence[tuple[Path, Prediction | Problem]]) -> None:
+    scores = next((found.scores for _, found in results if isinstance(found, Prediction)), {})
+    names = [column.name for column in columns(scores, members=False)]
+    writer = csv.writer(sys.stdout)
+    writer.writerow(names)
+    for path, found in results:
+        cells = verdict_cells(found) if isinstance(found, Prediction) else error_cells(found.code, found.detail)
+        row: dict[str, Cell] = {"path": str(path), **cells}
+        writer.writerow([_written(row.get(name)) for name in names])
+
+
+def _written(value: Cell) -> str | float | None:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return cell(value) if isinstance(value, str) else value
+
+
+def _print_table(judged: Sequence[tuple[Path, Prediction]]) -> None:
     table = Table()
     for column, right in (
-        ("image", 0),
+        ("path", 0),
         ("label", 0),
         ("probability", 1),
         ("verdict", 0),
-        ("score", 1),
+        ("ood_score", 1),
         ("threshold", 1),
     ):
         table.add_column(column, justify="right" if right else "left", overflow="fold")
-    for path, p in rows:
+    for path, p in judged:
         verdict = "[bold red]OOD[/]" if p.is_ood else "[green]ID[/]"
         table.add_row(
-            escape(_shown(path)),
-            escape(p.label),
+            escape(visible(str(path))),
+            escape(visible(p.label)),
             f"{p.probability:.3f}",
             verdict,
             f"{p.ood_score:.2f}",
             f"{p.threshold:.2f}",
         )
-    Console().print(table)
-
-
-def _shown(path: Path) -> str:
-    # A name that is not valid text in this locale must not end the command half-way.
-    return str(path).encode(errors="replace").decode()
+    Terminal().print(table)
 
 
 def _files(images: list[Path]) -> list[Path]:

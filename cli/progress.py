@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,14 +15,16 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from oodguard.cli.terminal import Terminal
+
 
 class Bars:
     """The progress of a long command: stage, bar, count and total, time so far, then the columns in `more`."""
 
     def __init__(self, *more: ProgressColumn, width: int | None = None) -> None:
-        self.console = Console(stderr=True)
+        self.console = Terminal(stderr=True)
         self._bars = Progress(
-            TextColumn("{task.description}" if width is None else f"{{task.description:{width}}}"),
+            TextColumn("{task.description}" if width is None else f"{{task.description:{width}}}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -56,7 +57,7 @@ class TerminalReporter(Bars):
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, markup=False)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Move the bar of a stage. Stages that differ only in the text in parentheses share one bar."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from rich.console import Console
 
+from oodguard.cli.terminal import Terminal
 from oodguard.cli.whole import Whole
 from oodguard.clients.labelling import coco, label_studio
 from oodguard.clients.review import DEFAULT_LIMIT
@@ -75,7 +75,7 @@ def review(
     _write(files)
     done = "shown" if format == "html" else "exported"
     more = f", {left:,} more with lower scores" if left else ""
-    Console(soft_wrap=True).print(
+    Terminal(soft_wrap=True).print(
         f"{' and '.join(map(str, files))}: {count:,} {done}{more}, {len(unreadable):,} could not be read",
         highlight=False,
         markup=False,

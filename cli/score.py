@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import TimeRemainingColumn
 
 from oodguard.cli.positional import positional
 from oodguard.cli.progress import Bars
+from oodguard.cli.terminal import Terminal
 from oodguard.server.offline.options import ScoreOptions
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
     """Score many images without a server: BUNDLE SOURCE --out results.parquet.
 
     The result has one row per image, in the order of the source: path, member, label, probability, is_ood, the fused
-    score, and every score with its flag; or an error code and message. The command unpacks nothing to disk and fetches
-    nothing. Give the same command again to continue an interrupted run.
+    score, threshold, percentile, and every score with its flag; or an error code and its detail. The command unpacks
+    nothing to disk and fetches nothing. Give the same command again to continue an interrupted run.
 
     Exit code: 0 all scored, 1 some images could not be used (their rows say why), 2 bad input, 3 something is missing
     on this machine, 4 the engine does not answer as the bundle was exported, 130 interrupted.
@@ -45,15 +46,17 @@ def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
         with _Bar() as bar:
             summary = run(options, progress=bar)
     except KeyboardInterrupt:
-        Console(stderr=True, soft_wrap=True).print(
+        Terminal(stderr=True, soft_wrap=True).print(
             "[bold red]interrupted:[/] finished parts are kept; give the same command again to continue",
             highlight=False,
         )
         return INTERRUPTED
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True, highlight=False)
     verdicts = summary.images - summary.failed
     share = f"{summary.flagged / verdicts:.1%} flagged" if verdicts else "none scored"
-    console.print(f"[bold]{options.out}[/]: {summary.images:,} images, {share} at accept {summary.accept:g}")
+    console.print(
+        f"[bold]{escape(str(options.out))}[/]: {summary.images:,} images, {share} at accept {summary.accept:g}"
+    )
     if summary.failed:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(summary.errors.items()))
         console.print(f"{summary.failed:,} could not be used: {codes}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from oodguard.cli.positional import positional
+from oodguard.cli.terminal import Terminal
 from oodguard.core.errors import InputError
 from oodguard.server.settings import ServeSettings
 
@@ -27,14 +27,21 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
     """
     from oodguard.server import logs
     from oodguard.server.app import create_gateway
+    from oodguard.server.descriptors import fitting, raise_limit
     from oodguard.server.gateway import listen, run, yield_to_inference
 
     if settings is None:
         raise InputError("bundle is missing: name the folder written by export")
-    with listen(settings.host, settings.port) as public, listen(settings.admin_host, settings.admin_port) as private:
+    flags = ("--admin-host", "--admin-port")
+    with (
+        listen(settings.host, settings.port) as public,
+        listen(settings.admin_host, settings.admin_port, flags=flags) as private,
+    ):
         # Threads inherit the scheduling policy, so it is set before any thread starts.
         yield_to_inference()
-        gateway = create_gateway(settings)
+        files = raise_limit()
+        fitted = fitting(settings, limit=files)
+        gateway = create_gateway(fitted)
         scheme = "https" if settings.tls_cert else "http"
         shown = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0") else settings.host
         url = f"{scheme}://{shown}:{public.getsockname()[1]}"
@@ -53,6 +60,14 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
             "try:",
             *(f"  curl -F image=@{image}{key} {url}/predict" for image in images),
         ]
-        Console(soft_wrap=True).print("\n".join(lines), highlight=False)
+        Terminal(soft_wrap=True).print("\n".join(lines), highlight=False)
         logs.configure(level=settings.log_level, style=settings.log_format)
+        if fitted.max_connections < settings.max_connections:
+            logs.server.warning(
+                "max_connections is %d instead of %d, because this process may open %d files; raise the hard limit "
+                "(ulimit -Hn, LimitNOFILE) to take more connections",
+                fitted.max_connections,
+                settings.max_connections,
+                files,
+            )
         return run(gateway, public, private)

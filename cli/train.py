@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
+from rich.markup import escape
 
 from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.terminal import Terminal
 from oodguard.training.options import TrainOptions
 
 
@@ -28,14 +29,16 @@ def train(
 
     with TerminalReporter() as report:
         record = run_training(options, out, report=report)
-    console = Console()
+    console = Terminal()
     splits, metrics = record.splits, record.metrics
     console.print(
-        f"[bold]{out}[/]: {len(record.classes)} classes; {splits.train} images to train, {splits.calibration} to "
-        f"calibrate, {splits.test} to test ({splits.groups} near-duplicate groups kept whole)"
+        f"[bold]{escape(str(out))}[/]: {len(record.classes)} classes; {splits.train} images to train, "
+        f"{splits.calibration} to calibrate, {splits.test} to test ({splits.groups} near-duplicate groups kept whole)"
     )
     if splits.unreadable:
-        console.print(f"skipped {len(splits.unreadable)} unreadable images; the first is {splits.unreadable[0]}")
+        console.print(
+            f"skipped {len(splits.unreadable)} unreadable images; the first is {escape(splits.unreadable[0])}"
+        )
     if "test_accuracy" in metrics:
         console.print(
             f"test accuracy {metrics['test_accuracy']:.3f}; "

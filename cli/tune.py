@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from oodguard.cli.terminal import Terminal
 from oodguard.server.engines.registry import LOCAL, installed_engines, one_of
 
 
@@ -36,7 +36,7 @@ def tune(
 
     if not 0 < seconds <= 3600:
         raise InputError("--seconds must be above 0 and at most 3600")
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=Terminal(stderr=True), transient=True) as bar:
         task = bar.add_task("measuring", total=None)
         record = search(
             bundle,
@@ -57,7 +57,7 @@ def tune(
         name, sessions, threads = split
         measured = (cells.get(batch, "") for batch in batches)
         table.add_row(f"{name} {sessions} x {threads}", *measured, f"{row[0].single_ms:.1f}")
-    console = Console()
+    console = Terminal()
     console.print(table)
     best = record.best
     console.print(

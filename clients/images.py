@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.core.images import ImageLike, opened
+from oodguard.core.text import readable
 
 FormPart = tuple[str, bytes, str]
 
@@ -24,7 +25,7 @@ def content_of(image: ImageLike, index: int) -> tuple[str, bytes | Image.Image]:
     if isinstance(image, str | Path):
         path = Path(image)
         try:
-            return path.name, path.read_bytes()
+            return readable(path.name), path.read_bytes()
         except OSError as error:
             code = Code.NOT_FOUND if isinstance(error, FileNotFoundError) else Code.CANNOT_READ
             raise ImageError(code, f"{image} cannot be read ({error.strerror})") from None

@@ -24,6 +24,7 @@ from oodguard.core.preprocessing import (
     to_pixels,
     upright,
 )
+from oodguard.core.text import readable
 
 ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 
@@ -41,7 +42,7 @@ def listed(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
 
 def name_of(image: ImageLike) -> str | None:
     """The file name of an image that is given as a path; None for the others."""
-    return Path(image).name if isinstance(image, str | Path) else None
+    return readable(Path(image).name) if isinstance(image, str | Path) else None
 
 
 def pixels_of(image: ImageLike, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:

@@ -23,6 +23,8 @@ GRAPH_FILE = "model.onnx"
 INPUT_NAME = "images"
 PROBABILITIES_NAME = "probabilities"
 SCORES_NAME = "scores"
+# Of a model and of its version.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -110,10 +112,8 @@ class Manifest(Frozen):
     """Everything about a bundle that is not in the graph."""
 
     schema_version: Literal[2] = Field(2, description="Which form of manifest this is; another is refused.")
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="The model's name, as answers give it.")
-    version: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="The model's version, as answers give it."
-    )
+    name: str = Field(pattern=NAME, description="The model's name, as answers give it.")
+    version: str = Field(pattern=NAME, description="The model's version, as answers give it.")
     precision: Precision = Field("fp32", description="The graph's arithmetic: fp32, fp16 or int8.")
     graph: str = Field(GRAPH_FILE, description="The graph's file.")
     input: TensorSpec = Field(description="What the graph takes: RGB pixels.")
@@ -235,8 +235,12 @@ def load_manifest(bundle: Path) -> Manifest:
         raise FormatError(f"{path} does not fit its schema: {first_fault(error, whole='manifest')}") from None
     for ref in manifest.files:
         file = bundle / ref.path
-        if not file.is_file():
-            raise FormatError(f"{bundle} is incomplete: {ref.path} is missing")
-        if file.stat().st_size != ref.bytes or file_sha256(file) != ref.sha256:
+        try:
+            if not file.is_file():
+                raise FormatError(f"{bundle} is incomplete: {ref.path} is missing")
+            same = file.stat().st_size == ref.bytes and file_sha256(file) == ref.sha256
+        except OSError as error:
+            raise FormatError(f"{file} cannot be read ({error.strerror or error})") from None
+        if not same:
             raise FormatError(f"{ref.path} in {bundle} was changed after export: its SHA-256 does not match")
     return manifest

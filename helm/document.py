@@ -19,6 +19,10 @@ CHART = Path(__file__).parent / "oodguard"
 BEGIN, END = "<!-- values -->", "<!-- /values -->"
 DESCRIPTION = "# -- "
 
+# What `--set` hands over for a number with a point: text. A share is at most 1.
+NUMBER = r"^[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?$"
+SHARE = r"^(0*\.[0-9]+|[01](\.0*)?)$"
+
 # What the chart itself says, and where in its values.
 GIVEN = {
     "bundle": "bundle",
@@ -45,11 +49,24 @@ def settings_schema() -> dict[str, Any]:
     """JSON Schema of `settings`: every server setting that the chart does not give itself."""
     found = ServeSettings.model_json_schema()
     properties = {
-        name: {key: value for key, value in entry.items() if key not in ("title", "default", "format")}
+        name: settable({key: value for key, value in entry.items() if key not in ("title", "default", "format")})
         for name, entry in found["properties"].items()
         if name not in GIVEN
     }
     return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def settable(entry: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a value that `helm --set` can give: a number may also be its text."""
+    kinds = entry.get("anyOf", [entry])
+    number = next((kind for kind in kinds if kind.get("type") == "number"), None)
+    if number is None:
+        return entry
+    share = number.get("maximum", number.get("exclusiveMaximum", 2)) <= 1
+    bounds = {key: value for key, value in number.items() if key != "description"}
+    others = [kind for kind in kinds if kind is not number]
+    text = {"type": "string", "pattern": SHARE if share else NUMBER}
+    return {"anyOf": [bounds, text, *others], "description": entry["description"]}
 
 
 def write_schema(chart: Path) -> str:

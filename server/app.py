@@ -157,7 +157,7 @@ async def lifespan(parts: Parts) -> AsyncIterator[None]:
     if parts.settings.watch:
         beside += [watch_files(parts.settings, parts.serving, parts.keys), watch_remote(parts.serving)]
         if parts.shadow is not None:
-            beside.append(watch_bundle(parts.shadow.bundle, parts.shadow.reload))
+            beside.append(watch_bundle(parts.shadow.bundle, parts.shadow, parts.settings.watch_interval))
     if parts.settings.page:
         beside.append(parts.traffic.run())
     tasks = [asyncio.create_task(work) for work in beside]

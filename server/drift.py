@@ -28,11 +28,11 @@ SCORES = "oodguard_score_percentile", "Share of ID images with a lower score, of
 FLAGS = "oodguard_score_flags", "Images that a score alone puts out of distribution."
 SHARE = "oodguard_expected_share", "Share of ID images below a bound of the percentile histograms."
 OOD_SHARE = "oodguard_expected_ood_share", "Share of ID images that the calibration flags."
-LABELS = {CLASSES[0]: ("label",), SCORES[0]: ("score",), FLAGS[0]: ("score",), SHARE[0]: ("le",)}
+LABELS = {CLASSES[0]: ("label",), SCORES[0]: ("score",), FLAGS[0]: ("score",), SHARE[0]: ("bound",)}
 
 
 def label_of(bound: float) -> str:
-    """A bound as the value of the label `le`."""
+    """A bound as the value of a label: of `le` in a histogram, of `bound` beside it."""
     return f"{bound:g}" if bound < 1 else "+Inf"
 
 
@@ -62,10 +62,10 @@ class DriftCounts:
 class Drift(Collector):
     """The percentiles and flags of every answered image.
 
-    A percentile is uniform on ID images by construction: `oodguard_expected_share{le}` is the share that belongs below
-    each bound, whatever the model, so the distance to it is one line of PromQL. Buckets in percentiles are buckets
-    placed at the calibration's own quantiles. Models with more than `most_classes` classes are not counted class by
-    class: the number of series stays bounded.
+    A percentile is uniform on ID images by construction: `oodguard_expected_share{bound}` is the share that belongs
+    below each bound, whatever the model, so the distance to it is one line of PromQL. Buckets in percentiles are
+    buckets placed at the calibration's own quantiles. Models with more than `most_classes` classes are not counted
+    class by class: the number of series stays bounded.
     """
 
     def __init__(self, most_classes: int = 0) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -17,6 +18,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.server.app import Gateway
+from oodguard.server.descriptors import OTHER_FILES, PRIVATE_CONNECTIONS
+from oodguard.server.door import TlsDoor
 from oodguard.server.logs import server as log
 from oodguard.server.protocol import protocol_for
 
@@ -32,6 +35,27 @@ class PublicServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._doors: list[TlsDoor] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the parts of the server, then open the port."""
+        await super().startup([] if self.config.is_ssl else sockets)
+        if not self.config.is_ssl or self.should_exit:
+            return
+        settings = self._gateway.parts.settings
+        # Half of the spare files: one caller too many is still told so in HTTP.
+        room = settings.max_connections + OTHER_FILES // 2
+        for listening in sockets or []:
+            assert self.config.ssl is not None
+            door = TlsDoor(
+                listening,
+                self._protocol,
+                context=self.config.ssl,
+                handshake_timeout=settings.header_timeout,
+                full=lambda shaking: len(self.server_state.connections) + shaking >= room,
+            )
+            door.open()
+            self._doors.append(door)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal."""
@@ -48,6 +72,8 @@ class PublicServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port and end the connections in order, also those that the kernel holds and nobody has accepted."""
         loop = asyncio.get_running_loop()
+        for door in self._doors:
+            door.close()
         # Closing the socket would reset them, requests and all.
         late = [
             loop.create_task(loop.connect_accepted_socket(self._protocol, waiting, ssl=self.config.ssl))
@@ -93,7 +119,7 @@ def run(gateway: Gateway, public: socket.socket, private: socket.socket) -> int:
     settings, health = gateway.parts.settings, gateway.parts.health
     config = uvicorn.Config(
         gateway.public,
-        http=protocol_for(settings),
+        http=protocol_for(settings, most=settings.max_connections),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -111,7 +137,7 @@ def run(gateway: Gateway, public: socket.socket, private: socket.socket) -> int:
     private_server = PrivateServer(
         uvicorn.Config(
             gateway.private,
-            http=protocol_for(settings),
+            http=protocol_for(settings, most=PRIVATE_CONNECTIONS),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -138,8 +164,8 @@ def run(gateway: Gateway, public: socket.socket, private: socket.socket) -> int:
     return 0
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Take a port before the model is loaded: a taken one is one sentence (`EnvironmentProblem`)."""
+def listen(host: str, port: int, *, flags: tuple[str, str] = ("--host", "--port")) -> socket.socket:
+    """Take a port before the model is loaded: a taken one is one sentence (`EnvironmentProblem`) with the flag."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with contextlib.ExitStack() as undo:
@@ -148,5 +174,9 @@ def listen(host: str, port: int) -> socket.socket:
             listening.bind(address)
             undo.pop_all()
     except OSError as error:
-        raise EnvironmentProblem(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+        # A port that is taken, or that only root may have; anything else is about the address.
+        flag = flags[isinstance(error, PermissionError) or error.errno == errno.EADDRINUSE]
+        raise EnvironmentProblem(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with {flag}"
+        ) from None
     return listening

@@ -5,10 +5,19 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
+from oodguard.core.text import visible
+
 access = logging.getLogger("oodguard.access")
 server = logging.getLogger("oodguard.server")
 
 JSON_FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+class _OneLine(logging.Formatter):
+    """Lines for people: a message is one line whatever it quotes."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (its name in the standard library)
+        return visible(super().formatMessage(record))
 
 
 def configure(*, level: str, style: Literal["json", "text"]) -> None:
@@ -20,7 +29,7 @@ def configure(*, level: str, style: Literal["json", "text"]) -> None:
         names = {"asctime": "time", "levelname": "level", "name": "logger"}
         handler.setFormatter(JsonFormatter(JSON_FIELDS, rename_fields=names, datefmt="%Y-%m-%dT%H:%M:%S%z"))
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -12,8 +12,9 @@ import numpy as np
 from oodguard.core.answers import ModelRef
 from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError
-from oodguard.core.manifest import load_manifest
+from oodguard.core.manifest import MANIFEST_FILE, load_manifest
 from oodguard.core.verdict import Thresholds
+from oodguard.server.arrival import fingerprint
 from oodguard.server.batcher import Batcher
 from oodguard.server.condition import Condition
 from oodguard.server.engines.base import Engine, RemoteEngine
@@ -33,7 +34,8 @@ class ServedModel:
     """A loaded bundle. Requests hold a lease on the model they started with, so a replaced one ends only after them.
 
     The engine runs in this process as `plan` says, or it is a `remote` one. `bundle` is where the golden images are;
-    None where a remote engine brought its own. `accept` is for requests that name none.
+    None where a remote engine brought its own. `fingerprint` is the hash of its manifest. `accept` is for
+    requests that name none.
     """
 
     def __init__(self, settings: ServeSettings, metrics: Metrics, *, engine: Engine | None = None) -> None:
@@ -44,12 +46,16 @@ class ServedModel:
         self.bundle = settings.bundle
         self.plan: EnginePlan | None = None
         self.remote: RemoteEngine | None = None
+        # Read before the manifest is: where the bundle is replaced in between, it is loaded once more.
+        self.fingerprint = fingerprint(self.bundle / MANIFEST_FILE) if self.bundle else None
         if settings.engine in REMOTE:
             self.manifest, self.remote = REMOTE[settings.engine].loader()(settings)
         elif self.bundle is not None:
             self.manifest = load_manifest(self.bundle)
         else:
             raise FormatError("there is no bundle to serve")
+        if settings.model_name is not None:
+            self.manifest = self.manifest.model_copy(update={"name": settings.model_name})
         self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
         self.accept = settings.accept or self.manifest.default_accept
         self._thresholds = lru_cache(THRESHOLDS_KEPT)(self.manifest.thresholds)

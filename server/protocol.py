@@ -28,6 +28,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     settings: ClassVar[ServeSettings]
+    most: ClassVar[int]
 
     def __init__(
         self,
@@ -44,9 +45,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse one connection too many, or expect its first request's head."""
         super().connection_made(transport)
-        limit = self.settings.max_connections
-        if len(self.connections) > limit:
-            self._refuse(Code.OVERLOADED, f"more than {limit} connections are open")
+        if len(self.connections) > self.most:
+            self._refuse(Code.OVERLOADED, f"more than {self.most} connections are open")
             return
         self._expect_head()
 
@@ -121,6 +121,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def protocol_for(settings: ServeSettings) -> type[LimitedProtocol]:
-    """The protocol class with the limits of `settings`."""
-    return type("LimitedProtocol", (LimitedProtocol,), {"settings": settings})
+def protocol_for(settings: ServeSettings, *, most: int) -> type[LimitedProtocol]:
+    """The protocol class with the limits of `settings`, for at most `most` connections at once."""
+    return type("LimitedProtocol", (LimitedProtocol,), {"settings": settings, "most": most})

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from oodguard.core.manifest import NAME
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
 from oodguard.core.verdict import DEFAULT_TOP_K
 from oodguard.server.engines.registry import DEFAULT, ENGINES, Device, EngineName, one_of
@@ -79,6 +80,12 @@ class ServeSettings(BaseSettings):
         le=1000,
         description="Maximum classes listed in an answer, unless the request sets its own number.",
     )
+    model_name: str | None = Field(
+        None,
+        pattern=NAME,
+        description="Name under which answers and /v2 give the model, as the orchestrator knows it; default: the "
+        "bundle's.",
+    )
     samples: tuple[Path, ...] = Field(
         (),
         description="Images in the curl commands that the server prints at start; default: a golden image of the "
@@ -125,6 +132,12 @@ class ServeSettings(BaseSettings):
         "each.",
     )
     watch: bool = Field(True, description="Reload the bundle and the key file when you replace them.")
+    watch_interval: float = Field(
+        2.0,
+        ge=0.1,
+        le=3600,
+        description="Seconds between looks at both where the file system reports no changes, as NFS does not.",
+    )
 
     # Triton, where it runs the graph.
     triton_url: str | None = Field(
@@ -189,7 +202,12 @@ class ServeSettings(BaseSettings):
         le=3600,
         description="Longest timeout, in seconds, that a caller may ask for with X-Request-Timeout-Ms.",
     )
-    max_connections: int = Field(1024, ge=1, le=1_000_000, description="Maximum open connections; one more gets 429.")
+    max_connections: int = Field(
+        1024,
+        ge=1,
+        le=1_000_000,
+        description="Maximum open connections; one more gets 429; lowered where the process may open too few files.",
+    )
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1, description="Maximum size of a request body, in bytes.")
     max_files: int = Field(64, ge=1, le=10_000, description="Maximum images in one request.")
     max_image_bytes: int = Field(
@@ -204,7 +222,10 @@ class ServeSettings(BaseSettings):
         15.0, gt=0, le=3600, description="Seconds a request body may take to arrive; then the request gets 408."
     )
     keep_alive: int = Field(
-        30, ge=1, le=3600, description="Seconds for which the server keeps an idle connection open."
+        75,
+        ge=1,
+        le=3600,
+        description="Seconds for which the server keeps an idle connection open; longer than the proxy in front does.",
     )
 
     # When something is wrong, and at the end.

@@ -16,6 +16,8 @@ ENV_PREFIX = "OODGUARD_SERVE_"
 # What an engine on another machine decides in place of this server.
 DECIDED_THERE = {"device", "tuning", "sessions", "threads", "max_batch", "max_delay"}
 
+EVERYWHERE = ("0.0.0.0", "::")
+
 
 def _cpu_only(s: ServeSettings) -> bool:
     return s.engine in LOCAL and LOCAL[s.engine].cpu_only
@@ -47,6 +49,23 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _own_port_as_triton(s: ServeSettings) -> str | None:
+    """The address of Triton that is one of this server's own ports, if one is."""
+    for address in s.triton_addresses:
+        there, _, port = address.rpartition(":")
+        for here, number in ((s.host, s.port), (s.admin_host, s.admin_port)):
+            if int(port) == number and _same_machine(there.strip("[]"), here):
+                return address
+    return None
+
+
+def _same_machine(there: str, here: str) -> bool:
+    """Whether who asks `there` reaches who listens on `here`, as far as the two names tell."""
+    if "localhost" in (there, here) or here in EVERYWHERE:
+        return _is_loopback(there) and (_is_loopback(here) or here in EVERYWHERE)
+    return there == here
 
 
 # What is true of settings that break the rule, and the sentence about them; "{}" is what was found.
@@ -84,6 +103,10 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
     (
         lambda s: s.shadow is None and _for_shadow(s),
         "{} is for a shadow bundle; name one in shadow or leave it out",
+    ),
+    (
+        _own_port_as_triton,
+        "triton_url {} is one of this server's own ports; choose others, as in --port 8080 --admin-port 8081",
     ),
     (lambda s: s.port == s.admin_port != 0, "port and admin_port are the same; choose another for one of them"),
     (

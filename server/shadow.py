@@ -19,7 +19,9 @@ from typing import Literal
 from oodguard.core.answers import ModelRef
 from oodguard.core.errors import OodguardError
 from oodguard.core.frozen import Frozen
+from oodguard.core.manifest import MANIFEST_FILE
 from oodguard.core.verdict import Verdict
+from oodguard.server.arrival import fingerprint
 from oodguard.server.backlog import Backlog
 from oodguard.server.engines.registry import DEFAULT, LOCAL
 from oodguard.server.errors import ReloadRefused
@@ -161,6 +163,7 @@ class Shadow:
         self._pause = SHORTEST_PAUSE
         self._retry_at: float | None = None
         self.report = ShadowReport(state="starting", share=self._share)
+        self.fingerprint = fingerprint(self.bundle / MANIFEST_FILE)
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
         metrics.shadow_share.set(self._share)
 
@@ -228,7 +231,9 @@ class Shadow:
 
     def _open(self) -> None:
         """Start a process beside the one there is, and put it in its place when it is ready to judge."""
-        old = list(self._processes)
+        old, before = list(self._processes), self.fingerprint
+        # Read before the process reads the manifest: where the bundle is replaced in between, it is loaded once more.
+        self.fingerprint = fingerprint(self.bundle / MANIFEST_FILE)
         new = None
         try:
             new = ShadowProcess(self._plan)
@@ -237,6 +242,7 @@ class Shadow:
                 raise ShadowFailed("the server ends", final=True)
             model = new.hello()
         except ShadowFailed as error:
+            self.fingerprint = before if old else None
             if new is not None:
                 self._processes.remove(new)
                 new.close()

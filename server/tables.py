@@ -23,7 +23,8 @@ def settings() -> Rows:
     """Every setting of `oodguard serve`."""
     yield "flag", "environment", "default", "what it does"
     for name, field in ServeSettings.model_fields.items():
-        default = "" if field.default in (None, ()) else f"`{field.default}`"
+        shown = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        default = "" if shown in (None, ()) else f"`{shown}`"
         yield f"`--{name.replace('_', '-')}`", f"`{ENV_PREFIX}{name.upper()}`", default, field.description
 
 

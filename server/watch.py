@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
-from watchfiles import awatch
-
-from oodguard.core.manifest import MANIFEST_FILE
+from oodguard.server.arrival import Arrival, Doorstep, fingerprint
 from oodguard.server.errors import ReloadRefused
 from oodguard.server.keys import KeyRing
+from oodguard.server.logs import server as log
+from oodguard.server.notices import Notices, folders_on_the_way
 from oodguard.server.serving import Serving
 from oodguard.server.settings import ServeSettings
 
-SETTLE_MS = 600
+# Seconds until the next look while a new bundle arrives.
+SOON = 0.3
 TRITON_SECONDS = 1.0
 LONGEST_PAUSE = 60.0
-
-Targets = dict[Path, Callable[[], Awaitable[object]]]
 
 
 async def watch_remote(serving: Serving) -> None:
@@ -43,51 +42,91 @@ async def watch_remote(serving: Serving) -> None:
 
 
 async def watch_files(settings: ServeSettings, serving: Serving, keys: KeyRing) -> None:
-    """Reload the model when its manifest changes, and the keys when their file does; runs until cancelled.
+    """Reload the model when a new bundle is in its folder, and the keys when their file changes; until cancelled.
 
-    A folder that is replaced as a whole is seen through its parent. What is refused is tried again at the next change,
-    so a slow copy ends well.
+    Each is looked at when the kernel tells of a change near it, and every `watch_interval` seconds in any case: network
+    file systems tell of nothing that another machine changes.
     """
-
-    async def reload_keys() -> None:
-        keys.reload()
-
-    targets: Targets = {}
-    folders: list[Path] = []
+    watched: list[Watched] = []
     if settings.bundle is not None:
-        bundle = settings.bundle.absolute()
-        targets[bundle / MANIFEST_FILE] = serving.reload
-        folders += bundle, bundle.parent
+        watched.append(WatchedBundle(settings.bundle.absolute(), serving))
     if settings.key_file is not None:
-        file = settings.key_file.absolute()
-        targets[file] = reload_keys
-        folders.append(file.parent)
-    await _watch(targets, folders)
+        watched.append(WatchedKeys(settings.key_file.absolute(), keys))
+    await _watch(watched, settings.watch_interval)
 
 
-async def watch_bundle(bundle: Path, reload: Callable[[], Awaitable[object]]) -> None:
-    """Call `reload` when a bundle's manifest changes; runs until cancelled."""
-    bundle = bundle.absolute()
-    await _watch({bundle / MANIFEST_FILE: reload}, [bundle, bundle.parent])
+async def watch_bundle(path: Path, bundle: Reloadable, interval: float) -> None:
+    """Reload what a bundle folder holds when a new one is in it; until cancelled."""
+    await _watch([WatchedBundle(path.absolute(), bundle)], interval)
 
 
-async def _watch(targets: Targets, folders: list[Path]) -> None:
-    taken = {path: _fingerprint(path) for path in targets}
-    while targets:
-        # One round: the folder that was watched may be gone afterwards, so the watch is set up again.
-        there = dict.fromkeys(folder for folder in folders if folder.is_dir())
-        async for _ in awatch(*there, recursive=False, debounce=SETTLE_MS, step=100):
-            break
-        for path, reload in targets.items():
-            now = _fingerprint(path)
-            if now not in (None, taken[path]):
-                with contextlib.suppress(ReloadRefused):
-                    await reload()
-                    taken[path] = now
-
-
-def _fingerprint(path: Path) -> str | None:
+async def _watch(watched: Sequence[Watched], interval: float) -> None:
+    notices = Notices(interval)
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return None
+        while watched:
+            soon = [await one.look() for one in watched]
+            folders = set().union(*(folders_on_the_way(one.path) for one in watched))
+            await notices.wait(folders, SOON if any(soon) else interval)
+    finally:
+        await notices.close()
+
+
+class Reloadable(Protocol):
+    """What is loaded from a bundle folder."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The hash of the manifest that is loaded; None where none is."""
+
+    async def reload(self) -> object:
+        """Load the folder again. Raises `ReloadRefused`; what was loaded stays then."""
+
+
+class Watched(Protocol):
+    """Something on disk that may be replaced."""
+
+    path: Path
+
+    async def look(self) -> bool:
+        """Take what is new; whether to look again soon."""
+
+
+class WatchedBundle:
+    """The bundle folder."""
+
+    def __init__(self, path: Path, loaded: Reloadable) -> None:
+        self.path = path
+        self._loaded = loaded
+        self._doorstep = Doorstep(path)
+
+    async def look(self) -> bool:
+        """Take a new bundle once it is complete. One that is refused is left alone until something of it changes."""
+        # In a thread, because a network file system may keep a reader waiting.
+        found = await asyncio.to_thread(self._doorstep.look, served=self._loaded.fingerprint)
+        if found in (Arrival.COMPLETE, Arrival.STUCK):
+            try:
+                await self._loaded.reload()
+            except ReloadRefused:
+                self._doorstep.refuse()
+            except Exception:  # whatever this bundle is like, the next one must still be seen
+                log.exception("bundle refused, the old one serves on: loading it failed in an unexpected way")
+                self._doorstep.refuse()
+        return found is Arrival.UNDER_WAY
+
+
+class WatchedKeys:
+    """The key file."""
+
+    def __init__(self, path: Path, keys: KeyRing) -> None:
+        self.path = path
+        self._keys = keys
+        self._taken: str | None = None
+
+    async def look(self) -> bool:
+        """Read the keys again when the file has another content. What is refused is not read twice."""
+        found = await asyncio.to_thread(fingerprint, self.path)
+        if found not in (None, self._taken):
+            self._taken = found
+            with contextlib.suppress(ReloadRefused):
+                self._keys.reload()
+        return False

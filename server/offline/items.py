@@ -42,8 +42,3 @@ class Item:
         """Read an item from a line that `line` wrote."""
         path, kind, member, offset, size, code, message = json.loads(line)
         return cls(path, kind, member, offset, size, code and Code(code), message)
-
-
-def shown(name: str) -> str:
-    """Return a file name as text that any program can read; bytes that are not UTF-8 become escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -75,7 +75,7 @@ class InputFile(Frozen):
 class State(Frozen):
     """The content of `state.json`."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     purpose: Purpose
     base: str
     images: int

@@ -6,65 +6,50 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from oodguard.core import rows
 from oodguard.core.errors import ImageError
 from oodguard.core.manifest import Manifest
+from oodguard.core.text import cell, json_line, readable
 from oodguard.core.verdict import Outcome
 from oodguard.server.offline.arrays import array
-from oodguard.server.offline.items import Item, shown
+from oodguard.server.offline.items import Item
 
 ROW_GROUP = 64 * 1024
 
 
+KINDS = {"text": pa.string(), "float32": pa.float32(), "float64": pa.float64(), "flag": pa.bool_()}
+
+
 def columns(manifest: Manifest) -> pa.Schema:
-    """Return the schema: path, member, verdict, every score with its flag, error; a row has a verdict or an error."""
-    scores = [
-        field
-        for name in manifest.score_names
-        for field in (pa.field(f"{name}_score", pa.float32()), pa.field(f"{name}_is_ood", pa.bool_()))
-    ]
+    """Return the schema of the rows: path, member, and a verdict or an error (`core/rows.py`)."""
     return pa.schema(
         [
-            pa.field("path", pa.string(), nullable=False),
-            pa.field("member", pa.string()),
-            pa.field("label", pa.string()),
-            pa.field("probability", pa.float32()),
-            pa.field("is_ood", pa.bool_()),
-            pa.field("ood_score", pa.float64()),
-            pa.field("percentile", pa.float64()),
-            *scores,
-            pa.field("error_code", pa.string()),
-            pa.field("error_message", pa.string()),
+            pa.field(column.name, KINDS[column.kind], nullable=column.name != "path")
+            for column in rows.columns(manifest.score_names, members=True)
         ]
     )
 
 
 def table(schema: pa.Schema, items: Sequence[Item], outcomes: Sequence[Outcome]) -> pa.Table:
     """Return one row per image, in their order."""
-    rows = [_row(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
-    return pa.Table.from_arrays([array([row.get(f.name) for row in rows], f.type) for f in schema], schema=schema)
+    found = [_row(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
+    return pa.Table.from_arrays([array([row.get(f.name) for row in found], f.type) for f in schema], schema=schema)
 
 
-def _row(item: Item, outcome: Outcome) -> dict[str, Any]:
-    row: dict[str, Any] = {"path": shown(item.path), "member": None if item.member is None else shown(item.member)}
-    if isinstance(outcome, ImageError):
-        return row | {"error_code": outcome.code, "error_message": shown(str(outcome))}
-    row |= {
-        "label": outcome.label,
-        "probability": outcome.probability,
-        "is_ood": outcome.is_ood,
-        "ood_score": outcome.ood_score,
-        "percentile": outcome.percentile,
+def _row(item: Item, outcome: Outcome) -> dict[str, rows.Cell]:
+    row: dict[str, rows.Cell] = {
+        "path": readable(item.path),
+        "member": None if item.member is None else readable(item.member),
     }
-    for name, score in outcome.scores.items():
-        row[f"{name}_score"] = score.value
-        row[f"{name}_is_ood"] = score.is_ood
-    return row
+    if isinstance(outcome, ImageError):
+        return row | rows.error_cells(outcome.code, readable(str(outcome)))
+    return row | rows.verdict_cells(outcome)
 
 
 def metadata(manifest: Manifest, *, bundle_sha256: str, accept: float, source: str) -> dict[str, str]:
@@ -77,7 +62,7 @@ def metadata(manifest: Manifest, *, bundle_sha256: str, accept: float, source: s
         "oodguard.bundle.sha256": bundle_sha256,
         "oodguard.accept": repr(accept),
         "oodguard.thresholds": json.dumps({"ood_score": thresholds.fused, **dict(thresholds.scores)}),
-        "oodguard.source": shown(source),
+        "oodguard.source": readable(source),
     }
 
 
@@ -95,7 +80,7 @@ def write_result(out: Path, schema: pa.Schema, about: dict[str, str], tables: It
     if out.suffix.lower() == ".parquet":
         writer = pa.parquet.ParquetWriter(scratch, schema.with_metadata(about), compression="zstd")
     elif out.suffix.lower() == ".csv":
-        writer = pa.csv.CSVWriter(str(scratch), schema)
+        writer = _Csv(scratch, schema)
     else:
         writer = _JsonLines(scratch)
     try:
@@ -123,13 +108,30 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
+class _Csv:
+    """Text as `cell` writes it; pyarrow writes true and false in small letters, as JSON does."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._writer = pa.csv.CSVWriter(str(path), schema)
+
+    def write_table(self, table: pa.Table) -> None:
+        for index, field in enumerate(table.schema):
+            if pa.types.is_string(field.type):
+                texts = [None if text is None else cell(text) for text in table.column(index).to_pylist()]
+                table = table.set_column(index, field, array(texts, field.type))
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 class _JsonLines:
     def __init__(self, path: Path) -> None:
         self._stream = path.open("w", encoding="utf-8")
 
     def write_table(self, table: pa.Table) -> None:
         for row in table.to_pylist():
-            self._stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._stream.write(json_line(row) + "\n")
 
     def close(self) -> None:
         self._stream.close()

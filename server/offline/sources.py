@@ -13,8 +13,9 @@ from pathlib import Path, PurePath
 from oodguard.core.codes import Code
 from oodguard.core.errors import InputError
 from oodguard.core.formats import IMAGE_SUFFIXES
+from oodguard.core.text import readable
 from oodguard.server.offline.archives import kind_of, list_archive
-from oodguard.server.offline.items import Item, shown
+from oodguard.server.offline.items import Item
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 MAX_LINE = 64 * 1024
@@ -71,7 +72,8 @@ class Source:
                 self._skip()
             else:
                 raise InputError(
-                    f"{shown(name)} is no folder, image, list ({', '.join(LIST_SUFFIXES)}), zip or tar that can be read"
+                    f"{readable(name)} is no folder, image, list ({', '.join(LIST_SUFFIXES)}), zip or tar that can be "
+                    "read"
                 )
 
     def _skip(self) -> None:
@@ -126,7 +128,7 @@ def _lines(name: str, path: Path) -> Iterator[Item]:
         while line := stream.readline(MAX_LINE + 1):
             number += 1
             if len(line) > MAX_LINE:
-                raise InputError(f"line {number} of {shown(name)} is longer than {MAX_LINE:,} bytes; is it a list?")
+                raise InputError(f"line {number} of {readable(name)} is longer than {MAX_LINE:,} bytes; is it a list?")
             text = os.fsdecode(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip("\r\n")
             if text.strip():
                 yield Item(text)
@@ -147,7 +149,7 @@ def _expand(source: str, base: Path) -> list[str]:
         elif (base / pattern).exists():
             names.append(pattern)
         else:
-            raise InputError(f"{shown(pattern)} does not exist")
+            raise InputError(f"{readable(pattern)} does not exist")
     if not names:
         raise InputError(f"nothing matches {source}")
     return names

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oodguard.cli.main import run as run_command
 from oodguard.clients import AsyncClient, Client, Result
 from oodguard.load_tests.gateway import Gateway
 from oodguard.training import run as runs
@@ -137,7 +138,7 @@ def test_predict_prints_a_table(
     code, out, _ = call(capsys, "predict", image, strangers, "--url", server)
     assert code == 0
     assert out.count("OOD") == 12
-    for heading in ("image", "label", "probability", "verdict", "score", "threshold"):
+    for heading in ("path", "label", "probability", "verdict", "ood_score", "threshold"):
         assert heading in out
     assert "[red]a" in "".join(out.split())
 
@@ -169,11 +170,73 @@ def test_predict_prints_csv_that_spreadsheets_read(server: str, photos: Path, tm
     assert len(rows) == 16
     assert (rows[0]["path"], rows[0]["label"]) == (str(awkward), "amber")
     for row in rows:
-        assert row["is_ood"] == str(float(row["ood_score"]) > float(row["threshold"]))
+        assert row["is_ood"] == ("true" if float(row["ood_score"]) > float(row["threshold"]) else "false")
         assert 0 < float(row["probability"]) <= 1
     with Client(server) as client:
         stricter = client.predict([awkward], accept=0.9).predictions[0]
     assert float(rows[0]["threshold"]) == pytest.approx(stricter.threshold)
+
+
+def test_names_act_neither_on_the_terminal_nor_on_a_spreadsheet(
+    capsys: pytest.CaptureFixture[str], server: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["=1+1.jpg", "@SUM(A1).jpg", "a\x1b[2Jb\u202ec.jpg", b"caf\xe9.jpg".decode("utf-8", "surrogateescape")]
+    for name in names:
+        shutil.copyfile(photos / "test" / "amber" / "000.jpg", name)
+    bad = "bad\x1b[8m\r:cat:[red].jpg"
+    Path(bad).write_bytes(b"junk")
+    given = ["--url", server, "--", *names, bad]
+    for form in ([], ["--json"], ["--csv"]):
+        assert run_command(["predict", *form, *given]) == 1
+        found = capsys.readouterr()
+        assert set(found.out.replace("\r\n", "\n") + found.err).isdisjoint({"\x1b", "\r", "\u202e", "\x9b"})
+        assert r"bad\x1b[8m\x0d:cat:[red].jpg: not an image" in found.err
+        match form:
+            case []:
+                assert r"a\x1b[2Jb\u202ec.jpg" in found.out
+            case ["--json"]:
+                assert [json.loads(line)["path"] for line in found.out.splitlines()] == [*names, bad]
+            case ["--csv"]:
+                rows = list(csv.DictReader(io.StringIO(found.out)))
+                shown = ["'=1+1.jpg", "'@SUM(A1).jpg", r"a\x1b[2Jb\u202ec.jpg", r"caf\xe9.jpg"]
+                assert [row["path"] for row in rows] == [*shown, r"bad\x1b[8m\x0d:cat:[red].jpg"]
+                assert (rows[-1]["error_code"], rows[-1]["label"]) == ("unsupported_type", "")
+
+
+def test_predict_score_and_the_api_name_the_same_things_alike(
+    capsys: pytest.CaptureFixture[str], server: str, bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    image = photos / "test" / "amber" / "000.jpg"
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"junk")
+    (tmp_path / "list.txt").write_text(f"{image}\n{bad}\n")
+    assert run_command(["score", str(bundle), str(tmp_path / "list.txt"), "--out", str(tmp_path / "r.csv")]) == 1
+    capsys.readouterr()
+    assert run_command(["predict", str(image), str(bad), "--url", server, "--csv"]) == 1
+    asked = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    with (tmp_path / "r.csv").open(newline="") as stream:
+        scored = list(csv.DictReader(stream))
+    for row in scored:
+        assert row.pop("member") == ""
+    assert list(asked[0]) == list(scored[0])
+    with Client(server) as client:
+        answer = client.predict(image).predictions[0].model_dump(mode="json")
+    scores = {
+        f"{name}_{field}": score[field] for name, score in answer["scores"].items() for field in ("value", "is_ood")
+    }
+    expected = {"path": str(image), **answer, **scores, "error_code": "", "error_detail": ""}
+    for row in (asked[0], scored[0]):
+        for name, text in row.items():
+            match expected[name]:
+                case bool(flag):
+                    assert text == str(flag).lower(), name
+                case float(number):
+                    assert float(text) == pytest.approx(number, rel=1e-4, abs=1e-4), name
+                case words:
+                    assert text == words, name
+    assert asked[1] == scored[1]
+    assert asked[1]["error_code"] == "unsupported_type"
 
 
 def test_predict_says_by_its_exit_code_whether_something_was_strange(
@@ -211,9 +274,16 @@ def test_predict_names_what_failed_and_shows_the_rest(
 
 
 def test_serve_on_a_taken_port_is_one_sentence(capsys: pytest.CaptureFixture[str], server: str, bundle: Path) -> None:
-    code, _, err = call(capsys, "serve", bundle, "--port", server.rsplit(":", 1)[1], "--admin-port", "0")
+    taken = server.rsplit(":", 1)[1]
+    code, _, err = call(capsys, "serve", bundle, "--port", taken, "--admin-port", "0")
     assert code == 3
-    assert "cannot listen" in err
+    assert f"cannot listen on 127.0.0.1 port {taken}: Address already in use; choose another with --port" in err
+    code, _, err = call(capsys, "serve", bundle, "--port", "0", "--admin-port", taken)
+    assert code == 3
+    assert "choose another with --admin-port" in err
+    code, _, err = call(capsys, "serve", bundle, "--port", "0", "--admin-port", "0", "--admin-host", "192.0.2.1")
+    assert code == 3
+    assert "choose another with --admin-host" in err
 
 
 def test_serve_refuses_a_changed_bundle_in_one_line(

@@ -95,7 +95,7 @@ def test_rows_are_the_graphs_verdicts_and_bad_files_are_rows(
         assert row["ood_score"] == pytest.approx(verdict.ood_score, rel=1e-4, abs=1e-6)
         assert row["percentile"] == pytest.approx(verdict.percentile, abs=1e-3)
         for name, score in verdict.scores.items():
-            assert row[f"{name}_score"] == pytest.approx(score.value, rel=1e-4, abs=1e-5)
+            assert row[f"{name}_value"] == pytest.approx(score.value, rel=1e-4, abs=1e-5)
             assert row[f"{name}_is_ood"] == score.is_ood
     assert sum(row["is_ood"] for row in good if "noise" in row["path"]) == 12
     about = {key.decode(): value.decode() for key, value in pq.read_schema(out).metadata.items()}

@@ -154,7 +154,14 @@ def test_one_image_is_told_from_several(given: object, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "name"), [("some/a.png", "a.png"), (Path("b.png"), "b.png"), (b"", None), (noise(2, 2), None)]
+    ("image", "name"),
+    [
+        ("some/a.png", "a.png"),
+        (Path("b.png"), "b.png"),
+        (Path("caf\udce9.png"), r"caf\xe9.png"),
+        (b"", None),
+        (noise(2, 2), None),
+    ],
 )
 def test_only_files_have_names(image: object, name: str | None) -> None:
     assert name_of(image) == name  # type: ignore[arg-type]

@@ -151,8 +151,18 @@ INFERENCE_SERVICE = shape(
     "predictor",
     predictor={
         "type": "object",
-        "required": ["containers"],
+        # A container of one's own, or a model for a ServingRuntime.
+        "oneOf": [{"required": ["containers"]}, {"required": ["model"]}],
         "properties": {
+            "model": shape(
+                "modelFormat storageUri",
+                modelFormat=shape("name", name=TEXT, version=TEXT),
+                runtime=TEXT,
+                protocolVersion={"enum": ["v1", "v2", "grpc-v1", "grpc-v2"]},
+                storageUri={"type": "string", "pattern": "^[a-z0-9]+://"},
+                resources=FREE,
+                env=many(FREE),
+            ),
             "minReplicas": COUNT,
             "maxReplicas": COUNT,
             "scaleTarget": COUNT,
@@ -160,6 +170,28 @@ INFERENCE_SERVICE = shape(
             "containers": many(FREE),
         },
     },
+)
+# A ServingRuntime has containers and volumes of a pod, and no place for the pod's security.
+SERVING_RUNTIME = shape(
+    "containers supportedModelFormats",
+    annotations=LABELS,
+    labels=LABELS,
+    supportedModelFormats=many(
+        shape(
+            "name",
+            name=TEXT,
+            version={"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)*$"},
+            autoSelect={"type": "boolean"},
+            priority={"type": "integer", "minimum": 1},
+        )
+    ),
+    protocolVersions=many({"enum": ["v1", "v2", "grpc-v1", "grpc-v2"]}),
+    multiModel={"type": "boolean"},
+    containers=many(FREE),
+    volumes=many(FREE),
+    nodeSelector=LABELS,
+    tolerations=many(FREE),
+    imagePullSecrets=many(shape("name", name=TEXT)),
 )
 
 SCHEMAS = {
@@ -171,5 +203,6 @@ SCHEMAS = {
         ("gateway.networking.k8s.io/v1", "HTTPRoute", HTTP_ROUTE),
         ("gateway.networking.k8s.io/v1", "BackendTLSPolicy", BACKEND_TLS),
         ("serving.kserve.io/v1beta1", "InferenceService", INFERENCE_SERVICE),
+        ("serving.kserve.io/v1alpha1", "ServingRuntime", SERVING_RUNTIME),
     )
 }

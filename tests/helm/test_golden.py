@@ -65,11 +65,11 @@ def test_autoscalers_do_not_share_the_replicas(render: Render) -> None:
 
 def test_a_gpu_is_asked_for_and_the_cpu_refused(render: Render) -> None:
     rendered = render("gpu")
-    assert rendered.gateway["resources"]["limits"] == {"memory": "4Gi", "nvidia.com/gpu": 1}
+    assert rendered.gateway["resources"]["limits"] == {"memory": "6Gi", "nvidia.com/gpu": 1}
     assert rendered.environment["OODGUARD_SERVE_DEVICE"] == "cuda"
     assert "env" not in rendered.gateway
     mig = render("gpu", {"gpu": {"resource": "nvidia.com/mig-1g.18gb", "count": 2}})
-    assert mig.gateway["resources"]["limits"] == {"memory": "4Gi", "nvidia.com/mig-1g.18gb": 2}
+    assert mig.gateway["resources"]["limits"] == {"memory": "6Gi", "nvidia.com/mig-1g.18gb": 2}
 
 
 def test_sessions_follow_the_requested_cores(render: Render) -> None:

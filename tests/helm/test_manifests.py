@@ -7,11 +7,10 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
 from jsonschema import Draft202012Validator
 
 from tests.helm.charts import CHART, KUBERNETES, Document, Render, Run, value_set, value_sets
-from tests.helm.custom_resources import KSERVE_SCALING, SCHEMAS
+from tests.helm.custom_resources import SCHEMAS
 
 
 def check(document: Document) -> None:
@@ -156,20 +155,6 @@ def test_ports_that_are_named_exist(render: Render) -> None:
                 for container in [*pod.get("initContainers", []), *pod["containers"]]:
                     wanted |= {container[p]["httpGet"]["port"] for p in container if p.endswith("Probe")}
         assert wanted <= named, name
-
-
-def test_the_kserve_example_is_a_pod_that_kubernetes_takes() -> None:
-    document = yaml.safe_load((CHART / "examples" / "kserve.yaml").read_text())
-    check(document)
-    predictor = document["spec"]["predictor"]
-    pod = {name: value for name, value in predictor.items() if name not in KSERVE_SCALING}
-    check({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "photos"}, "spec": pod})
-    restricted(pod)
-    # The server refuses what it does not know, so the names in an example must be real.
-    from oodguard.server.settings import ENV_PREFIX, ServeSettings
-
-    names = {e["name"] for e in pod["containers"][0]["env"]} - {"STORAGE_URI"}
-    assert names <= {ENV_PREFIX + field.upper() for field in ServeSettings.model_fields}
 
 
 def test_the_packaged_chart_renders_alone(helm: Run, tmp_path: Path) -> None:

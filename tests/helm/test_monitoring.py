@@ -180,7 +180,23 @@ def test_autoscalers_follow_an_exported_metric(render: Render, exported: dict[st
     assert (cpu["container"], cpu["target"]["averageUtilization"]) == ("gateway", 65)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
+PROMTOOL = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
+
+
+@PROMTOOL
+def test_the_exposition_passes_the_linter_of_prometheus(bundle: Path) -> None:
+    manifest = load_manifest(bundle)
+    settings = ServeSettings(bundle=bundle, watch=False)
+    metrics = create_gateway(settings, engine=FakeEngine(bundle, manifest)).parts.metrics
+    text = metrics.render()
+    ran = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
+    assert (ran.returncode, ran.stdout + ran.stderr) == (0, b"")
+    # The linter is heard: what it objects to is found.
+    worse = text.replace(b'oodguard_expected_share{bound="', b'oodguard_expected_share{le="')
+    assert subprocess.run(["promtool", "check", "metrics"], input=worse, capture_output=True).returncode != 0
+
+
+@PROMTOOL
 def test_alerts_fire_when_they_should_and_only_then(render: Render, tmp_path: Path) -> None:
     spec = render("cpu", {"prometheusRule": {"enabled": True}}).one("PrometheusRule")["spec"]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(spec))

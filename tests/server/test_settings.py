@@ -47,6 +47,8 @@ def test_an_unknown_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"engine": "triton", "triton_url": "a:8001", "threads": 2}, "threads is decided where"),
         ({"engine": "triton", "triton_url": "a:8001", "triton_ca": Path(__file__)}, "need triton_tls"),
         ({"triton_url": "a:8001"}, "is for engine triton"),
+        ({"engine": "triton", "triton_url": "localhost:8001"}, "localhost:8001 is one of this server's own ports"),
+        ({"engine": "triton", "triton_url": "a:1,127.0.0.1:8000", "host": "0.0.0.0", "auth": "none"}, "own ports"),
         ({"port": 70_000}, "less than or equal"),
     ],
 )
@@ -62,6 +64,13 @@ def test_the_bundle_may_be_left_out_only_where_triton_tells_the_manifest() -> No
         ServeSettings(engine="triton", triton_url="a:8001")
     settings = ServeSettings(engine="triton", triton_url="a:8001,[::1]:8001,a:8001", triton_model="photos")
     assert settings.triton_addresses == ("a:8001", "[::1]:8001")
+
+
+def test_triton_may_have_the_same_port_on_another_machine_or_address() -> None:
+    for url in ("triton.example.com:8001", "[::1]:8001", "localhost:8002", "10.0.0.7:8000"):
+        assert ServeSettings(bundle=BUNDLE, engine="triton", triton_url=url).triton_addresses == (url,)
+    moved = ServeSettings(bundle=BUNDLE, engine="triton", triton_url="localhost:8001", port=8080, admin_port=8081)
+    assert moved.triton_url == "localhost:8001"
 
 
 def test_anyone_may_call_a_public_address_only_by_explicit_choice() -> None:

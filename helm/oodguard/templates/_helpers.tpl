@@ -60,8 +60,43 @@ app.kubernetes.io/component: {{ index . 1 }}
      are checked against the server by a test. */}}
 {{- define "oodguard.setting" -}}
 {{- $root := index . 0 }}{{ $name := index . 1 -}}
-{{- $defaults := dict "drain_delay" 10 "drain_timeout" 30 "max_request_timeout" 60 "max_queue" 128 -}}
+{{- $defaults := dict "drain_delay" 10 "drain_timeout" 30 "max_request_timeout" 60 "max_queue" 128 "max_body_bytes" 67108864 "max_queue_bytes" 268435456 "max_pixels" 50000000 "decode_workers" 2 "shadow_max_bytes" 33554432 -}}
 {{- if hasKey $root.Values.settings $name }}{{ get $root.Values.settings $name }}{{ else }}{{ get $defaults $name }}{{ end }}
+{{- end }}
+
+{{/* MiB that a gateway may take: two models during a reload, the bodies in the queue, and in each decoder the largest
+     image that the limits allow; SIZING.md has the measurement. */}}
+{{- define "oodguard.memoryNeeded" -}}
+{{- $setting := dict }}
+{{- range $name := list "max_queue_bytes" "max_pixels" "decode_workers" }}
+{{- $_ := set $setting $name (include "oodguard.setting" (list $ $name) | float64) }}
+{{- end }}
+{{- $decoders := $setting.decode_workers }}
+{{- $processes := 600 }}
+{{- $bytes := $setting.max_queue_bytes }}
+{{- if .Values.shadow.enabled }}
+{{- /* A decoder of its own, two processes during a reload, and what waits for them. */}}
+{{- $decoders = addf $decoders 1 }}
+{{- $processes = 900 }}
+{{- $bytes = addf $bytes (include "oodguard.setting" (list . "shadow_max_bytes") | float64) }}
+{{- end }}
+{{- addf $processes (divf (addf $bytes (mulf $decoders $setting.max_pixels 36)) 1048576) | ceil | int }}
+{{- end }}
+
+{{/* A quantity of memory, in MiB; call with "5Gi". */}}
+{{- define "oodguard.mebibytes" -}}
+{{- $text := toString . }}
+{{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
+{{- $unit := regexFind "[a-zA-Z]*$" $text }}
+{{- divf (mulf (trimSuffix $unit $text | float64) (get $units $unit)) 1048576 | floor | int }}
+{{- end }}
+
+{{/* The Ingress's annotations: ingress-nginx and NGINX's own controller refuse bodies above 1 MB unless told. */}}
+{{- define "oodguard.ingressAnnotations" -}}
+{{- $bytes := include "oodguard.setting" (list . "max_body_bytes") | float64 | int64 }}
+{{- $size := .Values.ingress.bodySize | toString | default (printf "%dm" (div (add $bytes 1048575) 1048576)) }}
+{{- $own := dict "nginx.ingress.kubernetes.io/proxy-body-size" $size "nginx.org/client-max-body-size" $size }}
+{{- merge (dict) .Values.ingress.annotations $own | toYaml }}
 {{- end }}
 
 {{- define "oodguard.drainSeconds" -}}

@@ -3,6 +3,10 @@
 {{- $v := .Values }}
 {{- $problems := list }}
 
+{{- if not $v.enabled }}
+{{- $problems = append $problems "enabled is false, which only the condition of a parent chart reads; run helm uninstall to remove the release" }}
+{{- end }}
+
 {{- $sources := dict "bundle" $v.bundle }}
 {{- if ne $v.triton.mode "none" }}
 {{- $_ := set $sources "triton.repository" $v.triton.repository }}
@@ -46,6 +50,13 @@
 {{- $unready := mul (int $v.probes.readiness.periodSeconds) (int $v.probes.readiness.failureThreshold) }}
 {{- if gt (float64 $unready) (include "oodguard.setting" (list . "drain_delay") | float64) }}
 {{- $problems = append $problems (printf "probes.readiness takes %d s to see that a pod drains, longer than drain_delay; raise drain_delay, or load balancers will send requests to a closed port" $unready) }}
+{{- end }}
+
+{{- with dig "limits" "memory" "" $v.resources }}
+{{- $needed := include "oodguard.memoryNeeded" $ | int }}
+{{- if lt (include "oodguard.mebibytes" . | int) $needed }}
+{{- $problems = append $problems (printf "resources.limits.memory is %v, but images that the settings allow may take %d MiB and the pod would be killed; raise it, or lower settings.max_pixels, settings.decode_workers or settings.max_queue_bytes" . $needed) }}
+{{- end }}
 {{- end }}
 
 {{- if eq (int $v.ports.http) (int $v.ports.admin) }}
@@ -129,7 +140,7 @@
 {{- end }}
 
 {{- $pods := ternary (int $v.replicas) (int $v.autoscaling.minReplicas) (eq $v.autoscaling.mode "none") }}
-{{- if and $v.podDisruptionBudget.enabled (kindIs "float64" $v.podDisruptionBudget.maxUnavailable) (gt $pods 1) (ge (int $v.podDisruptionBudget.maxUnavailable) $pods) }}
+{{- if and $v.podDisruptionBudget.enabled (not (kindIs "string" $v.podDisruptionBudget.maxUnavailable)) (gt $pods 1) (ge (int $v.podDisruptionBudget.maxUnavailable) $pods) }}
 {{- $problems = append $problems (printf "podDisruptionBudget.maxUnavailable (%d) lets all %d pods go at once; lower it" (int $v.podDisruptionBudget.maxUnavailable) $pods) }}
 {{- end }}
 

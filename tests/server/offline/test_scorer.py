@@ -82,7 +82,7 @@ def test_rows_are_in_order_and_bad_images_keep_their_places(
     assert [row["path"] for row in rows] == [item.path for item in items]
     codes = {index: row["error_code"] for index, row in enumerate(rows) if row["error_code"]}
     assert codes == {4: "unsupported_type", 9: "not_found", 16: "unsafe_path"}
-    assert rows[16]["error_message"] == "why"
+    assert rows[16]["error_detail"] == "why"
     assert all((row["label"] is None) == (index in codes) for index, row in enumerate(rows))
     # Batches never reach over a part's end, and are what is left of three images.
     assert sorted(fake.seen) == sorted([3, 2, 1, 2, 3, 1, 2, 3, 1, 2])
@@ -94,7 +94,7 @@ def test_one_image_on_which_the_graph_fails_costs_nobody_else(
     items = write(tmp_path, image, 10)
     rows = score(items, Brittle(bundle, load_manifest(bundle)))
     assert [row["error_code"] for row in rows] == ["engine_failed"] + [None] * 9  # image 0 is black
-    assert rows[0]["error_message"] == "the graph returned a number that is not finite"
+    assert rows[0]["error_detail"] == "the graph returned a number that is not finite"
 
 
 def test_a_batch_that_fails_once_is_tried_again(
@@ -188,7 +188,7 @@ def test_a_run_goes_on_only_as_it_began(tmp_path: Path, purpose: Purpose) -> Non
         begin(purpose)
     begin(purpose.model_copy(update={"accept": 0.9}), restart=True)
     state = tmp_path / "r.parquet.parts" / "state.json"
-    state.write_text(state.read_text().replace('"schema_version":1', '"schema_version":2').replace(": 1,", ": 2,", 1))
+    state.write_text(state.read_text().replace('"schema_version":2', '"schema_version":1').replace(": 2,", ": 1,", 1))
     with pytest.raises(InputError, match="not written by this version"):
         begin(purpose)
 

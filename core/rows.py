@@ -1,0 +1,64 @@
+"""One image as one flat row: the columns of `oodguard score` and of `oodguard predict --csv`.
+
+The names are those of the answer (`Prediction`). A field of a score is NAME_FIELD, a field of a problem error_FIELD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from oodguard.core.verdict import Verdict
+
+Cell = str | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column and what is in it."""
+
+    name: str
+    kind: Literal["text", "float32", "float64", "flag"]
+
+
+def columns(scores: Iterable[str], *, members: bool) -> tuple[Column, ...]:
+    """Every column, in order, for a model with these scores; `members`: images may be inside archives."""
+    return (
+        Column("path", "text"),
+        *((Column("member", "text"),) if members else ()),
+        Column("label", "text"),
+        Column("probability", "float32"),
+        Column("is_ood", "flag"),
+        Column("ood_score", "float64"),
+        Column("threshold", "float64"),
+        Column("percentile", "float64"),
+        *(
+            column
+            for name in scores
+            for column in (Column(f"{name}_value", "float32"), Column(f"{name}_is_ood", "flag"))
+        ),
+        Column("error_code", "text"),
+        Column("error_detail", "text"),
+    )
+
+
+def verdict_cells(verdict: Verdict) -> dict[str, Cell]:
+    """The cells of an image that was judged."""
+    row: dict[str, Cell] = {
+        "label": verdict.label,
+        "probability": verdict.probability,
+        "is_ood": verdict.is_ood,
+        "ood_score": verdict.ood_score,
+        "threshold": verdict.threshold,
+        "percentile": verdict.percentile,
+    }
+    for name, score in verdict.scores.items():
+        row[f"{name}_value"] = score.value
+        row[f"{name}_is_ood"] = score.is_ood
+    return row
+
+
+def error_cells(code: str, detail: str) -> dict[str, Cell]:
+    """The cells of an image that could not be used."""
+    return {"error_code": code, "error_detail": detail}
