@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from oodguard.core.answers import ModelRef
-from oodguard.core.errors import OodguardError
 from oodguard.core.frozen import Frozen
 from oodguard.core.manifest import MANIFEST_FILE
 from oodguard.core.verdict import Verdict
@@ -28,23 +22,13 @@ from oodguard.server.errors import ReloadRefused
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
 from oodguard.server.settings import ServeSettings
-from oodguard.server.shadow_pipe import ShadowAnswer, ShadowHello, ShadowPlan, ShadowRequest, receive, send
+from oodguard.server.shadow_pipe import ShadowPlan
+from oodguard.server.shadow_process import Drawn, ShadowFailed, ShadowProcess
 
 # Images that may wait for the shadow, and how many it gets at once.
 WAITING = 64
 BATCH = 4
-# Beside a server that uses every core the process gets next to nothing; what takes longer than this hangs.
-PATIENCE = 600.0
-LAST_SECONDS = 2.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-
-
-class ShadowFailed(OodguardError):
-    """The shadow cannot judge; `final` where another try with the same bundle would fail alike."""
-
-    def __init__(self, message: str, *, final: bool) -> None:
-        super().__init__(message)
-        self.final = final
 
 
 ShadowState = Literal["starting", "judging", "failed"]
@@ -57,76 +41,6 @@ class ShadowReport(Frozen):
     share: float
     model: ModelRef | None = None
     problem: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """An image that was drawn, what the server said of it, and the acceptance that its request named."""
-
-    data: bytes
-    verdict: Verdict
-    accept: float | None
-
-
-class ShadowProcess:
-    """The process that judges; one thread at a time may talk to it. Its methods raise `ShadowFailed`."""
-
-    def __init__(self, plan: ShadowPlan) -> None:
-        with contextlib.ExitStack() as undo:
-            try:
-                self._channel, theirs = socket.socketpair()
-                undo.enter_context(self._channel)
-                self._channel.settimeout(PATIENCE)
-                with theirs:
-                    # -P: what lies in the current folder is none of its modules.
-                    command = ["-P", "-m", "oodguard.server.shadow_start", plan.model_dump_json(), str(theirs.fileno())]
-                    self._process = subprocess.Popen(
-                        [sys.executable, *command],
-                        pass_fds=(theirs.fileno(),),
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
-                    )
-            except OSError as error:
-                raise ShadowFailed(f"its process cannot be started ({error.strerror or error})", final=False) from None
-            undo.pop_all()
-
-    def hello(self) -> ModelRef:
-        """The model, once the process has verified the bundle."""
-        try:
-            said = receive(self._channel, ShadowHello)
-        except (OSError, EOFError) as error:
-            raise self._failed(error) from None
-        if said.model is None:
-            raise ShadowFailed(said.problem or "the bundle cannot be judged with", final=True)
-        return said.model
-
-    def judge(self, drawn: list[Drawn]) -> ShadowAnswer:
-        """The verdicts on images of one acceptance."""
-        request = ShadowRequest(accept=drawn[0].accept, sizes=tuple(len(one.data) for one in drawn))
-        try:
-            send(self._channel, request, (one.data for one in drawn))
-            return receive(self._channel, ShadowAnswer)
-        except (OSError, EOFError) as error:
-            raise self._failed(error) from None
-
-    def _failed(self, error: Exception) -> ShadowFailed:
-        if isinstance(error, TimeoutError):
-            return ShadowFailed(f"its process has not answered for {PATIENCE:g} s", final=False)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(LAST_SECONDS)
-        return ShadowFailed(f"its process ended with code {self._process.poll()}", final=False)
-
-    def kill(self) -> None:
-        """End the process. Any thread may call this; one that waits for an answer then gets none."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        """End the process for good; for the thread that talks to it."""
-        self.kill()
-        self._channel.close()
 
 
 class Shadow:
@@ -199,17 +113,23 @@ class Shadow:
         if problem:
             raise ReloadRefused(problem)
 
+    def _wake(self) -> None:
+        with self._woken:
+            self._woken.notify()
+
     def _run(self) -> None:
         self._open()
         while True:
             with self._woken:
-                while not (self._closing or self._reloads or self._waiting or self._due()):
+                while not (self._closing or self._reloads or self._waiting or self._due() or self._is_dead):
                     self._woken.wait(None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic()))
                 if self._closing:
                     break
                 reloads = [asked for asked in self._reloads if asked.set_running_or_notify_cancel()]
                 self._reloads.clear()
                 drawn = self._take()
+            if self._is_dead:
+                self._fail(self._end().end())
             if reloads or self._due():
                 self._open()
             for asked in reloads:
@@ -218,6 +138,16 @@ class Shadow:
                 self._compare(drawn)
         for process in self._processes:
             process.close()
+
+    @property
+    def _is_dead(self) -> bool:
+        return bool(self._processes) and self._processes[0].ended
+
+    def _end(self) -> ShadowProcess:
+        """Do without the process."""
+        process = self._processes.pop()
+        process.close()
+        return process
 
     def _due(self) -> bool:
         return self._retry_at is not None and time.monotonic() >= self._retry_at
@@ -236,7 +166,7 @@ class Shadow:
         self.fingerprint = fingerprint(self.bundle / MANIFEST_FILE)
         new = None
         try:
-            new = ShadowProcess(self._plan)
+            new = ShadowProcess(self._plan, on_end=self._wake)
             self._processes.append(new)
             if self._closing:
                 raise ShadowFailed("the server ends", final=True)
@@ -278,7 +208,7 @@ class Shadow:
         try:
             found = self._processes[0].judge(drawn) if self._processes else None
         except ShadowFailed as error:
-            self._processes.pop().close()
+            self._end()
             found = None
             if not self._closing:
                 self._fail(error)

@@ -211,6 +211,13 @@ def test_a_shadow_that_dies_is_started_again_and_the_server_answers_on(
     assert process_of(running).pid != first.pid
     assert set(post(running, images[:5])) == {200}
     wait(lambda: drawn(running).get("judged") == 5)
+    # One that dies while it has nothing to do is missed, too.
+    idle = process_of(running)
+    idle.kill()
+    wait(lambda: running.output().count("its process ended with code -9") == 2)
+    wait_judging(running)
+    assert process_of(running).pid not in (first.pid, idle.pid)
+    assert drawn(running) == {"failed": 1, "judged": 5}
     shadow = process_of(running)
     assert running.stop() == 0
     assert not shadow.is_running()
@@ -319,7 +326,7 @@ def test_a_process_that_does_not_answer_in_time_is_replaced(
     wait(lambda: shadow.report.state == "judging")
     (running,) = shadow._processes
     running._channel.settimeout(0.3)
-    stopped = psutil.Process(running._process.pid)
+    stopped = psutil.Process(running.pid)
     stopped.send_signal(signal.SIGSTOP)
     assert client.post("/predict", content=picture(), headers=PNG).status_code == 200
     wait(lambda: shadow.report.state == "failed")
