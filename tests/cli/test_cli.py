@@ -22,6 +22,7 @@ from PIL import Image
 from oodguard.cli.main import run as run_command
 from oodguard.clients import AsyncClient, Client, Result
 from oodguard.load_tests.gateway import Gateway
+from oodguard.server.settings import ServeSettings
 from oodguard.training import run as runs
 from tests.cli.terminal import call
 
@@ -327,3 +328,22 @@ def test_clients_stream_every_kind_of_image_in_order(server: str, photos: Path, 
     again = asyncio.run(gather())
     assert [r.problem for r in again] == [r.problem for r in found]
     assert [r.prediction and r.prediction.label for r in again] == [r.prediction and r.prediction.label for r in found]
+
+
+def test_the_commands_that_export_prints_run_side_by_side(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    code, out, _ = call(capsys, "export", bundle, "--triton", tmp_path / "models", "--triton-backend", "python")
+    assert code == 0
+    command = out.partition("then: oodguard serve ")[2].split()
+    flags = dict(zip(command[1::2], command[2::2], strict=True))
+    settings = ServeSettings(
+        bundle=Path(command[0]),
+        engine="triton",
+        triton_url=flags["--triton-url"],
+        port=int(flags["--port"]),
+        admin_port=int(flags["--admin-port"]),
+    )
+    assert settings.bundle == bundle
+    # Triton's own.
+    assert {settings.port, settings.admin_port}.isdisjoint({8000, 8001, 8002})

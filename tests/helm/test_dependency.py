@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from oodguard.server.settings import ENV_PREFIX, ServeSettings
-from tests.helm.charts import CHART, KUBERNETES, Document, Rendered, Run, value_set
+from tests.helm.charts import CHART, KUBERNETES, Document, Render, Rendered, Run, value_set
 from tests.helm.test_manifests import check
 
 CLIENTS = "networkPolicy.clients[0].podSelector.matchLabels.app=shop"
@@ -172,6 +172,13 @@ def test_limits_of_memory_are_compared_in_every_unit(helm: Run, limit: str, hold
     with pytest.raises(ValueError, match="may take 4290 MiB"):
         render()
     assert render("--set", "settings.max_pixels=40000000").gateway["resources"]["limits"]["memory"] == limit
+
+
+def test_a_body_size_in_bytes_stays_a_number_of_bytes(render: Render) -> None:
+    values = {"ingress": {"enabled": True, "hosts": ["a.b"], "bodySize": 100_000_000},
+              "networkPolicy": {"clients": [{"podSelector": {}}]}}  # fmt: skip
+    annotations = render("cpu", values).one("Ingress")["metadata"]["annotations"]
+    assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == "100000000"
 
 
 def test_idle_connections_outlive_those_of_usual_proxies() -> None:

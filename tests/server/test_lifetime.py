@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import ssl
 import subprocess
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -173,18 +175,65 @@ def test_a_second_signal_ends_at_once(server: Any) -> None:
     assert time.monotonic() - started < 2.0
 
 
-def test_tls(server: Any, tmp_path: Path, golden: list[bytes]) -> None:
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for localhost that signs itself, and its key."""
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
          "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", cert],
         check=True, capture_output=True,
     )  # fmt: skip
+    return cert, key
+
+
+def test_tls(server: Any, certificate: tuple[Path, Path], golden: list[bytes]) -> None:
+    cert, key = certificate
     running = server("--tls-cert", str(cert), "--tls-key", str(key))
     assert running.url.startswith("https://")
-    import ssl
-
     context = ssl.create_default_context(cafile=str(cert))
     answer = httpx.post(f"{running.url}/predict", content=golden[0], headers=PNG, verify=context)
     assert answer.status_code == 200
     assert "max-age" in answer.headers["strict-transport-security"]
+
+
+def test_callers_must_show_a_certificate_where_one_is_asked_for(
+    server: Any, certificate: tuple[Path, Path], golden: list[bytes]
+) -> None:
+    cert, key = map(str, certificate)
+    running = server("--tls-cert", cert, "--tls-key", key, "--tls-ca", cert, ready=False)
+    context = ssl.create_default_context(cafile=cert)
+    with pytest.raises(httpx.TransportError):
+        httpx.post(f"{running.url}/predict", content=golden[0], headers=PNG, verify=context)
+    context.load_cert_chain(cert, key)
+    wait_until(lambda: httpx.get(f"{running.private}/health/ready").status_code == 200)
+    answer = httpx.post(f"{running.url}/predict", content=golden[0], headers=PNG, verify=context)
+    assert answer.status_code == 200
+
+
+def test_a_drain_cuts_off_no_tls_connection(server: Any, certificate: tuple[Path, Path], golden: list[bytes]) -> None:
+    cert, key = certificate
+    running = server("--tls-cert", str(cert), "--tls-key", str(key), "--drain-delay", "1")
+    context = ssl.create_default_context(cafile=str(cert))
+    statuses: Counter[int | str] = Counter()
+
+    def ask() -> None:
+        # A new connection each time, so that some are shaking hands whenever the port closes.
+        while running.process.poll() is None:
+            try:
+                answer = httpx.post(f"{running.url}/predict", content=golden[0], headers=PNG, verify=context)
+                statuses[answer.status_code] += 1
+            except httpx.TransportError as error:
+                statuses["refused" if "refused" in str(error) else repr(error)] += 1
+                return
+
+    callers = [threading.Thread(target=ask) for _ in range(6)]
+    for caller in callers:
+        caller.start()
+    time.sleep(0.5)
+    running.process.send_signal(signal.SIGTERM)
+    for caller in callers:
+        caller.join(30)
+    assert running.process.wait(10) == 0
+    assert set(statuses) == {200, "refused"}, statuses
+    assert statuses["refused"] == 6

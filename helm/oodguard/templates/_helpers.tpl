@@ -94,7 +94,10 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{/* The Ingress's annotations: ingress-nginx and NGINX's own controller refuse bodies above 1 MB unless told. */}}
 {{- define "oodguard.ingressAnnotations" -}}
 {{- $bytes := include "oodguard.setting" (list . "max_body_bytes") | float64 | int64 }}
-{{- $size := .Values.ingress.bodySize | toString | default (printf "%dm" (div (add $bytes 1048575) 1048576)) }}
+{{- /* A number of YAML is a float here: 100000000 would be printed as 1e+08. */}}
+{{- $given := .Values.ingress.bodySize }}
+{{- $text := kindIs "string" $given | ternary (toString $given) (printf "%.0f" (float64 $given)) }}
+{{- $size := $text | default (printf "%dm" (div (add $bytes 1048575) 1048576)) }}
 {{- $own := dict "nginx.ingress.kubernetes.io/proxy-body-size" $size "nginx.org/client-max-body-size" $size }}
 {{- merge (dict) .Values.ingress.annotations $own | toYaml }}
 {{- end }}
