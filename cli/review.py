@@ -2,44 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from oodguard.cli.terminal import Terminal
 from oodguard.cli.whole import Whole
+from oodguard.clients.labelling import coco, label_studio
 from oodguard.clients.review import DEFAULT_LIMIT
 from oodguard.clients.review import review as make_review
 from oodguard.core.errors import EnvironmentProblem, InputError
+
+NAMES = {"html": Path("review.html"), "label-studio": Path("label-studio.json"), "coco": Path("coco.json")}
 
 
 def review(
     folder: Annotated[Path, Parameter(help="Folder of sampled flagged images, each with its .json sidecar.")],
     *,
-    out: Annotated[Path, Parameter(help="HTML page to write.")] = Path("review.html"),
+    format: Annotated[
+        Literal["html", "label-studio", "coco"],
+        Parameter(
+            help="html: a page to look at; label-studio: tasks to import there, and beside them the labelling "
+            "interface as .xml; coco: one annotation file."
+        ),
+    ] = "html",
+    out: Annotated[
+        Path | None,
+        Parameter(help="File to write; default: review.html, label-studio.json or coco.json."),
+    ] = None,
     limit: Annotated[
-        Whole, Parameter(help="Maximum images on the page; the highest scores come first.")
-    ] = DEFAULT_LIMIT,
+        Whole | None,
+        Parameter(
+            help=f"Maximum images, the highest scores first; default: {DEFAULT_LIMIT} on a page, else all of them."
+        ),
+    ] = None,
+    image_prefix: Annotated[
+        str | None,
+        Parameter(
+            help="(label-studio) What stands before each image's path, as in s3://bucket/flagged/; default: Label "
+            "Studio's address of a local file, relative to the folder above."
+        ),
+    ] = None,
 ) -> None:
-    """Make one HTML page of sampled flagged images, highest OOD score first.
+    """Make one HTML page of sampled flagged images, or a file for an annotation tool; highest OOD score first.
 
     The page is a single file without scripts. It lists damaged images and sidecars, and shows all others.
 
     Example: oodguard review flagged --out review.html
     """
-    if limit < 1:
+    if limit is not None and limit < 1:
         raise InputError("--limit must be at least 1")
-    found = make_review(folder, limit=limit)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(found.html, encoding="utf-8")
-    except OSError as error:
-        raise EnvironmentProblem(f"{out} cannot be written ({error.strerror}); choose another --out") from None
-    more = f", {found.left:,} more with lower scores" if found.left else ""
-    console = Terminal(soft_wrap=True)
-    console.print(
-        f"{out}: {found.shown:,} shown{more}, {len(found.unreadable):,} could not be read",
+    if image_prefix is not None and format != "label-studio":
+        raise InputError("--image-prefix is for --format label-studio; leave it out")
+    out = out or NAMES[format]
+    if format == "label-studio" and out.suffix == ".xml":
+        raise InputError(
+            "--out is the file of the tasks, and the interface beside it ends in .xml; choose another name"
+        )
+    if format == "html":
+        page = make_review(folder, limit=limit or DEFAULT_LIMIT)
+        count, left, unreadable, files = page.shown, page.left, page.unreadable, {out: page.html}
+    else:
+        found = (
+            coco(folder, limit=limit) if format == "coco" else label_studio(folder, limit=limit, prefix=image_prefix)
+        )
+        count, left, unreadable = found.images, found.left, found.unreadable
+        files = {
+            out if suffix == "json" else out.with_suffix(f".{suffix}"): text for suffix, text in found.files.items()
+        }
+    _write(files)
+    done = "shown" if format == "html" else "exported"
+    more = f", {left:,} more with lower scores" if left else ""
+    Terminal(soft_wrap=True).print(
+        f"{' and '.join(map(str, files))}: {count:,} {done}{more}, {len(unreadable):,} could not be read",
         highlight=False,
         markup=False,
     )
+
+
+def _write(files: Mapping[Path, str]) -> None:
+    for path, text in files.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise EnvironmentProblem(f"{path} cannot be written ({error.strerror}); choose another --out") from None

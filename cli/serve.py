@@ -56,10 +56,13 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
         model = gateway.parts.serving.model
         manifest = model.manifest
         images = settings.samples or ((settings.bundle / manifest.golden[0].path,) if settings.bundle else ("IMAGE",))
+        share = f"{100 * settings.shadow_share:g} % of the images"
+        shadow = [f"shadow: {settings.shadow} judges {share}, for metrics only"] if settings.shadow else []
         key = " -H 'X-API-Key: KEY'" if gateway.parts.keys.needed else ""
         lines = [
             f"[bold]{manifest.name}[/] version {manifest.version}: {len(manifest.classes)} classes, "
             f"{len(manifest.scores)} scores, {model.runs_on}",
+            *shadow,
             f"serving on {url} ({about}); metrics on {private_url}/metrics",
             *([f"gRPC on {pair(settings.host, port_of(rpc))} (Open Inference Protocol)"] if rpc else []),
             "try:",

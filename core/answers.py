@@ -160,3 +160,31 @@ class FlaggedSample(Frozen):
             percentile=verdict.percentile,
             scores=verdict.scores,
         )
+
+
+class FlaggedImage(Frozen):
+    """An image as it was sent, encoded."""
+
+    content_type: str
+    base64: str
+
+
+class FlaggedData(Frozen):
+    """A sampled flagged image and what the guard said of it."""
+
+    sample: FlaggedSample
+    image: FlaggedImage
+
+
+class FlaggedEvent(Frozen):
+    """The body of a webhook about one flagged image; its envelope is that of Standard Webhooks.
+
+    ```python
+    event = FlaggedEvent.model_validate_json(body)  # once its signature is right
+    image = base64.b64decode(event.data.image.base64)
+    ```
+    """
+
+    type: Literal["image.flagged"] = "image.flagged"
+    timestamp: AwareDatetime
+    data: FlaggedData

@@ -39,6 +39,10 @@ GIVEN = {
     "key_file": "keys",
     "key_hashes": "keys",
     "triton_url": "triton",
+    "shadow": "shadow.bundle",
+    "shadow_share": "shadow.share",
+    "sample_webhook": "sampleWebhook.url",
+    "sample_webhook_secret": "sampleWebhook.secret",
 }
 
 

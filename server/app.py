@@ -25,13 +25,15 @@ from oodguard.server.page import REDIRECT, PageRoutes, static_routes
 from oodguard.server.places import place_of
 from oodguard.server.reception import Reception
 from oodguard.server.routes import Route
-from oodguard.server.sampling import Sampler
+from oodguard.server.sampling import Keeper, Sampler, Taker
 from oodguard.server.serving import Serving
 from oodguard.server.settings import ServeSettings
+from oodguard.server.shadow import Shadow
 from oodguard.server.tracing import Tracing
 from oodguard.server.traffic import Traffic
 from oodguard.server.v2 import OpenInference
-from oodguard.server.watch import watch_files, watch_remote
+from oodguard.server.watch import watch_bundle, watch_files, watch_remote
+from oodguard.server.webhook import Webhook
 
 if TYPE_CHECKING:
     from oodguard.server.rpc.rpc_server import RpcServer
@@ -51,6 +53,7 @@ class Parts:
     judge: Judge
     traffic: Traffic
     sampler: Sampler | None
+    shadow: Shadow | None
     tracing: Tracing | None
 
     @property
@@ -65,27 +68,40 @@ class Parts:
         metrics.settings(settings)
         admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
         keys = KeyRing(file=settings.key_file, hashes=settings.key_hashes)
-        place = place_of(settings.sample_dir, settings.sample_store)
-        rate, room = settings.sample_rate, settings.sample_max_bytes
-        sampler = Sampler(place, rate=rate, max_bytes=room, metrics=metrics) if place else None
+        takers = takers_of(settings, metrics)
+        sampler = Sampler(takers, rate=settings.sample_rate) if takers else None
+        shadow = Shadow(settings, metrics) if settings.shadow else None
         endpoint, share = settings.traces_endpoint, settings.traces_share
         tracing = Tracing(endpoint, share=share) if endpoint else None
         serving = Serving(settings, metrics, engine=engine)
         health = Health(serving, settings.dead_after)
         workers = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
-        judge = Judge(metrics, admission, workers, settings.limits, settings.top_k, sampler)
+        judge = Judge(metrics, admission, workers, settings.limits, settings.top_k, sampler, shadow)
         traffic = Traffic(metrics, admission, serving, health)
         metrics.queue_images.set_function(lambda: admission.images)
         metrics.ready.set_function(lambda: float(health.not_ready is None))
-        return cls(settings, metrics, keys, admission, serving, health, workers, judge, traffic, sampler, tracing)
+        return cls(
+            settings, metrics, keys, admission, serving, health, workers, judge, traffic, sampler, shadow, tracing
+        )
 
     async def close(self) -> None:
         """Stop the decoders, send and write what waits, and end the model."""
         self.workers.shutdown(wait=False, cancel_futures=True)
-        for part in (self.sampler, self.tracing):
+        for part in (self.shadow, self.sampler, self.tracing):
             if part is not None:
                 await asyncio.to_thread(part.close)
         await self.serving.close()
+
+
+def takers_of(settings: ServeSettings, metrics: Metrics) -> list[Taker]:
+    """Where sampled flagged images go: nowhere, to a place, to a webhook, or to both."""
+    found: list[Taker] = []
+    place = place_of(settings.sample_dir, settings.sample_store)
+    if place is not None:
+        found.append(Keeper(place, max_bytes=settings.sample_max_bytes, metrics=metrics))
+    if settings.sample_webhook and settings.sample_webhook_secret:
+        found.append(Webhook(settings.sample_webhook, settings.sample_webhook_secret, metrics=metrics))
+    return found
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,11 @@ def public_routes(parts: Parts) -> list[Route]:
     entrance = Entrance(parts.settings, parts.health, parts.admission)
     predict = Predict(entrance, parts.serving, parts.judge, parts.workers)
     open_inference = OpenInference(entrance, parts.serving, parts.health, parts.judge, parts.workers)
-    page = PageRoutes(parts.settings, parts.serving, parts.traffic).routes if parts.settings.page else (REDIRECT,)
+    page = (
+        PageRoutes(parts.settings, parts.serving, parts.traffic, parts.shadow).routes
+        if parts.settings.page
+        else (REDIRECT,)
+    )
     health = HealthRoutes(parts.health, parts.serving)
     return [*predict.routes, *health.routes, *open_inference.routes, *static_routes("docs"), *page, OPENAPI]
 
@@ -137,7 +157,7 @@ def public_routes(parts: Parts) -> list[Route]:
 def private_routes(parts: Parts) -> list[Route]:
     """Every route of the private application."""
     health = HealthRoutes(parts.health, parts.serving)
-    return [*health.routes, *AdminRoutes(parts.metrics, parts.serving, parts.keys).routes]
+    return [*health.routes, *AdminRoutes(parts.metrics, parts.serving, parts.keys, parts.shadow).routes]
 
 
 def rpc_server(parts: Parts) -> RpcServer:
@@ -153,11 +173,15 @@ def rpc_server(parts: Parts) -> RpcServer:
 async def lifespan(parts: Parts, rpc: RpcServer | None) -> AsyncIterator[None]:
     """What runs beside the requests, from the first to the last."""
     await parts.serving.start()
+    if parts.shadow is not None:
+        parts.shadow.start()
     if rpc is not None:
         await rpc.start()
     beside = []
     if parts.settings.watch:
         beside += [watch_files(parts.settings, parts.serving, parts.keys), watch_remote(parts.serving)]
+        if parts.shadow is not None:
+            beside.append(watch_bundle(parts.shadow.bundle, parts.shadow, parts.settings.watch_interval))
     if parts.settings.page:
         beside.append(parts.traffic.run())
     tasks = [asyncio.create_task(work) for work in beside]

@@ -18,6 +18,7 @@ from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import Family, ScoreName
 from oodguard.server.model import ServedModel
 from oodguard.server.settings import ServeSettings
+from oodguard.server.shadow import ShadowState
 
 # Where a slider may stand, in thousandths: finer where a step changes more verdicts.
 STOPS = (*range(500, 900, 10), *range(900, 990, 5), *range(990, 1000))
@@ -99,6 +100,14 @@ class Runtime(Frozen):
     max_batch: int | None
 
 
+class ShadowCard(Frozen):
+    """The second bundle that judges a share of the images for metrics only, and whether it does."""
+
+    state: ShadowState
+    share: float
+    model: ModelRef | None
+
+
 class ModelCard(Frozen):
     """Everything about the served model that a client can use.
 
@@ -125,10 +134,11 @@ class ModelCard(Frozen):
     runtime: Runtime
     limits: RequestLimits
     samples: tuple[SampleRef, ...]
+    shadow: ShadowCard | None
 
 
-def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
-    """The card of a model that serves with `settings`."""
+def card_of(model: ServedModel, settings: ServeSettings, shadow: ShadowCard | None = None) -> ModelCard:
+    """The card of a model that serves with `settings`, beside a shadow or without one."""
     manifest, provenance = model.manifest, model.manifest.provenance
     accept = model.accept
     accepts = stops(manifest, accept)
@@ -184,6 +194,7 @@ def card_of(model: ServedModel, settings: ServeSettings) -> ModelCard:
         samples=tuple(
             SampleRef(number=number, title=path.stem) for number, path in enumerate(sample_files(model, settings))
         ),
+        shadow=shadow,
     )
 
 

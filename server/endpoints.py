@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from oodguard.core.answers import PredictRequest, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.problems import problem, summary_of
 from oodguard.server.call import SHORTEST_MS, Entrance, while_connected
-from oodguard.server.errors import RequestError
+from oodguard.server.errors import ReloadRefused, RequestError
 from oodguard.server.health import Health
 from oodguard.server.intake import read_images
 from oodguard.server.judging import Judge
@@ -24,6 +25,7 @@ from oodguard.server.metrics import Metrics
 from oodguard.server.problems import documented, problem_response
 from oodguard.server.routes import Route
 from oodguard.server.serving import Serving
+from oodguard.server.shadow import Shadow
 from oodguard.server.stages import STAGES
 
 
@@ -131,6 +133,7 @@ class AdminRoutes:
     metrics: Metrics
     serving: Serving
     keys: KeyRing
+    shadow: Shadow | None
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -138,6 +141,7 @@ class AdminRoutes:
         return (
             Route(path="/metrics", endpoint=self.scrape, open=True),
             Route(path="/admin/reload", endpoint=self.reload, methods=("POST",)),
+            Route(path="/admin/shadow", endpoint=self.shadow_state),
         )
 
     async def scrape(self, _: Request) -> Response:
@@ -145,10 +149,24 @@ class AdminRoutes:
         return Response(self.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     async def reload(self, _: Request) -> Response:
-        """Load the bundle folder and the key file again; 200 with the model now served, 422 when one was refused."""
+        """Load the bundle folder and the key file again; 200 with the model now served, 422 when one was refused.
+
+        The shadow's bundle is loaded, too; the answer says how that went, and never fails for it.
+        """
         self.keys.reload()
         model = await self.serving.reload()
-        return JSONResponse({"status": "swapped", "model": model.ref.model_dump()})
+        answer = {"status": "swapped", "model": model.ref.model_dump()}
+        if self.shadow is not None:
+            with contextlib.suppress(ReloadRefused):
+                await self.shadow.reload()
+            answer["shadow"] = self.shadow.report.model_dump()
+        return JSONResponse(answer)
+
+    async def shadow_state(self, _: Request) -> Response:
+        """What the shadow does, with which model, and why it has failed; 404 without a shadow."""
+        if self.shadow is None:
+            raise RequestError(Code.NOT_FOUND, "this server has no shadow; name a bundle with --shadow")
+        return JSONResponse(self.shadow.report.model_dump())
 
 
 async def openapi(request: Request) -> Response:

@@ -20,6 +20,7 @@ from oodguard.server.errors import DeadlineMissed
 from oodguard.server.metrics import Metrics
 from oodguard.server.model import ServedModel
 from oodguard.server.sampling import Sampler
+from oodguard.server.shadow import Shadow
 from oodguard.server.stages import Passed, Seconds, Stages
 from oodguard.server.tracing import CURRENT
 
@@ -51,7 +52,8 @@ class Judge:
     ```
 
     Every image is counted: under its verdict where it got one, under its code where it cannot be used. Flagged images
-    are offered to `sampler`; stages are observed and traced. `top_k` is for requests that name none.
+    are offered to `sampler`, all answered ones to `shadow`; stages are observed and traced. `top_k` is for requests
+    that name none.
     """
 
     metrics: Metrics
@@ -60,6 +62,7 @@ class Judge:
     limits: ImageLimits
     top_k: int
     sampler: Sampler | None = None
+    shadow: Shadow | None = None
 
     async def judge(
         self,
@@ -80,7 +83,7 @@ class Judge:
         Raises `RequestError` for an `accept` that the calibration cannot promise, `DeadlineMissed`, and `EngineError`
         when inference fails.
         """
-        started = time.monotonic()
+        started, asked = time.monotonic(), accept
         accept = model.accept if accept is None else accept
         thresholds = model.thresholds(accept)
         passed = await self._all([self._measure(model, image, deadline) for image in images], deadline)
@@ -98,6 +101,8 @@ class Judge:
                 self.metrics.refuse(outcome.code)
             elif answered:
                 self._answer(image, outcome, model, accept)
+                if self.shadow is not None and isinstance(image, bytes):
+                    self.shadow.offer(image, outcome, accept=asked)
         ended = time.monotonic()
         self.admission.answered(len(images))
         seconds = self._record(Stages(passed, read=read, started=started, judging=judging, ended=ended), model)

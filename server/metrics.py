@@ -5,10 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
+from oodguard.core.answers import ModelRef
 from oodguard.core.codes import Code
 from oodguard.core.manifest import Manifest
 from oodguard.core.verdict import Verdict
@@ -82,6 +84,45 @@ class Metrics:
             "Flagged images for review: kept, dropped for want of room, failed to be written.",
             "result",
         )
+        webhook = self._add(
+            Counter,
+            "oodguard_webhook_samples",
+            "Flagged images for the webhook: delivered, dropped for want of room, failed in every attempt.",
+            "result",
+        )
+        self.webhook_retries = self._add(
+            Counter, "oodguard_webhook_retries", "Attempts to deliver a flagged image after the first."
+        )
+        self.shadow_share = self._add(
+            Gauge, "oodguard_shadow_share", "Share of the images drawn for the shadow bundle; 0 without one."
+        )
+        self.shadow_ready = self._add(Gauge, "oodguard_shadow_ready", "1 when the shadow bundle judges.")
+        self._shadow_model = self._add(
+            Gauge, "oodguard_shadow_model", "1 for the model of the shadow bundle that judges.", "name", "version"
+        )
+        shadow_images = self._add(
+            Counter,
+            "oodguard_shadow_images",
+            "Images drawn for the shadow bundle: judged, dropped (no room, or no shadow that judges), failed.",
+            "result",
+        )
+        shadow_verdicts = self._add(
+            Counter,
+            "oodguard_shadow_verdicts",
+            "Images judged by both bundles, by verdict of each and whether their labels are the same.",
+            "primary_is_ood",
+            "shadow_is_ood",
+            "same_label",
+        )
+        self.shadow_inference_seconds = self._add(
+            Histogram,
+            "oodguard_shadow_inference_seconds",
+            "Seconds of one inference of the shadow bundle, of up to four images.",
+            buckets=SECONDS,
+        )
+        shadow_reloads = self._add(
+            Counter, "oodguard_shadow_reloads", "Shadow bundles loaded in place of another.", "result"
+        )
         self.ready = self._add(Gauge, "oodguard_ready", "1 when the server is ready.")
         self.queue_images = self._add(Gauge, "oodguard_queue_images", "Images admitted and not yet answered.")
         self._queue_limit = self._add(Gauge, "oodguard_queue_limit_images", "Images that may be inside.")
@@ -95,6 +136,13 @@ class Metrics:
         self._rejected = {code: rejected.labels(code) for code in Code}
         self.reloads = {result: reloads.labels(result) for result in ("swapped", "refused")}
         self.samples = {result: samples.labels(result) for result in ("kept", "dropped", "failed")}
+        self.webhook = {result: webhook.labels(result) for result in ("delivered", "dropped", "failed")}
+        self.shadow_images = {result: shadow_images.labels(result) for result in ("judged", "dropped", "failed")}
+        self.shadow_reloads = {result: shadow_reloads.labels(result) for result in ("swapped", "refused")}
+        self._compared = {
+            found: shadow_verdicts.labels(*(str(one).lower() for one in found))
+            for found in product((False, True), repeat=3)
+        }
         self._answered: dict[tuple[str, bool], Counter] = {}
         self._timed: dict[str, Histogram] = {}
         self._by_route: dict[tuple[str, int], Counter] = {}
@@ -147,6 +195,18 @@ class Metrics:
         self._images += 1
         self._flagged += verdict.is_ood
         self._drift.count(verdict)
+
+    def compare(self, primary: Verdict, *, label: str, is_ood: bool) -> None:
+        """Count one image judged by both bundles: the server's verdict beside what the shadow says."""
+        self.shadow_images["judged"].inc()
+        self._compared[primary.is_ood, is_ood, primary.label == label].inc()
+
+    def shadow(self, model: ModelRef | None) -> None:
+        """Name the model of the shadow bundle; None where it judges nothing."""
+        self._shadow_model.clear()
+        self.shadow_ready.set(model is not None)
+        if model is not None:
+            self._shadow_model.labels(model.name, model.version).set(1)
 
     def model(self, manifest: Manifest, accept: float) -> None:
         """Name the model being served, judged by default at `accept`; series of what it does not have are dropped."""

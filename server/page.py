@@ -14,13 +14,14 @@ from starlette.concurrency import run_in_threadpool
 
 from oodguard.core.codes import Code
 from oodguard.core.formats import CONTENT_TYPES
-from oodguard.server.card import ModelCard, card_of, sample_files
+from oodguard.server.card import ModelCard, ShadowCard, card_of, sample_files
 from oodguard.server.errors import RequestError
 from oodguard.server.model import ServedModel
 from oodguard.server.problems import documented
 from oodguard.server.routes import Route
 from oodguard.server.serving import Serving
 from oodguard.server.settings import ServeSettings
+from oodguard.server.shadow import Shadow
 from oodguard.server.traffic import Traffic, TrafficReport
 
 STATIC = Path(__file__).with_name("static")
@@ -73,12 +74,16 @@ def static_routes(name: str) -> Iterator[Route]:
 class PageRoutes:
     """The page, and what it fetches."""
 
-    def __init__(self, settings: ServeSettings, serving: Serving, traffic: Traffic) -> None:
+    def __init__(
+        self, settings: ServeSettings, serving: Serving, traffic: Traffic, shadow: Shadow | None = None
+    ) -> None:
         self._settings = settings
         self._serving = serving
         self._traffic = traffic
+        self._shadow = shadow
         # A replaced model must not be kept alive by its card.
         self._of: weakref.ref[ServedModel] | None = None
+        self._beside: ShadowCard | None = None
         self._card = b""
 
     @property
@@ -104,9 +109,11 @@ class PageRoutes:
     async def model_card(self, _: Request) -> Response:
         """The model card: classes, scores, their thresholds at many target acceptances, and what export checked."""
         model = self._serving.model
-        if self._of is None or self._of() is not model:
-            self._card = card_of(model, self._settings).model_dump_json().encode()
-            self._of = weakref.ref(model)
+        report = self._shadow.report if self._shadow else None
+        shadow = ShadowCard(state=report.state, share=report.share, model=report.model) if report else None
+        if self._of is None or self._of() is not model or self._beside != shadow:
+            self._card = card_of(model, self._settings, shadow).model_dump_json().encode()
+            self._of, self._beside = weakref.ref(model), shadow
         return Response(self._card, media_type="application/json")
 
     async def traffic(self, _: Request) -> Response:

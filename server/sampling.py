@@ -1,46 +1,80 @@
-"""Keeping a sample of the flagged images, so that people can label what the guard did not know. Off by default.
+"""Sampling the flagged images, so that people can label what the guard did not know. Off by default.
 
-The server then stores pictures that callers send: say so in your privacy notice, and let old ones expire.
+The server then hands pictures that callers send to others: say so in your privacy notice, and let old ones expire.
 """
 
 from __future__ import annotations
 
 import random
 import secrets
-import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Protocol
 
 from oodguard.core.answers import FlaggedSample, ModelRef
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.formats import FORMATS, format_of
 from oodguard.core.verdict import Verdict
+from oodguard.server.backlog import Backlog
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
 from oodguard.server.places import Place
 
-# Images that may wait to be written; more are dropped, so that a slow place does not fill the memory.
+# Flagged images that may wait, and their bytes; more are dropped, so that a slow taker does not fill the memory.
 WAITING = 16
+WAITING_BYTES = 64 * 1024 * 1024
+
+
+class Taker(Protocol):
+    """Where drawn images go. `take` never waits and never raises."""
+
+    def take(self, data: bytes, sample: FlaggedSample) -> None:
+        """Take an image and its sidecar, or drop and count it."""
+
+    def close(self) -> None:
+        """End what is under way."""
 
 
 class Sampler:
-    """Writes a share of the flagged images, each with its verdict beside it, until the place is full.
+    """Draws a share of the flagged images and hands each to every taker.
 
     ```python
-    sampler = Sampler(Folder(Path("flagged")), rate=0.1, max_bytes=2**28, metrics=metrics)
+    sampler = Sampler([Keeper(Folder(Path("flagged")), max_bytes=2**28, metrics=metrics)], rate=0.1)
     sampler.offer(data, verdict, model=ref, accept=0.95)
     ```
+    """
+
+    def __init__(self, takers: Sequence[Taker], *, rate: float, seed: int | None = None) -> None:
+        self._takers = takers
+        self._rate = rate
+        self._random = random.Random(seed)
+
+    def offer(self, data: bytes, verdict: Verdict, *, model: ModelRef, accept: float) -> None:
+        """Hand the image on if it is flagged and drawn, at the sampling rate. Never waits and never raises."""
+        if not verdict.is_ood or self._random.random() >= self._rate:
+            return
+        sample = FlaggedSample.of(verdict, model=model, accept=accept, time=datetime.now(UTC))
+        for taker in self._takers:
+            taker.take(data, sample)
+
+    def close(self) -> None:
+        """End what the takers do."""
+        for taker in self._takers:
+            taker.close()
+
+
+class Keeper:
+    """Writes images to a place, each with its verdict beside it, until the place is full.
 
     One thread writes, so requests do not wait. An image that cannot be written is counted as failed and dropped.
     """
 
-    def __init__(self, place: Place, *, rate: float, max_bytes: int, metrics: Metrics, seed: int | None = None) -> None:
+    def __init__(self, place: Place, *, max_bytes: int, metrics: Metrics) -> None:
         self._place = place
-        self._rate = rate
         self._max_bytes = max_bytes
         self._metrics = metrics
-        self._random = random.Random(seed)
-        self._room = threading.BoundedSemaphore(WAITING)
+        self._backlog = Backlog(images=WAITING, size=WAITING_BYTES)
         # The thread alone touches what follows, but for `_closing`.
         self._bytes = 0
         self._closing = self._failed = False
@@ -53,15 +87,12 @@ class Sampler:
         except EnvironmentProblem as error:
             log.error("%s", error)
 
-    def offer(self, data: bytes, verdict: Verdict, *, model: ModelRef, accept: float) -> None:
-        """Keep the image if it is flagged and drawn, at the sampling rate. Never waits and never raises."""
-        if not verdict.is_ood or self._random.random() >= self._rate:
-            return
-        if not self._room.acquire(blocking=False):
+    def take(self, data: bytes, sample: FlaggedSample) -> None:
+        """Write the image soon; count it as dropped when too many wait."""
+        if self._backlog.enter(len(data)):
+            self._thread.submit(self._write, data, sample)
+        else:
             self._metrics.samples["dropped"].inc()
-            return
-        sample = FlaggedSample.of(verdict, model=model, accept=accept, time=datetime.now(UTC))
-        self._thread.submit(self._write, data, sample)
 
     def _write(self, data: bytes, sample: FlaggedSample) -> None:
         stem = f"{sample.time:%Y%m%dT%H%M%S}-{secrets.token_hex(6)}"
@@ -83,7 +114,7 @@ class Sampler:
             self._metrics.samples["failed"].inc()
             log.error("%s", error)
         finally:
-            self._room.release()
+            self._backlog.leave(len(data))
 
     def close(self) -> None:
         """Write what waits, unless the place does not answer."""

@@ -36,6 +36,11 @@ class Serving:
         self.model = ServedModel(settings, metrics, engine=engine)
         metrics.model(self.model.manifest, self.model.accept)
 
+    @property
+    def fingerprint(self) -> str | None:
+        """The hash of the served bundle's manifest; None where a remote engine brought its own."""
+        return self.model.fingerprint
+
     async def start(self) -> None:
         """Check the golden images: the model is ready only if it answers them as the manifest says."""
         defect = await self.model.check()

@@ -20,6 +20,7 @@ ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
 ORIGIN = re.compile(r"^https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?$")
 PATTERNS = {
     "sample_store": (r"^(s3|gs|az)://[^\s/?#@]+(/[^\s?#]*)?$", "s3://bucket/prefix"),
+    "sample_webhook": (r"^https?://[^\s/?#@]+(/[^\s#]*)?$", "https://example.com/flagged"),
     "traces_endpoint": (r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", "http://localhost:4318"),
 }
 
@@ -105,6 +106,25 @@ class ServeSettings(BaseSettings):
     sample_rate: float = Field(0.1, gt=0, le=1, description="Share of the flagged images to keep.")
     sample_max_bytes: int = Field(
         256 * 1024 * 1024, ge=1, description="Maximum bytes of kept images; beyond it the server keeps no more."
+    )
+    sample_webhook: str | None = Field(
+        None,
+        description="Address to which to POST a share of the flagged images, each with its verdict and signed, also "
+        "beside a folder or object store; default: none.",
+    )
+    sample_webhook_secret: Path | None = Field(
+        None,
+        description="File with the secret that signs them: whsec_ and the base64 of 24 to 64 random bytes; one more "
+        "line for each further secret, while you replace it.",
+    )
+    shadow: Path | None = Field(
+        None,
+        description="Second bundle that judges a share of the images beside the first, for metrics only; default: "
+        "none.",
+    )
+    shadow_share: float = Field(0.1, gt=0, le=1, description="Share of the answered images that the shadow judges.")
+    shadow_max_bytes: int = Field(
+        32 * 1024 * 1024, ge=1, description="Maximum bytes of images that wait for the shadow; it misses the others."
     )
     class_drift: int = Field(
         200,
@@ -291,7 +311,7 @@ class ServeSettings(BaseSettings):
             raise ValueError(f"{wrong[0]!r} is not an origin as in https://shop.example (no path, no *)")
         return text
 
-    @field_validator("sample_store", "traces_endpoint")
+    @field_validator("sample_store", "sample_webhook", "traces_endpoint")
     @classmethod
     def _is_address(cls, text: str | None, field: ValidationInfo) -> str | None:
         pattern, example = PATTERNS[field.field_name or ""]
@@ -299,7 +319,10 @@ class ServeSettings(BaseSettings):
             raise ValueError(f"{text!r} is not an address as in {example}")
         return text
 
-    @field_validator("tls_cert", "tls_key", "tls_ca", "key_file", "tuning", "triton_ca", "triton_cert", "triton_key")
+    @field_validator(
+        *("tls_cert", "tls_key", "tls_ca", "key_file", "tuning", "triton_ca", "triton_cert", "triton_key"),
+        "sample_webhook_secret",
+    )
     @classmethod
     def _is_file(cls, path: Path | None) -> Path | None:
         if path is not None and not path.is_file():

@@ -29,6 +29,10 @@ def _for_triton(s: ServeSettings) -> str | None:
     return min((name for name in s.model_fields_set if name.startswith("triton_")), default=None)
 
 
+def _for_shadow(s: ServeSettings) -> str | None:
+    return min((name for name in s.model_fields_set if name.startswith("shadow_")), default=None)
+
+
 def _unknown_variable(s: ServeSettings) -> str | None:
     known = {ENV_PREFIX + name.upper() for name in type(s).model_fields}
     return min((name for name in os.environ if name.startswith(ENV_PREFIX) and name.upper() not in known), default=None)
@@ -83,6 +87,14 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
     (lambda s: (s.tls_cert is None) != (s.tls_key is None), "tls_cert and tls_key go together; give both or neither"),
     (lambda s: s.tls_ca and not s.tls_cert, "tls_ca needs tls_cert and tls_key; give all three"),
     (lambda s: s.sample_dir and s.sample_store, "sample_dir and sample_store are two places; use one"),
+    (
+        lambda s: (s.sample_webhook is None) != (s.sample_webhook_secret is None),
+        "sample_webhook and sample_webhook_secret go together; give both or neither",
+    ),
+    (
+        lambda s: s.shadow is None and _for_shadow(s),
+        "{} is for a shadow bundle; name one in shadow or leave it out",
+    ),
     (
         _own_port_as_triton,
         "triton_url {} is one of this server's own ports; choose others, as in --port 8080 --admin-port 8081",

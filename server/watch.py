@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -51,14 +52,34 @@ async def watch_files(settings: ServeSettings, serving: Serving, keys: KeyRing) 
         watched.append(WatchedBundle(settings.bundle.absolute(), serving))
     if settings.key_file is not None:
         watched.append(WatchedKeys(settings.key_file.absolute(), keys))
-    notices = Notices(settings.watch_interval)
+    await _watch(watched, settings.watch_interval)
+
+
+async def watch_bundle(path: Path, bundle: Reloadable, interval: float) -> None:
+    """Reload what a bundle folder holds when a new one is in it; until cancelled."""
+    await _watch([WatchedBundle(path.absolute(), bundle)], interval)
+
+
+async def _watch(watched: Sequence[Watched], interval: float) -> None:
+    notices = Notices(interval)
     try:
         while watched:
             soon = [await one.look() for one in watched]
             folders = set().union(*(folders_on_the_way(one.path) for one in watched))
-            await notices.wait(folders, SOON if any(soon) else settings.watch_interval)
+            await notices.wait(folders, SOON if any(soon) else interval)
     finally:
         await notices.close()
+
+
+class Reloadable(Protocol):
+    """What is loaded from a bundle folder."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The hash of the manifest that is loaded; None where none is."""
+
+    async def reload(self) -> object:
+        """Load the folder again. Raises `ReloadRefused`; what was loaded stays then."""
 
 
 class Watched(Protocol):
@@ -73,18 +94,18 @@ class Watched(Protocol):
 class WatchedBundle:
     """The bundle folder."""
 
-    def __init__(self, path: Path, serving: Serving) -> None:
+    def __init__(self, path: Path, loaded: Reloadable) -> None:
         self.path = path
-        self._serving = serving
+        self._loaded = loaded
         self._doorstep = Doorstep(path)
 
     async def look(self) -> bool:
         """Take a new bundle once it is complete. One that is refused is left alone until something of it changes."""
         # In a thread, because a network file system may keep a reader waiting.
-        found = await asyncio.to_thread(self._doorstep.look, served=self._serving.model.fingerprint)
+        found = await asyncio.to_thread(self._doorstep.look, served=self._loaded.fingerprint)
         if found in (Arrival.COMPLETE, Arrival.STUCK):
             try:
-                await self._serving.reload()
+                await self._loaded.reload()
             except ReloadRefused:
                 self._doorstep.refuse()
             except Exception:  # whatever this bundle is like, the next one must still be seen

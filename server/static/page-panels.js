@@ -58,6 +58,7 @@ export function showCard(card, index) {
       Engine: runtime.engine, Device: runtime.device, 'At once': runtime.max_batch === null ? `${runtime.inferences} requests` : `${runtime.inferences} × ${runtime.max_batch} images`,
       'Largest image': `${Math.floor(limits.image_bytes / 1048576) || number(limits.image_bytes / 1048576)} MB, ${number(limits.image_pixels / 1e6)} Mpx`,
       Types: limits.formats.join(', '),
+      ...(card.shadow ? { Shadow: shadow(card.shadow) } : {}),
     }),
   );
   $('classes-title').textContent = `Classes (${whole(card.classes.length)})`;
@@ -77,6 +78,7 @@ export function showThresholds(card, index) {
   );
 }
 
+const shadow = ({ state, share, model }) => (state === 'judging' ? `${model.name}, version ${model.version}, on ${percent(share)} of the images` : state);
 const weight = ({ weight, counts_from: from }) => weight ? `weight ${number(weight)}${from ? `, from ${number(from)} nats` : ''}` : 'shown only';
 const whole = (value) => value.toLocaleString('en');
 

@@ -330,18 +330,6 @@ def test_clients_stream_every_kind_of_image_in_order(server: str, photos: Path, 
     assert [r.prediction and r.prediction.label for r in again] == [r.prediction and r.prediction.label for r in found]
 
 
-def test_review_writes_a_page_and_says_what_is_on_it(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, parse_page: Callable[[str], Element]
-) -> None:
-    folder = tmp_path / "flagged"
-    folder.mkdir()
-    (folder / "torn.json").write_text("{")
-    code, out, _ = call(capsys, "review", folder, "--out", tmp_path / "new" / "page.html")
-    assert code == 0
-    assert "0 shown, 1 could not be read" in out
-    parse_page((tmp_path / "new" / "page.html").read_text(encoding="utf-8"))
-
-
 def test_the_commands_that_export_prints_run_side_by_side(
     capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
 ) -> None:

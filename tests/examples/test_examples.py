@@ -19,7 +19,7 @@ import pytest
 from oodguard.cli.main import run as oodguard
 from oodguard.clients import Client
 from oodguard.load_tests.gateway import Gateway
-from oodguard.load_tests.process import HOST, Process, answers, free_ports
+from oodguard.load_tests.process import HOST, Process, answers, free_ports, wait_until
 from oodguard.server.keys import digest, new_key
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -228,3 +228,26 @@ def test_the_proxy_lets_nothing_pass_without_a_verdict(
     answer = httpx.post(f"{proxy(f'http://{HOST}:9')}/photo", content=inside.read_bytes(), timeout=WAIT)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert Upstream.seen == []
+
+
+def test_the_receiver_keeps_what_a_server_has_signed_and_nothing_else(
+    bundle: Path, outside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (port,) = free_ports(1)
+    secret, folder = tmp_path / "secret", tmp_path / "flagged"
+    secret.write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
+    url = f"http://{HOST}:{port}/"
+    command = [sys.executable, EXAMPLES / "webhook_receiver.py", secret, folder, str(port)]
+    flags = ("--sample-webhook", url, "--sample-webhook-secret", str(secret), "--sample-rate", "1")
+    with Process("the receiver", command, ready=lambda: answers(url, status=501)), Gateway(bundle, *flags) as serving:
+        with Client(serving.url) as client:
+            assert client.predict([outside]).predictions[0].is_ood
+        wait_until(lambda: serving.count("oodguard_webhook_samples", "result") == {("delivered",): 1})
+        assert httpx.post(url, content=b"{}").status_code == 401
+        old = {"webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek", "webhook-timestamp": "1614265330",
+               "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="}  # fmt: skip
+        # Its signature is right, but it may be a recorded copy.
+        assert httpx.post(url, content=b'{"test": 2432232314}', headers=old).status_code == 401
+    assert [path.read_bytes() for path in folder.glob("*.png")] == [outside.read_bytes()]
+    assert oodguard(["review", str(folder), "--out", str(tmp_path / "review.html")]) == 0
+    assert "1 shown, 0 could not be read" in " ".join(capsys.readouterr().out.split())

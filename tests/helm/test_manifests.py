@@ -164,3 +164,35 @@ def test_the_packaged_chart_renders_alone(helm: Run, tmp_path: Path) -> None:
     ran = helm("template", "rel", archive, "--values", value_set("production"))
     assert ran.returncode == 0, ran.stderr
     assert "oodguard.json" in ran.stdout
+
+
+def test_a_shadow_brings_its_bundle_and_a_webhook_its_secret(render: Render) -> None:
+    rendered = render("shadow")
+    pod = rendered.one("Deployment")["spec"]["template"]["spec"]
+    fetched = {one["name"]: one for one in pod["initContainers"]}
+    assert fetched["fetch-shadow"]["command"][-2:] == [":s3:models/photos-8", "/shadow/current"]
+    assert fetched["fetch-bundle"]["command"][-1] == "/bundles/current"
+    mounts = {mount["name"]: mount["mountPath"] for mount in rendered.gateway["volumeMounts"]}
+    assert (mounts["bundle"], mounts["shadow"], mounts["webhook"]) == ("/bundles", "/shadow", "/etc/oodguard/webhook")
+    secret = next(volume["secret"] for volume in pod["volumes"] if volume["name"] == "webhook")
+    assert (secret["secretName"], secret["items"]) == ("webhook", [{"key": "secret", "path": "secret"}])
+    environment = rendered.environment
+    given = {name: environment[f"OODGUARD_SERVE_{name}"] for name in ("SHADOW", "SHADOW_SHARE", "SAMPLE_WEBHOOK",
+             "SAMPLE_WEBHOOK_SECRET", "SHADOW_MAX_BYTES")}  # fmt: skip
+    assert given == {
+        "SHADOW": "/shadow/current",
+        "SHADOW_SHARE": "0.25",
+        "SAMPLE_WEBHOOK": "https://review.example.com/flagged",
+        "SAMPLE_WEBHOOK_SECRET": "/etc/oodguard/webhook/secret",
+        "SHADOW_MAX_BYTES": "16777216",
+    }
+    ports = [entry["ports"] for entry in rendered.one("NetworkPolicy")["spec"]["egress"]]
+    # Name servers, the bucket, the receiver, and nothing else.
+    assert [[port["port"] for port in entry] for entry in ports] == [[53, 53], [443], [8443]]
+    claimed = {"source": "pvc", "path": "/eight", "pvc": {"claim": "models"}, "objectStorage": {"url": ""}}
+    rendered = render("shadow", {"shadow": {"bundle": claimed}})
+    assert rendered.environment["OODGUARD_SERVE_SHADOW"] == "/shadow/eight"
+    off = render("cpu")
+    assert not [name for name in off.environment if "SHADOW" in name or "WEBHOOK" in name]
+    # As `helm --set shadow.share=0.2` gives it.
+    assert render("shadow", {"shadow": {"share": "0.2"}}).environment["OODGUARD_SERVE_SHADOW_SHARE"] == "0.2"

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from oodguard.core.manifest import load_manifest
-from oodguard.load_tests.process import free_ports
+from oodguard.load_tests.process import free_ports, wait_until
 from oodguard.load_tests.real_triton import server_folder
 from oodguard.server.keys import digest
 from tests.helm.charts import Render, Rendered
@@ -199,6 +199,42 @@ def test_triton_lives_beside_the_gateway_and_longer(
     assert probe(container, "readiness")
     triton.send_signal(signal.SIGTERM)
     assert triton.wait(pod.spec["terminationGracePeriodSeconds"]) == 0
+
+
+def test_a_shadow_judges_beside_the_gateway_in_the_same_container(
+    render: Render, bundle: Path, newer: Path, tmp_path: Path, running: list[subprocess.Popen[str]]
+) -> None:
+    claim = tmp_path / "claim"
+    shutil.copytree(newer, claim / "eight")
+    (webhook,) = free_ports(1)
+    more = values(
+        shadow={"share": 1, "bundle": {"source": "pvc", "path": "/eight", "pvc": {"claim": "models"},
+                                       "objectStorage": {"url": ""}}},
+        sampleWebhook={"url": f"http://127.0.0.1:{webhook}/"},
+    )  # fmt: skip
+    rendered = render("shadow", more)
+    key = key_of(rendered)
+    secret = base64.b64encode(b"whsec_" + base64.b64encode(bytes(32))).decode()
+    rendered.documents.append({"kind": "Secret", "metadata": {"name": "webhook"}, "data": {"secret": secret}})
+    pod = Pod(
+        rendered,
+        rendered.one("Deployment"),
+        tmp_path / "gateway",
+        images={"registry.example.com/photos-bundle:7": {"/bundle": bundle}},
+        claims={"models": claim},
+    )
+    pod.initialise()
+    process = pod.run(rendered.gateway, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running.append(process)
+    wait_until_started(rendered.gateway, process)
+    private = f"http://127.0.0.1:{rendered.gateway['ports'][1]['containerPort']}"
+    judging = {"state": "judging", "share": 1.0, "model": {"name": "discs", "version": "8"}, "problem": None}
+    headers = {"x-api-key": key}
+    wait_until(lambda: httpx.get(f"{private}/admin/shadow", headers=headers).json() == judging)
+    image = (bundle / load_manifest(bundle).golden[0].path).read_bytes()
+    assert ask(rendered, image, key).json()["model"]["version"] == "7"
+    counted = 'oodguard_shadow_images_total{result="judged"} 1.0'
+    wait_until(lambda: counted in httpx.get(f"{private}/metrics").text)
 
 
 def test_helm_test_asks_and_is_answered(

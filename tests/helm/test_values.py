@@ -71,6 +71,18 @@ SIDECAR = {"triton": {"mode": "sidecar", "repository": {"image": {"reference": "
         ({**SIDECAR, "ports": {"http": 9001}}, "share the pod's ports"),
         ({**SIDECAR, "ports": {"grpc": 9001}, "grpc": {"enabled": True}}, "share the pod's ports"),
         ({"triton": {"mode": "sidecar"}}, "triton.repository.image.reference"),
+        ({"shadow": {"enabled": True}}, "name the image that holds it in shadow.bundle.image.reference"),
+        ({"shadow": {"bundle": {"image": {"reference": "r:8"}}}}, "shadow.enabled is false; set it to true"),
+        (
+            {"shadow": {"enabled": True, "bundle": {"image": {"reference": "r:8"}}}},
+            "resources.limits.memory is 5Gi, but images that the settings allow may take 6338 MiB",
+        ),
+        ({"shadow": {"share": 0}}, "exclusiveMinimum: got 0, want 0"),
+        ({"shadow": {"share": "2.5"}}, "does not match pattern"),
+        ({"settings": {"shadow": "/x"}}, "additional properties 'shadow' not allowed"),
+        ({"sampleWebhook": {"url": "https://a.b/c"}}, "sampleWebhook.url and sampleWebhook.secret go together"),
+        ({"sampleWebhook": {"secret": "s"}}, "sampleWebhook.url and sampleWebhook.secret go together"),
+        ({"sampleWebhook": {"url": "ftp://a.b/c", "secret": "s"}}, "does not match pattern"),
     ],
 )
 def test_values_that_cannot_be_meant_are_refused_in_a_sentence(

@@ -15,6 +15,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_playwright
 
+from oodguard.load_tests.process import wait_until
 from oodguard.server.keys import digest, new_key
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
@@ -207,6 +208,15 @@ def test_everything_works_by_keyboard(page: Page) -> None:
         "aria-valuetext", re.compile(r"^50\s%, threshold [\d.]+: (in|out of) distribution")
     )
     expect(page.locator("#accept-value")).to_have_text("50 %")
+
+
+def test_the_model_card_shows_the_shadow(visit: Open, server: Any, bundle: Path, newer: Path) -> None:
+    running = server("--shadow", str(newer), "--shadow-share", "0.25")
+    wait_until(lambda: running.sample("oodguard_shadow_ready"), 240)
+    opened = visit(running.url)
+    expect(opened.locator("#card")).to_contain_text(
+        re.compile(r"Shadow\s*discs, version 8, on 25(\.0)?.% of the images")
+    )
 
 
 def test_traffic_and_model_card(page: Page, serving: Any, known: list[Path]) -> None:

@@ -87,7 +87,7 @@ def test_what_metrics_and_logs_call_the_routes_is_published(gateway: Gateway) ->
         *pages,
     }
     assert {route.label for route in private_routes(gateway.parts)} == {
-        *("/metrics", "/admin/reload", "/health/live", "/health/ready"),
+        *("/metrics", "/admin/reload", "/admin/shadow", "/health/live", "/health/ready"),
     }
 
 

@@ -60,7 +60,7 @@ app.kubernetes.io/component: {{ index . 1 }}
      are checked against the server by a test. */}}
 {{- define "oodguard.setting" -}}
 {{- $root := index . 0 }}{{ $name := index . 1 -}}
-{{- $defaults := dict "drain_delay" 10 "drain_timeout" 30 "body_timeout" 15 "max_request_timeout" 60 "max_queue" 128 "max_body_bytes" 67108864 "max_queue_bytes" 268435456 "max_pixels" 50000000 "decode_workers" 2 -}}
+{{- $defaults := dict "drain_delay" 10 "drain_timeout" 30 "body_timeout" 15 "max_request_timeout" 60 "max_queue" 128 "max_body_bytes" 67108864 "max_queue_bytes" 268435456 "max_pixels" 50000000 "decode_workers" 2 "shadow_max_bytes" 33554432 -}}
 {{- if hasKey $root.Values.settings $name }}{{ get $root.Values.settings $name }}{{ else }}{{ get $defaults $name }}{{ end }}
 {{- end }}
 
@@ -71,8 +71,16 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- range $name := list "max_queue_bytes" "max_pixels" "decode_workers" }}
 {{- $_ := set $setting $name (include "oodguard.setting" (list $ $name) | float64) }}
 {{- end }}
-{{- $bytes := addf $setting.max_queue_bytes (mulf $setting.decode_workers $setting.max_pixels 36) }}
-{{- addf 600 (divf $bytes 1048576) | ceil | int }}
+{{- $decoders := $setting.decode_workers }}
+{{- $processes := 600 }}
+{{- $bytes := $setting.max_queue_bytes }}
+{{- if .Values.shadow.enabled }}
+{{- /* A decoder of its own, two processes during a reload, and what waits for them. */}}
+{{- $decoders = addf $decoders 1 }}
+{{- $processes = 900 }}
+{{- $bytes = addf $bytes (include "oodguard.setting" (list . "shadow_max_bytes") | float64) }}
+{{- end }}
+{{- addf $processes (divf (addf $bytes (mulf $decoders $setting.max_pixels 36)) 1048576) | ceil | int }}
 {{- end }}
 
 {{/* A quantity of memory, in MiB; call with "5Gi". */}}
@@ -139,6 +147,14 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if has .Values.bundle.source (list "baked") }}{{ .Values.bundle.path }}
 {{- else if eq .Values.bundle.source "pvc" }}{{ clean (printf "/bundles/%s" .Values.bundle.path) }}
 {{- else }}/bundles/current{{ end }}
+{{- end }}
+
+{{- define "oodguard.shadowPath" -}}
+{{- with .Values.shadow.bundle }}
+{{- if eq .source "baked" }}{{ .path }}
+{{- else if eq .source "pvc" }}{{ clean (printf "/shadow/%s" .path) }}
+{{- else }}/shadow/current{{ end }}
+{{- end }}
 {{- end }}
 
 {{- define "oodguard.tritonRepositoryPath" -}}
@@ -358,6 +374,14 @@ OODGUARD_SERVE_DEVICE: cuda
 {{- if not (hasKey .Values.settings "drain_delay") }}
 # As long as load balancers may take to see that a pod has left.
 OODGUARD_SERVE_DRAIN_DELAY: {{ include "oodguard.setting" (list . "drain_delay") | quote }}
+{{- end }}
+{{- if .Values.shadow.enabled }}
+OODGUARD_SERVE_SHADOW: {{ include "oodguard.shadowPath" . | quote }}
+OODGUARD_SERVE_SHADOW_SHARE: {{ .Values.shadow.share | quote }}
+{{- end }}
+{{- with .Values.sampleWebhook.url }}
+OODGUARD_SERVE_SAMPLE_WEBHOOK: {{ . | quote }}
+OODGUARD_SERVE_SAMPLE_WEBHOOK_SECRET: /etc/oodguard/webhook/secret
 {{- end }}
 {{- range $name, $value := .Values.settings }}
 {{- if not (kindIs "invalid" $value) }}

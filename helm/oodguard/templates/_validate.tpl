@@ -11,6 +11,11 @@
 {{- if ne $v.triton.mode "none" }}
 {{- $_ := set $sources "triton.repository" $v.triton.repository }}
 {{- end }}
+{{- if $v.shadow.enabled }}
+{{- $_ := set $sources "shadow.bundle" $v.shadow.bundle }}
+{{- else if or $v.shadow.bundle.image.reference $v.shadow.bundle.pvc.claim $v.shadow.bundle.objectStorage.url }}
+{{- $problems = append $problems "shadow.bundle names a bundle, but shadow.enabled is false; set it to true" }}
+{{- end }}
 {{- range $name, $spec := $sources }}
 {{- if and (eq $spec.source "image") (not $spec.image.reference) }}
 {{- $problems = append $problems (printf "%s.source is image; name the image that holds it in %s.image.reference, or choose another source" $name $name) }}
@@ -71,6 +76,9 @@
 {{- end }}
 {{- if and (ne $v.keys.mode "existing") $v.test.keySecret }}
 {{- $problems = append $problems (printf "test.keySecret is set, but keys.mode is %s; leave it out" $v.keys.mode) }}
+{{- end }}
+{{- if ne (empty $v.sampleWebhook.url) (empty $v.sampleWebhook.secret) }}
+{{- $problems = append $problems "sampleWebhook.url and sampleWebhook.secret go together; give both or neither" }}
 {{- end }}
 {{- if and $v.tls.clientCertificates (not $v.tls.secret) }}
 {{- $problems = append $problems "tls.clientCertificates needs tls.secret; name the Secret" }}

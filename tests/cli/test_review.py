@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+import pytest
+
+from tests.cli.terminal import call
+from tests.clients.test_review import put, sample
+
+
+def test_review_writes_a_page_and_says_what_is_on_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, parse_page: Callable[[str], Element]
+) -> None:
+    folder = tmp_path / "flagged"
+    folder.mkdir()
+    (folder / "torn.json").write_text("{")
+    code, out, _ = call(capsys, "review", folder, "--out", tmp_path / "new" / "page.html")
+    assert code == 0
+    assert "0 shown, 1 could not be read" in out
+    parse_page((tmp_path / "new" / "page.html").read_text(encoding="utf-8"))
+
+
+def test_review_writes_the_files_of_annotation_tools(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "flagged", "a", sample(9.0))
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(capsys, "review", "flagged", "--format", "label-studio")
+    assert (code, out) == (0, "label-studio.json and label-studio.xml: 1 exported, 0 could not be read")
+    assert json.loads(Path("label-studio.json").read_text())[0]["data"]["image"] == "/data/local-files/?d=flagged/a.jpg"
+    assert Path("label-studio.xml").read_text().startswith("<View>")
+    code, out, _ = call(capsys, "review", "flagged", "--format", "coco", "--out", "new/c.json")
+    assert (code, out) == (0, "new/c.json: 1 exported, 0 could not be read")
+    assert len(json.loads(Path("new/c.json").read_text())["images"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--format", "coco", "--image-prefix", "s3://b/"), "--image-prefix is for --format label-studio"),
+        (("--format", "label-studio", "--out", "x.xml"), "choose another name"),
+        (("--format", "voc"), "html"),
+        (("--format", "coco", "--limit", "0"), "--limit must be at least 1"),
+    ],
+)
+def test_review_refuses_what_cannot_be_meant(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, flags: tuple[str, ...], sentence: str
+) -> None:
+    put(tmp_path / "flagged", "a", sample(9.0))
+    code, _, error = call(capsys, "review", tmp_path / "flagged", *flags)
+    assert code == 2
+    assert sentence in error
