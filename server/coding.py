@@ -101,8 +101,8 @@ class Coding:
         if len(names) > 1 or names[0] not in CODINGS:
             raise RequestError(
                 Code.UNSUPPORTED_BODY,
-                f"content encoding {header[:80]!r} is not supported; send the body uncompressed, or as "
-                f"{' or '.join(CODINGS)}",
+                f"content encoding {header[:80]!r} is not supported; send the body uncompressed, or in one of "
+                f"{', '.join(CODINGS)}",
             )
         return cls(names[0])
 

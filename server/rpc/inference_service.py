@@ -104,6 +104,8 @@ class InferenceService:
             with self.serving.model.lease() as model:
                 parse = partial(messages.parse, served=model.ref, manifest=model.manifest, most_images=most)
                 message, images = await parsed(body, parse, self.workers)
+                # The images are a copy of their own; held, the message would double what the queue takes.
+                del body
                 inference = Inference(message, images, tolerant=oip.check_outputs(message, model.manifest))
                 reservation.hold(len(images), most=most)
                 read = call.visit.arrived - call.visit.started

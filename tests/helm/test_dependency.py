@@ -131,6 +131,7 @@ def test_set_takes_every_kind_of_setting(helm: Run) -> None:
         # A whole number, which --set hands over as another type than a file of values does.
         ("podDisruptionBudget.maxUnavailable=2", "lets all 2 pods go at once"),
         ("resources.limits.memory=1Gi", "may take 4290 MiB"),
+        ("grpc.enabled=true,resources.limits.memory=4Gi", "may take 4802 MiB"),
     ],
 )
 def test_set_is_refused_what_cannot_be_meant(helm: Run, assignment: str, sentence: str) -> None:

@@ -9,13 +9,15 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
 
 from oodguard.load_tests.gateway import Gateway
 from tests.helm.charts import Render
@@ -23,6 +25,8 @@ from tests.helm.charts import Render
 GROUPS = Path("/sys/fs/cgroup/memory")
 PIXELS = 12_000_000
 QUEUE_BYTES = 64 * 1024 * 1024
+# The machine may be busy with other tests.
+PATIENT = ("--request-timeout", "60", "--drain-timeout", "75")
 
 
 @pytest.fixture
@@ -54,18 +58,44 @@ def worst() -> bytes:
     return stream.getvalue()
 
 
-def test_the_limit_that_the_chart_asks_for_holds(render: Render, bundle: Path, group: Path) -> None:
-    settings = {"max_pixels": PIXELS, "max_queue_bytes": QUEUE_BYTES, "max_body_bytes": QUEUE_BYTES}
+def asked(render: Render, settings: dict[str, int], **values: object) -> int:
+    """The limit in bytes that the chart asks for."""
     with pytest.raises(ValueError, match=r"may take \d+ MiB") as refused:
-        render("cpu", {"settings": settings, "resources": {"limits": {"memory": "1Mi"}}})
+        render("cpu", {"settings": settings, "resources": {"limits": {"memory": "1Mi"}}, **values})
     needed = re.search(r"may take (\d+) MiB", str(refused.value))
     assert needed
-    limit = int(needed[1]) * 1024 * 1024
+    return int(needed[1]) * 1024 * 1024
+
+
+def flags_of(settings: dict[str, int]) -> list[str]:
+    """The settings for a command line."""
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def together(ask: Callable[[], None], callers: int) -> None:
+    """Run `ask` in so many threads at once."""
+    threads = [threading.Thread(target=ask) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def peak_of(running: Gateway) -> int:
+    """The most bytes that the server has had in memory."""
+    assert running.process.poll() is None, "killed"
+    high = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{running.process.pid}/status").read_text())
+    assert high
+    return int(high[1]) * 1024
+
+
+def test_the_limit_that_the_chart_asks_for_holds(render: Render, bundle: Path, group: Path) -> None:
+    settings = {"max_pixels": PIXELS, "max_queue_bytes": QUEUE_BYTES, "max_body_bytes": QUEUE_BYTES}
+    limit = asked(render, settings)
     (group / "memory.limit_in_bytes").write_text(str(limit))
     image = worst()
     statuses: Counter[int] = Counter()
-    flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    with Gateway(bundle, *flags, "--sessions", "2", "--request-timeout", "60") as running:
+    with Gateway(bundle, *flags_of(settings), "--sessions", "2", *PATIENT) as running:
         (group / "cgroup.procs").write_text(str(running.process.pid))
         idle = running.rss()
         until = time.monotonic() + 8
@@ -78,16 +108,45 @@ def test_the_limit_that_the_chart_asks_for_holds(render: Render, bundle: Path, g
                     )
                     statuses[answer.status_code] += 1
 
-        callers = [threading.Thread(target=ask) for _ in range(8)]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join()
-        assert running.process.poll() is None, "killed"
+        together(ask, 8)
+        peak = peak_of(running)
         assert set(statuses) == {200}
-        high = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{running.process.pid}/status").read_text())
-        assert high
-        peak = int(high[1]) * 1024
         assert peak < limit
         # Two such images were decoded at once: 36 bytes a pixel is no guess that anything would fit.
         assert peak - idle > 2 * 20 * PIXELS
+
+
+def test_the_limit_holds_for_large_grpc_messages(render: Render, bundle: Path, group: Path) -> None:
+    settings = {"max_pixels": 1_000_000, "max_queue_bytes": 2 * QUEUE_BYTES, "max_body_bytes": QUEUE_BYTES // 2}
+    limit = asked(render, settings, grpc={"enabled": True})
+    # Messages arrive beside the queue, and are copied.
+    assert limit - asked(render, settings) == pytest.approx(2 * 2 * QUEUE_BYTES, abs=2**20)
+    (group / "memory.limit_in_bytes").write_text(str(limit))
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(stream, "BMP")
+    # Few pixels and many bytes: readers of the format stop where the pixels end.
+    image = InferInput("image", [1], "BYTES")
+    image.set_data_from_numpy(np.array([stream.getvalue() + b"\1" * 16_000_000], dtype=object))
+    answers: Counter[str] = Counter()
+    with Gateway(bundle, *flags_of(settings), "--grpc-port", "0", "--sessions", "2", *PATIENT) as running:
+        (group / "cgroup.procs").write_text(str(running.process.pid))
+        idle = running.rss()
+        model = httpx.get(f"{running.url}/health/ready").json()["model"]["name"]
+        until = time.monotonic() + 8
+
+        def ask() -> None:
+            with InferenceServerClient(running.rpc) as client:
+                while time.monotonic() < until:
+                    try:
+                        client.infer(model, [image])
+                        answers["OK"] += 1
+                    except InferenceServerException as error:
+                        answers[error.status()] += 1
+
+        together(ask, 12)
+        peak = peak_of(running)
+        assert answers["OK"] > 12, answers
+        assert set(answers) <= {"OK", "StatusCode.RESOURCE_EXHAUSTED"}
+        assert peak < limit
+        # More than the queue's bound alone, which the limit without gRPC would count.
+        assert peak - idle > 2 * QUEUE_BYTES

@@ -74,6 +74,10 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- $decoders := $setting.decode_workers }}
 {{- $processes := 600 }}
 {{- $bytes := $setting.max_queue_bytes }}
+{{- if .Values.grpc.enabled }}
+{{- /* Messages that arrive are beside the queue, and gRPC and its reader each have a copy of them. */}}
+{{- $bytes = mulf 3 $bytes }}
+{{- end }}
 {{- if .Values.shadow.enabled }}
 {{- /* A decoder of its own, two processes during a reload, and what waits for them. */}}
 {{- $decoders = addf $decoders 1 }}
