@@ -99,6 +99,6 @@ def ice_loss(h: Tensor, targets: Tensor, outlier_h: Tensor, *, weight: float = W
 def mixed_outliers(features: Tensor, targets: Tensor, *, mix: float = MIX) -> Tensor:
     """Outliers without outlier data: `t x_i + (1 - t) x_j` for y_i != y_j, t uniform in [mix, 1 - mix]."""
     order = torch.randperm(len(features))
-    t = torch.empty(len(features), 1).uniform_(mix, 1.0 - mix)
+    t = torch.empty(len(features), 1).uniform_(mix, 1.0 - mix).to(features.device)
     mixture = t * features + (1.0 - t) * features[order]
     return mixture[targets != targets[order]]
