@@ -77,7 +77,7 @@ export function showThresholds(card, index) {
   );
 }
 
-const weight = ({ weight, counts_from: from }) => weight ? `weight ${number(weight)}${from ? `, from ${number(from)} nats` : ''}` : 'shown only';
+const weight = ({ weight }) => weight ? `${(100 * weight).toFixed(0)} % of the flag` : 'shown only';
 const whole = (value) => value.toLocaleString('en');
 
 function facts(title, entries) {
