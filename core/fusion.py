@@ -187,7 +187,7 @@ def chosen_share(check: LeftOutCheck) -> float:
 def _mean_surprise(
     names: Sequence[ScoreName], curves: Mapping[ScoreName, QuantileCurve], scores: Mapping[ScoreName, Scores]
 ) -> Scores:
-    return np.mean([curves[name].surprise(scores[name]) for name in names], axis=0, dtype=np.float64)
+    return np.asarray(np.mean([curves[name].surprise(scores[name]) for name in names], axis=0), dtype=np.float64)
 
 
 def _join(

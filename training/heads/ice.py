@@ -9,10 +9,9 @@ with trainable centres m_i and a lower-triangular L with positive diagonal. Conf
 
 What the paper leaves open, and our choice: z is a projection to 64 dimensions that starts at the principal axes; m_i
 starts at the class means; L at the shrunk within-class covariance times the dimension, so that -h is about 1 on
-training data; the diagonal is softplus; the solve is triangular, never an inverse; w = 3. Outliers are the user's, where there are
-any, and mixtures of two images of different classes (no outlier data is needed). With a small w the distances of
-training photos alone shrink, and on a feature that was not tuned a strange photo then lies nearer to a centre than a
-held-out one: the score inverts.
+training data; the diagonal is softplus; the solve is triangular, never an inverse; w = 3. Outliers are the user's,
+where there are any, and mixtures of two images of different classes (no outlier data is needed). A small w inverts
+the score on a feature that was not tuned: strange photos then lie nearer to a centre than held-out ones.
 """
 
 from __future__ import annotations
