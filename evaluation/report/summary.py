@@ -114,7 +114,7 @@ def _set(name: str, table: DetectionTable) -> Iterator[Finding]:
             f"{name}: {single} alone, at its own threshold, lets in fewer than the fused score "
             f"({percent(table.at_threshold[single].let_in.share)} against "
             f"{percent(fused.let_in.share)}: {points(change)}). If such images are what arrives, "
-            f"decide by that score: every answer holds it.",
+            "decide by that score: every answer holds it.",
         )
     if table.images < FEW_IMAGES:
         yield Finding("note", f"{name} has {count(table.images, 'image')}: too few to tell small rates apart.")
@@ -188,7 +188,7 @@ def _families(found: Evaluation) -> Iterator[Finding]:
             )
             yield Finding(
                 "weak",
-                f"{family} cannot flag anything at this target: it decides less than 1 % of the "
+                f"The {family} family cannot flag anything at this target: it decides less than 1 % of the "
                 f"{count(flagged, 'flagged image')}, so {means}. What to do: {advice}.",
             )
 
