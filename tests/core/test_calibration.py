@@ -57,7 +57,7 @@ def test_a_verdict_by_hand() -> None:
         for score in verdict.scores.values():
             assert (score.value, score.threshold, score.is_ood) == (value, 95.0, is_ood)
     assert low.scores[ScoreName.PDS].percentile == pytest.approx(39.0)
-    # Every score, and so every mean of surprises and F, has the same rank among the 99: what 97 is to all, F is to them.
+    # All scores rank alike, and so do their means and F: 97 of 99 each.
     assert high.ood_score == calibration.fusion.curve.values[96]
     assert high.threshold == calibration.fusion.curve.threshold(0.95)
 
