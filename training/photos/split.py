@@ -2,7 +2,7 @@
 
 Several photos of one item land on both sides of a random split; the held-out half then looks closer to the training
 photos, and thresholds set on it reject real ID images. Here the photos of each class are clustered by complete
-linkage on the cosine similarity of frozen features, cut at the similarity that a quarter of all photos do not reach
+linkage on the cosine similarity of frozen features, cut at the similarity that a tenth of all photos do not reach
 with *any* photo of another class: closer than that, two photos of one class may be of one item or one session. Any two
 photos of a cluster are that close, so similar things do not chain into one (by average or single linkage, 130 different
 garments did). Clusters are kept whole when a set is split off. No cluster may hold more than a third of its class, so
@@ -19,7 +19,7 @@ from scipy.cluster.hierarchy import ClusterNode, linkage, to_tree
 from scipy.spatial.distance import squareform
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-CROSS_CLASS_QUANTILE = 0.25
+CROSS_CLASS_QUANTILE = 0.1
 MAX_SHARE = 1 / 3
 MAX_CLUSTERED = 4000
 
