@@ -121,7 +121,7 @@ def _plain(
 ) -> PlainEvidence:
     """The baselines; where they cannot be had, why."""
     try:
-        frozen = frozen_features(run, photos, options, extractor, test=test, ood=ood)
+        frozen = frozen_features(run, photos, options, extractor, test=test, ood=ood, report=report)
     except OodguardError as error:
         report.note(f"the baselines are skipped: {error}")
         return PlainEvidence(baselines=None, leak={}, skipped=str(error))

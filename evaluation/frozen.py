@@ -16,6 +16,7 @@ from oodguard.training.backbone.tail import tail_features
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Labels, found_again, label_numbers
 from oodguard.training.photos.labelled import Photo, Photos
+from oodguard.training.progress import Reporter
 from oodguard.training.run import Run
 
 Features = npt.NDArray[np.float32]
@@ -54,6 +55,7 @@ def frozen_features(
     *,
     test: Sequence[Photo],
     ood: Mapping[str, Sequence[Photo]],
+    report: Reporter,
 ) -> FrozenFeatures:
     """Frozen features from cached trunk activations.
 
@@ -63,7 +65,9 @@ def frozen_features(
     classes, division = run.record.classes, run.division
 
     def of(found: Sequence[Photo]) -> Features:
-        features = tail_features(tail, extractor.extract(found)[0]).numpy()
+        stage = "features for the baselines"
+        activations = extractor.extract(found, progress=lambda done, total: report.progress(stage, done, total))[0]
+        features = tail_features(tail, activations).numpy()
         return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12))
 
     def labelled(part: Mapping[str, Mapping[str, int]]) -> LabelledFeatures:

@@ -37,7 +37,7 @@ HEADS = HeadShapes(
     neighbours=3,
     scores=tuple(spec.name for spec in SCORES),
 )
-# ICE fails and stays out; kNN fails and joins, as density does. Shares of .7 and more are within a point of the best.
+# ICE fails and stays out; kNN fails and joins, as density does. Shares of .6 and more are within an error of the best.
 CHECK = LeftOutCheck(
     folds=3,
     images=150,
