@@ -45,7 +45,8 @@ def overview(found: Evaluation) -> Table:
 
 def decided_table(found: Evaluation) -> Table:
     """Which family flags the images of each set."""
-    sets = {ID: found.decided, **{name: table.decided for name, table in found.ood.items()}}
+    draws = {f"left-out classes, {name}": table for name, table in found.leave_out.items()}
+    sets = {ID: found.decided, **{name: table.decided for name, table in {**found.ood, **draws}.items()}}
     return Table(
         caption="Which family decides, in percent of the flagged images",
         head=("set", "flagged images", *Family),
@@ -78,6 +79,26 @@ def threshold_table(name: str, table: DetectionTable) -> Table:
         strong=frozenset({list(table.at_threshold).index(FUSED)}),
         note="All thresholds are set for the same target on the calibration photos. Below 0 points the fused score "
         "lets in fewer than this one. In brackets: 95 % intervals, that of the difference for the same images.",
+    )
+
+
+def left_out_table(found: Evaluation) -> Table:
+    """What every score and baseline lets in of the classes left out, by draw."""
+    rows: dict[str, list[Share]] = {}
+    for table in found.leave_out.values():
+        for score, point in table.at_threshold.items():
+            rows.setdefault(score, []).append(point.let_in)
+        for baseline, point in table.baselines.items():
+            rows.setdefault(BASELINE + baseline, []).append(point.let_in)
+    return Table(
+        caption="Let in of the classes left out, each score at its own threshold, in percent",
+        head=("score", *(f"{name} ({count(t.images, 'image')})" for name, t in found.leave_out.items()), "mean"),
+        rows=tuple(
+            (name, *map(_share, shares), _figure(sum(share.share for share in shares) / len(shares)))
+            for name, shares in rows.items()
+        ),
+        strong=frozenset({list(rows).index(FUSED)}),
+        note="In brackets: 95 % intervals over the images of the draw.",
     )
 
 

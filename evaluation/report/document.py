@@ -171,6 +171,7 @@ def _leave_out(found: Evaluation) -> Iterator[Block]:
         "Each draw trained a guard without some random classes and takes their test images as OOD: the hardest "
         "strangers, because they come from the same place as the known images."
     )
+    yield at_threshold.left_out_table(found)
     yield Table(
         caption="AUROC by draw, in percent",
         head=("score", *(f"{k} ({count(t.images, 'image')})" for k, t in found.leave_out.items()), "mean"),

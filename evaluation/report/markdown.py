@@ -50,6 +50,8 @@ def to_markdown(found: Evaluation) -> str:
             "",
             f"## left-out classes, mean of {len(found.leave_out)} draws",
             "",
+            *as_markdown(at_threshold.left_out_table(found)),
+            "",
             "| score | AUROC |\n|---|---|",
             *(f"| {name} | {100 * value:.1f} |" for name, value in means.items()),
         ]

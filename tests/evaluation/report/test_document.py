@@ -91,6 +91,19 @@ def test_every_score_and_baseline_stands_at_its_own_threshold(tree: Element, fou
     assert decided["far"]["density"] == f"{100 * far.decided.shares['density']:.1f}"
 
 
+def test_left_out_classes_are_judged_at_the_threshold_too(tree: Element, found: Evaluation) -> None:
+    rows = table(tree, "Let in of the classes left out")
+    draw = found.leave_out["draw 1"]
+    assert list(rows) == [*draw.at_threshold, *(f"baseline: {name}" for name in draw.baselines)]
+    pds = draw.at_threshold["pds"].let_in.share
+    assert rows["pds"]["draw 1 (60 images)"].startswith(f"{100 * pds:.1f} (")
+    assert rows["pds"]["mean"] == f"{100 * pds:.1f}"
+    decided = table(tree, "Which family decides")
+    assert decided["left-out classes, draw 2"] == {
+        "set": "left-out classes, draw 2", "flagged images": "60", "confidence": "25.0", "density": "75.0"
+    }  # fmt: skip
+
+
 def test_the_check_that_chose_the_fused_score_is_shown(tree: Element, found: Evaluation) -> None:
     rows = table(tree, "The scores on classes left out of training")
     assert rows["ice"] == {
