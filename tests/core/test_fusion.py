@@ -101,13 +101,13 @@ def test_a_score_below_chance_never_joins_but_density_always_does() -> None:
     assert chosen_members(NAMES, check({**auroc, ScoreName.ICE: 55.0})) == (*CONFIDENCE, *DENSITY)
 
 
-def test_the_smallest_share_within_a_standard_error_of_the_best_is_chosen() -> None:
+def test_the_largest_share_within_a_standard_error_of_the_best_is_chosen() -> None:
     # Of 90 images, 20 % have a standard error of sqrt(0.2 * 0.8 / 90) = 4.2 %.
-    assert chosen_share(check(s5=30.0, s6=24.3, s7=24.1, s8=20.0)) == 0.7
-    assert chosen_share(check(s5=24.2, s6=20.0)) == 0.5
+    assert chosen_share(check(s5=30.0, s6=20.0, s7=24.1, s8=24.3)) == 0.7
+    assert chosen_share(check(s5=20.0, s6=24.3)) == 0.5
     # Nothing let in is not certainty: at least 1 % is taken for the error, 1.05 %.
-    assert chosen_share(check(s5=1.0, s6=0.0)) == 0.5
-    assert chosen_share(check(s5=1.1, s6=0.0)) == 0.6
+    assert chosen_share(check(s5=0.0, s6=1.0)) == 0.6
+    assert chosen_share(check(s5=0.0, s6=1.1)) == 0.5
     fusion = Calibration.fit(drawn(5, 200), check=check(s5=40.0, s9=20.0)).fusion
     assert (fusion.share(Family.CONFIDENCE), fusion.share(Family.DENSITY)) == (0.9, pytest.approx(0.1))
 
