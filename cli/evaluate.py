@@ -22,13 +22,20 @@ def evaluate(
         Whole, Parameter(help="Also train without this many random classes, and report those as near-OOD.")
     ] = 0,
     draws: Annotated[Whole, Parameter(help="How often --leave-out draws classes and trains.")] = 3,
+    repeats: Annotated[
+        Whole, Parameter(help="Over how many trainings, with other seeds, to show the scatter; 1: this run alone.")
+    ] = 1,
+    data: Annotated[
+        Path | None, Parameter(help="Where the photos of the run are now; default: where they were at training.")
+    ] = None,
     out: Annotated[Path | None, Parameter(help="Folder to write; default: the run folder.")] = None,
 ) -> None:
     """Evaluate a run on its test photos and on OOD sets.
 
-    The command prints the evaluation and saves it as evaluation.json and evaluation.md: for every OOD set and score the
-    AUROC, FPR95 in both meanings, AUPR, and the share flagged at the calibrated threshold; the accuracy of the ensemble
-    and of each member; the realised acceptance. report.html adds plots and the images that diverge most and least.
+    The command prints the evaluation and saves it as evaluation.json and evaluation.md: by how much the guard is better
+    or worse than thirty lines of scikit-learn; for every OOD set and score what is let in at the threshold, AUROC,
+    FPR95 in both meanings and AUPR; accuracy; the realised acceptance; what is weak, and what to do about it.
+    report.html adds plots and the images that diverge most and least.
 
     Example: oodguard evaluate runs/photos --ood clothes=data/clothes --leave-out 8
     """
@@ -38,11 +45,21 @@ def evaluate(
     from oodguard.evaluation.evaluation import HTML_FILE, JSON_FILE, MARKDOWN_FILE
     from oodguard.evaluation.report.markdown import to_markdown
 
-    if leave_out < 0 or draws < 1:
-        raise InputError("--leave-out must be at least 0 and --draws at least 1")
+    if leave_out < 0 or draws < 1 or repeats < 1:
+        raise InputError("--leave-out must be at least 0, --draws and --repeats at least 1")
     sets = parse_sets(ood or [])
     with TerminalReporter() as report:
-        found = run_evaluation(run, ood=sets, accept=accept, leave_out=leave_out, draws=draws, out=out, report=report)
+        found = run_evaluation(
+            run,
+            ood=sets,
+            accept=accept,
+            leave_out=leave_out,
+            draws=draws,
+            repeats=repeats,
+            data=data,
+            out=out,
+            report=report,
+        )
     console = Terminal(width=max(Terminal().width, 110))
     console.print(Markdown(to_markdown(found)))
     folder = run if out is None else out

@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.errors import QualityError
 from oodguard.core.frozen import Frozen
-from oodguard.core.fusion import Fusion
-from oodguard.core.scores import ScoreName
+from oodguard.core.fusion import Fusion, LeftOutCheck
+from oodguard.core.scores import Family, ScoreName
 from oodguard.core.verdict import DEFAULT_TOP_K, ClassProbability, Measured, Outputs, ScoreVerdict, Thresholds, Verdict
 
 DEFAULT_ACCEPT = 0.95
@@ -41,7 +41,7 @@ class Calibration(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Calibration:
-        used = {term.score for term in self.fusion.terms} | set(self.lipschitz)
+        used = set(self.fusion.scores) | set(self.lipschitz)
         if missing := sorted(used - set(self.curves)):
             raise ValueError(f"{', '.join(missing)} has no quantile curve")
         if any(value <= 0 for value in self.lipschitz.values()):
@@ -50,11 +50,26 @@ class Calibration(Frozen):
 
     @classmethod
     def fit(
-        cls, scores: Mapping[ScoreName, Scores], *, lipschitz: Mapping[ScoreName, float] | None = None
+        cls,
+        scores: Mapping[ScoreName, Scores],
+        *,
+        check: LeftOutCheck | None = None,
+        lipschitz: Mapping[ScoreName, float] | None = None,
     ) -> Calibration:
-        """Calibrate on the scores `{name: [n]}` of n held-out ID images, in graph order."""
+        """Calibrate on the scores `{name: [n]}` of n held-out ID images, in graph order.
+
+        check: what left-out classes say of the scores; it chooses the fused score's members and shares.
+        """
         curves = {name: QuantileCurve.fit(values) for name, values in scores.items()}
-        return cls(curves=curves, fusion=Fusion.fit(curves, scores), lipschitz=dict(lipschitz or {}))
+        return cls(curves=curves, fusion=Fusion.fit(curves, scores, check=check), lipschitz=dict(lipschitz or {}))
+
+    def refit(self, scores: Mapping[ScoreName, Scores]) -> Calibration:
+        """The same members and shares, with curves of other held-out ID scores: a lower precision's, or new photos'."""
+        curves = {name: QuantileCurve.fit(scores[name]) for name in self.curves}
+        whole = self.fusion
+        share = whole.share(Family.CONFIDENCE)
+        fusion = Fusion.fit(curves, scores, members=whole.scores, share=share, check=whole.check)
+        return Calibration(curves=curves, fusion=fusion, lipschitz=self.lipschitz)
 
     @property
     def names(self) -> tuple[ScoreName, ...]:

@@ -17,7 +17,7 @@ from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import Family, ScoreName
 from oodguard.core.verdict import DEFAULT_TOP_K, Measured, Outputs, Thresholds, Verdict
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "model.onnx"
 INPUT_NAME = "images"
@@ -111,7 +111,7 @@ class Golden(Frozen):
 class Manifest(Frozen):
     """Everything about a bundle that is not in the graph."""
 
-    schema_version: Literal[2] = Field(2, description="Which form of manifest this is; another is refused.")
+    schema_version: Literal[3] = Field(3, description="Which form of manifest this is; another is refused.")
     name: str = Field(pattern=NAME, description="The model's name, as answers give it.")
     version: str = Field(pattern=NAME, description="The model's version, as answers give it.")
     precision: Precision = Field("fp32", description="The graph's arithmetic: fp32, fp16 or int8.")

@@ -28,7 +28,7 @@ class ScoreName(StrEnum):
 
 
 class Family(StrEnum):
-    """What a score measures; it decides from which surprise on a score counts in the fused score (`core/fusion.py`).
+    """What a score measures; each family has a share of the fused score's false alarms (`core/fusion.py`).
 
     `CONFIDENCE` scores say how sure the heads are; `DENSITY` scores say how far the features are from the
     training photos.
@@ -45,7 +45,7 @@ class ScoreSpec(Frozen):
     family: Family
     title: str
     meaning: str
-    weight: float = Field(0.0, ge=0, description="in the fused score; 0: reported beside it")
+    fused: bool = Field(False, description="whether it may join the fused score")
 
 
 SCORES: tuple[ScoreSpec, ...] = (
@@ -60,47 +60,49 @@ SCORES: tuple[ScoreSpec, ...] = (
         family=Family.CONFIDENCE,
         title="Anchor Marginalized Prediction",
         meaning="how flat the anchored head's prediction is, tempered by its variation over anchors",
-        weight=0.25,
+        fused=True,
     ),
     ScoreSpec(
         name=ScoreName.ENERGY,
         family=Family.CONFIDENCE,
         title="average energy",
         meaning="how little total evidence the members see for any class",
-        weight=0.25,
+        fused=True,
     ),
     ScoreSpec(
         name=ScoreName.ENSEMBLE_ENTROPY,
         family=Family.CONFIDENCE,
         title="entropy of the mean prediction",
         meaning="how spread out the averaged prediction is",
-        weight=0.25,
+        fused=True,
     ),
     ScoreSpec(
         name=ScoreName.ONE_MINUS_BMA,
         family=Family.CONFIDENCE,
         title="1 - Bayesian model average",
         meaning="how far the averaged top probability is from certainty",
+        fused=True,
     ),
     ScoreSpec(
         name=ScoreName.ICE,
         family=Family.CONFIDENCE,
         title="ICE distance",
         meaning="learned Mahalanobis distance to the nearest class centre",
-        weight=0.25,
+        fused=True,
     ),
     ScoreSpec(
         name=ScoreName.KNN,
         family=Family.DENSITY,
         title="k-nearest-neighbour distance",
         meaning="distance to the k-th nearest training photo in feature space",
+        fused=True,
     ),
     ScoreSpec(
         name=ScoreName.MAHALANOBIS,
         family=Family.DENSITY,
         title="Mahalanobis distance",
         meaning="distance to the nearest class mean under the shared feature covariance",
-        weight=8.0,
+        fused=True,
     ),
 )
 

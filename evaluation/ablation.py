@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from oodguard.core.calibration import Calibration
 from oodguard.core.curve import Scores
-from oodguard.core.fusion import Fusion, Term
-from oodguard.core.scores import SCORES, Family, ScoreName
+from oodguard.core.fusion import Fusion
+from oodguard.core.scores import CERTIFIED, REGISTRY, Family, ScoreName
 from oodguard.training.metrics import Change, Interval, Share, auroc_change, detection, share
 
 WHOLE = "fused"
@@ -33,22 +33,25 @@ class Ablated(BaseModel):
     ood_flagged: Share
 
 
-def variants(calibration: Calibration) -> dict[str, tuple[Term, ...]]:
-    """The terms of the whole fused score and of every ablation of it, by name.
+def variants(calibration: Calibration, scores: Mapping[ScoreName, Scores]) -> dict[str, Fusion]:
+    """The whole fused score and every ablation of it, by name, calibrated on the held-out ID `scores` `{name: [n]}`.
 
-    Every term is left out alone, then each family, then all scores are averaged. The other terms stay as they are. A
-    variant without any term is not one.
+    Every member is left out alone, then each family, then all scores are averaged. Shares stay as they are; a family
+    without a member leaves its share to the other. A variant without any member is not one.
     """
-    terms = calibration.fusion.terms
-    density = {spec.name for spec in SCORES if spec.family is Family.DENSITY}
-    averaged = [spec.name for spec in SCORES if spec.name in calibration.curves]
-    found = {WHOLE: terms}
-    for left_out in terms:
-        found[f"without {left_out.score}"] = tuple(term for term in terms if term != left_out)
-    found["without density"] = tuple(term for term in terms if term.score not in density)
-    found["without confidence"] = tuple(term for term in terms if term.score in density)
-    found["mean of all scores"] = tuple(Term(score=name, weight=1 / len(averaged), counts_from=0) for name in averaged)
-    return {name: terms for name, terms in found.items() if terms}
+    fusion, curves = calibration.fusion, calibration.curves
+    share = fusion.share(Family.CONFIDENCE)
+    members = {WHOLE: fusion.scores}
+    members |= {f"without {left_out}": tuple(n for n in fusion.scores if n != left_out) for left_out in fusion.scores}
+    for family in Family:
+        members[f"without {family}"] = tuple(n for n in fusion.scores if REGISTRY[n].family is not family)
+    found = {
+        name: Fusion.fit(curves, scores, members=kept, share=share)
+        for name, kept in members.items()
+        if kept and (name == WHOLE or set(kept) != set(fusion.scores))
+    }
+    found["mean of all scores"] = Fusion.average(curves, scores, [n for n in curves if n is not CERTIFIED.name])
+    return found
 
 
 def ablate(
@@ -63,8 +66,7 @@ def ablate(
     curves = calibration.curves
     whole = calibration.score(test), calibration.score(ood)
     found = {}
-    for name, terms in variants(calibration).items():
-        fusion = Fusion.fit(curves, calibration_scores, terms=terms)
+    for name, fusion in variants(calibration, calibration_scores).items():
         pair = fusion.score(curves, test), fusion.score(curves, ood)
         threshold = fusion.curve.threshold(accept)
         measured = detection(*pair, threshold)

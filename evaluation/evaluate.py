@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,20 +12,31 @@ import numpy as np
 
 from oodguard.core.calibration import DEFAULT_ACCEPT
 from oodguard.core.errors import EnvironmentProblem, InputError
+from oodguard.core.scores import Family
+from oodguard.evaluation import trainings
 from oodguard.evaluation.ablation import ablate
+from oodguard.evaluation.comparison import compare_baselines
 from oodguard.evaluation.confusion import confusion_counts, confusions, recalls
 from oodguard.evaluation.diversity import diversity
-from oodguard.evaluation.evaluation import HTML_FILE, JSON_FILE, MARKDOWN_FILE, DetectionTable, Evaluation, mean_table
+from oodguard.evaluation.evaluation import (
+    HTML_FILE,
+    JSON_FILE,
+    MARKDOWN_FILE,
+    DetectionTable,
+    Evaluation,
+    FusedParts,
+    mean_table,
+)
 from oodguard.evaluation.evidence import FUSED, Evidence, gather, options_of
 from oodguard.evaluation.extremes import ID, extremes
 from oodguard.evaluation.operating import operating_points
 from oodguard.evaluation.report.document import to_html
 from oodguard.evaluation.report.markdown import to_markdown
+from oodguard.evaluation.threshold import baseline_points, decision, score_points
+from oodguard.evaluation.trainings import Repeats, unseen
 from oodguard.pages.text import plain
 from oodguard.training.metrics import calibration_error, detection, promised_acceptance, reliability, share
-from oodguard.training.options import TrainOptions
 from oodguard.training.photos.labelled import Photo, Photos, load_photos, load_unlabelled
-from oodguard.training.pipeline import train
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import RunRecord
 from oodguard.training.run import load_run, versions
@@ -41,10 +51,15 @@ def evaluate(
     accept: float = DEFAULT_ACCEPT,
     leave_out: int = 0,
     draws: int = 3,
+    repeats: int = 1,
+    data: Path | None = None,
     out: Path | None = None,
     report: Reporter | None = None,
 ) -> Evaluation:
-    """Evaluate a run on its test split and on OOD folders; optionally retrain without `leave_out` random classes.
+    """Evaluate a run on its test split and on OOD folders, beside the baselines.
+
+    leave_out: also train without so many random classes, `draws` times. repeats: how many trainings to show the scatter
+    over, this run among them. data: where the photos of the run are now; None: where they were.
 
     ```python
     found = evaluate(Path("runs/produce"), ood={"clothing": Path("data/clothing/test")})
@@ -58,20 +73,33 @@ def evaluate(
     import matplotlib.figure  # noqa: F401
 
     report = report or Silent()
-    command = _command(run_folder, ood, accept, leave_out, draws, out)
+    command = _command(run_folder, ood, accept, leave_out, draws, repeats, data, out)
     run = load_run(run_folder)
     options = options_of(run.record)
+    if data is not None:
+        options = options.model_copy(update={"data": data})
     photos = load_photos(options.data, options.cache)
-    ood_sets = {name: load_unlabelled(folder) for name, folder in ood.items()}
-    if options.leave_out:
-        ood_sets[LEFT_OUT] = _unseen(photos, run.record)
+    given = {name: load_unlabelled(folder) for name, folder in ood.items()}
+
+    def sets(photos: Photos, record: RunRecord) -> dict[str, tuple[Photo, ...]]:
+        return {**given, **({LEFT_OUT: unseen(photos, record)} if options.leave_out else {})}
+
     try:
         run.record.calibration.thresholds(accept)
     except ValueError as error:
         raise InputError(str(error)) from None
-    evidence = gather(run, photos, options, ood_sets, report)
-    left_out = _leave_out(options, leave_out, draws, accept, report) if leave_out else {}
-    result = examine(evidence, accept=accept, leave_out=left_out, command=command)
+    evidence = gather(run, photos, options, sets(photos, run.record), report)
+    left_out = trainings.leave_out(options, count=leave_out, draws=draws, report=report) if leave_out else {}
+    again = None
+    if repeats > 1:
+        again = trainings.repeat(evidence, options, sets, count=repeats, accept=accept, report=report)
+    result = examine(
+        evidence,
+        accept=accept,
+        leave_out={name: _table(found, name, accept) for name, found in left_out.items()},
+        repeats=again,
+        command=command,
+    )
     _write(run_folder if out is None else out, result, evidence)
     return result
 
@@ -81,6 +109,7 @@ def examine(
     *,
     accept: float = DEFAULT_ACCEPT,
     leave_out: Mapping[str, DetectionTable] | None = None,
+    repeats: Repeats | None = None,
     command: str = "",
 ) -> Evaluation:
     """Every number of an evaluation, from what the guard said."""
@@ -89,6 +118,8 @@ def examine(
     thresholds = _thresholds(record, accept)
     counts = confusion_counts(targets, answers.probabilities.argmax(1), len(record.classes))
     sets = {ID: test, **evidence.ood}
+    tables = {name: _table(evidence, name, accept) for name in evidence.ood}
+    fusion = record.calibration.fusion
     return Evaluation(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
@@ -113,11 +144,23 @@ def examine(
         calibration_images=record.splits.calibration,
         acceptance={name: share(values <= thresholds[name]) for name, values in test.values.items()},
         thresholds=thresholds,
-        promised=promised_acceptance(accept, record.splits.calibration),
+        promised=promised_acceptance(accept, record.splits.calibration, tested=len(test)),
+        decided=decision(record.calibration, answers.scores, thresholds[FUSED]),
+        fusion=FusedParts(
+            shares={family: fusion.share(family) for family in Family},
+            weights={name: fusion.weight(name) for name in fusion.scores},
+            check=fusion.check,
+        ),
+        comparison=compare_baselines(
+            evidence,
+            {name: table.at_threshold[FUSED] for name, table in tables.items()},
+            {name: table.baselines for name, table in tables.items()},
+        ),
         operating_points=operating_points(evidence, accept),
-        ood={name: _table(evidence, name, accept) for name in evidence.ood},
+        ood=tables,
         leave_out=dict(leave_out or {}),
-        leak={k: v for k, v in record.metrics.items() if k.startswith("knn")},
+        repeats=repeats,
+        leak={split: dict(found) for split, found in evidence.plain.leak.items()},
         extremes=extremes(evidence, thresholds[FUSED]),
     )
 
@@ -132,6 +175,9 @@ def _table(evidence: Evidence, name: str, accept: float) -> DetectionTable:
     thresholds = _thresholds(record, accept)
     return DetectionTable(
         images=len(ood),
+        at_threshold=score_points(evidence, name, thresholds),
+        baselines=baseline_points(evidence, name, thresholds, accept),
+        decided=decision(record.calibration, ood.answers.scores, thresholds[FUSED]),
         scores={key: detection(test.values[key], ood.values[key], thresholds[key]) for key in test.values},
         ablation=ablate(
             record.calibration,
@@ -143,30 +189,15 @@ def _table(evidence: Evidence, name: str, accept: float) -> DetectionTable:
     )
 
 
-def _unseen(photos: Photos, record: RunRecord) -> tuple[Photo, ...]:
-    """The photos of the classes that a run was trained without: its test folder's, or all of them."""
-    return tuple(photo for photo in (photos.test or photos.pool) if photo.label not in record.classes)
-
-
-def _leave_out(
-    options: TrainOptions, count: int, draws: int, accept: float, report: Reporter
-) -> dict[str, DetectionTable]:
-    """Train without `count` random classes, `draws` times, and take their test images as near-OOD."""
-    tables = {}
-    for draw in range(1, draws + 1):
-        varied = options.model_copy(update={"leave_out": count, "seed": options.seed + draw})
-        report.note(f"draw {draw} of {draws}: training without {count} classes")
-        with tempfile.TemporaryDirectory() as folder:
-            record = train(varied, Path(folder) / "run", report=report)
-            run = load_run(Path(folder) / "run")
-        photos = load_photos(options.data, options.cache)
-        name = f"draw {draw}"
-        tables[name] = _table(gather(run, photos, varied, {name: _unseen(photos, record)}, report), name, accept)
-    return tables
-
-
 def _command(
-    run_folder: Path, ood: Mapping[str, Path], accept: float, leave_out: int, draws: int, out: Path | None
+    run_folder: Path,
+    ood: Mapping[str, Path],
+    accept: float,
+    leave_out: int,
+    draws: int,
+    repeats: int,
+    data: Path | None,
+    out: Path | None,
 ) -> str:
     """The command line that does this evaluation, whatever file or variable an option really came from."""
     words = ["oodguard", "evaluate", str(run_folder)]
@@ -175,6 +206,10 @@ def _command(
     words += ["--accept", f"{accept:g}"]
     if leave_out:
         words += ["--leave-out", str(leave_out), "--draws", str(draws)]
+    if repeats > 1:
+        words += ["--repeats", str(repeats)]
+    if data is not None:
+        words += ["--data", str(data)]
     if out is not None:
         words += ["--out", str(out)]
     return plain(shlex.join(words))

@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from oodguard.core.fusion import LeftOutCheck
+from oodguard.core.scores import Family, ScoreName
 from oodguard.evaluation.ablation import Ablated
+from oodguard.evaluation.comparison import BaselineComparison
 from oodguard.evaluation.confusion import Confusion
 from oodguard.evaluation.diversity import Diversity
 from oodguard.evaluation.extremes import Extremes
 from oodguard.evaluation.operating import OperatingPoint
+from oodguard.evaluation.threshold import AtThreshold, Decision
+from oodguard.evaluation.trainings import Repeats
 from oodguard.training.metrics import ConfidenceBin, Detection, Interval, Share
 
 JSON_FILE = "evaluation.json"
@@ -22,20 +27,42 @@ HTML_FILE = "report.html"
 
 
 class DetectionTable(BaseModel):
-    """One OOD set: detection by every score and by every ablation of the fused one."""
+    """One OOD set: what passes the thresholds, detection by every score, and by every ablation of the fused one.
+
+    `at_threshold`: every score of the guard at its own threshold; `baselines` likewise, empty where they were skipped.
+    `decided`: which family flags images of the set.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     images: int
+    at_threshold: dict[str, AtThreshold]
+    baselines: dict[str, AtThreshold]
+    decided: Decision
     scores: dict[str, Detection]
     ablation: dict[str, Ablated]
+
+
+class FusedParts(BaseModel):
+    """What the fused score is made of, and the check on left-out classes that chose it (None: the defaults).
+
+    `shares`: of the false alarms, by family. `weights`: the same by score; scores that did not join are not in it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shares: dict[Family, float]
+    weights: dict[ScoreName, float]
+    check: LeftOutCheck | None
 
 
 class Evaluation(BaseModel):
     """Everything `evaluate` found: `evaluation.json`. The report shows these numbers and no others.
 
     `created` is the one time in it. `confidence` is the mean top probability. `wrong_flagged`: the share of wrongly
-    labelled test images that the fused score flags.
+    labelled test images that the fused score flags. `promised`: where the acceptance of so many test images lies with
+    95 % probability, with so many calibration images. `decided`: which family flags ID test images. `fusion`: what the
+    fused score is made of. `leak`: test acceptance of a kNN threshold, by calibration split and number of neighbours.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,10 +85,14 @@ class Evaluation(BaseModel):
     acceptance: dict[str, Share]
     thresholds: dict[str, float]
     promised: Interval
+    decided: Decision
+    fusion: FusedParts
+    comparison: BaselineComparison
     operating_points: tuple[OperatingPoint, ...]
     ood: dict[str, DetectionTable]
     leave_out: dict[str, DetectionTable]
-    leak: dict[str, float]
+    repeats: Repeats | None
+    leak: dict[str, dict[int, float]]
     extremes: tuple[Extremes, ...]
 
 

@@ -11,8 +11,11 @@ import torch
 from torch.nn import functional
 
 from oodguard.core.curve import Scores
-from oodguard.core.errors import FormatError, InputError
+from oodguard.core.errors import FormatError, InputError, OodguardError
 from oodguard.core.scores import ScoreName
+from oodguard.evaluation.baselines import BaselineScores, baseline_scores
+from oodguard.evaluation.frozen import frozen_features
+from oodguard.evaluation.leak import leak
 from oodguard.training.answers import Answers, answers, head_answers
 from oodguard.training.backbone.features import Extractor
 from oodguard.training.backbone.network import Backbone
@@ -41,11 +44,23 @@ class MeasuredSet:
 
 
 @dataclass(frozen=True)
+class PlainEvidence:
+    """What the frozen feature gives: the baselines, and what near-duplicates would have hidden (`leak`).
+
+    baselines: None where they cannot be computed; `skipped` says why.
+    """
+
+    baselines: BaselineScores | None
+    leak: Mapping[str, Mapping[int, float]]
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
 class Evidence:
     """The test images, the OOD sets, and the calibration images' scores.
 
     targets: true classes of the test images, `[N]`. losses: every member's cross-entropy on them, `[M, N]`, in nats.
-    calibration: scores of the calibration photos, which set the thresholds.
+    calibration: scores of the calibration photos, which set the thresholds. plain: what the frozen feature gives.
     """
 
     record: RunRecord
@@ -54,6 +69,7 @@ class Evidence:
     losses: npt.NDArray[np.float64]
     ood: Mapping[str, MeasuredSet]
     calibration: Mapping[ScoreName, Scores]
+    plain: PlainEvidence
 
     @property
     def right(self) -> npt.NDArray[np.bool_]:
@@ -62,9 +78,15 @@ class Evidence:
 
 
 def gather(
-    run: Run, photos: Photos, options: TrainOptions, sets: Mapping[str, Sequence[Photo]], report: Reporter
+    run: Run,
+    photos: Photos,
+    options: TrainOptions,
+    sets: Mapping[str, Sequence[Photo]],
+    report: Reporter,
+    *,
+    baselines: bool = True,
 ) -> Evidence:
-    """Ask a run about its test photos and about OOD sets, by name.
+    """Ask a run about its test photos and about OOD sets, by name. baselines: whether to compute these too.
 
     Raises `InputError` where the run has no test photos, or some of them are missing.
     """
@@ -72,14 +94,39 @@ def gather(
     test = test_photos(run, photos, extractor, report)
     targets = label_numbers(test, run.record.classes)
     features = tail_features(backbone.tail, extractor.extract(test)[0])
+    ood = {name: _ood_set(run, backbone, extractor, found, report) for name, found in sets.items()}
+    plain = PlainEvidence(baselines=None, leak={}, skipped="not asked for")
+    if baselines:
+        strangers = {name: measured.photos for name, measured in ood.items()}
+        plain = _plain(run, photos, options, extractor, test, strangers, report)
     return Evidence(
         record=run.record,
         test=_measured(run.record, test, head_answers(run.heads, features)),
         targets=targets,
         losses=member_losses(run.heads, features, targets),
-        ood={name: _ood_set(run, backbone, extractor, found, report) for name, found in sets.items()},
+        ood=ood,
         calibration=run.calibration,
+        plain=plain,
     )
+
+
+def _plain(
+    run: Run,
+    photos: Photos,
+    options: TrainOptions,
+    extractor: Extractor,
+    test: Sequence[Photo],
+    ood: Mapping[str, Sequence[Photo]],
+    report: Reporter,
+) -> PlainEvidence:
+    """The baselines; where they cannot be had, why."""
+    try:
+        frozen = frozen_features(run, photos, options, extractor, test=test, ood=ood, report=report)
+    except OodguardError as error:
+        report.note(f"the baselines are skipped: {error}")
+        return PlainEvidence(baselines=None, leak={}, skipped=str(error))
+    report.note("fitting the baselines on the frozen feature")
+    return PlainEvidence(baselines=baseline_scores(frozen), leak=leak(frozen))
 
 
 def options_of(record: RunRecord) -> TrainOptions:

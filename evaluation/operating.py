@@ -13,8 +13,8 @@ TARGETS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 class OperatingPoint(BaseModel):
     """The fused score at one target acceptance.
 
-    `promised`: where the acceptance of new ID images lies with 95 % probability. `accuracy`: of the accepted test
-    images; None when none is.
+    `promised`: where the acceptance of so many ID test images lies with 95 % probability. `accuracy`: of the accepted
+    test images; None when none is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,7 +41,7 @@ def operating_point(evidence: Evidence, accept: float) -> OperatingPoint:
     return OperatingPoint(
         accept=accept,
         threshold=threshold,
-        promised=promised_acceptance(accept, evidence.record.splits.calibration),
+        promised=promised_acceptance(accept, evidence.record.splits.calibration, tested=len(evidence.test)),
         id_accepted=share(accepted),
         accuracy=share(evidence.right[accepted]) if accepted.any() else None,
         ood_accepted={name: share(found.values[FUSED] <= threshold) for name, found in evidence.ood.items()},

@@ -57,10 +57,11 @@ def judge(manifest, probabilities, scores, accept):
     """The verdict on one image. Higher scores are more out-of-distribution."""
     curves, fusion = manifest["calibration"]["curves"], manifest["calibration"]["fusion"]
     values = dict(zip(curves, map(float, scores), strict=True))
-    fused = 0.0
-    for term in fusion["terms"]:
-        name = term["score"]
-        fused += term["weight"] * max(surprise(curves[name], values[name]) - term["counts_from"], 0.0)
+    terms = []
+    for family in fusion["families"]:
+        mean = np.mean([surprise(curves[name], values[name]) for name in family["scores"]])
+        terms.append(np.log(family["share"]) + surprise(family["curve"], mean))
+    fused = np.logaddexp.reduce(terms)
     limit = threshold(fusion["curve"], accept)
     return {
         "label": manifest["classes"][int(np.argmax(probabilities))],

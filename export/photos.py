@@ -35,6 +35,11 @@ def run_photos(run: Run, run_folder: Path, *, data: Path | None) -> RunPhotos:
     Raises `InputError` when some of them are missing.
     """
     options = options_of(run.record)
+    if options.cross_fit:
+        raise InputError(
+            f"{run_folder} was cross-fitted: all its photos trained it, and a lower precision needs photos that did "
+            "not to set its thresholds on; export fp32, or train without --cross-fit"
+        )
     source = data or options.data
     if not source.exists() and str(source) != DIGITS:
         raise InputError(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from oodguard.core.calibration import Calibration
 from oodguard.core.verdict import Outputs
 from oodguard.export.graph import run_batches, session
 from oodguard.export.half import to_float16
@@ -65,7 +64,7 @@ def reduce(run: Run, graph: bytes, precision: Lower, material: Material, *, repo
     expected, found = both(material.own.calibration, f"{precision} answers on calibration images")
     ood = {name: both(photos, f"{precision} answers on {name}") for name, photos in material.ood_sets.items()}
     before = record.calibration
-    after = Calibration.fit(before.columns(found.scores), lipschitz=before.lipschitz)
+    after = before.refit(before.columns(found.scores))
     return Reduced(
         graph=small,
         reference=Judged(before, expected, {name: pair[0] for name, pair in ood.items()}),

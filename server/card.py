@@ -48,14 +48,13 @@ class CardThresholds(Frozen):
 
 
 class CardScore(CardThresholds):
-    """One score. Higher is more OOD; its part of the fused score is `weight * max(surprise - counts_from, 0)`."""
+    """One score. Higher is more OOD; `weight` is its part of the fused score's false alarms, 0 to 1."""
 
     name: ScoreName
     family: Family
     title: str
     meaning: str
     weight: float
-    counts_from: float
 
 
 class Data(Frozen):
@@ -144,7 +143,6 @@ def card_of(model: ServedModel, settings: ServeSettings, shadow: ShadowCard | No
     accepts = stops(manifest, accept)
     thresholds = [manifest.thresholds(stop) for stop in accepts]
     calibration = manifest.calibration
-    terms = {term.score: term for term in calibration.fusion.terms}
     return ModelCard(
         model=model.ref,
         precision=manifest.precision,
@@ -162,8 +160,7 @@ def card_of(model: ServedModel, settings: ServeSettings, shadow: ShadowCard | No
                 family=entry.family,
                 title=entry.title,
                 meaning=entry.meaning,
-                weight=terms[entry.name].weight if entry.name in terms else 0.0,
-                counts_from=terms[entry.name].counts_from if entry.name in terms else 0.0,
+                weight=calibration.fusion.weight(entry.name),
                 thresholds=tuple(t.scores[column][1] for t in thresholds),
                 scale=scale_of(calibration.curves[entry.name]),
             )

@@ -160,12 +160,13 @@ def test_a_run_made_before_a_score_existed_still_works(
     column = raw["heads"]["scores"].index("knn")
     raw["heads"]["scores"].remove("knn")
     del raw["calibration"]["curves"]["knn"]
+    for family in raw["calibration"]["fusion"]["families"]:
+        family["scores"] = [name for name in family["scores"] if name != "knn"]
     (old / RECORD_FILE).write_text(json.dumps(raw))
     np.save(old / CALIBRATION_FILE, np.delete(np.load(old / CALIBRATION_FILE), column, axis=1))
     found = evaluate(old, ood={"noise": strangers})
-    whole = evaluate(run, ood={"noise": strangers}, out=tmp_path / "whole")
     assert "knn" not in found.ood["noise"].scores
-    assert found.ood["noise"].scores["fused"] == whole.ood["noise"].scores["fused"]
+    assert found.ood["noise"].scores["fused"].auroc > 0.9
     manifest = export_bundle(old, tmp_path / "bundle")
     assert len(manifest.scores) == 7
     with TestClient(create_gateway(ServeSettings(bundle=tmp_path / "bundle", watch=False)).public) as client:
@@ -179,7 +180,7 @@ def test_a_run_of_another_format_is_one_sentence(run: Path, tmp_path: Path) -> N
     shutil.copytree(run, old)
     raw = json.loads((old / RECORD_FILE).read_text())
     (old / RECORD_FILE).write_text(json.dumps({**raw, "format": 1}))
-    with pytest.raises(FormatError, match=r"is a run of format 1, and this oodguard reads format 2; train it again$"):
+    with pytest.raises(FormatError, match=r"is a run of format 1, and this oodguard reads format 3; train it again$"):
         load_run(old)
     (old / RECORD_FILE).write_text("[]")
     with pytest.raises(FormatError, match="damaged"):

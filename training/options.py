@@ -38,6 +38,12 @@ class TrainOptions(BaseModel):
     tune: bool = Field(True, description="Fine-tune the last stage of the backbone before training the heads.")
     tune_epochs: int = Field(6, ge=1, le=200, description="Epochs of fine-tuning.")
     tune_lr: float = Field(1e-3, gt=0, le=0.1, description="Peak learning rate of fine-tuning.")
+    retain: float = Field(
+        4.0,
+        ge=0,
+        le=100,
+        description="Weight of keeping the frozen feature while fine-tuning, which finds far OOD; 0: labels alone.",
+    )
     members: int = Field(5, ge=2, le=1000, description="M, the number of members in the ensemble.")
     ensemble: Literal["ldr", "independent", "a2d", "divdis", "joint"] = Field(
         "ldr",
@@ -80,6 +86,19 @@ class TrainOptions(BaseModel):
         lt=0.6,
         description="Share of the photos that become test photos; ignored if the data has a test/ folder.",
     )
+    cross_fit: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="Train on all photos, with thresholds from this many guards that each left a part out; 0: set "
+        "calibration photos aside. Takes that many times as long again.",
+    )
+    check_folds: int = Field(
+        3,
+        ge=0,
+        le=20,
+        description="Folds of left-out classes that choose the fused score; 0: take the default one.",
+    )
     outliers: Path | None = Field(None, description="Folder of images that are certainly OOD; default: none.")
     leave_out: int = Field(0, ge=0, description="Train without this many random classes, as evaluate --leave-out does.")
     on_unreadable: Literal["skip", "refuse"] = Field(
@@ -99,6 +118,8 @@ class TrainOptions(BaseModel):
             raise ValueError(f"active ({self.active}) cannot exceed members ({self.members}); lower --active")
         if self.ensemble in ("a2d", "divdis") and self.outliers is None:
             raise ValueError(f"ensemble {self.ensemble} disagrees on outliers; give a folder of them with --outliers")
+        if self.cross_fit == 1:
+            raise ValueError("cross-fit needs at least 2 parts; give --cross-fit 2 or more, or 0")
         if self.beta and self.ensemble != "joint":
             raise ValueError("beta belongs to joint training; also give --ensemble joint")
         return self

@@ -18,18 +18,22 @@ from oodguard.core.calibration import DEFAULT_ACCEPT, Calibration
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.files import file_sha256
+from oodguard.core.fusion import LeftOutCheck
+from oodguard.core.scores import REGISTRY, Family
 from oodguard.training import run as runs
 from oodguard.training.answers import Answers, answers, head_answers
 from oodguard.training.backbone.learning_set import LearningSet, learning_set
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.compute import start_compute
+from oodguard.training.cross_fit import CrossFitted, cross_fit
 from oodguard.training.heads.guard import GuardHeads, diagnose_heads, fit_heads
+from oodguard.training.left_out import Labelled, check_left_out
 from oodguard.training.loop import EpochReport
 from oodguard.training.metrics import calibration_error
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import label_numbers
 from oodguard.training.photos.labelled import Photo
-from oodguard.training.photos.leak import leak_metrics
+from oodguard.training.photos.split import split_off
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import (
     GOLDEN_FOLDER,
@@ -46,10 +50,12 @@ GOLDEN_IMAGES = 8
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained guard before calibration, and what it was trained on."""
+    """A trained guard before calibration, what it was trained on, and what left-out classes say of its scores."""
 
     learning: LearningSet
     heads: GuardHeads
+    check: LeftOutCheck | None
+    crossed: CrossFitted | None
     seconds_per_head_epoch: float
 
 
@@ -104,7 +110,40 @@ def _learn(options: TrainOptions, compute: Fabric, report: Reporter) -> Learned:
         compute=compute,
         progress=on_epoch,
     )
-    return Learned(learning=learning, heads=heads, seconds_per_head_epoch=float(np.median(epoch_seconds)))
+    check = _check(learning, options, compute, report)
+    return Learned(
+        learning=learning,
+        heads=heads,
+        check=check,
+        crossed=cross_fit(learning, options, compute, report) if options.cross_fit else None,
+        seconds_per_head_epoch=float(np.median(epoch_seconds)),
+    )
+
+
+def _check(learning: LearningSet, options: TrainOptions, compute: Fabric, report: Reporter) -> LeftOutCheck | None:
+    """Choose the fused score on left-out classes, and say what it leaves out."""
+    division, classes = learning.division, learning.photos.classes
+    if options.cross_fit:
+        groups = [division.groups[photo] for photo in division.training]
+        rest, held = split_off(
+            learning.targets.numpy(), groups, fraction=options.calibration_fraction, seed=options.seed
+        )
+        parts = [Labelled(learning.frozen[:, rows], learning.targets[rows]) for rows in (rest, held)]
+    else:
+        numbers = torch.from_numpy(label_numbers(division.calibration, classes))
+        parts = [Labelled(learning.frozen, learning.targets), Labelled(learning.held.unsqueeze(0), numbers)]
+    check = check_left_out(
+        parts[0],
+        parts[1],
+        options,
+        classes=len(classes),
+        compute=compute,
+        progress=lambda done, total: report.progress("check on left-out classes", done, total),
+    )
+    for name, value in ({} if check is None else check.failed).items():
+        if REGISTRY[name].fused and REGISTRY[name].family is Family.CONFIDENCE:
+            report.note(f"{name} does not tell left-out classes (AUROC {value:.0f} %): it stays out of the fused score")
+    return check
 
 
 @dataclass(frozen=True)
@@ -132,18 +171,22 @@ def _write(learned: Learned, options: TrainOptions, scratch: Path, started: floa
 
 def _calibrate(learned: Learned) -> Calibrated:
     """Ask the guard about the calibration photos: thresholds, and whether its members collude."""
-    learning, heads = learned.learning, learned.heads
-    photos = learning.division.calibration
-    features = tail_features(learning.backbone.tail, learning.extractor.extract(photos)[0])
-    found = head_answers(heads, features)
-    return Calibrated(
-        answers=found,
-        calibration=Calibration.fit(found.scores, lipschitz=heads.lipschitz),
-        diagnosis=diagnose_heads(
+    learning, heads, crossed = learned.learning, learned.heads, learned.crossed
+    if crossed is not None:
+        found, diagnosis = crossed.answers, crossed.diagnosis
+    else:
+        photos = learning.division.calibration
+        features = tail_features(learning.backbone.tail, learning.extractor.extract(photos)[0])
+        found = head_answers(heads, features)
+        diagnosis = diagnose_heads(
             heads,
             (features, torch.from_numpy(label_numbers(photos, learning.photos.classes))),
             (learning.features[0], learning.targets),
-        ),
+        )
+    return Calibrated(
+        answers=found,
+        calibration=Calibration.fit(found.scores, check=learned.check, lipschitz=heads.lipschitz),
+        diagnosis=diagnosis,
     )
 
 
@@ -164,7 +207,6 @@ def _metrics(learned: Learned, calibrated: Calibrated, options: TrainOptions) ->
         "test_accuracy": _accuracy(tested, division.test, classes),
         "test_calibration_error": calibration_error(tested.probabilities, label_numbers(division.test, classes)),
         "test_acceptance": float(np.mean(accepted)),
-        **leak_metrics(learning.backbone, learning.extractor, division, options, learning.frozen, classes),
     }
 
 

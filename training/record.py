@@ -19,7 +19,7 @@ RECORD_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
 CALIBRATION_FILE = "calibration.npy"
 DIVISION_FILE = "division.json"
-FORMAT = 2
+FORMAT = 3
 GOLDEN_FOLDER = "golden"
 
 Record = TypeVar("Record", bound=Frozen)
@@ -92,7 +92,7 @@ class DivisionRecord(Frozen):
 class RunRecord(Frozen):
     """Everything about a run that is not a weight: `run.json`."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     oodguard: str
     created: str
     seed: int

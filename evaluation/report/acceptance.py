@@ -64,7 +64,7 @@ def _against_target(axes: Axes, evidence: Evidence, found: Evaluation) -> None:
     targets = np.linspace(0.5, curve.max_accept, POINTS)
     inside = np.sort(evidence.test.values[FUSED])
     accepted = [np.searchsorted(inside, curve.threshold(float(t)), side="right") / len(inside) for t in targets]
-    bounds = np.array([promised_acceptance(float(t), samples) for t in targets])
+    bounds = np.array([promised_acceptance(float(t), samples, tested=len(inside)) for t in targets])
     axes.fill_between(targets, bounds[:, 0], bounds[:, 1], color=colour(1), alpha=0.25, linewidth=0, label="promised")
     axes.plot(targets, targets, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), label="target")
     axes.plot(targets, accepted, color=INK, linewidth=2.0, label="realised, ID test")

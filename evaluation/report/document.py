@@ -9,7 +9,7 @@ from oodguard.evaluation.confusion import confusion_counts
 from oodguard.evaluation.evaluation import Evaluation, mean_table
 from oodguard.evaluation.evidence import FUSED, Evidence
 from oodguard.evaluation.extremes import ID
-from oodguard.evaluation.report import tables
+from oodguard.evaluation.report import at_threshold, tables
 from oodguard.evaluation.report.acceptance import acceptance_plot
 from oodguard.evaluation.report.densities import density_plot
 from oodguard.evaluation.report.detection_curves import detection_curves
@@ -34,14 +34,30 @@ def to_html(found: Evaluation, evidence: Evidence) -> str:
             title="Guard evaluation",
             subtitle=f"{count(len(record.classes), 'class')}, {record.backbone.name}, "
             f"seed {found.seed}, evaluated {found.created}",
-            first=(Facts(facts(found)), *((tables.overview(found),) if found.ood else ()), Findings(findings(found))),
+            first=(
+                Facts(facts(found)),
+                *((at_threshold.overview(found),) if found.ood else ()),
+                Findings(findings(found)),
+            ),
             sections=tuple(_sections(found, evidence)),
             footer=f"oodguard {found.versions.get('oodguard', '')}. This file is complete: it loads nothing.",
         )
     )
 
 
+def _first(found: Evaluation) -> Iterator[Block]:
+    yield Facts(facts(found))
+    if found.ood:
+        yield at_threshold.overview(found)
+    yield Findings(findings(found))
+
+
 def _sections(found: Evaluation, evidence: Evidence) -> Iterator[Section]:
+    if found.ood:
+        yield Section("At the threshold", tuple(_at_threshold(found)))
+    yield Section("What the fused score is made of", tuple(_fusion(found)))
+    if found.repeats is not None:
+        yield Section("Other trainings", (at_threshold.repeats_table(found.repeats),))
     yield Section("Scores and thresholds", tuple(_scores(found, evidence)))
     if found.ood:
         yield Section("Detection by OOD set", tuple(_detection(found, evidence)))
@@ -59,6 +75,20 @@ def _sections(found: Evaluation, evidence: Evidence) -> Iterator[Section]:
 
 def _by_set(evidence: Evidence, score: str) -> Mapping[str, Scores]:
     return {ID: evidence.test.values[score], **{name: m.values[score] for name, m in evidence.ood.items()}}
+
+
+def _at_threshold(found: Evaluation) -> Iterator[Block]:
+    yield Prose(found.comparison.sentence)
+    yield at_threshold.decided_table(found)
+    for name, table in found.ood.items():
+        yield at_threshold.threshold_table(name, table)
+
+
+def _fusion(found: Evaluation) -> Iterator[Block]:
+    yield Prose(at_threshold.fusion_sentence(found.fusion))
+    yield at_threshold.check_table(found.fusion)
+    if found.fusion.check is not None:
+        yield at_threshold.shares_table(found.fusion)
 
 
 def _scores(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
@@ -141,6 +171,7 @@ def _leave_out(found: Evaluation) -> Iterator[Block]:
         "Each draw trained a guard without some random classes and takes their test images as OOD: the hardest "
         "strangers, because they come from the same place as the known images."
     )
+    yield at_threshold.left_out_table(found)
     yield Table(
         caption="AUROC by draw, in percent",
         head=("score", *(f"{k} ({count(t.images, 'image')})" for k, t in found.leave_out.items()), "mean"),
@@ -153,6 +184,7 @@ def _leave_out(found: Evaluation) -> Iterator[Block]:
         note=f"{tables.INTERVALS} (DeLong).",
     )  # fmt: skip
     for name, table in found.leave_out.items():
+        yield at_threshold.threshold_table(name, table)
         yield tables.detection_table(name, table)
 
 
@@ -237,15 +269,11 @@ def _provenance(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
         f"{record.weights_sha256[:16]} (SHA-256)."
     )
     if found.leak:
-        leak = found.leak
         yield Table(
             caption="What keeping near-duplicates together changes: test acceptance of a frozen-feature kNN threshold "
             "set for 95 %",
-            head=("calibration split", "k = 1", "k = 5"),
-            rows=tuple(
-                (kind, *(percent(leak[f"knn{k}_acceptance_{kind}_split"]) for k in (1, 5)))
-                for kind in ("random", "grouped")
-            ),
+            head=("calibration split", *(f"k = {k}" for k in next(iter(found.leak.values())))),
+            rows=tuple((kind, *map(percent, found_by_k.values())) for kind, found_by_k in found.leak.items()),
         )
     yield tables.versions_table(found)
     yield Table(

@@ -1,4 +1,4 @@
-"""An evaluation's numbers as tables."""
+"""An evaluation's numbers as tables, but for those of the first screen (`at_threshold.py`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from oodguard.core.scores import SCORES
 from oodguard.evaluation.ablation import WHOLE
 from oodguard.evaluation.evaluation import DetectionTable, Evaluation
 from oodguard.evaluation.evidence import FUSED
-from oodguard.evaluation.report.summary import best_single
 from oodguard.pages.page import Table
 from oodguard.pages.text import DASH, bracketed, count, percent, signed
 from oodguard.training.metrics import Share
@@ -17,45 +16,11 @@ NONE = "-"
 INTERVALS = "In brackets: 95 % intervals"
 
 
-def overview(found: Evaluation) -> Table:
-    """Every OOD set in one row: the fused score, and the best single one beside it."""
-    rows = []
-    for name, table in found.ood.items():
-        fused, best = table.scores[FUSED], best_single(table)
-        rows.append(
-            (
-                name,
-                f"{table.images:,}",
-                bracketed(fused.auroc, fused.auroc_interval),
-                bracketed(fused.ood_accepted_at_95_id, fused.ood_accepted_interval),
-                bracketed(fused.ood_flagged, fused.ood_flagged_interval),
-                f"{best}: {_figure(table.scores[best].auroc)}",
-                _figure(table.scores[best].ood_accepted_at_95_id),
-            )
-        )
-    return Table(
-        caption="The fused score on every OOD set, in percent",
-        head=(
-            "OOD set",
-            "images",
-            "AUROC",
-            "FPR95",
-            "flagged at the threshold",
-            "best single score: AUROC",
-            "its FPR95",
-        ),
-        rows=tuple(rows),
-        note="FPR95: the share of OOD images accepted when 95 % of ID test images are; lower is better. "
-        f"{INTERVALS}; they take images to be independent, so near-duplicates make them too narrow. The best single "
-        "score is chosen on these images, which flatters it.",
-    )
-
-
 def detection_table(name: str, table: DetectionTable) -> Table:
     """Every score on one OOD set."""
     prevalence = next(iter(table.scores.values())).ood_prevalence
     return Table(
-        caption=f"{name}: every score, in percent ({count(table.images, 'image')})",
+        caption=f"{name}: every score over all thresholds, in percent ({count(table.images, 'image')})",
         head=(
             "score",
             "AUROC",
@@ -63,7 +28,6 @@ def detection_table(name: str, table: DetectionTable) -> Table:
             "FPR95: ID flagged at 95 % OOD",
             "AUPR-in",
             "AUPR-out",
-            "flagged at its threshold",
         ),
         rows=tuple(
             (
@@ -73,7 +37,6 @@ def detection_table(name: str, table: DetectionTable) -> Table:
                 _figure(d.id_flagged_at_95_ood),
                 _figure(d.aupr_in),
                 _figure(d.aupr_out),
-                bracketed(d.ood_flagged, d.ood_flagged_interval),
             )
             for score, d in table.scores.items()
         ),

@@ -79,7 +79,7 @@ export function showThresholds(card, index) {
 }
 
 const shadow = ({ state, share, model }) => (state === 'judging' ? `${model.name}, version ${model.version}, on ${percent(share)} of the images` : state);
-const weight = ({ weight, counts_from: from }) => weight ? `weight ${number(weight)}${from ? `, from ${number(from)} nats` : ''}` : 'shown only';
+const weight = ({ weight }) => weight ? `${(100 * weight).toFixed(0)} % of the flag` : 'shown only';
 const whole = (value) => value.toLocaleString('en');
 
 function facts(title, entries) {

@@ -56,6 +56,9 @@ def test_train_evaluate_export_with_unreadable_images(
     code, out, _ = call(capsys, "evaluate", tmp_path / "r", "--ood", f"noise={strangers}")
     assert code == 0, out
     assert "noise (12 images)" in out
+    assert "Against thirty lines of scikit-learn on the frozen feature" in out
+    assert "on noise level (0.0" in " ".join(out.split()).replace("\N{NO-BREAK SPACE}", " ")
+    assert "baseline: larger of both ranks" in out
     saved = json.loads((tmp_path / "r" / "evaluation.json").read_text())
     auroc = saved["ood"]["noise"]["scores"]["fused"]["auroc"]
     assert auroc > 0.95

@@ -72,6 +72,8 @@ sys.exit(run([{name!r}, sys.executable]))
         (["export", "absent", "--triton", "r", "--triton-backend", "none"], "--triton-backend must be"),
         (["tune", "absent", "--seconds", "0"], "--seconds"),
         (["evaluate", "absent", "--draws", "0"], "--draws"),
+        (["evaluate", "absent", "--repeats", "0"], "--repeats"),
+        (["evaluate", "absent", "--data", "absent"], "not a finished run"),
         (["key", "a:b"], "'a:b' is not a name"),
         (["train", "--config"], "--config needs"),
         (["serve", "absent", "onnxruntime"], "onnxruntime"),

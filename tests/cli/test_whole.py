@@ -7,7 +7,12 @@ from oodguard.cli.main import run
 
 @pytest.mark.parametrize(
     "arguments",
-    [("bench", "produce", "--seeds"), ("evaluate", "run", "--draws"), ("review", "flagged", "--limit")],
+    [
+        ("bench", "produce", "--seeds"),
+        ("evaluate", "run", "--draws"),
+        ("evaluate", "run", "--repeats"),
+        ("review", "flagged", "--limit"),
+    ],
 )
 def test_a_fraction_is_no_whole_number(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     for wrong in ("2.7", "many"):

@@ -104,7 +104,7 @@ def test_damage_is_refused_in_one_sentence(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 1}, "schema version 1; this oodguard reads version 2"),
+        ({"schema_version": 2}, "schema version 2; this oodguard reads version 3"),
         ({"classes": ["a", "a", "b"]}, "repeat"),
         ({"name": "../up"}, "name"),
         ({"files": []}, "not in the list"),

@@ -37,7 +37,20 @@ def test_a_run_answers_from_its_kept_division_without_its_weights_and_its_featur
     found = gather(loaded, load_photos(elsewhere, moved.cache), moved, {}, Silent())
     assert found.right.mean() == pytest.approx(loaded.record.metrics["test_accuracy"])
     assert all(len(values) == loaded.record.splits.calibration for values in found.calibration.values())
+    assert found.plain.baselines is None
+    assert found.plain.skipped == "weights file absent.safetensors does not exist"
     again = gathered(load_run(run), options)
+    assert again.plain.skipped == ""
+    assert again.plain.baselines is not None
+    # What thirty lines reach on three colours: everything.
+    assert again.plain.baselines.right.all()
+    assert set(again.plain.leak) == {"random", "grouped"}
+    kept = moved.model_copy(update={"weights": options.weights})
+    without = gather(loaded, load_photos(elsewhere, moved.cache), kept, {}, Silent())
+    assert without.plain.skipped == (
+        f"{loaded.record.splits.calibration} of the {loaded.record.splits.calibration} photos that the run used are "
+        "missing"
+    )
     np.testing.assert_array_equal(again.test.answers.votes, found.test.answers.votes)
 
 

@@ -98,10 +98,9 @@ def test_the_card_says_what_is_served(card: ModelCard, bundle: Path) -> None:
     assert card.classes == manifest.classes
     assert card.parity == manifest.parity
     assert card.metrics == manifest.provenance.metrics
-    terms = {term.score: (term.weight, term.counts_from) for term in manifest.calibration.fusion.terms}
-    assert [(d.weight, d.counts_from) for d in card.detectors] == [
-        terms.get(n, (0.0, 0.0)) for n in manifest.score_names
-    ]
+    fusion = manifest.calibration.fusion
+    assert [d.weight for d in card.detectors] == [fusion.weight(name) for name in manifest.score_names]
+    assert sum(d.weight for d in card.detectors) == pytest.approx(1.0)
     assert card.data.calibration_images == manifest.provenance.calibration_images
     assert [check.name for check in card.checks] == [
         "Export parity (fp32)",

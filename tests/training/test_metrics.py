@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve, roc_curve
@@ -13,6 +15,7 @@ from oodguard.training.metrics import (
     promised_acceptance,
     reliability,
     share,
+    share_change,
 )
 
 
@@ -56,6 +59,49 @@ def test_promised_acceptance_covers_what_happens() -> None:
     low, high = promised_acceptance(0.95, 99)
     hits = [low <= np.sort(rng.uniform(size=99))[94] <= high for _ in range(2000)]
     assert np.mean(hits) == pytest.approx(0.95, abs=0.02)
+
+
+def test_promised_acceptance_of_so_many_images_covers_what_happens() -> None:
+    rng = np.random.default_rng(3)
+    low, high = promised_acceptance(0.95, 99, tested=200)
+    wide = promised_acceptance(0.95, 99)
+    assert low < wide[0] < wide[1] < high
+    accepted = [np.mean(rng.uniform(size=200) <= np.sort(rng.uniform(size=99))[94]) for _ in range(2000)]
+    inside = np.mean([low <= share <= high for share in accepted])
+    assert inside == pytest.approx(0.96, abs=0.02)
+    assert np.mean([wide[0] <= share <= wide[1] for share in accepted]) < 0.93
+    # With ever more images their own chance no longer counts.
+    np.testing.assert_allclose(promised_acceptance(0.95, 99, tested=200_000), wide, atol=1e-3)
+
+
+def test_a_change_of_shares_by_hand() -> None:
+    before = np.array([True] * 30 + [False] * 70)
+    after = np.array([True] * 28 + [False] * 2 + [True] * 12 + [False] * 58)
+    found = share_change(before, after)
+    # Bonett and Price with 12 gained and 2 lost of 100: (13 - 3) / 102 and its spread.
+    assert found.change == pytest.approx(0.10)
+    spread = 1.959964 * math.sqrt((16 / 102 - (10 / 102) ** 2) / 102)
+    assert (found.low, found.high) == pytest.approx((10 / 102 - spread, 10 / 102 + spread))
+    mirrored = share_change(after, before)
+    assert (mirrored.change, mirrored.low, mirrored.high) == pytest.approx((-0.10, -found.high, -found.low))
+    same = share_change(before, before)
+    assert same.change == 0.0
+    assert same.low == -same.high != 0.0
+    every = share_change(np.zeros(50, dtype=bool), np.ones(50, dtype=bool))
+    assert (every.change, every.high) == (1.0, 1.0)
+    assert 0.85 < every.low < 1.0
+
+
+def test_paired_intervals_cover_the_true_change() -> None:
+    rng = np.random.default_rng(4)
+    hits = 0
+    for _ in range(1000):
+        common = rng.uniform(size=120)
+        before = common + 0.1 * rng.normal(size=120) < 0.3
+        after = common + 0.1 * rng.normal(size=120) < 0.3
+        found = share_change(before, after)
+        hits += found.low <= 0.0 <= found.high
+    assert hits / 1000 == pytest.approx(0.955, abs=0.02)
 
 
 def test_calibration_error_by_hand() -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from oodguard.training.backbone.features import Extractor
 from oodguard.training.backbone.network import Backbone
 from oodguard.training.backbone.sources import load_backbone
-from oodguard.training.backbone.tail import tail_features, tune_tail
+from oodguard.training.backbone.tail import Activations, tail_features, tune_tail
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Division, chosen_photos, divide, label_numbers
 from oodguard.training.photos.labelled import Photos, load_unlabelled
@@ -24,18 +22,30 @@ from oodguard.training.progress import Reporter
 class LearningSet:
     """Everything that heads learn from.
 
-    features: of the training photos in all views, `[V, N, D]`; targets `[N]`. outliers: features `[O, D]` of the
-    user's outliers. frozen: features of training and calibration photos before tuning.
+    activations: trunk activations of the training photos in all views, `[V, N, ...]`. frozen: their features before
+    tuning, `[V, N, D]`; features: after it. targets `[N]`. held: features of the calibration photos before tuning,
+    `[H, D]`. strange: trunk activations of the user's outliers, `[O, ...]`.
     """
 
     photos: Photos
     backbone: Backbone
     extractor: Extractor
     division: Division
-    frozen: npt.NDArray[np.float32]
+    activations: Activations
+    frozen: Tensor
     features: Tensor
     targets: Tensor
-    outliers: Tensor | None
+    held: Tensor
+    strange: Activations | None
+
+    @property
+    def outliers(self) -> Tensor | None:
+        """Features `[O, D]` of the user's outliers, after tuning."""
+        return self.outliers_of(self.backbone)
+
+    def outliers_of(self, backbone: Backbone) -> Tensor | None:
+        """Features `[O, D]` of the user's outliers by another tail."""
+        return None if self.strange is None else tail_features(backbone.tail, self.strange)
 
 
 def learning_set(options: TrainOptions, compute: Fabric, report: Reporter) -> LearningSet:
@@ -49,7 +59,7 @@ def learning_set(options: TrainOptions, compute: Fabric, report: Reporter) -> Le
     )
     extractor = Extractor(backbone, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads)
     with compute.rank_zero_first():
-        division, frozen = divide(photos, extractor, options, report)
+        division = divide(photos, extractor, options, report)
         activations = extractor.extract(
             division.training,
             views=range(options.views + 1),
@@ -59,24 +69,47 @@ def learning_set(options: TrainOptions, compute: Fabric, report: Reporter) -> Le
         if options.outliers is not None:
             strange = extractor.extract(extractor.readable(load_unlabelled(options.outliers)))[0]
     targets = torch.from_numpy(label_numbers(division.training, photos.classes))
+    frozen = view_features(backbone.tail, activations)
+    held = tail_features(backbone.tail, extractor.extract(division.calibration)[0])
     if options.tune:
-        tune_tail(
-            backbone.tail,
-            activations,
-            targets,
-            options,
-            classes=len(photos.classes),
-            width=backbone.width,
-            compute=compute,
-            progress=lambda e: report.progress(f"fine-tuning (loss {e.loss:.3f})", e.epoch, e.epochs),
-        )
+        tuned_tail(backbone, activations, frozen, targets, options, compute, report)
     return LearningSet(
         photos=photos,
         backbone=backbone,
         extractor=extractor,
         division=division,
+        activations=activations,
         frozen=frozen,
-        features=torch.stack([tail_features(backbone.tail, view) for view in activations]),
+        features=view_features(backbone.tail, activations) if options.tune else frozen,
         targets=targets,
-        outliers=None if strange is None else tail_features(backbone.tail, strange),
+        held=held,
+        strange=strange,
+    )
+
+
+def view_features(tail: nn.Module, activations: Activations) -> Tensor:
+    """Features `[V, N, D]` of trunk activations `[V, N, ...]`."""
+    return torch.stack([tail_features(tail, view) for view in activations])
+
+
+def tuned_tail(
+    backbone: Backbone,
+    activations: Activations,
+    frozen: Tensor,
+    targets: Tensor,
+    options: TrainOptions,
+    compute: Fabric,
+    report: Reporter,
+) -> None:
+    """Fine-tune the backbone's tail in place."""
+    tune_tail(
+        backbone.tail,
+        activations,
+        frozen,
+        targets,
+        options,
+        classes=int(targets.max()) + 1,
+        width=backbone.width,
+        compute=compute,
+        progress=lambda e: report.progress(f"fine-tuning (loss {e.loss:.3f})", e.epoch, e.epochs),
     )

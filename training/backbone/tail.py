@@ -3,6 +3,14 @@
 One tail is shared by all heads, so serving costs nothing more. Batch norm stays in evaluation mode (its statistics
 belong to the pretraining data; small batches would spoil them), and the linear head used here is thrown away: the
 guard's own heads are trained afterwards on the tuned features.
+
+Fine-tuning for labels alone forgets what tells strange photos from known ones: the frozen feature finds them by its
+density, the tuned one does not. So the tail also keeps it: a linear map K, which starts as the identity and is thrown
+away too, must recover the frozen feature z0 of the same view from the tuned feature z,
+
+    L = CE(head(z), y) + retain * mean(1 - cos(K z, z0)).
+
+What K can recover is still in z, linearly, for the densities and heads that follow; serving costs nothing more.
 """
 
 from __future__ import annotations
@@ -52,6 +60,7 @@ def tail_features(tail: nn.Module, activations: Activations) -> Tensor:
 def tune_tail(
     tail: nn.Module,
     activations: Activations,
+    frozen: Tensor,
     targets: Tensor,
     options: TrainOptions,
     *,
@@ -62,7 +71,8 @@ def tune_tail(
 ) -> None:
     """Train `tail` in place, with a throw-away linear head, on activations `[V, N, ...]`; each image in a random view.
 
-    AdamW, one cycle peaking at `tune_lr`, cross-entropy with label smoothing. Raises `QualityError` on divergence.
+    frozen: the features `[V, N, D]` of the tail as it is, which are kept. AdamW, one cycle peaking at `tune_lr`,
+    cross-entropy with label smoothing. Raises `QualityError` on divergence.
     """
     compute = compute or start_compute(1)
     torch.manual_seed(options.seed)
@@ -70,7 +80,7 @@ def tune_tail(
     tail.eval()
     fit(
         compute,
-        TailObjective(tail, nn.Linear(width, classes), activations, targets, options.label_smoothing),
+        TailObjective(tail, nn.Linear(width, classes), activations, frozen, targets, options),
         Schedule(
             epochs=options.tune_epochs,
             batch=BATCH,
@@ -89,35 +99,53 @@ def tune_tail(
 
 
 class TailObjective(Objective):
-    """Cross-entropy of a linear head on the tail's features."""
+    """Cross-entropy of a linear head on the tail's features, and what they lost of the frozen ones."""
 
     def __init__(
-        self, tail: nn.Module, head: nn.Linear, activations: Activations, targets: Tensor, label_smoothing: float
+        self,
+        tail: nn.Module,
+        head: nn.Linear,
+        activations: Activations,
+        frozen: Tensor,
+        targets: Tensor,
+        options: TrainOptions,
     ) -> None:
         super().__init__()
         self.tail = tail
         self.head = head
-        self.label_smoothing = label_smoothing
-        self._data = (activations, targets)
+        self.label_smoothing = options.label_smoothing
+        self.retain = options.retain
+        self.keep = nn.Linear(head.in_features, head.in_features, bias=False) if options.retain else None
+        if self.keep is not None:
+            nn.init.eye_(self.keep.weight)
+        self._data = (activations, frozen, targets)
 
     def forward(self, rows: Tensor, step: int) -> Tensor:
         """Each of `rows` in one random view."""
-        activations, targets = self._data
+        activations, frozen, targets = self._data
         view = torch.randint(len(activations), (len(rows),))
         features = self.tail(to_batch(activations[view.numpy(), rows.numpy()])).flatten(1)
-        return functional.cross_entropy(
-            self.head(features), targets[rows].to(features.device), label_smoothing=self.label_smoothing
+        where = features.device
+        loss = functional.cross_entropy(
+            self.head(features), targets[rows].to(where), label_smoothing=self.label_smoothing
         )
+        if self.keep is None:
+            return loss
+        kept = functional.cosine_similarity(self.keep(features).float(), frozen[view, rows].to(where))
+        return loss + self.retain * (1.0 - kept).mean()
 
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
-        """The tail's kernels, its vectors, and the head, which starts from nothing and learns faster."""
+        """The tail's kernels, its vectors, the head, which starts from nothing and learns faster, and the map."""
         kernels, vectors = ([p for p in self.tail.parameters() if (p.ndim > 1) == decays] for decays in (True, False))
-        return [
+        groups: list[dict[str, object]] = [
             {"params": kernels, "weight_decay": schedule.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
             {"params": list(self.head.parameters()), "weight_decay": schedule.weight_decay},
         ]
+        if self.keep is not None:
+            groups.append({"params": list(self.keep.parameters()), "weight_decay": 0.0})
+        return groups
 
     def peaks(self, schedule: Schedule) -> list[float]:
         """The head's is `HEAD_LR`."""
-        return [schedule.lr, schedule.lr, HEAD_LR]
+        return [schedule.lr, schedule.lr, HEAD_LR, schedule.lr][: 3 if self.keep is None else 4]

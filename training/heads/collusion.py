@@ -36,6 +36,9 @@ MAX_RELATIVE_DIVERSITY = 1.0
 # Joint training with beta = 1: 0.32 to 0.65 on digits (M = 2 to 10), 0.097 and more in eight of nine trials on produce.
 # Members pushed apart on outliers (A2D): at most 0.08; trained on their own, weak, overfitted or diversified: 0.02.
 MAX_BIAS = 0.09
+# Below either, members say the same: in nats, and as a share of the ensemble's loss.
+MIN_DIVERSITY = 0.01
+MIN_RELATIVE_DIVERSITY = 0.01
 
 
 def log_probabilities(logits: Tensor, averaging: Averaging) -> Tensor:
@@ -134,7 +137,7 @@ def diagnose(
         member_accuracy=tuple(accuracies.tolist()),
         generalisation_gap=gap,
         colluding=bool(signs),
-        verdict=_verdict(signs),
+        verdict=_verdict(signs, float(div), float(err)),
     )
 
 
@@ -151,7 +154,17 @@ def _signs(codependent: float, accuracy_gap: float, relative: float, biased: flo
     return signs
 
 
-def _verdict(signs: list[str]) -> str:
-    if not signs:
-        return "healthy: the members stand on their own"
-    return "colluding: " + "; ".join(signs)
+def members_agree(diversity: float, loss: float) -> bool:
+    """Whether members of an ensemble say so much the same that averaging them is worth next to nothing."""
+    return diversity < MIN_DIVERSITY or diversity < MIN_RELATIVE_DIVERSITY * loss
+
+
+def _verdict(signs: list[str], diversity: float, loss: float) -> str:
+    if signs:
+        return "colluding: " + "; ".join(signs)
+    if members_agree(diversity, loss):
+        return (
+            f"healthy, but the members agree: their diversity is {diversity:.4f} nats against a loss of "
+            f"{loss:.4f}, so averaging them adds next to nothing"
+        )
+    return "healthy: the members stand on their own"

@@ -85,12 +85,10 @@ def chosen_photos(options: TrainOptions) -> tuple[Photos, frozenset[str]]:
     return photos.without(left_out), left_out
 
 
-def divide(
-    photos: Photos, extractor: Extractor, options: TrainOptions, report: Reporter
-) -> tuple[Division, npt.NDArray[np.float32]]:
+def divide(photos: Photos, extractor: Extractor, options: TrainOptions, report: Reporter) -> Division:
     """Drop unreadable images, group near-duplicates on frozen features, and split.
 
-    Also returns the frozen features of `training + calibration`, in that order.
+    With `cross_fit` nothing is set aside: all photos but the user's own test folder train, and calibrate out of fold.
     """
     pool = extractor.readable(
         photos.pool, lambda done, total: report.progress("features of training images", done, total)
@@ -102,24 +100,24 @@ def divide(
     frozen = tail_features(extractor.backbone.tail, extractor.extract(pool)[0]).numpy()
     labels = label_numbers(pool, photos.classes)
     groups = near_duplicate_groups(frozen, labels)
-    learn = np.arange(len(pool))
-    if not test:
-        learn, held = split_off(labels, groups, fraction=options.test_fraction, seed=options.seed)
-        test = tuple(pool[i] for i in held)
-    rest, held = split_off(labels[learn], groups[learn], fraction=options.calibration_fraction, seed=options.seed)
+    rest = held = learn = np.arange(len(pool))
+    if not options.cross_fit:
+        if not test:
+            learn, tested = split_off(labels, groups, fraction=options.test_fraction, seed=options.seed)
+            test = tuple(pool[i] for i in tested)
+        rest, held = split_off(labels[learn], groups[learn], fraction=options.calibration_fraction, seed=options.seed)
+        rest, held = learn[rest], learn[held]
     if len(held) < MIN_CALIBRATION:
         raise InputError(
             f"only {len(held)} images can be set aside to calibrate thresholds and at least {MIN_CALIBRATION} are "
-            "needed; add images or raise --calibration-fraction"
+            "needed; add images, raise --calibration-fraction, or give --cross-fit 5"
         )
-    rest, held = learn[rest], learn[held]
-    division = Division(
+    return Division(
         training=tuple(pool[i] for i in rest),
         calibration=tuple(pool[i] for i in held),
         test=tuple(test),
         groups={photo: int(group) for photo, group in zip(pool, groups, strict=True)},
     )
-    return division, frozen[np.concatenate([rest, held])]
 
 
 def label_numbers(photos: Sequence[Photo], classes: Sequence[str]) -> Labels:

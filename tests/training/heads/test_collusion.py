@@ -16,6 +16,7 @@ from oodguard.training.heads.collusion import (
     joint_loss,
     log_probabilities,
     member_loss,
+    members_agree,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -124,12 +125,31 @@ def test_independent_members_are_healthy() -> None:
     logits = 3.0 * functional.one_hot(targets, 5) + torch.randn(5, 300, 5, generator=generator)
     found = diagnose(logits, targets, training=(logits, targets))
     assert not found.colluding
-    assert found.verdict.startswith("healthy")
+    assert found.verdict == "healthy: the members stand on their own"
     assert found.members == 5
     assert found.generalisation_gap == 0.0
     assert abs(found.bias_share) < 0.05
     assert found.diversity == pytest.approx(found.member_loss - found.ensemble_loss)
     assert found.relative_diversity == pytest.approx(found.diversity / found.ensemble_loss)
+
+
+def test_members_that_say_the_same_are_not_called_healthy_without_a_word() -> None:
+    generator = torch.Generator().manual_seed(2)
+    targets = torch.arange(300) % 5
+    one = 3.0 * functional.one_hot(targets, 5) + torch.randn(300, 5, generator=generator)
+    logits = one + 0.02 * torch.randn(5, 300, 5, generator=generator)
+    found = diagnose(logits, targets)
+    assert not found.colluding
+    assert found.diversity < 0.01
+    assert found.verdict.startswith(f"healthy, but the members agree: their diversity is {found.diversity:.4f} nats")
+
+
+@pytest.mark.parametrize(
+    ("diversity", "loss", "agree"),
+    [(0.0099, 0.1, True), (0.01, 0.1, False), (0.0199, 2.0, True), (0.02, 2.0, False), (0.0, 0.0, True)],
+)
+def test_members_agree_below_a_hundredth_of_a_nat_or_of_the_loss(diversity: float, loss: float, agree: bool) -> None:
+    assert members_agree(diversity, loss) == agree
 
 
 @pytest.mark.parametrize("averaging", ["scores", "probabilities"])

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from oodguard.core.calibration import Calibration
 from oodguard.core.curve import QuantileCurve
-from oodguard.core.fusion import Fusion, Term
-from oodguard.core.scores import CERTIFIED
+from oodguard.core.fusion import FusedFamily, Fusion
+from oodguard.core.scores import CERTIFIED, Family
 from oodguard.core.verdict import Outputs
 from oodguard.training.heads import scores
 from oodguard.training.heads.energy import Margins
@@ -28,9 +28,10 @@ MARGINS = Margins(inside=-5.0, outside=-2.0)
 def served_radius(energies: Tensor, threshold: float, weight: Tensor) -> Tensor:
     """The radius that an answer carries, `[B]`: by the calibration of a score with this threshold and constant."""
     curve = QuantileCurve.fit([threshold] * 99)
+    alone = FusedFamily(family=Family.CONFIDENCE, share=1.0, scores=(CERTIFIED.name,), curve=curve)
     calibration = Calibration(
         curves={CERTIFIED.name: curve},
-        fusion=Fusion(terms=(Term(score=CERTIFIED.name, weight=1.0, counts_from=0.0),), curve=curve),
+        fusion=Fusion(families=(alone,), curve=curve),
         lipschitz={CERTIFIED.name: float(lipschitz(weight.detach()))},
     )
     outputs = Outputs(probabilities=np.full((len(energies), 2), 0.5), scores=energies.detach().numpy()[:, None])

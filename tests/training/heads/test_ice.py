@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from oodguard.training.heads.ice import IceHead, heights, ice_loss, log_complement, mixed_outliers
+from oodguard.training.heads.ice import WEIGHT, IceHead, heights, ice_loss, log_complement, mixed_outliers
 
 
 def test_centre_has_confidence_one_and_identity_gives_squared_distance() -> None:
@@ -70,3 +70,35 @@ def test_mixed_outliers_lie_between_two_classes() -> None:
     assert 0 < len(mixed) <= 80
     assert mixed.min() >= 0.3
     assert mixed.max() <= 0.7
+
+
+def trained(weight: float) -> float:
+    """How much farther from its nearest centre strange features lie than held-out ones, on a feature not tuned."""
+    torch.manual_seed(0)
+    targets = torch.arange(240) % 4
+    spread = torch.linspace(4.0, 0.2, 60)  # as of a network's feature: few directions hold most of the variance
+    centres = torch.randn(4, 60) * spread * 0.5
+
+    def photos(count: int) -> torch.Tensor:
+        return centres[targets[:count]] + torch.randn(count, 60) * spread
+
+    features, held = photos(240), photos(200)
+    strange = torch.randn(200, 60) * 0.2 * spread  # near the middle of all classes, as strange photos are
+    head = IceHead(width=60, ice_width=16, classes=4)
+    head.initialise(features, targets)
+    optimiser = torch.optim.AdamW(head.parameters(), lr=3e-3, weight_decay=0.0)
+    for _ in range(300):
+        rows = torch.randint(240, (64,))
+        outside = mixed_outliers(features[rows], targets[rows])
+        loss = ice_loss(head(features[rows]), targets[rows], head(outside), weight=weight)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        distances = [-head(x).amax(1) for x in (held, strange)]
+    return float((distances[1].unsqueeze(1) > distances[0]).float().mean())
+
+
+def test_its_own_terms_weigh_enough_not_to_invert_it() -> None:
+    assert trained(0.0) < 0.3
+    assert trained(WEIGHT) > trained(0.1)

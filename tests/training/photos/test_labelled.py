@@ -100,3 +100,22 @@ def test_a_class_never_goes_over_whole() -> None:
     for seed in range(6):
         rest, _ = split_off(labels, groups, fraction=0.5, seed=seed)
         assert set(labels[rest]) == {0, 1}
+
+
+def test_similar_things_do_not_chain_into_one_group() -> None:
+    """Each of 30 garments is like the next one, and the first is nothing like the last: no group holds them all."""
+    angles = np.linspace(0, np.pi / 2, 30)
+    arc = np.stack([np.cos(angles), np.sin(angles), np.zeros(30)], axis=1)
+    copies = arc[[5, 20]]  # the same pictures again
+    # Another class, whose photos reach a cosine of 0.95 with the arc: closer than that is nearly the same.
+    other = 0.95 * arc + np.array([0, 0, np.sqrt(1 - 0.95**2)])
+    features = np.concatenate([arc, copies, other]).astype(np.float32)
+    labels = np.repeat([0, 1], [32, 30])
+    groups = near_duplicate_groups(features, labels)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    for group in np.unique(groups):
+        members = unit[groups == group]
+        assert (members @ members.T).min() > 0.94
+    assert groups[30] == groups[5]
+    assert groups[31] == groups[20]
+    assert len(np.unique(groups[:30])) > 2
