@@ -13,6 +13,8 @@ from oodguard.core.scores import CERTIFIED, REGISTRY, Family, ScoreName
 from oodguard.training.metrics import Change, Interval, Share, auroc_change, detection, share
 
 WHOLE = "fused"
+# Shares of the confidence family, beyond those that training may choose: the price of near OOD in far OOD.
+SHARES = (0.5, 0.7, 0.8, 0.9, 0.95)
 
 
 class Ablated(BaseModel):
@@ -36,8 +38,8 @@ class Ablated(BaseModel):
 def variants(calibration: Calibration, scores: Mapping[ScoreName, Scores]) -> dict[str, Fusion]:
     """The whole fused score and every ablation of it, by name, calibrated on the held-out ID `scores` `{name: [n]}`.
 
-    Every member is left out alone, then each family, then all scores are averaged. Shares stay as they are; a family
-    without a member leaves its share to the other. A variant without any member is not one.
+    Every member is left out alone, then each family; then other shares are tried, and all scores averaged. Where scores
+    are left out, shares stay as they are; a family without a member leaves its share to the other. A variant without any member is not one.
     """
     fusion, curves = calibration.fusion, calibration.curves
     share = fusion.share(Family.CONFIDENCE)
@@ -50,6 +52,11 @@ def variants(calibration: Calibration, scores: Mapping[ScoreName, Scores]) -> di
         for name, kept in members.items()
         if kept and (name == WHOLE or set(kept) != set(fusion.scores))
     }
+    if len(fusion.families) > 1:
+        found |= {
+            f"confidence share {tried:g}": Fusion.fit(curves, scores, members=fusion.scores, share=tried)
+            for tried in SHARES
+        }
     found["mean of all scores"] = Fusion.average(curves, scores, [n for n in curves if n is not CERTIFIED.name])
     return found
 

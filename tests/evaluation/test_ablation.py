@@ -38,7 +38,10 @@ OOD = table([15, 30], [99, 99])
 
 def test_every_member_and_family_is_left_out_once_and_the_shares_stay() -> None:
     found = variants(calibration_of("amp", "energy", "knn", "mahalanobis", share=0.7), HELD)
-    scores = {name: fusion.scores for name, fusion in found.items()}
+    tried = {name: fusion for name, fusion in found.items() if name.startswith("confidence share")}
+    assert [fusion.share(Family.CONFIDENCE) for fusion in tried.values()] == pytest.approx([0.5, 0.7, 0.8, 0.9, 0.95])
+    assert {fusion.scores for fusion in tried.values()} == {found["fused"].scores}
+    scores = {name: fusion.scores for name, fusion in found.items() if name not in tried}
     assert scores.pop("mean of all scores") == tuple(spec.name for spec in SCORES)
     assert scores == {
         "fused": ("amp", "energy", "knn", "mahalanobis"),
