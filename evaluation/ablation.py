@@ -39,7 +39,8 @@ def variants(calibration: Calibration, scores: Mapping[ScoreName, Scores]) -> di
     """The whole fused score and every ablation of it, by name, calibrated on the held-out ID `scores` `{name: [n]}`.
 
     Every member is left out alone, then each family; then other shares are tried, and all scores averaged. Where scores
-    are left out, shares stay as they are; a family without a member leaves its share to the other. A variant without any member is not one.
+    are left out, shares stay as they are; a family without a member leaves its share to the other. A variant without
+    any member is not one.
     """
     fusion, curves = calibration.fusion, calibration.curves
     share = fusion.share(Family.CONFIDENCE)
