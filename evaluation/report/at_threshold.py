@@ -147,7 +147,7 @@ def shares_table(found: FusedParts) -> Table:
         head=("share of confidence", "let in where 95 % of ID are"),
         rows=tuple((f"{100 * share:g}", f"{let_in:.1f}") for share, let_in in tried.items()),
         strong=frozenset(row for row, share in enumerate(tried) if abs(share - chosen) < 1e-9),
-        note="The smallest share within one standard error of the best is taken: the rest is density's.",
+        note="The largest share within one standard error of the best is taken: the rest is density's.",
     )
 
 

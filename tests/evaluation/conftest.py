@@ -37,13 +37,13 @@ HEADS = HeadShapes(
     neighbours=3,
     scores=tuple(spec.name for spec in SCORES),
 )
-# ICE fails and stays out; kNN fails and joins, as density does. Shares of .6 and more are within an error of the best.
+# ICE fails and stays out; kNN fails and joins, as density does. Shares of .6 and .7 are within an error.
 CHECK = LeftOutCheck(
     folds=3,
     images=150,
     auroc={spec.name: {"ice": 31.5, "knn": 52.5}.get(spec.name, 81.5) for spec in SCORES},
     let_in={spec.name: {"ice": 98.5, "knn": 91.5}.get(spec.name, 44.5) for spec in SCORES},
-    shares={0.5: 47.5, 0.6: 43.5, 0.7: 41.5, 0.8: 41.0, 0.9: 40.5},
+    shares={0.5: 47.5, 0.6: 41.5, 0.7: 43.5, 0.8: 47.0},
 )
 
 

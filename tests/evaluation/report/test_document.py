@@ -110,16 +110,16 @@ def test_the_check_that_chose_the_fused_score_is_shown(tree: Element, found: Eva
         "score": "ice", "family": "confidence", "AUROC": "31.5", "let in where 95 % of ID are": "98.5",
         "part of the fused score": "left out: fails",
     }  # fmt: skip
-    # Four confidence scores have 6/10 together, two density scores the rest.
-    assert rows["energy"]["part of the fused score"] == "15.0"
-    assert rows["knn"]["part of the fused score"] == "20.0"
+    # Four confidence scores have 7/10 together, two density scores the rest.
+    assert rows["energy"]["part of the fused score"] == "17.5"
+    assert rows["knn"]["part of the fused score"] == "15.0"
     assert rows["pds"]["part of the fused score"] == "-"
     tried = table(tree, "What the fused score lets in of left-out classes")
-    assert tried["60"]["let in where 95 % of ID are"] == "43.5"
+    assert tried["70"]["let in where 95 % of ID are"] == "43.5"
     caption = "What the fused score lets in of left-out classes"
     (shares,) = (t for t in tree.iter("table") if "".join(t.find("caption").itertext()).startswith(caption))
     strong = [row for row in shares.iter("tr") if row.get("class")]
-    assert ["".join(row[0].itertext()) for row in strong] == ["60"]
+    assert ["".join(row[0].itertext()) for row in strong] == ["70"]
 
 
 def test_the_scatter_over_trainings_is_shown(tree: Element) -> None:
