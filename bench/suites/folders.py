@@ -69,6 +69,8 @@ class FolderSuite:
             image_size=setting.image_size,
             views=1 if setting.quick else 3,
             tune_epochs=3 if setting.quick else 6,
+            # Methods are compared on the feature that a classifier has: tuned for labels alone.
+            retain=0.0,
         )
         photos = load_photos(options.data, options.cache)
         plans = [self._plan("all classes", options, setting, photos.fingerprint)]

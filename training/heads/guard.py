@@ -25,6 +25,8 @@ from oodguard.training.options import TrainOptions
 from oodguard.training.record import HeadShapes
 
 ICE_WIDTH = 64
+# w of ICE's own terms. Mixtures of photos are outliers that lie near; with the 0.1 of real ones the score inverts.
+ICE_WEIGHT = 3.0
 
 
 class GuardHeads(nn.Module):
@@ -206,7 +208,7 @@ class GuardObjective(Objective):
         outside = mixed_outliers(x, y)
         if chosen is not None:
             outside = torch.cat([outside, chosen])
-        return loss + ice_loss(heads.ice(x), y, heads.ice(outside))
+        return loss + ice_loss(heads.ice(x), y, heads.ice(outside), weight=ICE_WEIGHT)
 
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
         """Weights of ensemble and anchored head decay; biases, and all of ICE, do not."""

@@ -9,9 +9,10 @@ with trainable centres m_i and a lower-triangular L with positive diagonal. Conf
 
 What the paper leaves open, and our choice: z is a projection to 64 dimensions that starts at the principal axes; m_i
 starts at the class means; L at the shrunk within-class covariance times the dimension, so that -h is about 1 on
-training data; the diagonal is softplus; the solve is triangular, never an inverse; w = 3. Outliers are the user's,
-where there are any, and mixtures of two images of different classes (no outlier data is needed). A small w inverts
-the score on a feature that was not tuned: strange photos then lie nearer to a centre than held-out ones.
+training data; the diagonal is softplus; the solve is triangular, never an inverse; w = 0.1 beside real outliers.
+Outliers are the user's, where there are any, and mixtures of two images of different classes (no outlier data is
+needed). Mixtures alone need a larger w (`heads/guard.py`): with 0.1 the score inverts on a feature that was not tuned,
+where strange photos then lie nearer to a centre than held-out ones.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-WEIGHT = 3.0
+WEIGHT = 0.1
 MIX = 0.3
 MIN_DIAGONAL = 1e-4
 MAX_HEIGHT = -1e-6
