@@ -165,7 +165,7 @@ def member_losses(heads: GuardHeads, features: torch.Tensor, targets: Labels) ->
 def test_photos(run: Run, photos: Photos, extractor: Extractor, report: Reporter) -> tuple[Photo, ...]:
     """The run's test photos that can be read. Raises `InputError` where it has none, or some are missing."""
     if not run.division.test:
-        raise InputError("the run has no test photos; train it with a test folder or a --test-fraction")
+        raise InputError("the run has no test photos; give its data a test/ folder, or train it without --cross-fit")
     return _readable(extractor, found_again(photos, run.division.test), "features of test images", report)
 
 

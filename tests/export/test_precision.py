@@ -14,7 +14,6 @@ from onnx import TensorProto, numpy_helper
 from starlette.testclient import TestClient
 
 from oodguard.cli.main import run as command
-from oodguard.core.calibration import Calibration
 from oodguard.core.errors import InputError, QualityError
 from oodguard.core.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest, Parity, load_manifest
 from oodguard.core.preprocessing import Pixels, load_pixels
@@ -129,7 +128,7 @@ def test_thresholds_come_from_the_quantised_graph(small: Path, run: Path, own: R
     manifest, record = load_manifest(small), load_record(run)
     pixels = pixel_batches(own.calibration, manifest.preprocessing, stage="", report=Silent())
     (found,) = run_batches([session(graph_of(small))], pixels)
-    expected = Calibration.fit(manifest.calibration.columns(found.scores))
+    expected = record.calibration.refit(manifest.calibration.columns(found.scores))
     for name, curve in manifest.calibration.curves.items():
         np.testing.assert_allclose(curve.values, expected.curves[name].values, rtol=1e-6, atol=1e-6)
         assert curve.values != record.calibration.curves[name].values
