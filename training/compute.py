@@ -6,6 +6,7 @@ gradients are averaged, and what is written is written by one of them (`compute.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 
@@ -44,4 +45,12 @@ def start_compute(devices: int = 0) -> Fabric:
         precision="bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true",
     )
     fabric.launch()
+    if several:
+        # A group that is still open when the interpreter ends may abort the process.
+        atexit.register(_leave_group)
     return fabric
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
