@@ -10,29 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from oodguard.core.calibration import DEFAULT_ACCEPT, MIN_CALIBRATION, Calibration
-from oodguard.core.curve import Scores
+from oodguard.core.calibration import DEFAULT_ACCEPT, MIN_CALIBRATION
+from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.fusion import Fusion, LeftOutCheck, chosen_members
 from oodguard.core.scores import SCORES, ScoreName
 from oodguard.training.answers import head_answers
 from oodguard.training.heads.guard import fit_heads
 from oodguard.training.metrics import auroc
 from oodguard.training.options import TrainOptions
+from oodguard.training.photos.division import Labels
 
 # Shares of the confidence family that are tried. Density keeps a fifth: one false alarm in 100 images at a target of
 # 95 %, which far OOD needs and left-out classes cannot show.
 SHARES = (0.5, 0.6, 0.7, 0.8)
 # Of the epochs of head training: the order of the scores is settled long before their last digit.
 EPOCHS_SHARE = 0.5
-
-Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Labelled:
     features: Tensor
     targets: Tensor
 
-    def of(self, classes: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def of(self, classes: Labels) -> tuple[Tensor, Tensor]:
         """The features of the photos of `classes` `[V, n, D]`, and their place in `classes` `[n]`."""
         rows = torch.from_numpy(np.flatnonzero(np.isin(self.targets.numpy(), classes)))
         places = np.searchsorted(classes, self.targets[rows].numpy())
@@ -59,6 +58,10 @@ class _Fold:
     @property
     def images(self) -> int:
         return len(next(iter(self.strange.values())))
+
+    @cached_property
+    def curves(self) -> dict[ScoreName, QuantileCurve]:
+        return {name: QuantileCurve.fit(values) for name, values in self.known.items()}
 
 
 def check_left_out(
@@ -136,6 +139,5 @@ def _let_in(known: Scores, strange: Scores) -> float:
 
 
 def _fused_let_in(fold: _Fold, members: tuple[ScoreName, ...], share: float) -> float:
-    curves = Calibration.fit(fold.known).curves
-    fusion = Fusion.fit(curves, fold.known, members=members, share=share)
-    return _let_in(fusion.score(curves, fold.known), fusion.score(curves, fold.strange))
+    fusion = Fusion.fit(fold.curves, fold.known, members=members, share=share)
+    return _let_in(fusion.score(fold.curves, fold.known), fusion.score(fold.curves, fold.strange))
