@@ -11,7 +11,7 @@ from torch import nn
 
 from oodguard.core.errors import InputError
 from oodguard.training.backbone.features import Extractor
-from oodguard.training.backbone.sources import load_backbone
+from oodguard.training.backbone.sources import backbone_of
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Labels, found_again, label_numbers
@@ -89,9 +89,7 @@ def _original_tail(run: Run, options: TrainOptions) -> nn.Module:
     """The tail as it was before fine-tuning."""
     if run.record.backbone.cut is None:
         return run.tail
-    original = load_backbone(
-        options.backbone, weights=options.weights, image_size=options.image_size, tune=options.tune
-    )
+    original = backbone_of(options)
     if original.weights_sha256 != run.record.backbone.weights_sha256:
         raise InputError(
             "the network as it was before fine-tuning cannot be had again: "

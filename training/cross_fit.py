@@ -19,7 +19,7 @@ from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import InputError
 from oodguard.training.answers import Answers, head_answers
 from oodguard.training.backbone.learning_set import LearningSet, tuned_tail, view_features
-from oodguard.training.backbone.sources import load_backbone
+from oodguard.training.backbone.sources import backbone_of
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.heads.guard import diagnose_heads, fit_heads
 from oodguard.training.options import TrainOptions
@@ -49,9 +49,7 @@ def cross_fit(learning: LearningSet, options: TrainOptions, compute: Fabric, rep
             )
         report.note(f"cross-fitting, part {number + 1} of {options.cross_fit}")
         torch.manual_seed(options.seed)
-        backbone = load_backbone(
-            options.backbone, weights=options.weights, image_size=options.image_size, tune=options.tune
-        )
+        backbone = backbone_of(options)
         labels = learning.targets[rest]
         activations, frozen = learning.activations[:, rest], learning.frozen[:, rest]
         if options.tune:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from oodguard.training.backbone.features import Extractor
 from oodguard.training.backbone.network import Backbone
-from oodguard.training.backbone.sources import load_backbone
+from oodguard.training.backbone.sources import backbone_of
 from oodguard.training.backbone.tail import Activations, tail_features, tune_tail
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Division, chosen_photos, divide, label_numbers
@@ -54,12 +54,10 @@ def learning_set(options: TrainOptions, compute: Fabric, report: Reporter) -> Le
     if left_out:
         report.note(f"left out {len(left_out)} classes: {', '.join(sorted(left_out))}")
     torch.manual_seed(options.seed)  # for weights that start at random
-    backbone = load_backbone(
-        options.backbone, weights=options.weights, image_size=options.image_size, tune=options.tune
-    )
+    backbone = backbone_of(options)
     extractor = Extractor(backbone, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads)
     with compute.rank_zero_first():
-        division = divide(photos, extractor, options, report)
+        division, plain, held = divide(photos, extractor, options, report)
         activations = extractor.extract(
             division.training,
             views=range(options.views + 1),
@@ -69,8 +67,7 @@ def learning_set(options: TrainOptions, compute: Fabric, report: Reporter) -> Le
         if options.outliers is not None:
             strange = extractor.extract(extractor.readable(load_unlabelled(options.outliers)))[0]
     targets = torch.from_numpy(label_numbers(division.training, photos.classes))
-    frozen = view_features(backbone.tail, activations)
-    held = tail_features(backbone.tail, extractor.extract(division.calibration)[0])
+    frozen = torch.stack([plain, *(tail_features(backbone.tail, view) for view in activations[1:])])
     if options.tune:
         tuned_tail(backbone, activations, frozen, targets, options, compute, report)
     return LearningSet(

@@ -15,6 +15,7 @@ from oodguard.core.errors import FormatError
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.training.backbone import timm_source
 from oodguard.training.backbone.network import Backbone
+from oodguard.training.options import TrainOptions
 from oodguard.training.record import BackboneRecord
 
 DEFAULT = "timm"
@@ -43,6 +44,11 @@ def load_backbone(name: str, *, weights: str = "auto", image_size: int | None = 
     if kind not in SOURCES:
         kind, own_name = DEFAULT, name
     return SOURCES[kind].load(own_name, weights=weights, image_size=image_size, tune=tune)
+
+
+def backbone_of(options: TrainOptions) -> Backbone:
+    """The backbone that a run with these options starts from. Raises as `BackboneSource.load` does."""
+    return load_backbone(options.backbone, weights=options.weights, image_size=options.image_size, tune=options.tune)
 
 
 def rebuild_backbone(record: BackboneRecord, preprocessing: Preprocessing) -> tuple[nn.Module, nn.Module]:

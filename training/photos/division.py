@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from oodguard.core.calibration import MIN_CALIBRATION
 from oodguard.core.errors import InputError
@@ -85,10 +86,13 @@ def chosen_photos(options: TrainOptions) -> tuple[Photos, frozenset[str]]:
     return photos.without(left_out), left_out
 
 
-def divide(photos: Photos, extractor: Extractor, options: TrainOptions, report: Reporter) -> Division:
+def divide(
+    photos: Photos, extractor: Extractor, options: TrainOptions, report: Reporter
+) -> tuple[Division, Tensor, Tensor]:
     """Drop unreadable images, group near-duplicates on frozen features, and split.
 
-    With `cross_fit` nothing is set aside: all photos but the user's own test folder train, and calibrate out of fold.
+    Also returns the frozen features of the training and of the calibration photos, `[N, D]` each, in their order. With
+    `cross_fit` nothing is set aside: all photos but the user's own test folder train, and calibrate out of fold.
     """
     pool = extractor.readable(
         photos.pool, lambda done, total: report.progress("features of training images", done, total)
@@ -97,9 +101,9 @@ def divide(photos: Photos, extractor: Extractor, options: TrainOptions, report: 
     if extractor.unreadable:
         report.note(f"skipped {len(extractor.unreadable)} images that cannot be read (named in the run record)")
     require_enough(Counter(photo.label for photo in pool) + Counter(dict.fromkeys(photos.classes, 0)))
-    frozen = tail_features(extractor.backbone.tail, extractor.extract(pool)[0]).numpy()
+    frozen = tail_features(extractor.backbone.tail, extractor.extract(pool)[0])
     labels = label_numbers(pool, photos.classes)
-    groups = near_duplicate_groups(frozen, labels)
+    groups = near_duplicate_groups(frozen.numpy(), labels)
     rest = held = learn = np.arange(len(pool))
     if not options.cross_fit:
         if not test:
@@ -112,12 +116,13 @@ def divide(photos: Photos, extractor: Extractor, options: TrainOptions, report: 
             f"only {len(held)} images can be set aside to calibrate thresholds and at least {MIN_CALIBRATION} are "
             "needed; add images, raise --calibration-fraction, or give --cross-fit 5"
         )
-    return Division(
+    division = Division(
         training=tuple(pool[i] for i in rest),
         calibration=tuple(pool[i] for i in held),
         test=tuple(test),
         groups={photo: int(group) for photo, group in zip(pool, groups, strict=True)},
     )
+    return division, frozen[rest], frozen[held]
 
 
 def label_numbers(photos: Sequence[Photo], classes: Sequence[str]) -> Labels:
