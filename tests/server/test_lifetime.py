@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import ssl
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -173,18 +172,6 @@ def test_a_second_signal_ends_at_once(server: Any) -> None:
     started = time.monotonic()
     assert running.stop(signal.SIGTERM) == 128 + signal.SIGTERM
     assert time.monotonic() - started < 2.0
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for localhost that signs itself, and its key."""
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", cert],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return cert, key
 
 
 def test_tls(server: Any, certificate: tuple[Path, Path], golden: list[bytes]) -> None:

@@ -299,13 +299,8 @@ def test_keys(server: Any, golden: list[bytes]) -> None:
     assert KEY not in running.output()
 
 
-def test_tls_and_client_certificates(server: Any, tmp_path: Path, golden: list[bytes]) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", cert],
-        check=True, capture_output=True,
-    )  # fmt: skip
+def test_tls_and_client_certificates(server: Any, certificate: tuple[Path, Path], golden: list[bytes]) -> None:
+    cert, key = certificate
     files = ("--tls-cert", str(cert), "--tls-key", str(key))
     running = server("--grpc-port", "0", *files)
     with tc.InferenceServerClient(running.rpc, ssl=True, root_certificates=str(cert)) as client:
