@@ -143,9 +143,8 @@ def test_load_is_spread_and_the_loss_of_one_server_costs_no_request(
     before = answered(own), answered(triton)
     running = server("--engine", "triton", "--triton-url", f"{own.address},{triton.address}")
     with Load(running.url, golden[0], clients=4) as load:
-        wait_until(lambda: load.statuses()[200] > 40)
-        shares = answered(own) - before[0], answered(triton) - before[1]
-        assert min(shares) > 0.2 * sum(shares), shares
+        # How much each answers follows its pace; that each goes on answering does not.
+        wait_until(lambda: answered(own) - before[0] > 10 and answered(triton) - before[1] > 10)
         own.kill()
         gone = time.monotonic()
         wait_until(lambda: load.statuses(since=gone)[200] > 20)
