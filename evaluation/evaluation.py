@@ -17,6 +17,7 @@ from oodguard.evaluation.confusion import Confusion
 from oodguard.evaluation.diversity import Diversity
 from oodguard.evaluation.extremes import Extremes
 from oodguard.evaluation.operating import OperatingPoint
+from oodguard.evaluation.shifted import ShiftTable
 from oodguard.evaluation.threshold import AtThreshold, Decision
 from oodguard.evaluation.trainings import Repeats
 from oodguard.training.metrics import ConfidenceBin, Detection, Interval, Share
@@ -63,6 +64,7 @@ class Evaluation(BaseModel):
     labelled test images that the fused score flags. `promised`: where the acceptance of so many test images lies with
     95 % probability, with so many calibration images. `decided`: which family flags ID test images. `fusion`: what the
     fused score is made of. `leak`: test acceptance of a kNN threshold, by calibration split and number of neighbours.
+    `shifts`: test photos after mild shifts; None where they were not asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,6 +94,7 @@ class Evaluation(BaseModel):
     ood: dict[str, DetectionTable]
     leave_out: dict[str, DetectionTable]
     repeats: Repeats | None
+    shifts: ShiftTable | None = None
     leak: dict[str, dict[int, float]]
     extremes: tuple[Extremes, ...]
 
