@@ -26,8 +26,9 @@ UNSHIFTED = "as they are"
 class Shifted(BaseModel):
     """The test photos after one shift, at the served threshold of the fused score.
 
-    `change` and `accuracy_change`: against the same photos as they are. `decided`: which family flags them. `over`:
-    by score, the share of the photos that lie above that score's own threshold.
+    `change` and `accuracy_change`: against the same photos as they are. `right_flagged`: the share flagged of those
+    whose label is right (None: of none it is). `decided`: which family flags them. `over`: by score, the share of the
+    photos that lie above that score's own threshold.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +37,7 @@ class Shifted(BaseModel):
     maker: str
     flagged: Share
     change: Change
+    right_flagged: Share | None
     accuracy: Share
     accuracy_change: Change
     decided: Decision
@@ -133,6 +135,7 @@ def row_of(
         maker=maker,
         flagged=share(flagged[1]),
         change=share_change(flagged[0], flagged[1]),
+        right_flagged=share(flagged[1][right[1]]) if right[1].any() else None,
         accuracy=share(right[1]),
         accuracy_change=share_change(right[0], right[1]),
         decided=decision(evidence.record.calibration, after.answers.scores, limits[FUSED]),

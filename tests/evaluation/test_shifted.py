@@ -47,6 +47,8 @@ def test_a_row_compares_the_same_photos(evidence: Evidence, found: Evaluation) -
     assert 0 < row.change.change == row.flagged.share - flags[0].mean()
     assert row.accuracy.share == np.mean(after.answers.probabilities.argmax(1) == evidence.targets[rows])
     assert row.accuracy_change.change < 0
+    right = after.answers.probabilities.argmax(1) == evidence.targets[rows]
+    assert row.right_flagged == share(flags[1][right])
     assert set(row.over) == {name.value for name in evidence.record.calibration.names}
     assert row.over["knn"] == np.mean(after.values["knn"] > found.thresholds["knn"])
     assert row.decided.flagged == flags[1].sum()

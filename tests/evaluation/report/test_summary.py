@@ -228,6 +228,4 @@ def test_what_flags_a_shift_is_named(found: Evaluation) -> None:
     texts = said(found, shifts=found.shifts.model_copy(update={"rows": (found.shifts.unshifted, row)}))
     line = next(line for line in texts["weak"].splitlines() if line.startswith("Mild shifts")).replace("\xa0", " ")
     # PDS and ICE are no part of this guard's fused score.
-    assert "harsh: 100.0 % (density decides 80 %; above their own thresholds: knn 90 %, energy 60 %, " in line
-    assert "pds 1" not in line
-    assert "ice 1" not in line
+    assert "harsh: 100.0 % (density decides 80 %; highest: knn, energy, amp). " in line
