@@ -171,7 +171,7 @@ def test_photos(run: Run, photos: Photos, extractor: Extractor, report: Reporter
 
 def measured(record: RunRecord, photos: tuple[Photo, ...], found: Answers) -> MeasuredSet:
     """The answers for a set of photos, with the fused score beside the others."""
-    fused = record.calibration.score(found.scores)
+    fused = found.fused(record.calibration)
     return MeasuredSet(
         photos=photos,
         answers=found,

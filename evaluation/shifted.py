@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from oodguard.evaluation.evidence import FUSED, Evidence, MeasuredSet, measured, prepare
 from oodguard.evaluation.shifts import SHIFTS, Shift
-from oodguard.evaluation.threshold import Decision, decision
+from oodguard.evaluation.threshold import Deciding, deciding
 from oodguard.training.answers import answers
 from oodguard.training.metrics import Change, Share, share, share_change
 from oodguard.training.options import TrainOptions
@@ -40,7 +40,7 @@ class Shifted(BaseModel):
     right_flagged: Share | None
     accuracy: Share
     accuracy_change: Change
-    decided: Decision
+    decided: Deciding
     over: dict[str, float]
 
 
@@ -138,6 +138,6 @@ def row_of(
         right_flagged=share(flagged[1][right[1]]) if right[1].any() else None,
         accuracy=share(right[1]),
         accuracy_change=share_change(right[0], right[1]),
-        decided=decision(evidence.record.calibration, after.answers.scores, limits[FUSED]),
+        decided=deciding(evidence.record.calibration, after.answers, limits[FUSED]),
         over={key: float(np.mean(values > limits[key])) for key, values in after.values.items() if key != FUSED},
     )

@@ -32,9 +32,7 @@ def test_a_part_keeps_rows_together(evidence: Evidence) -> None:
     assert [photo.path for photo in found.photos] == [evidence.test.photos[row].path for row in rows]
     np.testing.assert_array_equal(found.answers.votes, evidence.test.answers.votes[:, rows])
     np.testing.assert_array_equal(found.values[FUSED], evidence.test.values[FUSED][rows])
-    np.testing.assert_array_equal(
-        evidence.record.calibration.score(found.answers.scores), evidence.test.values[FUSED][rows]
-    )
+    np.testing.assert_array_equal(found.answers.fused(evidence.record.calibration), evidence.test.values[FUSED][rows])
 
 
 def test_a_row_compares_the_same_photos(evidence: Evidence, found: Evaluation) -> None:
