@@ -42,6 +42,12 @@ class QuantileCurve(Frozen):
             raise ValueError("values must not decrease")
         return self
 
+    def __eq__(self, other: object) -> bool:
+        # Only by what was measured: comparing the arrays that are derived from it raises an error.
+        return isinstance(other, QuantileCurve) and all(
+            getattr(self, name) == getattr(other, name) for name in type(self).model_fields
+        )
+
     @classmethod
     def fit(cls, scores: npt.ArrayLike) -> QuantileCurve:
         """The curve of one score's values on held-out ID images, `[n]`."""

@@ -63,3 +63,14 @@ def test_surprise_never_falls_as_the_score_rises() -> None:
 def test_curve_refuses_numbers_that_are_not_finite(bad: list[float]) -> None:
     with pytest.raises(ValueError, match="finite"):
         QuantileCurve.fit(bad)
+
+
+def test_curves_are_equal_by_what_was_measured_whatever_was_asked_of_them() -> None:
+    one, same, other = (QuantileCurve.fit(scores) for scores in ([1.0, 2.0, 3.0], [3.0, 1.0, 2.0], [1.0, 2.0, 4.0]))
+    for curve in (one, same, other):
+        curve.percentile([1.5])
+        curve.surprise([1.5])
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other
+    assert one != "a curve"
