@@ -27,8 +27,10 @@ LIMIT = 1e9
 PHOTOS = (279, 2_000, 20_000)
 SHARES = (0.06, 0.08, 0.1, 0.2, 0.5)
 KINDS = ("bulk", "strangers")
+REPLICAS = (1, 2, 4, 8)
 TARGET = 0.05
 USUAL = 1_000
+SHARED = {"replicas": "replicas", "median": "images, median", "p90": "images, 90 %"}
 FALSE = {
     "photos": "calibration photos",
     "streams": "streams",
@@ -66,7 +68,9 @@ def main() -> None:
         for kind in KINDS
     ]
     console.print(report_table(f"After {USUAL} usual images, the images change", DELAYS, changes))
-    write_report(options.json, options=vars(options), rows=[*false, *changes])
+    shares = [shared(rng, replicas, streams=options.changes) for replicas in REPLICAS]
+    console.print(report_table(f"{PHOTOS[0]} photos, 20 % strangers: images of all replicas together", SHARED, shares))
+    write_report(options.json, options=vars(options), rows=[*false, *changes, *shares])
 
 
 def false_alarms(rng: np.random.Generator, photos: int, *, streams: int, images: int) -> dict[str, object]:
@@ -105,6 +109,22 @@ def delays(
         "median": _images(found, 50),
         "p90": _images(found, 90),
     }
+
+
+def shared(rng: np.random.Generator, replicas: int, *, streams: int) -> dict[str, object]:
+    """How many images several replicas see together until their evidence is above the limit, as a row."""
+    photos = PHOTOS[0]
+    curve = QuantileCurve.fit(np.arange(1, photos + 1) / (photos + 1))
+    found = []
+    for _ in range(streams):
+        promises = [Promise(curve) for _ in range(replicas)]
+        strange = curve.percentile(changed(rng.random(20_000), rng, share=0.2, kind="strangers"))
+        for number, value in enumerate(strange, start=1):
+            promises[rng.integers(replicas)].add(value)
+            if sum(promise.total for promise in promises) > LIMIT:
+                found.append(number)
+                break
+    return {"replicas": replicas, "median": percentile(found, 50), "p90": percentile(found, 90)}
 
 
 def _images(found: Sequence[float], share: float) -> float | None:
