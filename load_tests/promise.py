@@ -17,7 +17,6 @@ from pathlib import Path
 
 import httpx
 from PIL import Image, ImageOps
-from prometheus_client.parser import text_string_to_metric_families
 
 from oodguard.core.answers import PredictResponse
 from oodguard.core.curve import QuantileCurve
@@ -65,12 +64,15 @@ def seen_by(camera: Callable[[Image.Image], Image.Image], image: bytes) -> bytes
 
 
 class Traffic:
-    """Images of one kind to one server, several in a request: their percentiles, and the evidence after each."""
+    """Images as one camera gives them, to one server: their percentiles, and the evidence after each request."""
 
-    def __init__(self, gateway: Gateway, images: Sequence[bytes], *, rng: random.Random) -> None:
+    def __init__(
+        self, gateway: Gateway, images: Sequence[bytes], *, rng: random.Random, camera: str | None = None
+    ) -> None:
         self._gateway = gateway
         self._images = images
         self._rng = rng
+        self._camera = camera
         self._client = httpx.Client(base_url=gateway.url, timeout=60)
         self.percentiles: list[float] = []
         self.highest = 0.0
@@ -79,7 +81,8 @@ class Traffic:
         """Send images drawn at random until the evidence is as wanted: how many, or None if `most` are not enough."""
         sent = 0
         while sent < most:
-            request = multipart(self._rng.choices(self._images, k=min(together, most - sent)))
+            drawn = self._rng.choices(self._images, k=min(together, most - sent))
+            request = multipart([seen_by(CAMERAS[self._camera], image) for image in drawn] if self._camera else drawn)
             answer = self._client.post(request.path, content=request.content, headers=dict(request.headers))
             answer.raise_for_status()
             found = PredictResponse.model_validate_json(answer.content).predictions
@@ -93,8 +96,8 @@ class Traffic:
 
     def _evidence(self) -> float:
         """What Prometheus adds up."""
-        families = text_string_to_metric_families(self._gateway.metrics())
-        return sum(one.value for family in families if family.name == EVIDENCE[0] for one in family.samples)
+        lines = self._gateway.metrics().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{EVIDENCE[0]}{{"))
 
 
 def row_of(
@@ -112,17 +115,20 @@ def row_of(
 
 
 def replayed(
-    percentiles: Sequence[float], curve: QuantileCurve, *, images: int, rng: random.Random
+    percentiles: Sequence[float], curve: QuantileCurve, *, streams: int, images: int, rng: random.Random
 ) -> dict[str, object]:
-    """A stream drawn from answers that a server gave, as a row."""
-    promise, highest, after = Promise(curve), 0.0, None
-    drawn = rng.choices(percentiles, k=images)
-    for number, value in enumerate(drawn, start=1):
-        promise.add(value)
-        highest = max(highest, promise.total)
-        if after is None and highest > LIMIT:
-            after = number
-    return row_of("usual, drawn again", drawn, highest, after=after)
+    """Streams drawn from answers that a server gave, all in one row; `after` is of the first stream with an alarm."""
+    drawn: list[float] = []
+    highest, after = 0.0, None
+    for _ in range(streams):
+        promise, begin = Promise(curve), len(drawn)
+        drawn += rng.choices(percentiles, k=images)
+        for number, value in enumerate(drawn[begin:], start=1):
+            promise.add(value)
+            highest = max(highest, promise.total)
+            if after is None and promise.total > LIMIT:
+                after = number
+    return row_of(f"usual, drawn again, {streams} streams", drawn, highest, after=after)
 
 
 def another_camera(
@@ -139,7 +145,7 @@ def another_camera(
     with Gateway(bundle, *flags) as gateway:
         usual = Traffic(gateway, images, rng=rng)
         usual.until(lambda evidence: False, most=before, together=TOGETHER)
-        other = Traffic(gateway, [seen_by(CAMERAS[name], image) for image in images], rng=rng)
+        other = Traffic(gateway, images, rng=rng, camera=name)
         after = other.until(lambda evidence: evidence > LIMIT, most=most)
         # The evidence goes on rising for a while.
         other.until(lambda evidence: False, most=len(other.percentiles) if after else 0, together=TOGETHER)
@@ -167,7 +173,8 @@ def main() -> None:
         usual = Traffic(gateway, images, rng=rng)
         after = usual.until(lambda evidence: evidence > LIMIT, most=options.usual, together=TOGETHER)
     rows = [row_of("usual", usual.percentiles, usual.highest, after=after)]
-    rows += [replayed(usual.percentiles, curve, images=options.replayed, rng=rng) for _ in range(options.streams)]
+    again = {"streams": options.streams, "images": options.replayed}
+    rows.append(replayed(usual.percentiles, curve, rng=rng, **again))
     console.print(report_table("Usual images, and their answers drawn again", COLUMNS, rows))
     cameras = []
     for name in CAMERAS:
