@@ -10,7 +10,6 @@ limit of the alert, as many again, and usual images until it is below.
 from __future__ import annotations
 
 import io
-import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,18 +38,18 @@ COLUMNS = {
 }
 
 
-def _padded(photo: Image.Image) -> Image.Image:
-    width, height = photo.size
-    wide = max(width, math.ceil(height * 16 / 9))
-    return ImageOps.pad(photo, (wide, math.ceil(wide * 9 / 16)), color="black")
+def _banded(photo: Image.Image) -> Image.Image:
+    width = photo.width
+    middle = ImageOps.fit(photo, (width, max(1, round(width * 9 / 16))))
+    return ImageOps.pad(middle, (width, width), color="black")
 
 
 CAMERAS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "as they are, encoded again": lambda photo: photo,
-    "padded to 16:9": _padded,
+    "16:9 between black bands": _banded,
     "in grey": lambda photo: photo.convert("L"),
     "half as bright": lambda photo: photo.point([value // 2 for value in range(256)] * 3),
     "96-pixel thumbnails": lambda photo: ImageOps.contain(photo, (96, 96)),
+    "as they are, encoded again": lambda photo: photo,
 }
 
 
