@@ -10,6 +10,12 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def __eq__(self, other: object) -> bool:
+        # By the fields alone: pydantic also compares what was derived from them and cached, which arrays refuse.
+        return type(other) is type(self) and all(
+            getattr(self, name) == getattr(other, name) for name in type(self).model_fields
+        )
+
 
 def first_fault(error: ValidationError, *, whole: str) -> str:
     """The first thing that is wrong with a record, as "where: what"; `whole` is where the record itself is at fault.

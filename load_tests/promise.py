@@ -163,10 +163,11 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=2_000, help="images of another camera (default: 2000)")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     options = parser.parse()
-    curve = read_bundle(options.bundle).calibration.fusion.curve
+    curve = read_bundle(options.bundle).calibration.curve
     images = read_images(options.images, count=options.count)
     allowed = ", ".join(f"{100 * share:.1f} % at {accept:g}" for accept, share in Promise(curve).allowed.items())
-    console.print(f"{len(images)} images; {curve.samples} calibration photos allow flags of {allowed}")
+    photos = curve.independent or curve.samples
+    console.print(f"{len(images)} images; {photos} independent calibration photos allow flags of {allowed}")
     rng = random.Random(options.seed)
     with Gateway(options.bundle, *options.serve) as gateway:
         usual = Traffic(gateway, images, rng=rng)
@@ -181,7 +182,7 @@ def main() -> None:
         cameras.append(another_camera(options.bundle, options.serve, images, name=name, rng=rng, **times))
         console.print(f"  {name}: an alarm after {cameras[-1]['after']} images", style="dim")
     console.print(report_table(f"Another camera, after {options.before} usual images", COLUMNS, cameras))
-    settings = {**vars(options), "calibration_photos": curve.samples, "allowed": allowed}
+    settings = {**vars(options), "calibration_photos": photos, "allowed": allowed}
     write_report(options.json, options=settings, rows=[*rows, *cameras])
 
 

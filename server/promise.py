@@ -83,10 +83,13 @@ class Promise:
     its own images, has the same bound for all their images together.
 
     ```python
-    promise = Promise(calibration.fusion.curve)
+    promise = Promise(calibration.curve)
     promise.add(verdict.percentile)
     promise.total > 1e9  # false at most once in 1e9 images
     ```
+
+    What is allowed is exact where the curve's scores are of photos that trained nothing, near-duplicates counted once;
+    with out-of-fold scores and scores made alike by class it is as good an approximation as those are.
 
     Deviation from the paper: M is cut at `MOST_EVIDENCE`, which lowers it and so keeps the bound. Fewer flags never
     give more evidence: a stream of harmless images is no broken promise. Adding an image takes about two microseconds.
@@ -96,9 +99,11 @@ class Promise:
         accepts = [accept for accept in ACCEPTS if accept <= curve.max_accept]
         # The rank that `QuantileCurve.threshold` chooses.
         self._levels = [curve.levels[bisect_left(curve.levels, accept - 1e-12)] for accept in accepts]
-        ranks = [round(level * (curve.samples + 1)) for level in self._levels]
+        # Near-duplicates among the photos promise no more than one of them.
+        photos = curve.independent or curve.samples
+        ranks = [math.floor(level * (photos + 1) + ROUNDING) for level in self._levels]
         chance = CHANCE / len(ACCEPTS)
-        shares = [allowed_share(rank, curve.samples, chance=chance) for rank in ranks]
+        shares = [allowed_share(max(rank, 1), photos, chance=chance) for rank in ranks]
         self.allowed = dict(zip(accepts, shares, strict=True))
         p = np.array(shares)[:, None]
         odds = p / (1 - p) * np.array(ODDS)
@@ -142,7 +147,7 @@ class PromiseWatch(Collector):
         before, self._manifest = self._manifest, manifest
         if before and (before.graph_sha256, before.calibration) == (manifest.graph_sha256, manifest.calibration):
             return
-        self._promise = Promise(manifest.calibration.fusion.curve)
+        self._promise = Promise(manifest.calibration.curve)
 
     def count(self, verdict: Verdict, manifest: Manifest) -> None:
         """Count one image that the model of `manifest` answered; a replaced model's say nothing of the new one."""

@@ -63,6 +63,10 @@ def test_more_calibration_photos_promise_more() -> None:
     few, many = Promise(curve(279)).allowed, Promise(curve(100_000)).allowed
     assert {a: round(p, 3) for a, p in few.items()} == {0.5: 0.605, 0.8: 0.292, 0.9: 0.174, 0.95: 0.108, 0.99: 0.039}
     assert {a: round(p, 3) for a, p in many.items()} == {0.5: 0.505, 0.8: 0.204, 0.9: 0.102, 0.95: 0.052, 0.99: 0.010}
+    # Near-duplicates count as one.
+    alike = Promise(QuantileCurve.fit(np.arange(1000), independent=279)).allowed
+    assert {**alike, 0.99: few[0.99]} == pytest.approx(few)
+    assert few[0.99] < alike[0.99] < 0.05
     # Twenty photos promise nothing at 99 %.
     assert list(Promise(curve(20)).allowed) == [0.5, 0.8, 0.9, 0.95]
 
@@ -201,7 +205,7 @@ def test_every_answered_image_is_evidence_whatever_its_own_acceptance(
     start: Any, fake: FakeEngine, golden: list[bytes], strangers: Path
 ) -> None:
     client = start(engine=fake)
-    fitted = client.parts.serving.model.manifest.calibration.fusion.curve
+    fitted = client.parts.serving.model.manifest.calibration.curve
     expected = Promise(fitted)
     exported = series(client, "oodguard_promise_evidence")
     assert exported == dict.fromkeys((("", f"{accept:g}") for accept in expected.allowed), 0.0)
