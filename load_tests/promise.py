@@ -1,8 +1,8 @@
 """What the evidence of a broken promise says of real traffic: usual images, and then another camera's.
 
 A server answers images drawn at random from a folder, over HTTP. Then a fresh server for each camera answers some of
-them, the same images as the camera would give them, one in a request, until `oodguard_promise_evidence` is above the
-limit of the alert, as many again, and usual images until it is below.
+them, the same images as the camera would give them until `oodguard_promise_evidence` is above the limit of the alert,
+as many again, and usual images until it is below. The evidence is read after each request, of eight images.
 
     python load_tests/promise.py BUNDLE --images photos/test --usual 10000 --json promise.json
 """
@@ -76,11 +76,11 @@ class Traffic:
         self.percentiles: list[float] = []
         self.highest = 0.0
 
-    def until(self, reached: Callable[[float], bool], *, most: int, together: int = 1) -> int | None:
+    def until(self, reached: Callable[[float], bool], *, most: int) -> int | None:
         """Send images drawn at random until the evidence is as wanted: how many, or None if `most` are not enough."""
         sent = 0
         while sent < most:
-            drawn = self._rng.choices(self._images, k=min(together, most - sent))
+            drawn = self._rng.choices(self._images, k=min(TOGETHER, most - sent))
             request = multipart([seen_by(CAMERAS[self._camera], image) for image in drawn] if self._camera else drawn)
             answer = self._client.post(request.path, content=request.content, headers=dict(request.headers))
             answer.raise_for_status()
@@ -143,11 +143,11 @@ def another_camera(
     """A fresh server sees usual images, a camera's, and usual ones again, as a row."""
     with Gateway(bundle, *flags) as gateway:
         usual = Traffic(gateway, images, rng=rng)
-        usual.until(lambda evidence: False, most=before, together=TOGETHER)
+        usual.until(lambda evidence: False, most=before)
         other = Traffic(gateway, images, rng=rng, camera=name)
         after = other.until(lambda evidence: evidence > LIMIT, most=most)
         # The evidence goes on rising for a while.
-        other.until(lambda evidence: False, most=len(other.percentiles) if after else 0, together=TOGETHER)
+        other.until(lambda evidence: False, most=len(other.percentiles) if after else 0)
         over = usual.until(lambda evidence: evidence < LIMIT, most=most) if after else None
         return row_of(name, other.percentiles, other.highest, after=after, over=over)
 
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--usual", type=int, default=5_000, help="usual images (default: 5000)")
     parser.add_argument("--streams", type=int, default=20, help="streams drawn from their answers (default: 20)")
     parser.add_argument("--replayed", type=int, default=100_000, help="images of each of these (default: 100000)")
+    parser.add_argument("--cameras", nargs="+", choices=CAMERAS, default=list(CAMERAS), help="(default: all)")
     parser.add_argument("--before", type=int, default=1_000, help="usual images before another camera (default: 1000)")
     parser.add_argument("--most", type=int, default=2_000, help="images of another camera (default: 2000)")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
@@ -171,13 +172,13 @@ def main() -> None:
     rng = random.Random(options.seed)
     with Gateway(options.bundle, *options.serve) as gateway:
         usual = Traffic(gateway, images, rng=rng)
-        after = usual.until(lambda evidence: evidence > LIMIT, most=options.usual, together=TOGETHER)
+        after = usual.until(lambda evidence: evidence > LIMIT, most=options.usual)
     rows = [row_of("usual", usual.percentiles, usual.highest, after=after)]
     again = {"streams": options.streams, "images": options.replayed}
     rows.append(replayed(usual.percentiles, curve, rng=rng, **again))
     console.print(report_table("Usual images, and their answers drawn again", COLUMNS, rows))
     cameras = []
-    for name in CAMERAS:
+    for name in options.cameras:
         times = {"before": options.before, "most": options.most}
         cameras.append(another_camera(options.bundle, options.serve, images, name=name, rng=rng, **times))
         console.print(f"  {name}: an alarm after {cameras[-1]['after']} images", style="dim")
