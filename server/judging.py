@@ -109,7 +109,7 @@ class Judge:
         return Judgement(model.ref, accept, outcomes, passed, seconds, read + ended - started)
 
     def _answer(self, image: ParsedImage, verdict: Verdict, model: ServedModel, accept: float) -> None:
-        self.metrics.answer(verdict)
+        self.metrics.answer(verdict, model.manifest)
         if self.sampler is not None and isinstance(image, bytes):
             self.sampler.offer(image, verdict, model=model.ref, accept=accept)
 
