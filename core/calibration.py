@@ -126,6 +126,8 @@ class Calibration(Frozen):
             ).tolist(),
             fused=fused.tolist(),
             fused_percentiles=self.fusion.curve.percentile(fused).tolist(),
+            neighbours=outputs.neighbours,
+            distances=outputs.distances,
         )
 
     def verdict(

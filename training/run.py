@@ -1,4 +1,4 @@
-"""The run folder: `run.json` (its record), `division.json`, `calibration.npy` and weights. Nothing is pickled."""
+"""The run folder: `run.json` (its record), `division.json`, `bank.json`, `calibration.npy` and weights; no pickles."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from oodguard.core.bank import BANK_FILE, Bank
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
 from oodguard.core.scores import ScoreName
@@ -41,7 +42,7 @@ class Run:
     """A trained guard in memory: its record and its network.
 
     division: which photo trained, calibrated or tested it. calibration: the scores `{name: [n]}` of the calibration
-    photos.
+    photos. bank: which training photo each row of the bank is.
     """
 
     record: RunRecord
@@ -50,13 +51,25 @@ class Run:
     heads: GuardHeads
     division: DivisionRecord
     calibration: dict[ScoreName, Scores]
+    bank: Bank
 
     @torch.no_grad()
     def predict(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Probabilities `[B, C]` and scores `[B, S]` of uint8 images `[B, H, W, 3]`, by plain PyTorch."""
-        trunk = Normalised(self.trunk, self.record.preprocessing).eval()
-        logits, scores = self.heads(self.tail(trunk(torch.from_numpy(images))).flatten(1))
+        logits, scores = self.heads(self._features(images))
         return logits.softmax(-1).mean(0).numpy(), scores.numpy()
+
+    @torch.no_grad()
+    def distances(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """How far the nearest photos of the bank are from uint8 images `[B, H, W, 3]`, `[B, K]`, by plain PyTorch."""
+        density = self.heads.density
+        q, residual = density.coordinates(self._features(images))
+        return density.nearest(q, residual, density.distances(q, residual)[0])[1].numpy()
+
+    def _features(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        trunk = Normalised(self.trunk, self.record.preprocessing).eval()
+        found: torch.Tensor = self.tail(trunk(torch.from_numpy(images))).flatten(1)
+        return found
 
 
 def versions() -> dict[str, str]:
@@ -83,6 +96,11 @@ def write_weights(folder: Path, *, trunk: nn.Module, tail: nn.Module, heads: Gua
 def write_division(folder: Path, division: DivisionRecord) -> None:
     """Write which photo belongs to which part."""
     (folder / DIVISION_FILE).write_text(division.model_dump_json(), encoding="utf-8")
+
+
+def write_bank(folder: Path, bank: Bank) -> None:
+    """Write which training photo each row of the bank is."""
+    (folder / BANK_FILE).write_text(bank.model_dump_json(), encoding="utf-8")
 
 
 def write_calibration(folder: Path, scores: Mapping[ScoreName, Scores]) -> None:
@@ -112,6 +130,13 @@ def _read_division(folder: Path) -> DivisionRecord:
     if not path.is_file():
         raise FormatError(f"{folder} is incomplete: it has no {DIVISION_FILE}")
     return parse_record(DivisionRecord, path.read_bytes(), path)
+
+
+def _read_bank(folder: Path, record: RunRecord) -> Bank:
+    bank = Bank.read(folder / BANK_FILE)
+    if len(bank) != record.heads.bank or max(bank.class_indices) >= len(record.classes):
+        raise FormatError(f"{folder / BANK_FILE} is not of the bank and the classes that {RECORD_FILE} describes")
+    return bank
 
 
 def begin(out: Path) -> Path:
@@ -165,4 +190,5 @@ def load_run(folder: Path) -> Run:
         heads=heads.eval(),
         division=_read_division(folder),
         calibration=_read_calibration(folder, record),
+        bank=_read_bank(folder, record),
     )
