@@ -32,9 +32,7 @@ def export(
     ] = None,
     data: Annotated[
         Path | None,
-        Parameter(
-            help="int8, fp16, --thumbnails: where the run's photos are now; default: where train found them."
-        ),
+        Parameter(help="int8, fp16, --thumbnails: where the run's photos are now; default: where train found them."),
     ] = None,
     ood: Annotated[
         list[str] | None,

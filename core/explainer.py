@@ -96,4 +96,3 @@ def parts_of(
         ]
         scores += sorted(found, key=lambda part: -part.surprise)
     return tuple(families), tuple(scores)
-

@@ -53,7 +53,10 @@ def main() -> None:
             to_onnx(network.eval(), run.record.preprocessing, metadata={"oodguard.name": name}, output_names=outputs),
             threads=options.threads,
         )
-        for name, network, outputs in (("fused", FusedGuard(run), OUTPUTS), ("plain", PlainClassifier(run), OUTPUTS[:2]))
+        for name, network, outputs in (
+            ("fused", FusedGuard(run), OUTPUTS),
+            ("plain", PlainClassifier(run), OUTPUTS[:2]),
+        )
     }
     table = Table(title=f"{run.record.backbone.name} at {size} px, {options.threads} thread(s)")
     for column in ("batch", "plain ms", "fused ms", "fused / plain"):

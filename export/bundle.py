@@ -85,8 +85,8 @@ def export_bundle(
     ```
 
     int8 and fp16 need the run's photos, at `data` where they have moved, and set every threshold anew on the converted
-    graph's scores; `ood` are folders whose detection must not suffer. `thumbnails` need the photos, too: whoever has the
-    bundle can then look at small copies of the training photos in its bank.
+    graph's scores; `ood` are folders whose detection must not suffer. `thumbnails` need the photos, too: whoever has
+    the bundle can then look at small copies of the training photos in its bank.
 
     Raises `QualityError` when the graph does not answer as it must, or when the ensemble's members collude (unless
     `allow_collusion`; the manifest says so either way), `InputError` and `FormatError` for what the user
