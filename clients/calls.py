@@ -74,7 +74,7 @@ def predict(
     *,
     accept: float | None,
     top_k: int | None,
-    explain: bool,
+    explain: bool = False,
     timeout: float,
     retries: Retries,
     clock: Callable[[], float] = time.monotonic,

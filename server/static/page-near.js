@@ -18,7 +18,7 @@ export function showNearest(item) {
   const photos = explanation.neighbours;
   $('near-title').hidden = $('near-list').hidden = !photos.length;
   $('near-list').replaceChildren(
-    picture({ src: item.card.thumbnails ? item.url : null, alt: '', title: 'Your image', detail: item.name }),
+    ...(item.card.thumbnails ? [picture({ src: item.url, title: 'Your image', detail: item.name })] : []),
     ...photos.map((photo) => neighbour(photo, item.card)),
   );
 }
@@ -30,7 +30,7 @@ function decided({ decided_by: family, scores }, card) {
 }
 
 function neighbour({ label, distance, sha256 }, card) {
-  const node = picture({ src: null, alt: `Training photo of ${label}`, title: label, detail: `distance ${number(distance)}` });
+  const node = picture({ title: label, detail: `distance ${number(distance)}` });
   if (card.thumbnails) {
     copy(sha256).then((address) => {
       if (address) node.prepend(make('img', { src: address, alt: `Training photo of ${label}`, decoding: 'async' }));
@@ -39,9 +39,9 @@ function neighbour({ label, distance, sha256 }, card) {
   return node;
 }
 
-function picture({ src, alt, title, detail }) {
+function picture({ src, title, detail }) {
   return make('li', {},
-    ...(src ? [make('img', { src, alt, decoding: 'async', on: { error: (event) => { event.target.hidden = true; } } })] : []),
+    ...(src ? [make('img', { src, alt: '', decoding: 'async', on: { error: (event) => { event.target.hidden = true; } } })] : []),
     make('b', { text: title }), make('span', { class: 'quiet small', text: detail }));
 }
 
