@@ -27,7 +27,7 @@ def test_folded_heads_answer_as_the_plain_ones(run: Path, bundle: Path) -> None:
     loaded, images = load_run(run), pixels(bundle)
     probabilities, scores = loaded.predict(images)
     with torch.no_grad():
-        fused_probabilities, fused_scores = FusedGuard(loaded)(torch.from_numpy(images))
+        fused_probabilities, fused_scores, _, _ = FusedGuard(loaded)(torch.from_numpy(images))
     np.testing.assert_allclose(fused_probabilities, probabilities, atol=1e-5)
     assert load_manifest(bundle).calibration.score_errors(scores, fused_scores.numpy()).max() < 1e-4
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oodguard.cli.main import run as command
 from oodguard.core.bank import BANK_FILE, Bank
 from oodguard.core.errors import FormatError, InputError, QualityError
 from oodguard.core.files import file_sha256
@@ -85,9 +86,14 @@ def test_lower_precisions_name_the_photos_too(
     np.testing.assert_allclose(found.distances, named, atol=0.01 if precision == "fp16" else 0.15)
 
 
-def test_a_smaller_bank_and_a_cross_fitted_run(options: TrainOptions, photos: Path, tmp_path: Path) -> None:
+def test_a_smaller_bank_and_a_cross_fitted_run(
+    options: TrainOptions, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(options.model_copy(update={"cross_fit": 3, "bank_size": 16, "epochs": 3}), tmp_path / "run")
-    export_bundle(tmp_path / "run", tmp_path / "bundle", thumbnails=True)
+    assert command(["export", str(tmp_path / "run"), "--out", str(tmp_path / "bundle"), "--thumbnails"]) == 0
+    assert (
+        "thumbnails of the training photos in the bank: 0.0 MB, for whoever has the bundle" in capsys.readouterr().out
+    )
     near = Nearby(load_run(tmp_path / "run"), load_photos(photos, options.cache))
     labels = [photo.label for photo in near.own]
     assert sorted(labels.count(label) for label in ("amber", "jade", "plum")) == [5, 5, 6]

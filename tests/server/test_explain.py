@@ -49,14 +49,16 @@ def test_predict_names_scores_and_photos(client: Any, images: list[bytes], nearb
     answer = PredictResponse.model_validate_json(upload(client, images, "?explain=true&accept=0.9").content)
     explained = [prediction.explanation for prediction in answer.predictions]
     nearby.require(images, explained)
-    fused = nearby.run.record.calibration.fusion
+    calibration = nearby.run.record.calibration
     for prediction, explanation in zip(answer.predictions, explained, strict=True):
         assert explanation is not None
         terms = [part.term for part in explanation.families]
         assert terms == sorted(terms, reverse=True)
         assert explanation.decided_by == explanation.families[0].family
-        assert np.logaddexp.reduce(terms) == pytest.approx(prediction.ood_score, abs=1e-6)
-        assert {part.name for part in explanation.scores} == set(fused.scores)
+        values = {name: np.array([score.value]) for name, score in prediction.scores.items()}
+        fused = calibration.fusion.score(calibration.curves, values)[0]
+        assert np.logaddexp.reduce(terms) == pytest.approx(fused, abs=1e-9)
+        assert {part.name for part in explanation.scores} == set(calibration.fusion.scores)
         for part in explanation.scores:
             assert part.percentile == prediction.scores[part.name].percentile
     # A training photo is nearest to itself.

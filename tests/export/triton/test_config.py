@@ -37,7 +37,12 @@ def test_the_default_is_the_onnxruntime_backend_on_the_cpu(manifest: Manifest) -
     (image,) = found.input
     assert (image.name, image.data_type, list(image.dims)) == ("images", schema.TYPE_UINT8, [64, 64, 3])
     outputs = [(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in found.output]
-    assert outputs == [("probabilities", schema.TYPE_FP32, [3]), ("scores", schema.TYPE_FP32, [8])]
+    assert outputs == [
+        ("probabilities", schema.TYPE_FP32, [3]),
+        ("scores", schema.TYPE_FP32, [8]),
+        ("neighbours", schema.TYPE_INT32, [3]),
+        ("distances", schema.TYPE_FP32, [3]),
+    ]
     assert found.version_policy.latest.num_versions == 2
     (group,) = found.instance_group
     assert (group.kind, group.count, list(group.gpus)) == (schema.ModelInstanceGroup.KIND_CPU, 1, [])
