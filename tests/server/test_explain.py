@@ -69,9 +69,12 @@ def test_predict_names_scores_and_photos(client: Any, images: list[bytes], nearb
 
 
 def test_who_does_not_ask_gets_what_there_was(client: Any, images: list[bytes]) -> None:
+    # One by one: the last digits of several depend on the batches that they form.
+    for image in images[::3]:
+        alone = upload(client, [image])
+        assert b"explanation" not in alone.content
+        assert timeless(upload(client, [image], "?explain=false")) == timeless(alone)
     plain = upload(client, images)
-    assert b"explanation" not in plain.content
-    assert timeless(upload(client, images, "?explain=false")) == timeless(plain)
     asked = upload(client, images, "?explain=true").json()["predictions"]
     without = [{key: value for key, value in one.items() if key != "explanation"} for one in asked]
     assert [list(one) for one in without] == [list(one) for one in plain.json()["predictions"]]
@@ -190,7 +193,7 @@ def test_thumbnails_need_a_key_where_predictions_do(start: Any, pictured: Path, 
     path = f"/thumbnails/{nearby.run.bank.sha256[0]}"
     assert client.get(path).status_code == 401
     assert client.get(path, headers={"x-api-key": key}).status_code == 200
-    assert client.private.get(path).status_code == 404
+    assert client.private.get(path, headers={"x-api-key": key}).status_code == 404
 
 
 def test_a_replaced_bundle_takes_its_thumbnails_with_it(
