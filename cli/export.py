@@ -49,6 +49,9 @@ def export(
             negative="",
         ),
     ] = False,
+    keep_probabilities: Annotated[
+        bool, Parameter(help="Answer with the graph's own probabilities, not with the chances fitted to them.")
+    ] = False,
     triton: Annotated[Path | None, Parameter(help="Triton model repository to write the model into.")] = None,
     options: Annotated[TritonOptions | None, Parameter(name="*", name_transform=_triton_flag)] = None,
 ) -> None:
@@ -91,6 +94,7 @@ def export(
                 ood=parse_sets(ood or []),
                 allow_collusion=allow_collusion,
                 thumbnails=thumbnails,
+                keep_probabilities=keep_probabilities,
                 report=report,
             )
         if out is not None:

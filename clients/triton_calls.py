@@ -142,7 +142,7 @@ class TritonCalls:
         """
         judging = time.monotonic()
         manifest = model.manifest
-        accept = manifest.default_accept if accept is None else accept
+        accept = manifest.targets.accept if accept is None else accept
         verdicts = iter(
             _verdicts(model.explainer, replies, accept, DEFAULT_TOP_K if top_k is None else top_k, explain)
             if replies
@@ -199,7 +199,7 @@ def _verdicts(explainer: Explainer, replies: Sequence[Any], accept: float, top_k
     }
     measured = manifest.measure(Outputs(**found))
     try:
-        verdicts = manifest.verdicts(measured, accept=accept, top_k=top_k)
+        verdicts = manifest.verdicts(measured, targets=manifest.targets.but(accept=accept), top_k=top_k)
     except ValueError as error:
         raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None
     if not explain:

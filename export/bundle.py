@@ -76,6 +76,7 @@ def export_bundle(
     ood: Mapping[str, Path] | None = None,
     allow_collusion: bool = False,
     thumbnails: bool = False,
+    keep_probabilities: bool = False,
     report: Reporter | None = None,
 ) -> Manifest:
     """Export a run as a bundle: one ONNX graph, a manifest, golden images; gated by parity.
@@ -83,6 +84,8 @@ def export_bundle(
     ```python
     manifest = export_bundle(Path("runs/produce"), Path("bundles/produce"), precision="int8")
     ```
+
+    keep_probabilities: let probabilities leave the guard as the graph gives them, in place of chances.
 
     int8 and fp16 need the run's photos, at `data` where they have moved, and set every threshold anew on the converted
     graph's scores; `ood` are folders whose detection must not suffer. `thumbnails` need the photos, too: whoever has
@@ -114,7 +117,7 @@ def export_bundle(
         # First of all: it is quick, and what it finds missing only the user can mend.
         material = None if precision == "fp32" else gather(run, run_folder, data=data, ood=ood or {})
         pictured = bank_photos(run, run_folder, data=data) if thumbnails else ()
-        writer = _Writer(run, run_folder, scratch, name=name, version=version)
+        writer = _Writer(run, run_folder, scratch, name=name, version=version, keep_probabilities=keep_probabilities)
         report.progress("fused graph", 0, 1)
         content = writer.exact()
         report.progress("fused graph", 1, 1)
@@ -136,9 +139,11 @@ def export_bundle(
 class _Writer:
     """Fills a scratch folder with graph and golden images, and describes them."""
 
-    def __init__(self, run: Run, run_folder: Path, scratch: Path, *, name: str, version: str) -> None:
+    def __init__(
+        self, run: Run, run_folder: Path, scratch: Path, *, name: str, version: str, keep_probabilities: bool
+    ) -> None:
         self.run, self.run_folder, self.scratch = run, run_folder, scratch
-        self.name, self.version = name, version
+        self.name, self.version, self.keep_probabilities = name, version, keep_probabilities
         originals = sorted((run_folder / GOLDEN_FOLDER).glob("*"))
         if not originals:
             raise FormatError(f"{run_folder} is incomplete: it has no golden images")
@@ -155,15 +160,25 @@ class _Writer:
         expected = Outputs(probabilities=probabilities, scores=scores)
         graph = to_onnx(FusedGuard(self.run).eval(), record.preprocessing, metadata=self._metadata("fp32"))
         (self.scratch / GRAPH_FILE).write_bytes(graph)
+        calibration = record.calibration
+        if self.keep_probabilities:
+            calibration = calibration.answered(self.run.labelled, keep_probabilities=True)
         found = run_graph(session(graph), self.images)
-        parity = compare(record.calibration, expected, found)
+        parity = compare(calibration, expected, found)
         require(parity)
         require_distances(self.run.distances(self.images), found)
-        return Content("fp32", record.calibration, self.golden, expected, parity)
+        return Content("fp32", calibration, self.golden, expected, parity)
 
     def reduced(self, exact: Content, precision: Lower, material: Material, *, report: Reporter) -> Content:
         """A graph of lower precision in place of the float32 one, which must come to the same decisions."""
-        made = reduce(self.run, (self.scratch / GRAPH_FILE).read_bytes(), precision, material, report=report)
+        made = reduce(
+            self.run,
+            (self.scratch / GRAPH_FILE).read_bytes(),
+            precision,
+            material,
+            keep_probabilities=self.keep_probabilities,
+            report=report,
+        )
         graph = with_metadata(made.graph, self._metadata(precision))
         (self.scratch / GRAPH_FILE).write_bytes(graph)
         parity = compare_decisions(made.reference, made.reduced, precision)
@@ -210,6 +225,7 @@ class _Writer:
                 for spec in record.heads.specs
             ),
             calibration=content.calibration,
+            targets=record.targets,
             provenance=provenance(record),
             diagnosis=record.diagnosis,
             parity=content.parity,

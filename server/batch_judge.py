@@ -213,7 +213,7 @@ class BatchJudge:
                 return [ImageError(Code.ENGINE_FAILED, str(error))]
             # One image must not cost its batch-mates their answers.
             return [one for image in images for one in await self._verdicts([image], judged, accept, top_k, explain)]
-        verdicts = self.manifest.verdicts(measured, accept=accept, top_k=top_k)
+        verdicts = self.manifest.verdicts(measured, targets=self.manifest.targets.but(accept=accept), top_k=top_k)
         if explain:
             verdicts = [
                 verdict.model_copy(update={"explanation": self.explainer.explain(measured, row)})
