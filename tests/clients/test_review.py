@@ -19,7 +19,7 @@ from oodguard.core.errors import InputError
 from oodguard.core.explanation import Explanation, Neighbour
 from oodguard.core.scores import Family, ScoreName
 from oodguard.core.thumbnails import Thumbnails
-from oodguard.core.verdict import ScoreVerdict, Verdict
+from oodguard.core.verdict import Decision, ScoreVerdict, Verdict
 from tests.nearby import Nearby
 
 Parse = Callable[[str], Element]
@@ -38,6 +38,7 @@ def sample(ood_score: float, label: str = "plum", **changes: Any) -> FlaggedSamp
         threshold=8.0,
         percentile=99.5,
         scores={ScoreName.KNN: score, ScoreName.PDS: score.model_copy(update={"value": 0.5, "is_ood": False})},
+        decision=Decision.STRANGER,
     )
     made = FlaggedSample.of(verdict, model=ModelRef(name="digits", version="1"), accept=0.95, time=TIME)
     return made.model_copy(update=changes)
