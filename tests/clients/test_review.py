@@ -37,8 +37,8 @@ def sample(ood_score: float, label: str = "plum", **changes: Any) -> FlaggedSamp
         ood_score=ood_score,
         threshold=8.0,
         percentile=99.5,
-        scores={ScoreName.KNN: score, ScoreName.PDS: score.model_copy(update={"value": 0.5, "is_ood": False})},
         decision=Decision.STRANGER,
+        scores={ScoreName.KNN: score, ScoreName.PDS: score.model_copy(update={"value": 0.5, "is_ood": False})},
     )
     made = FlaggedSample.of(verdict, model=ModelRef(name="digits", version="1"), accept=0.95, time=TIME)
     return made.model_copy(update=changes)
