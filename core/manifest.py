@@ -24,6 +24,8 @@ GRAPH_FILE = "model.onnx"
 INPUT_NAME = "images"
 PROBABILITIES_NAME = "probabilities"
 SCORES_NAME = "scores"
+NEIGHBOURS_NAME = "neighbours"
+DISTANCES_NAME = "distances"
 # Of a model and of its version.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -34,7 +36,7 @@ class TensorSpec(Frozen):
     """One tensor of the graph; a string in `shape` is a dynamic axis."""
 
     name: str
-    dtype: Literal["uint8", "float32"]
+    dtype: Literal["uint8", "int32", "float32"]
     shape: tuple[int | str, ...]
 
 
@@ -118,8 +120,10 @@ class Manifest(Frozen):
     precision: Precision = Field("fp32", description="The graph's arithmetic: fp32, fp16 or int8.")
     graph: str = Field(GRAPH_FILE, description="The graph's file.")
     input: TensorSpec = Field(description="What the graph takes: RGB pixels.")
-    outputs: tuple[TensorSpec, TensorSpec] = Field(
-        description="What it returns: class probabilities and raw scores, one row per image."
+    outputs: tuple[TensorSpec, ...] = Field(
+        min_length=2,
+        description="What it returns, one row per image: class probabilities and raw scores; where there is a bank, "
+        "also the nearest rows of the bank and their distances.",
     )
     preprocessing: Preprocessing = Field(
         description="How image bytes become those pixels; mean and std are applied inside the graph."
@@ -142,6 +146,12 @@ class Manifest(Frozen):
     golden: tuple[Golden, ...] = Field(
         min_length=1, description="Real images and the answers that every runtime must give for them."
     )
+    bank: str | None = Field(
+        None, description="The file that says which training photo each row of the bank is; null: none is named."
+    )
+    thumbnails: str | None = Field(
+        None, description="The file with small copies of the bank's photos; null unless exported with --thumbnails."
+    )
     files: tuple[FileRef, ...] = Field(description="Every other file of the bundle, with size and SHA-256.")
 
     @model_validator(mode="after")
@@ -158,8 +168,14 @@ class Manifest(Frozen):
         for golden in self.golden:
             if len(golden.probabilities) != len(self.classes) or len(golden.scores) != len(names):
                 raise ValueError(f"the expected output of {golden.path} does not fit the classes and scores")
+        wanted = (PROBABILITIES_NAME, SCORES_NAME, *((NEIGHBOURS_NAME, DISTANCES_NAME) if self.bank else ()))
+        if self.output_names != wanted:
+            raise ValueError(f"the outputs must be {', '.join(wanted)}")
+        if self.thumbnails and not self.bank:
+            raise ValueError("thumbnails need a bank")
         listed = {ref.path for ref in self.files}
-        missing = ({self.graph} | {golden.path for golden in self.golden}) - listed
+        named = (self.graph, *(golden.path for golden in self.golden), self.bank, self.thumbnails)
+        missing = {path for path in named if path is not None} - listed
         if missing:
             raise ValueError(f"{', '.join(sorted(missing))} is not in the list of files")
         return self
@@ -168,6 +184,11 @@ class Manifest(Frozen):
     def graph_sha256(self) -> str:
         """The hash of the graph's file."""
         return next(ref.sha256 for ref in self.files if ref.path == self.graph)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The graph's outputs, in order."""
+        return tuple(spec.name for spec in self.outputs)
 
     @property
     def max_accept(self) -> float:
