@@ -40,6 +40,10 @@ def export(
     allow_collusion: Annotated[
         bool, Parameter(help="Export even if the ensemble's members collude (see oodguard diagnose).")
     ] = False,
+    standalone: Annotated[
+        bool,
+        Parameter(help="Add standalone.onnx, which gives verdicts by itself, in browsers for example."),
+    ] = False,
     triton: Annotated[Path | None, Parameter(help="Triton model repository to write the model into.")] = None,
     options: Annotated[TritonOptions | None, Parameter(name="*", name_transform=_triton_flag)] = None,
 ) -> None:
@@ -60,6 +64,7 @@ def export(
     flags = ("--out", "--name", "--model-version", "--precision", "--data", "--ood")
     values = (out, name, model_version, precision, data, ood)
     given = [flag for flag, value in zip(flags, values, strict=True) if value is not None]
+    given += ["--standalone"] if standalone else []
     console = Terminal(soft_wrap=True)
     if (run / MANIFEST_FILE).is_file():
         if triton is None or given:
@@ -81,6 +86,7 @@ def export(
                 data=data,
                 ood=parse_sets(ood or []),
                 allow_collusion=allow_collusion,
+                with_standalone=standalone,
                 report=report,
             )
         if out is not None:
@@ -114,7 +120,7 @@ def _to_triton(
 
 
 def _print_bundle(console: Terminal, out: Path, manifest: Manifest) -> None:
-    parity = manifest.parity
+    parity, alone = manifest.parity, manifest.standalone
     size = sum(ref.bytes for ref in manifest.files if ref.path == manifest.graph) / 1e6
     console.print(
         f"[bold]{escape(str(out))}[/]: {manifest.name} version {manifest.version}, one {manifest.precision} graph of "
@@ -122,6 +128,11 @@ def _print_bundle(console: Terminal, out: Path, manifest: Manifest) -> None:
     )
     if manifest.diagnosis is not None:
         console.print(f"ensemble {manifest.diagnosis.verdict}")
+    if alone is not None:
+        console.print(
+            f"{alone.graph}: the same verdicts on the golden images and {alone.rows} rows of scores; fused scores "
+            f"within {alone.max_score_error:.1e}"
+        )
     if manifest.precision == "fp32":
         worst = max(parity.max_score_error.values())
         console.print(

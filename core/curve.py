@@ -71,14 +71,18 @@ class QuantileCurve(Frozen):
         return 100.0 * np.concatenate([[0.0], self._levels[:-1], [1.0]])
 
     @cached_property
-    def _tail(self) -> tuple[float, float, float]:
-        """Knee t, surprise at t, and mean excess above t: the constants of `surprise`."""
-        levels, curve = self._levels, self._values
-        start = min(int(np.searchsorted(levels, TAIL_LEVEL, side="left")), len(curve) - 1)
+    def knee(self) -> int:
+        """The index of the 90 % point, from which `surprise` follows its tail."""
+        return min(int(np.searchsorted(self._levels, TAIL_LEVEL, side="left")), len(self.values) - 1)
+
+    @cached_property
+    def tail(self) -> tuple[float, float, float]:
+        """The value at the knee, the surprise there, and the mean excess above it: the constants of `surprise`."""
+        curve, start = self._values, self.knee
         excess = curve[start + 1 :] - curve[start]
         spread = max(float(curve[-1] - curve[0]), 1e-9)
         scale = max(float(excess.mean()) if len(excess) else 0.0, 1e-3 * spread)
-        return float(curve[start]), float(-np.log1p(-levels[start])), scale
+        return float(curve[start]), float(-np.log1p(-self._levels[start])), scale
 
     @property
     def max_accept(self) -> float:
@@ -111,6 +115,6 @@ class QuantileCurve(Frozen):
         every percentile says 100. On ID data it is exponential with mean 1, whatever the score's own units.
         """
         x = np.asarray(values, dtype=np.float64)
-        knee, base, scale = self._tail
+        knee, base, scale = self.tail
         body = -np.log1p(-np.interp(x, self._values, self._levels, left=0.0))
         return np.asarray(np.where(x <= knee, np.minimum(body, base), base + (x - knee) / scale), dtype=np.float64)

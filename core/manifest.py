@@ -23,6 +23,8 @@ GRAPH_FILE = "model.onnx"
 INPUT_NAME = "images"
 PROBABILITIES_NAME = "probabilities"
 SCORES_NAME = "scores"
+STANDALONE_FILE = "standalone.onnx"
+ACCEPT_NAME = "accept"
 # Of a model and of its version.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -33,8 +35,18 @@ class TensorSpec(Frozen):
     """One tensor of the graph; a string in `shape` is a dynamic axis."""
 
     name: str
-    dtype: Literal["uint8", "float32"]
+    dtype: Literal["uint8", "float32", "int64"]
     shape: tuple[int | str, ...]
+
+
+# What the standalone graph returns. `is_ood` is 0 or 1, since some runtimes have no booleans.
+STANDALONE_OUTPUTS = (
+    TensorSpec(name="label", dtype="int64", shape=("batch",)),
+    TensorSpec(name="probability", dtype="float32", shape=("batch",)),
+    TensorSpec(name="is_ood", dtype="float32", shape=("batch",)),
+    TensorSpec(name="ood_score", dtype="float32", shape=("batch",)),
+    TensorSpec(name="percentile", dtype="float32", shape=("batch",)),
+)
 
 
 class FileRef(Frozen):
@@ -98,6 +110,19 @@ class Parity(Frozen):
     auroc_change: dict[str, float] = Field(default_factory=dict)
 
 
+class Standalone(Frozen):
+    """The graph that gives verdicts by itself: `images` and, optionally, `accept` to `outputs` (docs/STANDALONE.md).
+
+    The export gate compared it with the calibration on the golden images and on `rows` rows of raw scores. Of these,
+    `max_score_error` is the largest |difference| of `ood_score`, relative to the score or to 1.
+    """
+
+    graph: str
+    outputs: tuple[TensorSpec, ...]
+    rows: int = Field(ge=1)
+    max_score_error: float = Field(ge=0)
+
+
 class Golden(Frozen):
     """A real image and the answer the bundle must give for it."""
 
@@ -141,6 +166,9 @@ class Manifest(Frozen):
     golden: tuple[Golden, ...] = Field(
         min_length=1, description="Real images and the answers that every runtime must give for them."
     )
+    standalone: Standalone | None = Field(
+        None, description="The graph that gives verdicts by itself, where export was asked for it."
+    )
     files: tuple[FileRef, ...] = Field(description="Every other file of the bundle, with size and SHA-256.")
 
     @model_validator(mode="after")
@@ -156,7 +184,8 @@ class Manifest(Frozen):
             if len(golden.probabilities) != len(self.classes) or len(golden.scores) != len(names):
                 raise ValueError(f"the expected output of {golden.path} does not fit the classes and scores")
         listed = {ref.path for ref in self.files}
-        missing = ({self.graph} | {golden.path for golden in self.golden}) - listed
+        graphs = {self.graph} if self.standalone is None else {self.graph, self.standalone.graph}
+        missing = (graphs | {golden.path for golden in self.golden}) - listed
         if missing:
             raise ValueError(f"{', '.join(sorted(missing))} is not in the list of files")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from oodguard.core.calibration import Calibration
+from oodguard.core.calibration import DEFAULT_ACCEPT, Calibration
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError, QualityError
 from oodguard.core.files import file_sha256
 from oodguard.core.manifest import (
@@ -20,6 +21,7 @@ from oodguard.core.manifest import (
     MANIFEST_FILE,
     PROBABILITIES_NAME,
     SCORES_NAME,
+    STANDALONE_FILE,
     FileRef,
     Golden,
     Manifest,
@@ -27,6 +29,7 @@ from oodguard.core.manifest import (
     Precision,
     Provenance,
     ScoreEntry,
+    Standalone,
     TensorSpec,
     load_manifest,
 )
@@ -36,6 +39,8 @@ from oodguard.export.fuse import FusedGuard
 from oodguard.export.graph import run_graph, session, to_onnx, with_metadata
 from oodguard.export.parity import compare, compare_decisions, require, require_decisions
 from oodguard.export.reduce import Lower, Material, gather, reduce
+from oodguard.export.standalone import standalone
+from oodguard.export.standalone_parity import measure_standalone
 from oodguard.training.backbone.features import TRAINING_LIMITS
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import GOLDEN_FOLDER, RunRecord
@@ -70,6 +75,7 @@ def export_bundle(
     data: Path | None = None,
     ood: Mapping[str, Path] | None = None,
     allow_collusion: bool = False,
+    with_standalone: bool = False,
     report: Reporter | None = None,
 ) -> Manifest:
     """Export a run as a bundle: one ONNX graph, a manifest, golden images; gated by parity.
@@ -79,7 +85,8 @@ def export_bundle(
     ```
 
     int8 and fp16 need the run's photos, at `data` where they have moved, and set every threshold anew on the converted
-    graph's scores; `ood` are folders whose detection must not suffer.
+    graph's scores; `ood` are folders whose detection must not suffer. `with_standalone` adds a graph that gives
+    verdicts by itself.
 
     Raises `QualityError` when the graph does not answer as it must, or when the ensemble's members collude (unless
     `allow_collusion`; the manifest says so either way), `InputError` and `FormatError` for what the user
@@ -109,7 +116,7 @@ def export_bundle(
         report.progress("fused graph", 1, 1)
         if precision != "fp32" and material is not None:
             content = writer.reduced(content, precision, material, report=report)
-        manifest = writer.manifest(content)
+        manifest = writer.manifest(content, writer.standalone(content) if with_standalone else None)
         (scratch / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         load_manifest(scratch)
         finish(scratch, out)
@@ -169,10 +176,22 @@ class _Writer:
         kept = Outputs(probabilities=answers.probabilities[steady], scores=answers.scores[steady])
         return Content(precision, calibration, tuple(self.golden[i] for i in steady), kept, parity)
 
-    def manifest(self, content: Content) -> Manifest:
+    def standalone(self, content: Content) -> Standalone:
+        """The graph that gives verdicts by itself, beside the one that it is made of."""
+        graph = (self.scratch / GRAPH_FILE).read_bytes()
+        made = standalone(graph, content.calibration, accept=DEFAULT_ACCEPT)
+        # Once the file has left the bundle, it must still say which class is which.
+        names = json.dumps(self.run.record.classes)
+        made = with_metadata(made, {**self._metadata(content.precision), "oodguard.classes": names})
+        measured = measure_standalone(graph, made, content.calibration, accept=DEFAULT_ACCEPT, images=self.images)
+        (self.scratch / STANDALONE_FILE).write_bytes(made)
+        return measured
+
+    def manifest(self, content: Content, standalone: Standalone | None) -> Manifest:
         """The manifest of what lies in the scratch folder."""
         record, side = self.run.record, self.run.record.preprocessing.crop
         probabilities, scores = content.answers.probabilities, content.answers.scores
+        graphs = [self.scratch / name for name in (GRAPH_FILE, *([standalone.graph] if standalone else []))]
         return Manifest(
             name=self.name,
             version=self.version,
@@ -202,9 +221,10 @@ class _Writer:
                 )
                 for i, (path, (label, is_ood)) in enumerate(content.verdicts.items())
             ),
+            standalone=standalone,
             files=tuple(
                 FileRef(path=p.relative_to(self.scratch).as_posix(), bytes=p.stat().st_size, sha256=file_sha256(p))
-                for p in (self.scratch / GRAPH_FILE, *content.golden)
+                for p in (*graphs, *content.golden)
             ),
         )
 
