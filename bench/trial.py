@@ -24,10 +24,10 @@ from oodguard.bench.results.files import TrialFiles, write_text
 from oodguard.bench.results.records import Record, Trial
 from oodguard.bench.spaces.features import FeatureSpace
 from oodguard.bench.suites.store import digest
-from oodguard.core.calibration import DEFAULT_ACCEPT
 from oodguard.core.curve import QuantileCurve
 from oodguard.core.errors import QualityError
 from oodguard.core.frozen import Frozen
+from oodguard.core.targets import DEFAULT_ACCEPT
 from oodguard.training.heads.guard import single_thread
 from oodguard.training.loop import EpochReport
 from oodguard.training.metrics import detection

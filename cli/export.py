@@ -40,9 +40,11 @@ def export(
     allow_collusion: Annotated[
         bool, Parameter(help="Export even if the ensemble's members collude (see oodguard diagnose).")
     ] = False,
+    keep_probabilities: Annotated[
+        bool, Parameter(help="Answer with the graph's own probabilities, not with the chances fitted to them.")
+    ] = False,
     standalone: Annotated[
-        bool,
-        Parameter(help="Add standalone.onnx, which gives verdicts by itself, in browsers for example."),
+        bool, Parameter(help="Add standalone.onnx, which gives verdicts by itself, in browsers for example.")
     ] = False,
     triton: Annotated[Path | None, Parameter(help="Triton model repository to write the model into.")] = None,
     options: Annotated[TritonOptions | None, Parameter(name="*", name_transform=_triton_flag)] = None,
@@ -86,6 +88,7 @@ def export(
                 data=data,
                 ood=parse_sets(ood or []),
                 allow_collusion=allow_collusion,
+                keep_probabilities=keep_probabilities,
                 with_standalone=standalone,
                 report=report,
             )

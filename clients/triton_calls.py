@@ -129,7 +129,7 @@ class TritonCalls:
         """
         judging = time.monotonic()
         manifest = model.manifest
-        accept = manifest.default_accept if accept is None else accept
+        accept = manifest.targets.accept if accept is None else accept
         verdicts = iter(
             _verdicts(manifest, replies, accept, DEFAULT_TOP_K if top_k is None else top_k) if replies else ()
         )
@@ -177,6 +177,10 @@ def _verdicts(manifest: Manifest, replies: Sequence[Any], accept: float, top_k: 
         np.concatenate([reply.as_numpy(name) for reply in replies]) for name in (PROBABILITIES_NAME, SCORES_NAME)
     )
     try:
-        return manifest.judge(Outputs(probabilities=probabilities, scores=scores), accept=accept, top_k=top_k)
+        return manifest.judge(
+            Outputs(probabilities=probabilities, scores=scores),
+            targets=manifest.targets.but(accept=accept),
+            top_k=top_k,
+        )
     except ValueError as error:
         raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None

@@ -12,24 +12,37 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from oodguard.core.answering import Answering, LabelledPhotos
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.errors import QualityError
 from oodguard.core.frozen import Frozen
 from oodguard.core.fusion import Fusion, LeftOutCheck
 from oodguard.core.scores import Family, ScoreName
-from oodguard.core.verdict import DEFAULT_TOP_K, ClassProbability, Measured, Outputs, ScoreVerdict, Thresholds, Verdict
+from oodguard.core.targets import DEFAULT_ACCEPT, DEFAULT_COVERAGE, DEFAULT_MAX_ERROR
+from oodguard.core.verdict import (
+    DEFAULT_TOP_K,
+    ClassProbability,
+    Decision,
+    Measured,
+    Outputs,
+    ScoreVerdict,
+    Thresholds,
+    Verdict,
+)
 
-DEFAULT_ACCEPT = 0.95
 MIN_CALIBRATION = 20
 
 
 class Calibration(Frozen):
-    """The quantile curve of every score, in graph order, and the fused score that joins them.
+    """The quantile curve of every score, in graph order, the fused score that joins them, and what answers need.
 
     ```python
     calibration = Calibration.fit({"energy": energy, "knn": knn})   # [n] each, on n held-out ID images
     verdicts = calibration.judge(outputs, classes=classes, accept=0.99)
     ```
+
+    answering: from photos with labels. Without it the fused score is that of `fusion`, probabilities leave as the graph
+    gives them, and there are no label sets.
 
     lipschitz: how much a score can change per unit of distance between features, for scores where that is known
     exactly (the certified head's energy; GReg, Eq. 4).
@@ -37,6 +50,7 @@ class Calibration(Frozen):
 
     curves: dict[ScoreName, QuantileCurve] = Field(min_length=1)
     fusion: Fusion
+    answering: Answering | None = None
     lipschitz: dict[ScoreName, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -64,12 +78,28 @@ class Calibration(Frozen):
         return cls(curves=curves, fusion=Fusion.fit(curves, scores, check=check), lipschitz=dict(lipschitz or {}))
 
     def refit(self, scores: Mapping[ScoreName, Scores]) -> Calibration:
-        """The same members and shares, with curves of other held-out ID scores: a lower precision's, or new photos'."""
+        """The same members and shares, with curves of other held-out ID scores: a lower precision's, or new photos'.
+
+        Surprises are on the scale of their own curves, so what is answered moves with them.
+        """
         curves = {name: QuantileCurve.fit(scores[name]) for name in self.curves}
         whole = self.fusion
         share = whole.share(Family.CONFIDENCE)
         fusion = Fusion.fit(curves, scores, members=whole.scores, share=share, check=whole.check)
-        return Calibration(curves=curves, fusion=fusion, lipschitz=self.lipschitz)
+        return self.model_copy(update={"curves": curves, "fusion": fusion})
+
+    def answered(self, photos: LabelledPhotos, *, keep_probabilities: bool = False) -> Calibration:
+        """The same curves, and what answers need from labelled ID photos that trained nothing."""
+        return self.model_copy(update={"answering": Answering.fit(photos, keep_probabilities=keep_probabilities)})
+
+    def surprise(self, scores: Mapping[ScoreName, Scores]) -> Scores:
+        """How surprising images are on ID data by all scores together, `[B]` in nats, whatever class they are given."""
+        return self.fusion.curve.surprise(self.fusion.score(self.curves, scores))
+
+    @property
+    def curve(self) -> QuantileCurve:
+        """The curve of the fused score."""
+        return self.fusion.curve if self.answering is None else self.answering.curve
 
     @property
     def names(self) -> tuple[ScoreName, ...]:
@@ -79,27 +109,63 @@ class Calibration(Frozen):
     @property
     def samples(self) -> int:
         """How many held-out ID images it was fitted on."""
-        return self.fusion.curve.samples
+        return self.curve.samples
+
+    @property
+    def independent(self) -> int:
+        """How many of them are independent: near-duplicates count as one."""
+        return self.curve.independent or self.samples
 
     @property
     def max_accept(self) -> float:
         """The highest target acceptance that so many images can promise."""
-        return self.fusion.curve.max_accept
+        return self.curve.max_accept
 
     def columns(self, table: npt.ArrayLike) -> dict[ScoreName, Scores]:
         """Graph scores `[B, S]` as `{name: [B]}`."""
         values = np.asarray(table, dtype=np.float64)
         return {name: values[:, i] for i, name in enumerate(self.curves)}
 
-    def score(self, scores: Mapping[ScoreName, Scores]) -> Scores:
-        """The fused score `[B]` of scores `{name: [B]}`."""
-        return self.fusion.score(self.curves, scores)
+    def score(self, scores: Mapping[ScoreName, Scores], predicted: npt.NDArray[np.int64] | None = None) -> Scores:
+        """The fused score `[B]` of scores `{name: [B]}` of images that are given the classes `predicted [B]`.
 
-    def thresholds(self, accept: float) -> Thresholds:
-        """Every threshold at a target acceptance. Raises `ValueError` for one that the images cannot promise."""
+        Raises `ValueError` without the classes, where the calibration knows what they are (`answering`).
+        """
+        if self.answering is None:
+            return self.fusion.score(self.curves, scores)
+        if predicted is None:
+            raise ValueError("the fused score of this calibration needs the classes that images are given")
+        return self.answering.fused(self.surprise(scores), predicted)
+
+    def fused(self, outputs: Outputs) -> Scores:
+        """The fused score `[B]` of what a graph returned."""
+        return self.score(self.columns(outputs.scores), outputs.probabilities.argmax(1))
+
+    def chances(self, probabilities: npt.ArrayLike) -> Scores:
+        """The probabilities that leave the guard, `[B, C]`, of the graph's."""
+        if self.answering is None:
+            return np.asarray(probabilities, dtype=np.float64)
+        return self.answering.sharpening.apply(probabilities)
+
+    def thresholds(
+        self,
+        accept: float,
+        *,
+        confidence: float | None = None,
+        coverage: float = DEFAULT_COVERAGE,
+        max_error: float = DEFAULT_MAX_ERROR,
+    ) -> Thresholds:
+        """Every threshold at its target (see `Targets`).
+
+        Raises `ValueError` for an `accept`, a `confidence` or a `coverage` that so few photos cannot promise.
+        """
+        fused = self.curve.threshold(accept, confidence=confidence)
+        photos = None if self.answering is None else self.answering.photos
         return Thresholds(
-            fused=self.fusion.curve.threshold(accept),
+            fused=fused,
             scores=tuple((name, curve.threshold(accept)) for name, curve in self.curves.items()),
+            least_chance=None if photos is None else photos.least_chance(max_error, threshold=fused),
+            label_cut=None if photos is None else photos.cut(coverage, threshold=fused),
         )
 
     def measure(self, outputs: Outputs) -> Measured:
@@ -116,16 +182,16 @@ class Calibration(Frozen):
         if not (np.isfinite(probabilities).all() and np.isfinite(scores).all()):
             raise QualityError("the graph returned a number that is not finite")
         columns = self.columns(scores)
-        fused = self.score(columns)
+        fused = self.score(columns, probabilities.argmax(1))
         return Measured(
-            probabilities=probabilities.tolist(),
+            probabilities=self.chances(probabilities).tolist(),
             ranked=np.argsort(-probabilities, axis=1, kind="stable").tolist(),
             scores=scores.tolist(),
             percentiles=np.stack(
                 [curve.percentile(columns[name]) for name, curve in self.curves.items()], axis=1
             ).tolist(),
             fused=fused.tolist(),
-            fused_percentiles=self.fusion.curve.percentile(fused).tolist(),
+            fused_percentiles=self.curve.percentile(fused).tolist(),
         )
 
     def verdict(
@@ -140,12 +206,12 @@ class Calibration(Frozen):
         """The verdict for one image of a measured batch. Raises `ValueError` for a `top_k` below 1."""
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1; got {top_k}")
-        probabilities = measured.probabilities[row]
+        probabilities, ranked = measured.probabilities[row], measured.ranked[row]
         top = tuple(
-            ClassProbability(label=classes[c], class_index=c, probability=probabilities[c])
-            for c in measured.ranked[row][:top_k]
+            ClassProbability(label=classes[c], class_index=c, probability=probabilities[c]) for c in ranked[:top_k]
         )
         fused = measured.fused[row]
+        is_ood = fused > thresholds.fused
         scores = {
             name: ScoreVerdict(value=value, threshold=limit, percentile=percentile, is_ood=value > limit)
             for (name, limit), value, percentile in zip(
@@ -160,13 +226,31 @@ class Calibration(Frozen):
             class_index=top[0].class_index,
             probability=top[0].probability,
             top_k=top,
-            is_ood=fused > thresholds.fused,
+            is_ood=is_ood,
             ood_score=fused,
             threshold=thresholds.fused,
             percentile=measured.fused_percentiles[row],
             scores=scores,
+            labels=self._label_set(probabilities, ranked, classes, thresholds, is_ood=is_ood),
+            decision=_decision(top[0].probability, thresholds, is_ood=is_ood),
             certified_radius=radius,
         )
+
+    def _label_set(
+        self,
+        probabilities: Sequence[float],
+        ranked: Sequence[int],
+        classes: Sequence[str],
+        thresholds: Thresholds,
+        *,
+        is_ood: bool,
+    ) -> tuple[str, ...] | None:
+        if self.answering is None or thresholds.label_cut is None:
+            return None
+        if is_ood:
+            return ()
+        size = self.answering.set_size((probabilities[c] for c in ranked), thresholds.label_cut)
+        return tuple(classes[c] for c in ranked[:size])
 
     def verdicts(
         self, measured: Measured, *, classes: Sequence[str], thresholds: Thresholds, top_k: int = DEFAULT_TOP_K
@@ -190,7 +274,7 @@ class Calibration(Frozen):
 
     def flagged(self, outputs: Outputs, *, accept: float = DEFAULT_ACCEPT) -> npt.NDArray[np.bool_]:
         """Whether each image is flagged, `[B]`."""
-        return np.asarray(self.score(self.columns(outputs.scores)) > self.fusion.curve.threshold(accept))
+        return np.asarray(self.fused(outputs) > self.curve.threshold(accept))
 
     def score_errors(self, expected: npt.ArrayLike, found: npt.ArrayLike) -> Scores:
         """Relative errors `[B, S]` of scores: |found - expected| / max(|expected|, the score's range on ID data).
@@ -200,3 +284,11 @@ class Calibration(Frozen):
         a, b = np.asarray(expected, dtype=np.float64), np.asarray(found, dtype=np.float64)
         ranges = np.array([curve.values[-1] - curve.values[0] for curve in self.curves.values()])
         return np.asarray(np.abs(a - b) / np.maximum(np.maximum(np.abs(a), ranges), 1e-12))
+
+
+def _decision(chance: float, thresholds: Thresholds, *, is_ood: bool) -> Decision:
+    if is_ood:
+        return Decision.STRANGER
+    if thresholds.least_chance is not None and chance < thresholds.least_chance:
+        return Decision.UNSURE
+    return Decision.ANSWER

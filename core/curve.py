@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +27,16 @@ class QuantileCurve(Frozen):
     """
 
     samples: int = Field(ge=1)
+    independent: int | None = Field(
+        None, ge=1, description="groups of near-duplicates among the samples; none: each is one of its own"
+    )
     levels: tuple[float, ...]
     values: tuple[float, ...]
 
     @model_validator(mode="after")
     def _monotone(self) -> QuantileCurve:
+        if self.independent is not None and self.independent > self.samples:
+            raise ValueError("there cannot be more independent images than images")
         if not self.levels or len(self.levels) != len(self.values):
             raise ValueError("levels and values must have the same length, at least 1")
         if not all(map(math.isfinite, self.values)):
@@ -43,8 +48,8 @@ class QuantileCurve(Frozen):
         return self
 
     @classmethod
-    def fit(cls, scores: npt.ArrayLike) -> QuantileCurve:
-        """The curve of one score's values on held-out ID images, `[n]`."""
+    def fit(cls, scores: npt.ArrayLike, *, independent: int | None = None) -> QuantileCurve:
+        """The curve of one score's values on held-out ID images, `[n]`; independent: groups of near-duplicates."""
         ordered = np.sort(np.asarray(scores, dtype=np.float64).ravel())
         n = len(ordered)
         ranks = np.arange(1, n + 1)
@@ -54,6 +59,7 @@ class QuantileCurve(Frozen):
             ranks = np.unique(np.concatenate([body, ranks[-tail:]]))
         return cls(
             samples=n,
+            independent=independent,
             levels=tuple((ranks / (n + 1)).tolist()),
             values=tuple(ordered[ranks - 1].tolist()),
         )
@@ -89,18 +95,36 @@ class QuantileCurve(Frozen):
         """The highest acceptance this many calibration images can promise: n / (n + 1)."""
         return self.levels[-1]
 
-    def threshold(self, accept: float) -> float:
+    def threshold(self, accept: float, *, confidence: float | None = None) -> float:
         """The score above which an image is flagged, so that a fraction `accept` of ID images is not.
 
-        The smallest kept order statistic whose level reaches `accept`: the conformal choice, never interpolated.
-        Raises `ValueError` when `accept` is not in (0, `max_accept`].
+        The smallest kept order statistic that reaches `level`: the conformal choice, never interpolated. Raises
+        `ValueError` as `level` does.
+        """
+        return self.values[bisect_left(self.levels, self.level(accept, confidence=confidence) - 1e-12)]
+
+    def level(self, accept: float, *, confidence: float | None = None) -> float:
+        """The level that the threshold at `accept` has to reach.
+
+        `accept` itself keeps `accept` on average over calibration sets; with a `confidence`, the level is higher, so
+        that `accept` is kept with that probability (`confident_level`; near-duplicates count as one image there).
+        Raises `ValueError` when `accept` is not in (0, `max_accept`], or so few images cannot be so confident.
         """
         if not 0.0 < accept <= self.max_accept:
             raise ValueError(
                 f"accept must be above 0 and at most {self.max_accept:.4f} "
                 f"(calibrated on {self.samples} images); got {accept:g}"
             )
-        return self.values[bisect_left(self.levels, accept - 1e-12)]
+        if confidence is None:
+            return accept
+        images = self.independent or self.samples
+        level = confident_level(accept, confidence, images)
+        if level > self.max_accept:
+            raise ValueError(
+                f"{images} independent calibration images cannot promise to accept {accept:g} with confidence "
+                f"{confidence:g}; ask for less of either"
+            )
+        return level
 
     def percentile(self, values: npt.ArrayLike) -> Scores:
         """Share of ID images, in percent, that score below `values`; 0 to 100, same shape."""
@@ -118,3 +142,18 @@ class QuantileCurve(Frozen):
         knee, base, scale = self.tail
         body = -np.log1p(-np.interp(x, self._values, self._levels, left=0.0))
         return np.asarray(np.where(x <= knee, np.minimum(body, base), base + (x - knee) / scale), dtype=np.float64)
+
+
+@lru_cache(1024)
+def confident_level(accept: float, confidence: float, images: int) -> float:
+    """The level r / (n + 1) whose order statistic accepts at least `accept` of ID images with probability `confidence`.
+
+    The r-th smallest of n scores accepts a Beta(r, n + 1 - r) share of new images (Vovk 2012), which is at least `a`
+    with probability P(Binomial(n, a) <= r - 1); r is the smallest rank for which that reaches `confidence`. More than
+    1 where no rank does.
+    """
+    k = np.arange(images)
+    steps = np.log((images - k) / (k + 1)) + math.log(accept) - math.log1p(-accept)
+    chances = np.exp(images * math.log1p(-accept) + np.concatenate([[0.0], np.cumsum(steps)]))
+    rank = int(np.searchsorted(np.cumsum(chances), confidence - 1e-12)) + 1
+    return rank / (images + 1)

@@ -8,16 +8,17 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from oodguard.core.calibration import DEFAULT_ACCEPT, Calibration
+from oodguard.core.calibration import Calibration
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import FormatError, QualityError
 from oodguard.core.files import file_sha256
 from oodguard.core.frozen import Frozen, first_fault
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import Family, ScoreName
+from oodguard.core.targets import Targets
 from oodguard.core.verdict import DEFAULT_TOP_K, Measured, Outputs, Thresholds, Verdict
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "model.onnx"
 INPUT_NAME = "images"
@@ -136,7 +137,7 @@ class Golden(Frozen):
 class Manifest(Frozen):
     """Everything about a bundle that is not in the graph."""
 
-    schema_version: Literal[3] = Field(3, description="Which form of manifest this is; another is refused.")
+    schema_version: Literal[4] = Field(4, description="Which form of manifest this is; another is refused.")
     name: str = Field(pattern=NAME, description="The model's name, as answers give it.")
     version: str = Field(pattern=NAME, description="The model's version, as answers give it.")
     precision: Precision = Field("fp32", description="The graph's arithmetic: fp32, fp16 or int8.")
@@ -153,8 +154,8 @@ class Manifest(Frozen):
     calibration: Calibration = Field(
         description="The quantile curve of every score on calibration images, and how the scores become the fused one."
     )
-    default_accept: float = Field(
-        DEFAULT_ACCEPT, gt=0, lt=1, description="Target acceptance where neither server nor request names one."
+    targets: Targets = Field(
+        Targets(), description="What answers are to keep where neither server nor request asks for anything else."
     )
     provenance: Provenance = Field(
         description="What it was trained from: data, weights, options, versions, and the accuracy it reached."
@@ -178,8 +179,10 @@ class Manifest(Frozen):
         names = tuple(entry.name for entry in self.scores)
         if names != self.calibration.names:
             raise ValueError("the calibration is not of these scores, in this order")
-        if self.default_accept > self.max_accept:
-            raise ValueError(f"default_accept {self.default_accept} is above what the calibration can promise")
+        answering = self.calibration.answering
+        if answering is not None and len(answering.offsets) != len(self.classes):
+            raise ValueError("the calibration is not of these classes")
+        self.thresholds(self.targets)
         for golden in self.golden:
             if len(golden.probabilities) != len(self.classes) or len(golden.scores) != len(names):
                 raise ValueError(f"the expected output of {golden.path} does not fit the classes and scores")
@@ -205,9 +208,14 @@ class Manifest(Frozen):
         """The columns of `scores`, in order."""
         return self.calibration.names
 
-    def thresholds(self, accept: float) -> Thresholds:
-        """Every threshold at a target acceptance. Raises `ValueError` for one that the calibration cannot promise."""
-        return self.calibration.thresholds(accept)
+    def thresholds(self, targets: Targets) -> Thresholds:
+        """Every threshold at its target. Raises `ValueError` for a target that the calibration cannot promise."""
+        return self.calibration.thresholds(
+            targets.accept,
+            confidence=targets.confidence,
+            coverage=targets.coverage,
+            max_error=targets.max_error,
+        )
 
     def measure(self, outputs: Outputs) -> Measured:
         """`Calibration.measure`; raises `QualityError` also where the graph's classes are not the manifest's."""
@@ -217,22 +225,24 @@ class Manifest(Frozen):
             )
         return self.calibration.measure(outputs)
 
-    def verdicts(self, measured: Measured, *, accept: float | None = None, top_k: int = DEFAULT_TOP_K) -> list[Verdict]:
-        """One verdict per image of a measured batch; `accept`: the manifest's default.
+    def verdicts(
+        self, measured: Measured, *, targets: Targets | None = None, top_k: int = DEFAULT_TOP_K
+    ) -> list[Verdict]:
+        """One verdict per image of a measured batch; `targets`: the manifest's own.
 
-        Raises `ValueError` for an `accept` that the calibration cannot promise or a `top_k` below 1.
+        Raises `ValueError` for a target that the calibration cannot promise or a `top_k` below 1.
         """
-        thresholds = self.thresholds(self.default_accept if accept is None else accept)
+        thresholds = self.thresholds(self.targets if targets is None else targets)
         return self.calibration.verdicts(measured, classes=self.classes, thresholds=thresholds, top_k=top_k)
 
-    def judge(self, outputs: Outputs, *, accept: float | None = None, top_k: int = DEFAULT_TOP_K) -> list[Verdict]:
+    def judge(self, outputs: Outputs, *, targets: Targets | None = None, top_k: int = DEFAULT_TOP_K) -> list[Verdict]:
         """One verdict per image; raises `ValueError` as `verdicts` does and `QualityError` as `measure` does.
 
         ```python
-        verdicts = manifest.judge(outputs, accept=0.99)
+        verdicts = manifest.judge(outputs, targets=Targets(accept=0.99))
         ```
         """
-        return self.verdicts(self.measure(outputs), accept=accept, top_k=top_k)
+        return self.verdicts(self.measure(outputs), targets=targets, top_k=top_k)
 
 
 def load_manifest(bundle: Path) -> Manifest:

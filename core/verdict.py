@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,14 @@ class ScoreVerdict(Frozen):
     is_ood: bool
 
 
+class Decision(StrEnum):
+    """What to do with an image: use its label, look at it because no label is safe, or treat it as a stranger."""
+
+    ANSWER = "answer"
+    UNSURE = "unsure"
+    STRANGER = "stranger"
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What was measured on a batch of B images, before any threshold; lists, because they are read row by row."""
@@ -58,14 +67,25 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Every threshold at one target acceptance; `scores` in graph order."""
+    """Every threshold at one set of targets; `scores` in graph order.
+
+    least_chance: what a label's probability must reach to be an answer. label_cut: the largest nonconformity of a class
+    in a label set. None: the calibration had no labels.
+    """
 
     fused: float
     scores: tuple[tuple[ScoreName, float], ...]
+    least_chance: float | None = None
+    label_cut: float | None = None
 
 
 class Verdict(Frozen):
     """The answer for one image. `is_ood` is `ood_score > threshold`; higher scores are more OOD everywhere.
+
+    `probability`: the chance that `label` is right, where the image is in distribution. `labels`: the classes that hold
+    the true one with the chance `coverage`, most likely first; none where the image is OOD, null where the calibration
+    had no labels. `decision`: `answer`, `unsure` (in distribution, but no label is safe enough for `max_error`) or
+    `stranger` (`is_ood`).
 
     `certified_radius`: how far the image's feature may move, in any direction, without another verdict of the certified
     score: |threshold - value| / Lipschitz constant (GReg, Eq. 4). Null for a model without a certified head.
@@ -80,6 +100,8 @@ class Verdict(Frozen):
     threshold: float
     percentile: float
     scores: dict[ScoreName, ScoreVerdict]
+    labels: tuple[str, ...] | None = None
+    decision: Decision
     certified_radius: float | None = None
 
 

@@ -70,13 +70,16 @@ def ablate(
     calibration_scores: Mapping[ScoreName, Scores],
     accept: float,
 ) -> dict[str, Ablated]:
-    """Every variant on test scores `{name: [N]}` and OOD scores `{name: [O]}`, each with a threshold of its own."""
-    curves = calibration.curves
-    whole = calibration.score(test), calibration.score(ood)
+    """Every variant on test scores `{name: [N]}` and OOD scores `{name: [O]}`, each with a threshold of its own.
+
+    None of them is offset by class, which would need an offset fitted anew for each.
+    """
+    curves, fusion = calibration.curves, calibration.fusion
+    whole = fusion.score(curves, test), fusion.score(curves, ood)
     found = {}
-    for name, fusion in variants(calibration, calibration_scores).items():
-        pair = fusion.score(curves, test), fusion.score(curves, ood)
-        threshold = fusion.curve.threshold(accept)
+    for name, variant in variants(calibration, calibration_scores).items():
+        pair = variant.score(curves, test), variant.score(curves, ood)
+        threshold = variant.curve.threshold(accept)
         measured = detection(*pair, threshold)
         found[name] = Ablated(
             auroc=measured.auroc,

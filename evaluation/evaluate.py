@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from oodguard.core.calibration import DEFAULT_ACCEPT
 from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.core.scores import Family
+from oodguard.core.targets import DEFAULT_ACCEPT
 from oodguard.evaluation import trainings
 from oodguard.evaluation.ablation import ablate
 from oodguard.evaluation.comparison import compare_baselines
@@ -32,7 +32,7 @@ from oodguard.evaluation.extremes import ID, extremes
 from oodguard.evaluation.operating import operating_points
 from oodguard.evaluation.report.document import to_html
 from oodguard.evaluation.report.markdown import to_markdown
-from oodguard.evaluation.threshold import baseline_points, decision, score_points
+from oodguard.evaluation.threshold import baseline_points, deciding, score_points
 from oodguard.evaluation.trainings import Repeats, unseen
 from oodguard.pages.text import plain
 from oodguard.training.metrics import calibration_error, detection, promised_acceptance, reliability, share
@@ -144,8 +144,8 @@ def examine(
         calibration_images=record.splits.calibration,
         acceptance={name: share(values <= thresholds[name]) for name, values in test.values.items()},
         thresholds=thresholds,
-        promised=promised_acceptance(accept, record.splits.calibration, tested=len(test)),
-        decided=decision(record.calibration, answers.scores, thresholds[FUSED]),
+        promised=promised_acceptance(accept, record.calibration.independent, tested=len(test)),
+        decided=deciding(record.calibration, answers, thresholds[FUSED]),
         fusion=FusedParts(
             shares={family: fusion.share(family) for family in Family},
             weights={name: fusion.weight(name) for name in fusion.scores},
@@ -177,7 +177,7 @@ def _table(evidence: Evidence, name: str, accept: float) -> DetectionTable:
         images=len(ood),
         at_threshold=score_points(evidence, name, thresholds),
         baselines=baseline_points(evidence, name, thresholds, accept),
-        decided=decision(record.calibration, ood.answers.scores, thresholds[FUSED]),
+        decided=deciding(record.calibration, ood.answers, thresholds[FUSED]),
         scores={key: detection(test.values[key], ood.values[key], thresholds[key]) for key in test.values},
         ablation=ablate(
             record.calibration,

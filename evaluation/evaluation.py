@@ -17,7 +17,7 @@ from oodguard.evaluation.confusion import Confusion
 from oodguard.evaluation.diversity import Diversity
 from oodguard.evaluation.extremes import Extremes
 from oodguard.evaluation.operating import OperatingPoint
-from oodguard.evaluation.threshold import AtThreshold, Decision
+from oodguard.evaluation.threshold import AtThreshold, Deciding
 from oodguard.evaluation.trainings import Repeats
 from oodguard.training.metrics import ConfidenceBin, Detection, Interval, Share
 
@@ -38,7 +38,7 @@ class DetectionTable(BaseModel):
     images: int
     at_threshold: dict[str, AtThreshold]
     baselines: dict[str, AtThreshold]
-    decided: Decision
+    decided: Deciding
     scores: dict[str, Detection]
     ablation: dict[str, Ablated]
 
@@ -85,7 +85,7 @@ class Evaluation(BaseModel):
     acceptance: dict[str, Share]
     thresholds: dict[str, float]
     promised: Interval
-    decided: Decision
+    decided: Deciding
     fusion: FusedParts
     comparison: BaselineComparison
     operating_points: tuple[OperatingPoint, ...]

@@ -170,7 +170,7 @@ def test_photos(run: Run, photos: Photos, extractor: Extractor, report: Reporter
 
 
 def _measured(record: RunRecord, photos: tuple[Photo, ...], found: Answers) -> MeasuredSet:
-    fused = record.calibration.score(found.scores)
+    fused = found.fused(record.calibration)
     return MeasuredSet(
         photos=photos,
         answers=found,

@@ -78,7 +78,7 @@ def _end(
     values = measured.values[score]
     rows = np.argsort(-values if highest else values, kind="stable")[:shown].tolist()
     fused, pds = measured.values[FUSED], measured.values["pds"]
-    percentiles = evidence.record.calibration.fusion.curve.percentile(fused)
+    percentiles = evidence.record.calibration.curve.percentile(fused)
     probabilities = measured.answers.probabilities
     return Extremes(
         set=name,

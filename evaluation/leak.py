@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from oodguard.core.calibration import DEFAULT_ACCEPT
 from oodguard.core.curve import QuantileCurve
+from oodguard.core.targets import DEFAULT_ACCEPT
 from oodguard.evaluation.baselines import neighbour_distance
 from oodguard.evaluation.frozen import FrozenFeatures
 from oodguard.training.photos.split import Indices, split_off

@@ -29,19 +29,19 @@ class OperatingPoint(BaseModel):
 
 def operating_points(evidence: Evidence, accept: float) -> tuple[OperatingPoint, ...]:
     """The usual targets and `accept`, as far as the calibration can promise them."""
-    curve = evidence.record.calibration.fusion.curve
+    curve = evidence.record.calibration.curve
     targets = sorted({*TARGETS, accept})
     return tuple(operating_point(evidence, target) for target in targets if target <= curve.max_accept)
 
 
 def operating_point(evidence: Evidence, accept: float) -> OperatingPoint:
     """One target acceptance."""
-    threshold = evidence.record.calibration.fusion.curve.threshold(accept)
+    threshold = evidence.record.calibration.curve.threshold(accept)
     accepted = evidence.test.values[FUSED] <= threshold
     return OperatingPoint(
         accept=accept,
         threshold=threshold,
-        promised=promised_acceptance(accept, evidence.record.splits.calibration, tested=len(evidence.test)),
+        promised=promised_acceptance(accept, evidence.record.calibration.independent, tested=len(evidence.test)),
         id_accepted=share(accepted),
         accuracy=share(evidence.right[accepted]) if accepted.any() else None,
         ood_accepted={name: share(found.values[FUSED] <= threshold) for name, found in evidence.ood.items()},

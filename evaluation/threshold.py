@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from oodguard.core.calibration import Calibration
 from oodguard.core.curve import QuantileCurve, Scores
-from oodguard.core.scores import Family, ScoreName
+from oodguard.core.scores import Family
 from oodguard.evaluation.evidence import FUSED, Evidence
+from oodguard.training.answers import Answers
 from oodguard.training.metrics import Change, Share, auroc, share, share_change
 
 
@@ -30,7 +31,7 @@ class AtThreshold(BaseModel):
     auroc: float
 
 
-class Decision(BaseModel):
+class Deciding(BaseModel):
     """How many images of a set are flagged, and the share of them that each family decides: its term is the larger."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,14 +61,14 @@ def baseline_points(
     }
 
 
-def decision(calibration: Calibration, scores: Mapping[ScoreName, Scores], threshold: float) -> Decision:
-    """Which family flags the images with scores `{name: [B]}`, at a threshold of the fused score."""
+def deciding(calibration: Calibration, found: Answers, threshold: float) -> Deciding:
+    """Which family flags the images that these answers are for, at a threshold of the fused score."""
     fusion, curves = calibration.fusion, calibration.curves
-    flagged = fusion.score(curves, scores) > threshold
-    terms = fusion.by_family(curves, scores)
+    flagged = found.fused(calibration) > threshold
+    terms = fusion.by_family(curves, found.scores)
     families = list(terms)
     larger = np.argmax(np.stack([terms[family] for family in families]), axis=0)[flagged]
-    return Decision(
+    return Deciding(
         flagged=int(flagged.sum()),
         shares={
             family: float(np.mean(larger == families.index(family))) if family in terms and flagged.any() else 0.0

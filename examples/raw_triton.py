@@ -53,6 +53,13 @@ def threshold(curve, accept):
     return curve["values"][int(np.searchsorted(curve["levels"], accept - 1e-12))]
 
 
+def sharpened(how, probabilities):
+    """Chances, of the probabilities that the graph gives."""
+    p = np.maximum(np.asarray(probabilities, dtype=float), 1e-30)
+    odds = (p if how["floor"] is None else p / (p + how["floor"])) ** how["power"]
+    return odds / odds.sum()
+
+
 def judge(manifest, probabilities, scores, accept):
     """The verdict on one image. Higher scores are more out-of-distribution."""
     curves, fusion = manifest["calibration"]["curves"], manifest["calibration"]["fusion"]
@@ -61,11 +68,13 @@ def judge(manifest, probabilities, scores, accept):
     for family in fusion["families"]:
         mean = np.mean([surprise(curves[name], values[name]) for name in family["scores"]])
         terms.append(np.log(family["share"]) + surprise(family["curve"], mean))
-    fused = np.logaddexp.reduce(terms)
-    limit = threshold(fusion["curve"], accept)
+    answering = manifest["calibration"]["answering"]
+    label = int(np.argmax(probabilities))
+    fused = surprise(fusion["curve"], np.logaddexp.reduce(terms)) - answering["offsets"][label]
+    limit = threshold(answering["curve"], accept)
     return {
-        "label": manifest["classes"][int(np.argmax(probabilities))],
-        "probability": float(np.max(probabilities)),
+        "label": manifest["classes"][label],
+        "probability": float(sharpened(answering["sharpening"], probabilities)[label]),
         "is_ood": bool(fused > limit),
         "ood_score": float(fused),
         "threshold": limit,
@@ -84,7 +93,7 @@ def main(arguments):
             tensor.set_data_from_numpy(pixels)
             answer = client.infer(model, [tensor], model_version=version)
             probabilities, scores = answer.as_numpy("probabilities")[0], answer.as_numpy("scores")[0]
-            verdict = judge(manifest, probabilities, scores, manifest["default_accept"])
+            verdict = judge(manifest, probabilities, scores, manifest["targets"]["accept"])
             print(json.dumps({"path": path, **verdict}))
 
 

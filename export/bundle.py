@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from oodguard.core.calibration import DEFAULT_ACCEPT, Calibration
+from oodguard.core.calibration import Calibration
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError, QualityError
 from oodguard.core.files import file_sha256
 from oodguard.core.manifest import (
@@ -75,6 +75,7 @@ def export_bundle(
     data: Path | None = None,
     ood: Mapping[str, Path] | None = None,
     allow_collusion: bool = False,
+    keep_probabilities: bool = False,
     with_standalone: bool = False,
     report: Reporter | None = None,
 ) -> Manifest:
@@ -83,6 +84,8 @@ def export_bundle(
     ```python
     manifest = export_bundle(Path("runs/produce"), Path("bundles/produce"), precision="int8")
     ```
+
+    keep_probabilities: let probabilities leave the guard as the graph gives them, in place of chances.
 
     int8 and fp16 need the run's photos, at `data` where they have moved, and set every threshold anew on the converted
     graph's scores; `ood` are folders whose detection must not suffer. `with_standalone` adds a graph that gives
@@ -110,7 +113,7 @@ def export_bundle(
         scratch.mkdir(parents=True)
         # First of all: it is quick, and what it finds missing only the user can mend.
         material = None if precision == "fp32" else gather(run, run_folder, data=data, ood=ood or {})
-        writer = _Writer(run, run_folder, scratch, name=name, version=version)
+        writer = _Writer(run, run_folder, scratch, name=name, version=version, keep_probabilities=keep_probabilities)
         report.progress("fused graph", 0, 1)
         content = writer.exact()
         report.progress("fused graph", 1, 1)
@@ -130,9 +133,11 @@ def export_bundle(
 class _Writer:
     """Fills a scratch folder with graph and golden images, and describes them."""
 
-    def __init__(self, run: Run, run_folder: Path, scratch: Path, *, name: str, version: str) -> None:
+    def __init__(
+        self, run: Run, run_folder: Path, scratch: Path, *, name: str, version: str, keep_probabilities: bool
+    ) -> None:
         self.run, self.run_folder, self.scratch = run, run_folder, scratch
-        self.name, self.version = name, version
+        self.name, self.version, self.keep_probabilities = name, version, keep_probabilities
         originals = sorted((run_folder / GOLDEN_FOLDER).glob("*"))
         if not originals:
             raise FormatError(f"{run_folder} is incomplete: it has no golden images")
@@ -149,13 +154,23 @@ class _Writer:
         expected = Outputs(probabilities=probabilities, scores=scores)
         graph = to_onnx(FusedGuard(self.run).eval(), record.preprocessing, metadata=self._metadata("fp32"))
         (self.scratch / GRAPH_FILE).write_bytes(graph)
-        parity = compare(record.calibration, expected, run_graph(session(graph), self.images))
+        calibration = record.calibration
+        if self.keep_probabilities:
+            calibration = calibration.answered(self.run.labelled, keep_probabilities=True)
+        parity = compare(calibration, expected, run_graph(session(graph), self.images))
         require(parity)
-        return Content("fp32", record.calibration, self.golden, expected, parity)
+        return Content("fp32", calibration, self.golden, expected, parity)
 
     def reduced(self, exact: Content, precision: Lower, material: Material, *, report: Reporter) -> Content:
         """A graph of lower precision in place of the float32 one, which must come to the same decisions."""
-        made = reduce(self.run, (self.scratch / GRAPH_FILE).read_bytes(), precision, material, report=report)
+        made = reduce(
+            self.run,
+            (self.scratch / GRAPH_FILE).read_bytes(),
+            precision,
+            material,
+            keep_probabilities=self.keep_probabilities,
+            report=report,
+        )
         graph = with_metadata(made.graph, self._metadata(precision))
         (self.scratch / GRAPH_FILE).write_bytes(graph)
         parity = compare_decisions(made.reference, made.reduced, precision)
@@ -178,12 +193,13 @@ class _Writer:
 
     def standalone(self, content: Content) -> Standalone:
         """The graph that gives verdicts by itself, beside the one that it is made of."""
-        graph = (self.scratch / GRAPH_FILE).read_bytes()
-        made = standalone(graph, content.calibration, accept=DEFAULT_ACCEPT)
+        graph, targets = (self.scratch / GRAPH_FILE).read_bytes(), self.run.record.targets
+        level = content.calibration.curve.level(targets.accept, confidence=targets.confidence)
+        made = standalone(graph, content.calibration, accept=level)
         # Once the file has left the bundle, it must still say which class is which.
         names = json.dumps(self.run.record.classes)
         made = with_metadata(made, {**self._metadata(content.precision), "oodguard.classes": names})
-        measured = measure_standalone(graph, made, content.calibration, accept=DEFAULT_ACCEPT, images=self.images)
+        measured = measure_standalone(graph, made, content.calibration, accept=level, images=self.images)
         (self.scratch / STANDALONE_FILE).write_bytes(made)
         return measured
 
@@ -208,6 +224,7 @@ class _Writer:
                 for spec in record.heads.specs
             ),
             calibration=content.calibration,
+            targets=record.targets,
             provenance=provenance(record),
             diagnosis=record.diagnosis,
             parity=content.parity,

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oodguard.core.calibration import DEFAULT_ACCEPT, Calibration
+from oodguard.core.calibration import Calibration
 from oodguard.core.curve import Scores
 from oodguard.core.errors import QualityError
 from oodguard.core.manifest import Parity, Precision
+from oodguard.core.targets import DEFAULT_ACCEPT
 from oodguard.core.verdict import Outputs
 from oodguard.training.metrics import auroc
 
@@ -93,7 +94,7 @@ class Judged:
         return {name: auroc(fused, self._fused(found)) for name, found in self.ood_sets.items()}
 
     def _fused(self, outputs: Outputs) -> Scores:
-        return self.calibration.score(self.calibration.columns(outputs.scores))
+        return self.calibration.fused(outputs)
 
 
 def compare_decisions(reference: Judged, reduced: Judged, precision: Precision) -> Parity:

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
+from oodguard.core.answering import LabelledPhotos
+from oodguard.core.errors import InputError
 from oodguard.core.verdict import Outputs
 from oodguard.export.graph import run_batches, session
 from oodguard.export.half import to_float16
 from oodguard.export.parity import Judged
 from oodguard.export.photos import RunPhotos, pixel_batches, run_photos, spread
 from oodguard.export.quantize import to_int8
+from oodguard.training.photos.division import label_numbers
 from oodguard.training.photos.labelled import Photo, load_unlabelled
 from oodguard.training.progress import Reporter
 from oodguard.training.run import Run
@@ -45,8 +50,19 @@ def gather(run: Run, run_folder: Path, *, data: Path | None, ood: Mapping[str, P
     return Material(own=run_photos(run, run_folder, data=data), ood_sets=ood_sets)
 
 
-def reduce(run: Run, graph: bytes, precision: Lower, material: Material, *, report: Reporter) -> Reduced:
-    """Convert the run's float32 `graph` and calibrate every threshold again, on the converted graph's own scores."""
+def reduce(
+    run: Run,
+    graph: bytes,
+    precision: Lower,
+    material: Material,
+    *,
+    keep_probabilities: bool = False,
+    report: Reporter,
+) -> Reduced:
+    """Convert the run's float32 `graph` and calibrate every threshold again, on the converted graph's own scores.
+
+    keep_probabilities: let probabilities leave the guard as the graph gives them.
+    """
     record = run.record
     if precision == "int8":
         chosen = spread(material.own.training, RANGE_IMAGES, seed=record.seed)
@@ -61,10 +77,21 @@ def reduce(run: Run, graph: bytes, precision: Lower, material: Material, *, repo
         expected, found = run_batches(running, pixel_batches(photos, record.preprocessing, stage=stage, report=report))
         return expected, found
 
-    expected, found = both(material.own.calibration, f"{precision} answers on calibration images")
+    photos = material.own.calibration
+    expected, found = both(photos, f"{precision} answers on calibration images")
+    if len(found.scores) != len(photos):
+        raise InputError(f"{len(photos) - len(found.scores)} of the run's calibration photos can no longer be read")
     ood = {name: both(photos, f"{precision} answers on {name}") for name, photos in material.ood_sets.items()}
     before = record.calibration
     after = before.refit(before.columns(found.scores))
+    own = LabelledPhotos(
+        surprise=after.surprise(after.columns(found.scores)),
+        probabilities=found.probabilities,
+        targets=label_numbers(photos, record.classes),
+        groups=np.array([run.division.calibration[photo.label][photo.sha256] for photo in photos], dtype=np.int64),
+    )
+    # Photos out of fold are on the scale of surprise, which every precision has.
+    after = after.answered(run.apart.and_these(own), keep_probabilities=keep_probabilities)
     return Reduced(
         graph=small,
         reference=Judged(before, expected, {name: pair[0] for name, pair in ood.items()}),

@@ -24,6 +24,7 @@ from oodguard.core.manifest import (
     SCORES_NAME,
     STANDALONE_OUTPUTS,
 )
+from oodguard.core.sharpening import LEAST, Sharpening
 from oodguard.export.portable import Writer, portable
 
 # How far float32 may be off a mean surprise, relative to it or to 1. Steps are moved by so much, so that an image on
@@ -104,7 +105,7 @@ def standalone(graph: bytes, calibration: Calibration, *, accept: float) -> byte
     file = standalone(Path("model.onnx").read_bytes(), manifest.calibration, accept=0.95)
     ```
 
-    accept: the target acceptance where none is fed.
+    accept: the target acceptance where none is fed (`QuantileCurve.level`).
     """
     model = portable(onnx.load_from_string(graph))
     _append(model, calibration, accept)
@@ -157,18 +158,37 @@ class _Verdict:
 
     def write(self) -> None:
         """All outputs, `[B]` each."""
-        g = self.graph
-        g.add("ArgMax", PROBABILITIES_NAME, output="label", axis=1, keepdims=0)
-        g.add("ReduceMax", PROBABILITIES_NAME, self.axes[1], output="probability", keepdims=0)
+        g, answering = self.graph, self.calibration.answering
+        label = g.add("ArgMax", PROBABILITIES_NAME, output="label", axis=1, keepdims=0)
+        self.chance(Sharpening() if answering is None else answering.sharpening)
         fused = self.fused()
+        if answering is not None:
+            # How surprising that is, less what is usual for the class given.
+            surprise = self.surprise(fused, [self.calibration.fusion.curve], slack=MARGIN)
+            offsets = g.add("Gather", g.constant(answering.offsets), label, axis=0)
+            fused = g.add("Sub", surprise, g.add("Reshape", offsets, g.constant([-1, 1, 1], np.int64)))
         g.add("Reshape", fused, self.flat, output="ood_score")
         rank = self.rank(fused)
         whole = g.constant(self.calibration.samples + 1)
         g.add("Div", g.add("Mul", rank, g.constant(100.0)), whole, output="percentile")
         self.judge(rank, whole)
 
+    def chance(self, sharpening: Sharpening) -> None:
+        """`probability`: the chance of the most likely class, by `Sharpening.apply`, which keeps the order."""
+        g = self.graph
+        if sharpening == Sharpening():
+            g.add("ReduceMax", PROBABILITIES_NAME, self.axes[1], output="probability", keepdims=0)
+            return
+        given = g.add("Clip", PROBABILITIES_NAME, g.constant(LEAST), self.one)
+        logs = g.add("Log", given)
+        if sharpening.floor is not None:
+            logs = g.add("Sub", logs, g.add("Log", g.add("Add", given, g.constant(sharpening.floor))))
+        behind = g.add("Sub", logs, g.add("ReduceMax", logs, self.axes[1], keepdims=1))
+        powers = g.add("Exp", g.add("Mul", behind, g.constant(sharpening.power)))
+        g.add("Div", self.one, g.add("ReduceSum", powers, self.axes[1], keepdims=0), output="probability")
+
     def fused(self) -> str:
-        """F `[B, 1, 1]`, the formula of `Fusion`."""
+        """F `[B, 1, 1]` of all scores, the formula of `Fusion`."""
         g, fusion = self.graph, self.calibration.fusion
         names = list(self.calibration.names)
         columns = g.constant([names.index(name) for name in fusion.scores], np.int64)
@@ -206,8 +226,8 @@ class _Verdict:
         return g.add("Sub", g.add("Clip", excess, self.zero, g.constant(CEILING)), g.add("Log", share))
 
     def rank(self, fused: str) -> str:
-        """How many of n + 1 images score below F, `[B]`: 0 to n, and n + 1 above all n calibration images."""
-        g, curve = self.graph, self.calibration.fusion.curve
+        """How many of n + 1 images score below, `[B]`: 0 to n, and n + 1 above all n calibration images."""
+        g, curve = self.graph, self.calibration.curve
         values, whole = np.asarray(curve.values), curve.samples + 1
         rises = np.diff(np.concatenate([[0.0], ranks_of(curve)[:-1], [whole]]))
         # A score that is no number is below none of these, and has the highest rank.

@@ -24,8 +24,8 @@ from oodguard.core.verdict import Outputs
 from oodguard.export.graph import run_graph, session
 from oodguard.export.standalone import CEILING, verdict_graph
 
-# Of the fused score, relative to it or to 1. Float32 is within 1e-5 of it but between two calibration images whose
-# surprises are nearly the same, where the curve is steep.
+# Of a probability, and of the fused score relative to it or to 1. Float32 is within 1e-5 of it but between two
+# calibration images whose surprises are nearly the same, where the curve is steep.
 TOLERANCE = 1e-3
 ROWS = 4096
 
@@ -59,20 +59,20 @@ def measure_standalone(
     truth = run_graph(session(graph), images)
     found = StandaloneOutputs.run(made, {INPUT_NAME: images})
     errors = [_error(calibration, truth, found)]
-    _require_labels(truth, found)
+    _require_answers(calibration, truth, found)
     if (calibration.flagged(truth, accept=accept) != (found.is_ood == 1)).any():
         raise QualityError("the standalone graph gives a golden image another flag; nothing was exported")
     rows = rows_of(calibration, truth.probabilities.shape[1])
     verdict = verdict_graph(calibration, classes=truth.probabilities.shape[1], accept=accept)
     feeds = {PROBABILITIES_NAME: rows.probabilities, SCORES_NAME: rows.scores}
-    fused = calibration.score(calibration.columns(rows.scores))
+    fused = calibration.fused(rows)
     for level in (*(calibration.max_accept * np.linspace(0.125, 1.0, 8)).tolist(), accept):
         found = StandaloneOutputs.run(verdict, feeds, accept=level)
         limit = calibration.thresholds(level).fused
         clear = np.abs(fused - limit) > TOLERANCE * max(abs(limit), 1.0)
         if ((fused > limit) != (found.is_ood == 1))[clear].any():
             raise QualityError(f"the standalone graph flags otherwise at acceptance {level:.3f}; nothing was exported")
-    _require_labels(rows, found)
+    _require_answers(calibration, rows, found)
     errors.append(_error(calibration, rows, found))
     if max(errors) > TOLERANCE:
         raise QualityError(
@@ -104,11 +104,16 @@ def rows_of(calibration: Calibration, classes: int) -> Outputs:
     return Outputs(probabilities=probabilities, scores=scores)
 
 
-def _require_labels(outputs: Outputs, found: StandaloneOutputs) -> None:
+def _require_answers(calibration: Calibration, outputs: Outputs, found: StandaloneOutputs) -> None:
     if (outputs.probabilities.argmax(1) != found.label).any():
         raise QualityError("the standalone graph gives another label than the graph; nothing was exported")
+    worst = float(np.abs(calibration.chances(outputs.probabilities).max(1) - found.probability).max())
+    if worst > TOLERANCE:
+        raise QualityError(
+            f"the standalone graph's probability differs by {worst:.1e} (allowed {TOLERANCE:g}); nothing was exported"
+        )
 
 
 def _error(calibration: Calibration, outputs: Outputs, found: StandaloneOutputs) -> float:
-    fused = np.minimum(calibration.score(calibration.columns(outputs.scores)), CEILING)
+    fused = np.minimum(calibration.fused(outputs), CEILING)
     return float((np.abs(fused - found.ood_score) / np.maximum(np.abs(fused), 1.0)).max())

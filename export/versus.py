@@ -98,8 +98,8 @@ def quality(manifests: dict[Path, Manifest], graphs: dict[Path, bytes], test: Pa
     for i, (bundle, manifest) in enumerate(manifests.items()):
         calibration = manifest.calibration
         labels = test_outputs[i].probabilities.argmax(1)
-        fused = calibration.score(calibration.columns(test_outputs[i].scores))
-        threshold = calibration.thresholds(manifest.default_accept).fused
+        fused = calibration.fused(test_outputs[i])
+        threshold = calibration.thresholds(manifest.targets.accept).fused
         cells = [
             f"{bundle.name} ({manifest.precision})",
             f"{len(graphs[bundle]) / 1e6:.1f}",
@@ -108,7 +108,7 @@ def quality(manifests: dict[Path, Manifest], graphs: dict[Path, bytes], test: Pa
             f"{100 * np.mean(fused <= threshold):.1f}",
         ]
         for found in ood_outputs.values():
-            detected = detection(fused, calibration.score(calibration.columns(found[i].scores)), threshold)
+            detected = detection(fused, calibration.fused(found[i]), threshold)
             cells.append(f"{100 * detected.ood_accepted_at_95_id:.2f} / {100 * detected.auroc:.2f}")
         table.add_row(*cells)
     return table

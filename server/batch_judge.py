@@ -190,7 +190,7 @@ class BatchJudge:
                 return [ImageError(Code.ENGINE_FAILED, str(error))]
             # One image must not cost its batch-mates their answers.
             return [one for image in images for one in await self._verdicts([image], judged, accept, top_k)]
-        verdicts = self.manifest.verdicts(measured, accept=accept, top_k=top_k)
+        verdicts = self.manifest.verdicts(measured, targets=self.manifest.targets.but(accept=accept), top_k=top_k)
         judged.queue += started - decoded
         judged.inference += ended - started
         judged.judge += time.monotonic() - ended

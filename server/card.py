@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from oodguard.core.answers import ModelRef
-from oodguard.core.calibration import DEFAULT_ACCEPT
 from oodguard.core.curve import QuantileCurve
 from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.frozen import Frozen
 from oodguard.core.manifest import Manifest, Parity, Precision
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import Family, ScoreName
+from oodguard.core.targets import DEFAULT_ACCEPT
 from oodguard.server.model import ServedModel
 from oodguard.server.settings import ServeSettings
 from oodguard.server.shadow import ShadowState
@@ -141,7 +141,7 @@ def card_of(model: ServedModel, settings: ServeSettings, shadow: ShadowCard | No
     manifest, provenance = model.manifest, model.manifest.provenance
     accept = model.accept
     accepts = stops(manifest, accept)
-    thresholds = [manifest.thresholds(stop) for stop in accepts]
+    thresholds = [manifest.thresholds(manifest.targets.but(accept=stop)) for stop in accepts]
     calibration = manifest.calibration
     return ModelCard(
         model=model.ref,
@@ -153,7 +153,7 @@ def card_of(model: ServedModel, settings: ServeSettings, shadow: ShadowCard | No
         accept=accept,
         max_accept=_highest(manifest),
         accepts=accepts,
-        fused=CardThresholds(thresholds=tuple(t.fused for t in thresholds), scale=scale_of(calibration.fusion.curve)),
+        fused=CardThresholds(thresholds=tuple(t.fused for t in thresholds), scale=scale_of(calibration.curve)),
         detectors=tuple(
             CardScore(
                 name=entry.name,

@@ -122,13 +122,13 @@ class GuardCalls:
 
     def thresholds(self, accept: float | None = None) -> Thresholds:
         """Every threshold at a target acceptance, the bundle's own unless given. Raises `Refused`."""
-        return self.manifest.thresholds(self._required(accept))
+        return self.manifest.thresholds(self.manifest.targets.but(accept=self._required(accept)))
 
     def _required(self, accept: float | None, top_k: int = 1) -> float:
         """The target acceptance to judge by. Raises `Refused` for arguments out of range."""
-        accept = self.manifest.default_accept if accept is None else accept
+        accept = self.manifest.targets.accept if accept is None else accept
         try:
-            self.manifest.thresholds(accept)
+            self.manifest.thresholds(self.manifest.targets.but(accept=accept))
             if top_k < 1:
                 raise ValueError(f"top_k must be at least 1; got {top_k}")
         except ValueError as error:

@@ -57,8 +57,8 @@ class ServedModel:
         if settings.model_name is not None:
             self.manifest = self.manifest.model_copy(update={"name": settings.model_name})
         self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
-        self.accept = settings.accept or self.manifest.default_accept
-        self._thresholds = lru_cache(THRESHOLDS_KEPT)(self.manifest.thresholds)
+        self.accept = settings.accept or self.manifest.targets.accept
+        self._thresholds = lru_cache(THRESHOLDS_KEPT)(self._found)
         self.thresholds(self.accept)
         self.condition = Condition(metrics)
         self.batcher: Batcher | Sender
@@ -114,6 +114,9 @@ class ServedModel:
             return self._thresholds(accept)
         except ValueError as error:
             raise RequestError(Code.BAD_PARAMETER, str(error)) from None
+
+    def _found(self, accept: float) -> Thresholds:
+        return self.manifest.thresholds(self.manifest.targets.but(accept=accept))
 
     async def check(self) -> str | None:
         """Answer the golden images and compare with the manifest: what differs, or None; the condition has it, too.

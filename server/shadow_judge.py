@@ -25,7 +25,7 @@ from oodguard.server.tuning import EnginePlan
 def open_judge(plan: ShadowPlan) -> BatchJudge:
     """The bundle, verified, on one thread of the CPU. Raises `OodguardError`."""
     manifest = load_manifest(plan.bundle)
-    manifest.thresholds(plan.accept or manifest.default_accept)
+    manifest.thresholds(manifest.targets.but(accept=plan.accept))
     engine = EnginePlan(engine=plan.engine, sessions=1, threads=1, max_batch=1)
     return BatchJudge.open(plan.bundle, manifest, engine, limits=plan.limits, device="cpu", workers=1)
 
@@ -53,7 +53,7 @@ def judge_all(plan: ShadowPlan, channel: socket.socket) -> None:
         return
     manifest = judge.manifest
     send(channel, ShadowHello(model=ModelRef(name=manifest.name, version=manifest.version)))
-    default = plan.accept or manifest.default_accept
+    default = plan.accept or manifest.targets.accept
     while True:
         request = receive(channel, ShadowRequest)
         images = [receive_bytes(channel, size) for size in request.sizes]

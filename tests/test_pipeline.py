@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from PIL import Image
 from starlette.testclient import TestClient
@@ -163,7 +164,9 @@ def test_a_run_made_before_a_score_existed_still_works(
     for family in raw["calibration"]["fusion"]["families"]:
         family["scores"] = [name for name in family["scores"] if name != "knn"]
     (old / RECORD_FILE).write_text(json.dumps(raw))
-    np.save(old / CALIBRATION_FILE, np.delete(np.load(old / CALIBRATION_FILE), column, axis=1))
+    arrays = safetensors.numpy.load_file(old / CALIBRATION_FILE)
+    arrays["scores"] = np.delete(arrays["scores"], column, axis=1)
+    safetensors.numpy.save_file(arrays, old / CALIBRATION_FILE)
     found = evaluate(old, ood={"noise": strangers})
     assert "knn" not in found.ood["noise"].scores
     assert found.ood["noise"].scores["fused"].auroc > 0.9
@@ -180,7 +183,7 @@ def test_a_run_of_another_format_is_one_sentence(run: Path, tmp_path: Path) -> N
     shutil.copytree(run, old)
     raw = json.loads((old / RECORD_FILE).read_text())
     (old / RECORD_FILE).write_text(json.dumps({**raw, "format": 1}))
-    with pytest.raises(FormatError, match=r"is a run of format 1, and this oodguard reads format 3; train it again$"):
+    with pytest.raises(FormatError, match=r"is a run of format 1, and this oodguard reads format 4; train it again$"):
         load_run(old)
     (old / RECORD_FILE).write_text("[]")
     with pytest.raises(FormatError, match="damaged"):

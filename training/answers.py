@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from oodguard.core.calibration import Calibration
 from oodguard.core.curve import Scores
 from oodguard.core.scores import ScoreName
 from oodguard.training.backbone.network import Backbone
@@ -24,6 +25,10 @@ class Answers:
     probabilities: npt.NDArray[np.float32]
     votes: Labels
     scores: dict[ScoreName, Scores]
+
+    def fused(self, calibration: Calibration) -> Scores:
+        """The fused score of each image, `[N]`."""
+        return calibration.score(self.scores, self.probabilities.argmax(1))
 
 
 @torch.no_grad()

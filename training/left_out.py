@@ -17,10 +17,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from oodguard.core.calibration import DEFAULT_ACCEPT, MIN_CALIBRATION
+from oodguard.core.calibration import MIN_CALIBRATION
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.fusion import Fusion, LeftOutCheck, chosen_members
 from oodguard.core.scores import SCORES, ScoreName
+from oodguard.core.targets import DEFAULT_ACCEPT
 from oodguard.training.answers import head_answers
 from oodguard.training.heads.guard import fit_heads
 from oodguard.training.metrics import auroc

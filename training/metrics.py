@@ -164,7 +164,7 @@ def promised_acceptance(accept: float, samples: int, *, tested: int | None = Non
 
 
 def calibration_error(
-    probabilities: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], bins: int = BINS
+    probabilities: npt.NDArray[np.floating], targets: npt.NDArray[np.int64], bins: int = BINS
 ) -> float:
     """Expected calibration error: mean over confidence bins of |accuracy - confidence|, weighted by their images."""
     found = reliability(probabilities, targets, bins)
@@ -183,7 +183,7 @@ class ConfidenceBin(BaseModel):
 
 
 def reliability(
-    probabilities: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], bins: int = BINS
+    probabilities: npt.NDArray[np.floating], targets: npt.NDArray[np.int64], bins: int = BINS
 ) -> tuple[ConfidenceBin, ...]:
     """Accuracy against confidence in equal bins of confidence; bins without images are left out."""
     confidence = probabilities.max(1).astype(np.float64)

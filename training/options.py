@@ -99,6 +99,20 @@ class TrainOptions(BaseModel):
         le=20,
         description="Folds of left-out classes that choose the fused score; 0: take the default one.",
     )
+    out_of_fold: int = Field(
+        4,
+        ge=0,
+        le=20,
+        description="Parts in which training photos are scored by heads that did not see them, which makes thresholds "
+        "and probabilities truer; 0: use the calibration photos alone. A cross-fitted run has no need of it.",
+    )
+    confidence: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="How sure the target acceptance is to be kept, where neither server nor request says so; default: "
+        "it is kept on average.",
+    )
     outliers: Path | None = Field(None, description="Folder of images that are certainly OOD; default: none.")
     leave_out: int = Field(0, ge=0, description="Train without this many random classes, as evaluate --leave-out does.")
     on_unreadable: Literal["skip", "refuse"] = Field(

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from oodguard.core.calibration import DEFAULT_ACCEPT, Calibration
+from oodguard.core.answering import LabelledPhotos
+from oodguard.core.calibration import Calibration
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.files import file_sha256
 from oodguard.core.fusion import LeftOutCheck
 from oodguard.core.scores import REGISTRY, Family
+from oodguard.core.targets import DEFAULT_ACCEPT, Targets
 from oodguard.training import run as runs
 from oodguard.training.answers import Answers, answers, head_answers
 from oodguard.training.backbone.learning_set import LearningSet, learning_set
@@ -31,7 +33,8 @@ from oodguard.training.left_out import Labelled, check_left_out
 from oodguard.training.loop import EpochReport
 from oodguard.training.metrics import calibration_error
 from oodguard.training.options import TrainOptions
-from oodguard.training.photos.division import label_numbers
+from oodguard.training.out_of_fold import FrozenPhotos, out_of_fold
+from oodguard.training.photos.division import group_numbers, label_numbers
 from oodguard.training.photos.labelled import Photo
 from oodguard.training.photos.split import split_off
 from oodguard.training.progress import Reporter, Silent
@@ -46,16 +49,22 @@ from oodguard.training.record import (
 )
 
 GOLDEN_IMAGES = 8
+# Photos out of fold that a run keeps.
+MAX_APART = 8192
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained guard before calibration, what it was trained on, and what left-out classes say of its scores."""
+    """A trained guard before calibration, what it was trained on, and what left-out classes say of its scores.
+
+    apart: what heads say of training photos that they did not see; none where the guard was cross-fitted.
+    """
 
     learning: LearningSet
     heads: GuardHeads
     check: LeftOutCheck | None
     crossed: CrossFitted | None
+    apart: LabelledPhotos | None
     seconds_per_head_epoch: float
 
 
@@ -116,8 +125,30 @@ def _learn(options: TrainOptions, compute: Fabric, report: Reporter) -> Learned:
         heads=heads,
         check=check,
         crossed=cross_fit(learning, options, compute, report) if options.cross_fit else None,
+        apart=None if options.cross_fit else _apart(learning, options, check, compute, report),
         seconds_per_head_epoch=float(np.median(epoch_seconds)),
     )
+
+
+def _apart(
+    learning: LearningSet, options: TrainOptions, check: LeftOutCheck | None, compute: Fabric, report: Reporter
+) -> LabelledPhotos | None:
+    """What heads on the frozen feature say of the training photos, out of fold."""
+    division = learning.division
+    found = out_of_fold(
+        FrozenPhotos(
+            features=learning.frozen,
+            targets=learning.targets,
+            groups=group_numbers(division, division.training),
+            held=learning.held,
+        ),
+        options,
+        classes=len(learning.photos.classes),
+        check=check,
+        compute=compute,
+        progress=lambda done, total: report.progress("training photos out of fold", done, total),
+    )
+    return None if found is None else found.sample(MAX_APART, seed=options.seed)
 
 
 def _check(learning: LearningSet, options: TrainOptions, compute: Fabric, report: Reporter) -> LeftOutCheck | None:
@@ -152,6 +183,7 @@ class Calibrated:
 
     answers: Answers
     calibration: Calibration
+    labelled: LabelledPhotos
     diagnosis: CollusionReport
 
 
@@ -163,7 +195,7 @@ def _write(learned: Learned, options: TrainOptions, scratch: Path, started: floa
     metrics["train_seconds"] = time.perf_counter() - started
     _keep_golden(division.calibration, scratch)
     runs.write_division(scratch, division.record)
-    runs.write_calibration(scratch, calibrated.answers.scores)
+    runs.write_calibration(scratch, calibrated.answers.scores, calibrated.labelled)
     runs.write_weights(scratch, trunk=backbone.trunk, tail=backbone.tail, heads=heads)
     record = _record(learned, calibrated, options, metrics, weights_sha256=file_sha256(scratch / WEIGHTS_FILE))
     (scratch / RECORD_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
@@ -183,11 +215,18 @@ def _calibrate(learned: Learned) -> Calibrated:
             (features, torch.from_numpy(label_numbers(photos, learning.photos.classes))),
             (learning.features[0], learning.targets),
         )
-    return Calibrated(
-        answers=found,
-        calibration=Calibration.fit(found.scores, check=learned.check, lipschitz=heads.lipschitz),
-        diagnosis=diagnosis,
+    calibration = Calibration.fit(found.scores, check=learned.check, lipschitz=heads.lipschitz)
+    division = learning.division
+    own = division.calibration if crossed is None else division.training
+    labelled = LabelledPhotos(
+        surprise=calibration.surprise(found.scores),
+        probabilities=found.probabilities,
+        targets=label_numbers(own, learning.photos.classes),
+        groups=group_numbers(division, own),
     )
+    if learned.apart is not None:
+        labelled = learned.apart.and_these(labelled)
+    return Calibrated(answers=found, calibration=calibration.answered(labelled), labelled=labelled, diagnosis=diagnosis)
 
 
 def _metrics(learned: Learned, calibrated: Calibrated, options: TrainOptions) -> dict[str, float]:
@@ -201,11 +240,13 @@ def _metrics(learned: Learned, calibrated: Calibrated, options: TrainOptions) ->
     if not division.test:
         return metrics
     tested = answers(learning.backbone, learned.heads, learning.extractor.extract(division.test)[0])
-    accepted = calibration.score(tested.scores) <= calibration.thresholds(DEFAULT_ACCEPT).fused
+    accepted = tested.fused(calibration) <= calibration.thresholds(DEFAULT_ACCEPT).fused
     return {
         **metrics,
         "test_accuracy": _accuracy(tested, division.test, classes),
-        "test_calibration_error": calibration_error(tested.probabilities, label_numbers(division.test, classes)),
+        "test_calibration_error": calibration_error(
+            calibration.chances(tested.probabilities), label_numbers(division.test, classes)
+        ),
         "test_acceptance": float(np.mean(accepted)),
     }
 
@@ -245,6 +286,7 @@ def _record(
             unreadable=tuple(sorted(unreadable)),
         ),
         calibration=calibrated.calibration,
+        targets=Targets(confidence=options.confidence),
         metrics=metrics,
         diagnosis=calibrated.diagnosis,
         weights_sha256=weights_sha256,

@@ -14,12 +14,13 @@ from oodguard.core.errors import FormatError
 from oodguard.core.frozen import Frozen, first_fault
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import CERTIFIED, REGISTRY, ScoreName, ScoreSpec
+from oodguard.core.targets import Targets
 
 RECORD_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
-CALIBRATION_FILE = "calibration.npy"
+CALIBRATION_FILE = "calibration.safetensors"
 DIVISION_FILE = "division.json"
-FORMAT = 3
+FORMAT = 4
 GOLDEN_FOLDER = "golden"
 
 Record = TypeVar("Record", bound=Frozen)
@@ -92,7 +93,7 @@ class DivisionRecord(Frozen):
 class RunRecord(Frozen):
     """Everything about a run that is not a weight: `run.json`."""
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     oodguard: str
     created: str
     seed: int
@@ -105,6 +106,7 @@ class RunRecord(Frozen):
     heads: HeadShapes
     splits: Splits
     calibration: Calibration
+    targets: Targets = Field(description="what answers are to keep where nobody asks for anything else")
     metrics: dict[str, float]
     diagnosis: CollusionReport | None = Field(None, description="on the calibration images, when it was trained")
     weights_sha256: str

@@ -1,4 +1,4 @@
-"""The run folder: `run.json` (its record), `division.json`, `calibration.npy` and weights. Nothing is pickled."""
+"""The run folder: `run.json`, its record; `division.json`; `calibration.safetensors`; weights. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import safetensors
+import safetensors.numpy
 import safetensors.torch
 import torch
 from torch import nn
 
+from oodguard.core.answering import LabelledPhotos
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
 from oodguard.core.scores import ScoreName
@@ -41,7 +43,8 @@ class Run:
     """A trained guard in memory: its record and its network.
 
     division: which photo trained, calibrated or tested it. calibration: the scores `{name: [n]}` of the calibration
-    photos.
+    photos. labelled: what was said of photos with labels, those out of fold first and then the calibration photos; of
+    at most 8,192 of the former.
     """
 
     record: RunRecord
@@ -50,6 +53,12 @@ class Run:
     heads: GuardHeads
     division: DivisionRecord
     calibration: dict[ScoreName, Scores]
+    labelled: LabelledPhotos
+
+    @property
+    def apart(self) -> LabelledPhotos:
+        """The photos out of fold; none of a cross-fitted run."""
+        return self.labelled.first(len(self.labelled) - len(next(iter(self.calibration.values()))))
 
     @torch.no_grad()
     def predict(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -85,26 +94,40 @@ def write_division(folder: Path, division: DivisionRecord) -> None:
     (folder / DIVISION_FILE).write_text(division.model_dump_json(), encoding="utf-8")
 
 
-def write_calibration(folder: Path, scores: Mapping[ScoreName, Scores]) -> None:
-    """Write the calibration images' scores, `[n, S]` in graph order."""
-    np.save(folder / CALIBRATION_FILE, np.stack(list(scores.values()), axis=1), allow_pickle=False)
+def write_calibration(folder: Path, scores: Mapping[ScoreName, Scores], labelled: LabelledPhotos) -> None:
+    """Write the calibration images' scores, `[n, S]` in graph order, and what was said of photos with labels."""
+    arrays = {
+        "scores": np.stack(list(scores.values()), axis=1),
+        "surprise": labelled.surprise,
+        "probabilities": labelled.probabilities.astype(np.float32),
+        "targets": labelled.targets,
+        "groups": labelled.groups,
+    }
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    safetensors.numpy.save_file(whole, folder / CALIBRATION_FILE)
 
 
-def _read_calibration(folder: Path, record: RunRecord) -> dict[ScoreName, Scores]:
+def _read_calibration(folder: Path, record: RunRecord) -> tuple[dict[ScoreName, Scores], LabelledPhotos]:
     path = folder / CALIBRATION_FILE
+    if not path.is_file():
+        raise FormatError(f"{folder} is incomplete: it has no {CALIBRATION_FILE}")
     try:
-        table = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise FormatError(f"{folder} is incomplete: it has no {CALIBRATION_FILE}") from None
-    except (OSError, ValueError) as error:
+        arrays = safetensors.numpy.load_file(path)
+        table = arrays.pop("scores")
+        labelled = LabelledPhotos(**arrays)
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError) as error:
         raise FormatError(f"{path} is damaged ({error})") from None
     names = record.calibration.names
+    if labelled.probabilities.shape != (len(labelled), len(record.classes)) or not (
+        len(labelled.surprise) == len(labelled.groups) == len(labelled) >= len(table)
+    ):
+        raise FormatError(f"{path} does not hold the photos that {RECORD_FILE} describes")
     if table.ndim != 2 or table.shape[1] != len(names):
         raise FormatError(f"{path} does not hold the {len(names)} scores that {RECORD_FILE} lists")
     scores = record.calibration.columns(table)
     if any(QuantileCurve.fit(scores[name]) != curve for name, curve in record.calibration.curves.items()):
         raise FormatError(f"{path} does not hold the scores that set the thresholds in {RECORD_FILE}")
-    return scores
+    return scores, labelled
 
 
 def _read_division(folder: Path) -> DivisionRecord:
@@ -158,11 +181,13 @@ def load_run(folder: Path) -> Run:
             module.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
     except RuntimeError as error:
         raise FormatError(f"{path} does not fit its record ({str(error).splitlines()[0]})") from None
+    calibration, labelled = _read_calibration(folder, record)
     return Run(
         record=record,
         trunk=trunk.eval(),
         tail=tail.eval(),
         heads=heads.eval(),
         division=_read_division(folder),
-        calibration=_read_calibration(folder, record),
+        calibration=calibration,
+        labelled=labelled,
     )

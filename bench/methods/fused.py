@@ -43,9 +43,9 @@ class GuardDetector(Detector):
         logits, table = self._table(x)
         found: dict[str, Tensor] = {name.value: table[:, i] for i, name in enumerate(self.heads.shapes.scores)}
         if self._calibration is not None:
-            found["fused"] = torch.from_numpy(
-                self._calibration.score(self._calibration.columns(table.double().numpy()))
-            )
+            columns = self._calibration.columns(table.double().numpy())
+            predicted = scores.mean_log_probabilities(logits).argmax(-1).numpy()
+            found["fused"] = torch.from_numpy(self._calibration.score(columns, predicted))
         return MethodOutput(logits=logits, log_probabilities=scores.mean_log_probabilities(logits), scores=found)
 
     def _table(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -64,9 +64,9 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
     Continues an interrupted run if bundle, source and options are the same. Raises `OodguardError`.
     """
     manifest = load_manifest(options.bundle)
-    accept = options.accept if options.accept is not None else manifest.default_accept
+    accept = options.accept if options.accept is not None else manifest.targets.accept
     try:
-        manifest.thresholds(accept)
+        manifest.thresholds(manifest.targets.but(accept=accept))
     except ValueError as error:
         raise InputError(str(error)) from None
     if options.out.is_dir() or (options.out.exists() and not options.overwrite):

@@ -54,7 +54,7 @@ def _row(item: Item, outcome: Outcome) -> dict[str, rows.Cell]:
 
 def metadata(manifest: Manifest, *, bundle_sha256: str, accept: float, source: str) -> dict[str, str]:
     """Return what a reader must know about how the result was made; nothing that differs between two equal runs."""
-    thresholds = manifest.thresholds(accept)
+    thresholds = manifest.thresholds(manifest.targets.but(accept=accept))
     return {
         "oodguard.bundle.name": manifest.name,
         "oodguard.bundle.version": manifest.version,

@@ -88,7 +88,7 @@ def test_rows_are_the_graphs_verdicts_and_bad_files_are_rows(
     good = [row for row in found if not row["error_code"]]
     pixels = np.stack([load_pixels(Path(row["path"]).read_bytes(), manifest.preprocessing) for row in good])
     outputs = run_graph(session((bundle / manifest.graph).read_bytes()), pixels)
-    for row, verdict in zip(good, manifest.judge(outputs, accept=0.9), strict=True):
+    for row, verdict in zip(good, manifest.judge(outputs, targets=manifest.targets.but(accept=0.9)), strict=True):
         assert (row["label"], row["is_ood"]) == (verdict.label, verdict.is_ood)
         assert row["probability"] == pytest.approx(verdict.probability, rel=1e-6)
         # Another batch size changes last digits, which distances and the fused score multiply.
@@ -103,7 +103,10 @@ def test_rows_are_the_graphs_verdicts_and_bad_files_are_rows(
     assert about["oodguard.bundle.version"] == "7"
     assert len(about["oodguard.bundle.sha256"]) == 64
     assert about["oodguard.accept"] == "0.9"
-    assert json.loads(about["oodguard.thresholds"])["ood_score"] == manifest.thresholds(0.9).fused
+    assert (
+        json.loads(about["oodguard.thresholds"])["ood_score"]
+        == manifest.thresholds(manifest.targets.but(accept=0.9)).fused
+    )
 
 
 def test_every_kind_of_source_gives_the_same_rows(

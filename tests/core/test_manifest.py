@@ -59,14 +59,14 @@ def test_judge_reads_label_scores_and_thresholds(bundle: Path) -> None:
 def test_accept_moves_the_thresholds(bundle: Path) -> None:
     manifest = load_manifest(bundle)
     found = outputs(manifest, 0.9)
-    strict = manifest.judge(found, accept=0.6)[0]
-    loose = manifest.judge(found, accept=manifest.max_accept)[0]
+    strict = manifest.judge(found, targets=manifest.targets.but(accept=0.6))[0]
+    loose = manifest.judge(found, targets=manifest.targets.but(accept=manifest.max_accept))[0]
     assert strict.is_ood is True
     assert loose.is_ood is False
     assert strict.ood_score == loose.ood_score
     assert strict.threshold < loose.threshold
     with pytest.raises(ValueError, match="accept"):
-        manifest.judge(found, accept=0.9999)
+        manifest.judge(found, targets=manifest.targets.but(accept=0.9999))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -104,7 +104,7 @@ def test_damage_is_refused_in_one_sentence(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 2}, "schema version 2; this oodguard reads version 3"),
+        ({"schema_version": 2}, "schema version 2; this oodguard reads version 4"),
         ({"classes": ["a", "a", "b"]}, "repeat"),
         ({"name": "../up"}, "name"),
         ({"files": []}, "not in the list"),

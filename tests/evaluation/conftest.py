@@ -12,12 +12,13 @@ from oodguard.core.calibration import Calibration
 from oodguard.core.fusion import LeftOutCheck
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import SCORES, Family, ScoreName
+from oodguard.core.targets import Targets
 from oodguard.evaluation.ablation import ablate
 from oodguard.evaluation.baselines import LARGER, LOGISTIC, NEIGHBOUR, BaselineScores
 from oodguard.evaluation.evaluate import examine
 from oodguard.evaluation.evaluation import DetectionTable, Evaluation
 from oodguard.evaluation.evidence import FUSED, Evidence, MeasuredSet, PlainEvidence
-from oodguard.evaluation.threshold import Decision, baseline_points, score_points
+from oodguard.evaluation.threshold import Deciding, baseline_points, score_points
 from oodguard.evaluation.trainings import Repeats, Scatter
 from oodguard.training.answers import Answers
 from oodguard.training.metrics import detection
@@ -64,6 +65,7 @@ def guard(rng: np.random.Generator) -> tuple[RunRecord, dict[ScoreName, np.ndarr
         heads=HEADS,
         splits=Splits(train=600, calibration=200, test=240, groups=90, largest_group=7),
         calibration=Calibration.fit(calibration, check=CHECK),
+        targets=Targets(),
         metrics={},
         weights_sha256="1" * 64,
     )
@@ -89,7 +91,10 @@ def measured(
     return MeasuredSet(
         photos=tuple(photos),
         answers=Answers(probabilities=probabilities, votes=votes, scores=scores),
-        values={**{name.value: v for name, v in scores.items()}, FUSED: record.calibration.score(scores)},
+        values={
+            **{name.value: v for name, v in scores.items()},
+            FUSED: record.calibration.score(scores, probabilities.argmax(1)),
+        },
     )
 
 
@@ -140,7 +145,7 @@ def found(evidence: Evidence) -> Evaluation:
         images=60,
         at_threshold=score_points(evidence, "far", thresholds),
         baselines=baseline_points(evidence, "far", thresholds, 0.95),
-        decided=Decision(flagged=60, shares={Family.CONFIDENCE: 0.25, Family.DENSITY: 0.75}),
+        decided=Deciding(flagged=60, shares={Family.CONFIDENCE: 0.25, Family.DENSITY: 0.75}),
         scores={name: detection(test.values[name], ood.values[name], 3.0) for name in test.values},
         ablation=ablate(
             evidence.record.calibration,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from oodguard.core.errors import FormatError, InputError
@@ -67,12 +68,19 @@ def test_missing_test_photos_are_counted(run: Path, options: TrainOptions, tmp_p
 def test_calibration_scores_of_other_photos_are_refused(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    table = np.load(copy / CALIBRATION_FILE)
-    np.save(copy / CALIBRATION_FILE, table + 1.0)
+    arrays = safetensors.numpy.load_file(copy / CALIBRATION_FILE)
+
+    def keep(**changes: np.ndarray) -> None:
+        safetensors.numpy.save_file({**arrays, **changes}, copy / CALIBRATION_FILE)
+
+    keep(scores=arrays["scores"] + 1.0)
     with pytest.raises(FormatError, match="set the thresholds"):
         load_run(copy)
-    np.save(copy / CALIBRATION_FILE, table[:, :3])
+    keep(scores=arrays["scores"][:, :3].copy())
     with pytest.raises(FormatError, match="8 scores"):
+        load_run(copy)
+    keep(groups=arrays["groups"][:5].copy())
+    with pytest.raises(FormatError, match="photos"):
         load_run(copy)
     (copy / CALIBRATION_FILE).write_bytes(b"junk")
     with pytest.raises(FormatError, match="damaged"):

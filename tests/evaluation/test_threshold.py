@@ -12,7 +12,8 @@ from oodguard.core.scores import Family, ScoreName
 from oodguard.evaluation.baselines import LARGER, NEIGHBOUR
 from oodguard.evaluation.evaluation import Evaluation
 from oodguard.evaluation.evidence import FUSED, Evidence, PlainEvidence
-from oodguard.evaluation.threshold import baseline_points, best, decision, score_points
+from oodguard.evaluation.threshold import baseline_points, best, deciding, score_points
+from oodguard.training.answers import Answers
 
 AMP, KNN = ScoreName.AMP, ScoreName.KNN
 RANKS = np.arange(1.0, 1000.0)
@@ -55,6 +56,11 @@ def test_the_best_lets_in_fewest_and_is_never_the_fused_score(found: Evaluation,
     assert best(worse) == "knn"
 
 
+def said(scores: dict[ScoreName, np.ndarray]) -> Answers:
+    count = len(next(iter(scores.values())))
+    return Answers(probabilities=np.full((count, 2), 0.5, np.float32), votes=np.zeros((1, count), int), scores=scores)
+
+
 def test_the_family_with_the_larger_term_decides() -> None:
     rng = np.random.default_rng(0)
     held = {AMP: rng.permutation(RANKS), KNN: rng.permutation(RANKS)}
@@ -62,7 +68,7 @@ def test_the_family_with_the_larger_term_decides() -> None:
     calibration = Calibration(curves=curves, fusion=Fusion.fit(curves, held, members=(AMP, KNN), share=0.8))
     threshold = calibration.thresholds(0.95).fused
     scores = {AMP: np.array([2000.0, 1500.0, 1.0, 1.0, 2000.0]), KNN: np.array([1.0, 500.0, 3000.0, 1.0, 2000.0])}
-    found = decision(calibration, scores, threshold)
+    found = deciding(calibration, said(scores), threshold)
     # Confidence decides the last one too: as surprising as density, with the larger share.
     assert found.flagged == 4
     assert found.shares == {Family.CONFIDENCE: 0.75, Family.DENSITY: 0.25}
@@ -73,7 +79,7 @@ def test_families_decide_on_id_images_in_about_their_shares() -> None:
     held = {AMP: rng.exponential(size=9999), KNN: rng.exponential(size=9999)}
     curves = {name: QuantileCurve.fit(values) for name, values in held.items()}
     calibration = Calibration(curves=curves, fusion=Fusion.fit(curves, held, members=(AMP, KNN), share=0.7))
-    found = decision(calibration, held, calibration.thresholds(0.95).fused)
+    found = deciding(calibration, said(held), calibration.thresholds(0.95).fused)
     assert found.flagged == pytest.approx(500, abs=3)
     assert found.shares[Family.CONFIDENCE] == pytest.approx(0.7, abs=0.1)
     assert sum(found.shares.values()) == pytest.approx(1.0)
@@ -83,6 +89,6 @@ def test_nothing_flagged_is_due_to_no_family_and_an_absent_family_decides_nothin
     curves = {AMP: QuantileCurve.fit(RANKS), KNN: QuantileCurve.fit(RANKS)}
     held = {AMP: RANKS, KNN: RANKS}
     alone = Calibration(curves=curves, fusion=Fusion.fit(curves, held, members=(KNN,), share=0.8))
-    assert decision(alone, held, 1e9).shares == {Family.CONFIDENCE: 0.0, Family.DENSITY: 0.0}
-    assert decision(alone, held, 1e9).flagged == 0
-    assert decision(alone, held, 0.0).shares == {Family.CONFIDENCE: 0.0, Family.DENSITY: 1.0}
+    assert deciding(alone, said(held), 1e9).shares == {Family.CONFIDENCE: 0.0, Family.DENSITY: 0.0}
+    assert deciding(alone, said(held), 1e9).flagged == 0
+    assert deciding(alone, said(held), 0.0).shares == {Family.CONFIDENCE: 0.0, Family.DENSITY: 1.0}

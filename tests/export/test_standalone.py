@@ -21,7 +21,9 @@ from oodguard.core.errors import FormatError, QualityError
 from oodguard.core.manifest import GRAPH_FILE, STANDALONE_FILE, STANDALONE_OUTPUTS, Manifest, load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.core.scores import ScoreName
-from oodguard.core.verdict import Outputs
+from oodguard.core.sharpening import Sharpening
+from oodguard.core.targets import Targets
+from oodguard.core.verdict import Outputs, Verdict
 from oodguard.export.bundle import export_bundle
 from oodguard.export.graph import run_graph, session
 from oodguard.export.portable import portable
@@ -54,14 +56,18 @@ def raw(manifest: Manifest) -> dict[str, np.ndarray]:
     return {"probabilities": rows.probabilities, "scores": rows.scores}
 
 
+def judged(manifest: Manifest, outputs: Outputs, accept: float | None) -> list[Verdict]:
+    return manifest.judge(outputs, targets=None if accept is None else Targets(accept=accept))
+
+
 def agree(manifest: Manifest, outputs: Outputs, found: StandaloneOutputs, accept: float | None) -> None:
     """Labels and probabilities are the same, fused scores within the tolerance, and flags but on the threshold itself.
 
     Float32 moves a step by at most `MARGIN`: an image that scores so little above a threshold passes.
     """
-    verdicts = manifest.judge(outputs, accept=accept)
+    verdicts = judged(manifest, outputs, accept)
     assert [manifest.classes[label] for label in found.label] == [verdict.label for verdict in verdicts]
-    np.testing.assert_array_equal(found.probability, np.float32([verdict.probability for verdict in verdicts]))
+    np.testing.assert_allclose(found.probability, [verdict.probability for verdict in verdicts], rtol=1e-5, atol=1e-7)
     scores = np.array([verdict.ood_score for verdict in verdicts])
     np.testing.assert_allclose(found.ood_score, scores, rtol=TOLERANCE, atol=TOLERANCE)
     threshold = verdicts[0].threshold
@@ -79,7 +85,7 @@ def test_every_photo_has_the_servers_verdict(alone: Path, images: np.ndarray) ->
     default = StandaloneOutputs.run(file, {"images": images})
     seen = set()
     for accept in ACCEPTS:
-        verdicts = manifest.judge(truth, accept=accept)
+        verdicts = judged(manifest, truth, accept)
         found = StandaloneOutputs.run(file, {"images": images}, accept=accept)
         flags = [verdict.is_ood for verdict in verdicts]
         assert [manifest.classes[label] for label in found.label] == [verdict.label for verdict in verdicts]
@@ -87,7 +93,7 @@ def test_every_photo_has_the_servers_verdict(alone: Path, images: np.ndarray) ->
         np.testing.assert_allclose(found.ood_score, [v.ood_score for v in verdicts], rtol=TOLERANCE, atol=TOLERANCE)
         np.testing.assert_allclose(found.percentile, [v.percentile for v in verdicts], atol=1e-3)
         # What a caller computes where a runtime takes no `accept`.
-        wanted = manifest.default_accept if accept is None else accept
+        wanted = manifest.targets.accept if accept is None else accept
         assert (default.percentile >= 100 * wanted - 1e-3).tolist() == flags
         seen |= set(flags)
     assert seen == {True, False}
@@ -95,7 +101,7 @@ def test_every_photo_has_the_servers_verdict(alone: Path, images: np.ndarray) ->
 
 def test_any_raw_outputs_have_the_calibrations_verdict(alone: Path) -> None:
     manifest = load_manifest(alone)
-    graph = verdict_graph(manifest.calibration, classes=len(manifest.classes), accept=manifest.default_accept)
+    graph = verdict_graph(manifest.calibration, classes=len(manifest.classes), accept=manifest.targets.accept)
     rows = raw(manifest)
     assert rows["scores"].max() > 1e5 * max(curve.values[-1] for curve in manifest.calibration.curves.values())
     assert (rows["probabilities"] == 0).any()
@@ -104,18 +110,20 @@ def test_any_raw_outputs_have_the_calibrations_verdict(alone: Path) -> None:
 
 
 def test_calibration_images_are_judged_alike_on_every_threshold(run: Path, alone: Path) -> None:
-    manifest, scores = load_manifest(alone), np.load(run / "calibration.npy").astype(np.float32)
-    calibration = manifest.calibration
-    rows = {"probabilities": np.full((len(scores), 3), 1 / 3, np.float32), "scores": scores}
-    graph = verdict_graph(calibration, classes=3, accept=0.95)
-    fused = calibration.score(calibration.columns(scores))
+    whole, kept = load_manifest(alone).calibration, load_run(run)
+    scores = np.stack(list(kept.calibration.values()), axis=1).astype(np.float32)
+    rows = Outputs(probabilities=kept.labelled.probabilities[-len(scores) :].astype(np.float32), scores=scores)
     exact = 0
-    for accept in calibration.fusion.curve.levels:
-        threshold = calibration.thresholds(accept).fused
-        found = StandaloneOutputs.run(graph, rows, accept=accept).is_ood == 1
-        apart = (fused == threshold) | (np.abs(fused - threshold) > 2 * MARGIN)
-        np.testing.assert_array_equal(found[apart], (fused > threshold)[apart])
-        exact += int((fused == threshold).sum())
+    # Without classes the thresholds are these images' own scores; with them they are scores out of fold.
+    for calibration in (whole, whole.model_copy(update={"answering": None})):
+        graph = verdict_graph(calibration, classes=3, accept=0.95)
+        fused = calibration.fused(rows)
+        for accept in calibration.curve.levels:
+            threshold = calibration.thresholds(accept).fused
+            found = StandaloneOutputs.run(graph, dict(rows), accept=accept).is_ood == 1
+            apart = (fused == threshold) | (np.abs(fused - threshold) > 2 * MARGIN)
+            np.testing.assert_array_equal(found[apart], (fused > threshold)[apart])
+            exact += int((fused == threshold).sum())
     assert exact >= len(scores)
 
 
@@ -155,9 +163,10 @@ def test_an_acceptance_that_cannot_be_promised_is_the_next_that_can(alone: Path)
     least = StandaloneOutputs.run(graph, rows, accept=1e-6).is_ood
     for accept in (0.0, -1.0):
         np.testing.assert_array_equal(StandaloneOutputs.run(graph, rows, accept=accept).is_ood, least)
-    lowest = manifest.calibration.fusion.curve.values[0]
-    fused = manifest.calibration.score(manifest.calibration.columns(rows["scores"]))
-    np.testing.assert_array_equal(least == 1, fused > lowest)
+    lowest, fused = manifest.calibration.curve.values[0], manifest.calibration.fused(Outputs(**rows))
+    clear = np.abs(fused - lowest) > 2 * MARGIN
+    assert (fused <= lowest).any()
+    np.testing.assert_array_equal((least == 1)[clear], (fused > lowest)[clear])
 
 
 def test_scores_beyond_every_number_are_flagged(alone: Path) -> None:
@@ -265,6 +274,35 @@ def test_operators_that_runtimes_disagree_on_are_written_out() -> None:
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, rtol=1e-6)
     assert found[0][1] == pytest.approx(1000 + np.log(2))
+
+
+@pytest.mark.parametrize("sharpening", [Sharpening(), Sharpening(power=1.7), Sharpening(power=2.5, floor=0.02)])
+def test_probabilities_leave_as_chances(alone: Path, sharpening: Sharpening) -> None:
+    manifest = load_manifest(alone)
+    whole = manifest.calibration
+    assert whole.answering is not None
+    assert any(whole.answering.offsets)
+    answering = whole.answering.model_copy(update={"sharpening": sharpening})
+    calibration = whole.model_copy(update={"answering": answering})
+    rows = raw(manifest)
+    rows["probabilities"][:3] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1 - 1e-7, 1e-7, 1e-38]]
+    found = StandaloneOutputs.run(verdict_graph(calibration, classes=3, accept=0.95), rows)
+    chances = calibration.chances(rows["probabilities"])
+    np.testing.assert_allclose(found.probability, chances.max(1), rtol=1e-5)
+    np.testing.assert_array_equal(found.label, rows["probabilities"].argmax(1))
+
+
+def test_a_confident_target_is_the_default_of_the_graph(alone: Path) -> None:
+    manifest = load_manifest(alone)
+    targets = Targets(accept=0.8, confidence=0.9)
+    level = manifest.calibration.curve.level(0.8, confidence=0.9)
+    assert level > 0.8
+    rows = raw(manifest)
+    graph = verdict_graph(manifest.calibration, classes=3, accept=level)
+    verdicts = manifest.judge(Outputs(**rows), targets=targets)
+    clear = [abs(verdict.ood_score - verdict.threshold) > 2 * MARGIN for verdict in verdicts]
+    found = StandaloneOutputs.run(graph, rows).is_ood == 1
+    np.testing.assert_array_equal(found[clear], np.array([verdict.is_ood for verdict in verdicts])[clear])
 
 
 def test_a_surprise_without_end_stops_at_a_ceiling() -> None:

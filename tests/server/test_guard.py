@@ -119,12 +119,12 @@ def test_the_target_acceptance_is_the_calls_own(guard: Guard, images: list[Path]
     for accept in (0.5, 0.9):
         answer = guard.predict(images, accept=accept)
         thresholds = guard.thresholds(accept)
-        assert (answer.accept, thresholds) == (accept, manifest.thresholds(accept))
+        assert (answer.accept, thresholds) == (accept, manifest.thresholds(manifest.targets.but(accept=accept)))
         for prediction in answer.predictions:
             assert prediction.threshold == thresholds.fused
             assert prediction.is_ood == (prediction.ood_score > thresholds.fused)
-    assert guard.predict(images[0]).accept == manifest.default_accept
-    assert guard.thresholds() == manifest.thresholds(manifest.default_accept)
+    assert guard.predict(images[0]).accept == manifest.targets.accept
+    assert guard.thresholds() == manifest.thresholds(manifest.targets)
     assert [len(guard.predict(images[0], top_k=k).predictions[0].top_k) for k in (1, 3)] == [1, 3]
     for wrong, sentence in (({"accept": 0.99999}, "at most"), ({"accept": 0.0}, "above 0"), ({"top_k": 0}, "top_k")):
         with pytest.raises(oodguard.Refused, match=sentence) as caught:

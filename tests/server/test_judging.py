@@ -64,7 +64,7 @@ def test_images_keep_their_order_and_their_own_numbers(play: Any) -> None:
         assert isinstance(dark, Verdict)
         assert isinstance(bright, Verdict)
         assert [dark.class_index, bright.class_index] == [0, 2]
-        assert [len(dark.top_k), found.accept] == [1, court.parts.serving.model.manifest.default_accept]
+        assert [len(dark.top_k), found.accept] == [1, court.parts.serving.model.manifest.targets.accept]
 
     play(scenario)
 

@@ -69,7 +69,7 @@ def other(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("other") / "discs",
         version="9",
         classes=["ochre", *manifest.classes[1:]],
-        default_accept=0.6,
+        targets={"accept": 0.6},
         preprocessing=preprocessing.model_dump(mode="json"),
     )
 
@@ -282,7 +282,7 @@ def test_an_acceptance_that_the_second_bundle_cannot_promise_is_its_own_failure(
          calibration.curves.items()},
         lipschitz=calibration.lipschitz,
     )  # fmt: skip
-    small = retold(bundle, tmp_path / "small", calibration=few.model_dump(mode="json"), default_accept=0.6)
+    small = retold(bundle, tmp_path / "small", calibration=few.model_dump(mode="json"), targets={"accept": 0.6})
     assert load_manifest(small).max_accept < 0.95 < load_manifest(bundle).max_accept
     running = server("--shadow", str(small), "--shadow-share", "1")
     wait_judging(running)

@@ -125,6 +125,11 @@ def divide(
     return division, frozen[rest], frozen[held]
 
 
+def group_numbers(division: Division, photos: Sequence[Photo]) -> Labels:
+    """Near-duplicate groups `[N]` of photos that have one."""
+    return np.array([division.groups[photo] for photo in photos], dtype=np.int64)
+
+
 def label_numbers(photos: Sequence[Photo], classes: Sequence[str]) -> Labels:
     """Class indices `[N]`."""
     number = {label: i for i, label in enumerate(classes)}

@@ -7,7 +7,7 @@ from oodguard.evaluation.baselines import LARGER, NEIGHBOUR
 from oodguard.evaluation.evaluation import Evaluation
 from oodguard.evaluation.evidence import FUSED
 from oodguard.evaluation.report.summary import findings
-from oodguard.evaluation.threshold import AtThreshold, Decision
+from oodguard.evaluation.threshold import AtThreshold, Deciding
 from oodguard.training.metrics import Change, Share, promised_acceptance
 
 DO = ("Add ", "add ", "train ", "Train ", "measure ", "Rely ", "decide ", "ask ", "Raise ", "Do not ", "Compare ")
@@ -111,8 +111,8 @@ def test_logistic_regression_that_labels_better_is_a_weakness(found: Evaluation)
 
 
 def test_a_family_that_decides_less_than_a_hundredth_everywhere_cannot_flag_anything(found: Evaluation) -> None:
-    def decided(confidence: float) -> Decision:
-        return Decision(flagged=400, shares={Family.CONFIDENCE: confidence, Family.DENSITY: 1 - confidence})
+    def decided(confidence: float) -> Deciding:
+        return Deciding(flagged=400, shares={Family.CONFIDENCE: confidence, Family.DENSITY: 1 - confidence})
 
     def weak(on_test: float, on_far: float) -> str:
         far = found.ood["far"].model_copy(update={"decided": decided(on_far)})
@@ -123,7 +123,7 @@ def test_a_family_that_decides_less_than_a_hundredth_everywhere_cannot_flag_anyt
     assert "cannot flag anything" not in weak(0.01, 0.0)
     assert "cannot flag anything" not in weak(0.0, 0.5)
     assert "The density family cannot flag anything at this target" in weak(1.0, 0.995)
-    nothing = Decision(flagged=0, shares=dict.fromkeys(Family, 0.0))
+    nothing = Deciding(flagged=0, shares=dict.fromkeys(Family, 0.0))
     assert "cannot flag" not in said(found, decided=nothing, ood={}, leave_out={})["weak"]
 
 

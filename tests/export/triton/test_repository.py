@@ -83,7 +83,7 @@ def test_what_cannot_be_written_is_refused_and_nothing_changes(bundle: Path, tmp
     repository = tmp_path / "repository"
     write_repository(bundle, repository)
     before = everything(repository)
-    other = variant(bundle, tmp_path / "other", default_accept=0.9)
+    other = variant(bundle, tmp_path / "other", targets={"accept": 0.9})
     with pytest.raises(InputError, match="already has another version 7"):
         write_repository(other, repository)
     with pytest.raises(InputError, match="does not serve version 8"):

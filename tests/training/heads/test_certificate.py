@@ -87,7 +87,7 @@ def test_the_bundle_answers_with_the_radius(certified: Path, learned: Run, tmp_p
         probabilities=np.array([golden.probabilities], dtype=np.float32), scores=np.array([golden.scores], np.float32)
     )
     for accept in (0.8, 0.95):
-        verdict = manifest.judge(outputs, accept=accept)[0]
+        verdict = manifest.judge(outputs, targets=manifest.targets.but(accept=accept))[0]
         score = verdict.scores[ScoreName.LINEAR_ENERGY]
         assert verdict.certified_radius == pytest.approx(
             abs(score.threshold - score.value) / manifest.calibration.lipschitz[ScoreName.LINEAR_ENERGY]

@@ -1,0 +1,54 @@
+"""`Targets`: what a caller asks of an answer; every one of them moves without a new export."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field
+
+from oodguard.core.frozen import Frozen
+
+DEFAULT_ACCEPT = 0.95
+DEFAULT_COVERAGE = 0.9
+DEFAULT_MAX_ERROR = 0.05
+
+
+class Targets(Frozen):
+    """What thresholds, label sets and decisions are to keep.
+
+    ```python
+    Targets(accept=0.99, confidence=0.9)
+    ```
+    """
+
+    accept: float = Field(
+        DEFAULT_ACCEPT, gt=0, lt=1, description="Target acceptance: the share of ID images that should pass."
+    )
+    confidence: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="How sure the target acceptance is to be kept, over calibration sets; none: kept on average.",
+    )
+    coverage: float = Field(
+        DEFAULT_COVERAGE, gt=0, lt=1, description="The chance that a label set holds the true class."
+    )
+    max_error: float = Field(
+        DEFAULT_MAX_ERROR, gt=0, lt=1, description="The largest share of wrong labels among the images answered."
+    )
+
+    def but(
+        self,
+        *,
+        accept: float | None = None,
+        confidence: float | None = None,
+        coverage: float | None = None,
+        max_error: float | None = None,
+    ) -> Self:
+        """The same targets where nothing else is asked for. Raises `ValueError` for a target out of its range."""
+        asked = {"accept": accept, "confidence": confidence, "coverage": coverage, "max_error": max_error}
+        given = {name: value for name, value in asked.items() if value is not None}
+        for name, value in given.items():
+            if not 0.0 < value < 1.0:
+                raise ValueError(f"{name} must be above 0 and below 1; got {value:g}")
+        return type(self)(**{**self.model_dump(), **given}) if given else self
