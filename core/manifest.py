@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -116,9 +117,12 @@ class Standalone(Frozen):
 
     The export gate compared it with the calibration on the golden images and on `rows` rows of raw scores. Of these,
     `max_score_error` is the largest |difference| of `ood_score`, relative to the score or to 1.
+
+    calibration_sha256: of the calibration inside it, so that a new one cannot be served beside an old graph.
     """
 
     graph: str
+    calibration_sha256: str
     outputs: tuple[TensorSpec, ...]
     rows: int = Field(ge=1)
     max_score_error: float = Field(ge=0)
@@ -186,6 +190,8 @@ class Manifest(Frozen):
         for golden in self.golden:
             if len(golden.probabilities) != len(self.classes) or len(golden.scores) != len(names):
                 raise ValueError(f"the expected output of {golden.path} does not fit the classes and scores")
+        if self.standalone is not None and self.standalone.calibration_sha256 != calibration_sha256(self.calibration):
+            raise ValueError("the standalone graph was made of another calibration; export the bundle again")
         listed = {ref.path for ref in self.files}
         graphs = {self.graph} if self.standalone is None else {self.graph, self.standalone.graph}
         missing = (graphs | {golden.path for golden in self.golden}) - listed
@@ -243,6 +249,11 @@ class Manifest(Frozen):
         ```
         """
         return self.verdicts(self.measure(outputs), targets=targets, top_k=top_k)
+
+
+def calibration_sha256(calibration: Calibration) -> str:
+    """What identifies a calibration; fields that it does not use do not count."""
+    return hashlib.sha256(calibration.model_dump_json(exclude_defaults=True).encode()).hexdigest()
 
 
 def load_manifest(bundle: Path) -> Manifest:

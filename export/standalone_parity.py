@@ -19,6 +19,7 @@ from oodguard.core.manifest import (
     STANDALONE_FILE,
     STANDALONE_OUTPUTS,
     Standalone,
+    calibration_sha256,
 )
 from oodguard.core.verdict import Outputs
 from oodguard.export.graph import run_graph, session
@@ -68,7 +69,7 @@ def measure_standalone(
     fused = calibration.fused(rows)
     for level in (*(calibration.max_accept * np.linspace(0.125, 1.0, 8)).tolist(), accept):
         found = StandaloneOutputs.run(verdict, feeds, accept=level)
-        limit = calibration.thresholds(level).fused
+        limit = calibration.curve.threshold(level)
         clear = np.abs(fused - limit) > TOLERANCE * max(abs(limit), 1.0)
         if ((fused > limit) != (found.is_ood == 1))[clear].any():
             raise QualityError(f"the standalone graph flags otherwise at acceptance {level:.3f}; nothing was exported")
@@ -79,7 +80,13 @@ def measure_standalone(
             f"the standalone graph's fused score differs by {max(errors):.1e} (allowed {TOLERANCE:g}); nothing was "
             "exported"
         )
-    return Standalone(graph=STANDALONE_FILE, outputs=STANDALONE_OUTPUTS, rows=ROWS, max_score_error=max(errors))
+    return Standalone(
+        graph=STANDALONE_FILE,
+        calibration_sha256=calibration_sha256(calibration),
+        outputs=STANDALONE_OUTPUTS,
+        rows=ROWS,
+        max_score_error=max(errors),
+    )
 
 
 def rows_of(calibration: Calibration, classes: int) -> Outputs:

@@ -13,12 +13,20 @@ import openvino
 import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
+from pydantic import ValidationError
 
 from oodguard.cli.main import run as command
 from oodguard.core.calibration import Calibration
 from oodguard.core.curve import QuantileCurve
 from oodguard.core.errors import FormatError, QualityError
-from oodguard.core.manifest import GRAPH_FILE, STANDALONE_FILE, STANDALONE_OUTPUTS, Manifest, load_manifest
+from oodguard.core.manifest import (
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    STANDALONE_FILE,
+    STANDALONE_OUTPUTS,
+    Manifest,
+    load_manifest,
+)
 from oodguard.core.preprocessing import load_pixels
 from oodguard.core.scores import ScoreName
 from oodguard.core.sharpening import Sharpening
@@ -119,7 +127,7 @@ def test_calibration_images_are_judged_alike_on_every_threshold(run: Path, alone
         graph = verdict_graph(calibration, classes=3, accept=0.95)
         fused = calibration.fused(rows)
         for accept in calibration.curve.levels:
-            threshold = calibration.thresholds(accept).fused
+            threshold = calibration.curve.threshold(accept)
             found = StandaloneOutputs.run(graph, dict(rows), accept=accept).is_ood == 1
             apart = (fused == threshold) | (np.abs(fused - threshold) > 2 * MARGIN)
             np.testing.assert_array_equal(found[apart], (fused > threshold)[apart])
@@ -205,6 +213,10 @@ def test_the_manifest_lists_the_file_and_a_change_is_refused(alone: Path, tmp_pa
     properties = {p.key: p.value for p in onnx.load(alone / STANDALONE_FILE).metadata_props}
     assert json.loads(properties["oodguard.classes"]) == list(manifest.classes)
     assert properties["oodguard.version"] == "1"
+    moved = json.loads((alone / MANIFEST_FILE).read_text())
+    moved["calibration"]["answering"]["offsets"][0] += 1e-9
+    with pytest.raises(ValidationError, match="the standalone graph was made of another calibration"):
+        Manifest.model_validate(moved)
     changed = tmp_path / "changed"
     shutil.copytree(alone, changed)
     with (changed / STANDALONE_FILE).open("ab") as file:
