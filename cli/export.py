@@ -52,6 +52,9 @@ def export(
     keep_probabilities: Annotated[
         bool, Parameter(help="Answer with the graph's own probabilities, not with the chances fitted to them.")
     ] = False,
+    standalone: Annotated[
+        bool, Parameter(help="Add standalone.onnx, which gives verdicts by itself, in browsers for example.")
+    ] = False,
     triton: Annotated[Path | None, Parameter(help="Triton model repository to write the model into.")] = None,
     options: Annotated[TritonOptions | None, Parameter(name="*", name_transform=_triton_flag)] = None,
 ) -> None:
@@ -72,6 +75,7 @@ def export(
     flags = ("--out", "--name", "--model-version", "--precision", "--data", "--ood", "--thumbnails")
     values = (out, name, model_version, precision, data, ood, thumbnails or None)
     given = [flag for flag, value in zip(flags, values, strict=True) if value is not None]
+    given += ["--standalone"] if standalone else []
     console = Terminal(soft_wrap=True)
     if (run / MANIFEST_FILE).is_file():
         if triton is None or given:
@@ -95,6 +99,7 @@ def export(
                 allow_collusion=allow_collusion,
                 thumbnails=thumbnails,
                 keep_probabilities=keep_probabilities,
+                with_standalone=standalone,
                 report=report,
             )
         if out is not None:
@@ -128,7 +133,7 @@ def _to_triton(
 
 
 def _print_bundle(console: Terminal, out: Path, manifest: Manifest) -> None:
-    parity = manifest.parity
+    parity, alone = manifest.parity, manifest.standalone
     size = sum(ref.bytes for ref in manifest.files if ref.path == manifest.graph) / 1e6
     console.print(
         f"[bold]{escape(str(out))}[/]: {manifest.name} version {manifest.version}, one {manifest.precision} graph of "
@@ -139,6 +144,11 @@ def _print_bundle(console: Terminal, out: Path, manifest: Manifest) -> None:
         console.print(f"thumbnails of the training photos in the bank: {packed:.1f} MB, for whoever has the bundle")
     if manifest.diagnosis is not None:
         console.print(f"ensemble {manifest.diagnosis.verdict}")
+    if alone is not None:
+        console.print(
+            f"{alone.graph}: the same verdicts on the golden images and {alone.rows} rows of scores; fused scores "
+            f"within {alone.max_score_error:.1e}"
+        )
     if manifest.precision == "fp32":
         worst = max(parity.max_score_error.values())
         console.print(

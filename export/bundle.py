@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from oodguard.core.manifest import (
     NEIGHBOURS_NAME,
     PROBABILITIES_NAME,
     SCORES_NAME,
+    STANDALONE_FILE,
     FileRef,
     Golden,
     Manifest,
@@ -30,6 +32,7 @@ from oodguard.core.manifest import (
     Precision,
     Provenance,
     ScoreEntry,
+    Standalone,
     TensorSpec,
     load_manifest,
 )
@@ -40,6 +43,8 @@ from oodguard.export.fuse import FusedGuard
 from oodguard.export.graph import run_graph, session, to_onnx, with_metadata
 from oodguard.export.parity import compare, compare_decisions, require, require_decisions, require_distances
 from oodguard.export.reduce import Lower, Material, gather, reduce
+from oodguard.export.standalone import standalone
+from oodguard.export.standalone_parity import measure_standalone
 from oodguard.export.thumbnails import bank_photos, pack
 from oodguard.training.backbone.features import TRAINING_LIMITS
 from oodguard.training.progress import Reporter, Silent
@@ -77,6 +82,7 @@ def export_bundle(
     allow_collusion: bool = False,
     thumbnails: bool = False,
     keep_probabilities: bool = False,
+    with_standalone: bool = False,
     report: Reporter | None = None,
 ) -> Manifest:
     """Export a run as a bundle: one ONNX graph, a manifest, golden images; gated by parity.
@@ -90,6 +96,7 @@ def export_bundle(
     int8 and fp16 need the run's photos, at `data` where they have moved, and set every threshold anew on the converted
     graph's scores; `ood` are folders whose detection must not suffer. `thumbnails` need the photos, too: whoever has
     the bundle can then look at small copies of the training photos in its bank.
+    `with_standalone` adds a graph that gives verdicts by itself.
 
     Raises `QualityError` when the graph does not answer as it must, or when the ensemble's members collude (unless
     `allow_collusion`; the manifest says so either way), `InputError` and `FormatError` for what the user
@@ -125,7 +132,7 @@ def export_bundle(
             content = writer.reduced(content, precision, material, report=report)
         if pictured:
             pack(pictured, scratch / THUMBNAILS_FILE, report=report)
-        manifest = writer.manifest(content)
+        manifest = writer.manifest(content, writer.standalone(content) if with_standalone else None)
         (scratch / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         load_manifest(scratch)
         finish(scratch, out)
@@ -199,14 +206,30 @@ class _Writer:
         kept = Outputs(probabilities=answers.probabilities[steady], scores=answers.scores[steady])
         return Content(precision, calibration, tuple(self.golden[i] for i in steady), kept, parity)
 
-    def manifest(self, content: Content) -> Manifest:
+    def standalone(self, content: Content) -> Standalone:
+        """The graph that gives verdicts by itself, beside the one that it is made of."""
+        graph, targets = (self.scratch / GRAPH_FILE).read_bytes(), self.run.record.targets
+        level = content.calibration.curve.level(targets.accept, confidence=targets.confidence)
+        made = standalone(graph, content.calibration, accept=level)
+        # Once the file has left the bundle, it must still say which class is which.
+        names = json.dumps(self.run.record.classes)
+        made = with_metadata(made, {**self._metadata(content.precision), "oodguard.classes": names})
+        measured = measure_standalone(graph, made, content.calibration, accept=level, images=self.images)
+        (self.scratch / STANDALONE_FILE).write_bytes(made)
+        return measured
+
+    def manifest(self, content: Content, standalone: Standalone | None) -> Manifest:
         """The manifest of what lies in the scratch folder."""
         record, side = self.run.record, self.run.record.preprocessing.crop
         probabilities, scores = content.answers.probabilities, content.answers.scores
         nearest = ("batch", min(NEAREST, len(self.run.bank)))
         (self.scratch / BANK_FILE).write_text(self.run.bank.model_dump_json(), encoding="utf-8")
         pictures = self.scratch / THUMBNAILS_FILE
-        extra = [self.scratch / BANK_FILE, *([pictures] if pictures.is_file() else [])]
+        extra = [
+            self.scratch / BANK_FILE,
+            *([pictures] if pictures.is_file() else []),
+            *([self.scratch / standalone.graph] if standalone else []),
+        ]
         return Manifest(
             name=self.name,
             version=self.version,
@@ -241,6 +264,7 @@ class _Writer:
             ),
             bank=BANK_FILE,
             thumbnails=THUMBNAILS_FILE if pictures.is_file() else None,
+            standalone=standalone,
             files=tuple(
                 FileRef(path=p.relative_to(self.scratch).as_posix(), bytes=p.stat().st_size, sha256=file_sha256(p))
                 for p in (self.scratch / GRAPH_FILE, *extra, *content.golden)
