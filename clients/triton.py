@@ -48,9 +48,16 @@ class TritonClient(TritonCalls):
             raise self.error(error) from None
 
     def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int | None = None
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        accept: float | None = None,
+        top_k: int | None = None,
+        explain: bool = False,
     ) -> PredictResponse:
         """Verdicts for images given as paths, bytes, PIL images or uint8 arrays.
+
+        `explain` adds to each prediction which scores decided, and the nearest training photos.
 
         Raises `ServerProblem` when Triton refuses the request or no image can be used, `ServerUnreachable` when Triton
         does not answer, `ImageError` when a file cannot be read. The answer's `errors` list images that cannot be used.
@@ -62,9 +69,9 @@ class TritonClient(TritonCalls):
                 model = self._find()
                 job = self.decode(images, model.manifest)
                 began = time.monotonic()
-                replies = [self._client.infer(**self.request(model, batch)) for batch in job.batches(model.max_batch)]
+                replies = [self._client.infer(**request) for request in self.requests(model, job, explain)]
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, replies, accept, top_k)
+                return self.judge(model, job, replies, accept, top_k, explain)
             except InferenceServerException as error:
                 self.forget(error, attempt)
 
@@ -104,7 +111,12 @@ class AsyncTritonClient(TritonCalls):
             raise self.error(error) from None
 
     async def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int | None = None
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        accept: float | None = None,
+        top_k: int | None = None,
+        explain: bool = False,
     ) -> PredictResponse:
         """As `TritonClient.predict`."""
         attempt = 0
@@ -114,10 +126,10 @@ class AsyncTritonClient(TritonCalls):
                 model = await self._find()
                 job = await asyncio.to_thread(self.decode, images, model.manifest)
                 began = time.monotonic()
-                calls = (self._client.infer(**self.request(model, batch)) for batch in job.batches(model.max_batch))
+                calls = (self._client.infer(**request) for request in self.requests(model, job, explain))
                 replies = await asyncio.gather(*calls)
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, replies, accept, top_k)
+                return self.judge(model, job, replies, accept, top_k, explain)
             except InferenceServerException as error:
                 self.forget(error, attempt)
 

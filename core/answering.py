@@ -22,7 +22,7 @@ Labels = npt.NDArray[np.int64]
 
 # The level at which classes are made alike, and how many photos of its own outweigh what all classes say.
 OFFSET_LEVEL = 0.9
-OFFSET_PRIOR = 30
+OFFSET_PRIOR = 60
 OFFSET_PARTS = 5
 MAX_PHOTOS = 2048
 
@@ -215,7 +215,7 @@ class Answering(Frozen):
 def class_offsets(surprise: Scores, predicted: Labels, classes: int) -> Scores:
     """How much more surprising the photos given to each class are than all photos are, `[C]` in nats, shrunk.
 
-    The difference of the 90 % quantiles, times n / (n + 30) for a class that n photos were given to: a class with few
+    The difference of the 90 % quantiles, times n / (n + 60) for a class that n photos were given to: a class with few
     photos is judged like all others. The class *given* counts, since no other is known of a new image.
     """
     offsets = np.zeros(classes)

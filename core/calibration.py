@@ -192,6 +192,8 @@ class Calibration(Frozen):
             ).tolist(),
             fused=fused.tolist(),
             fused_percentiles=self.curve.percentile(fused).tolist(),
+            neighbours=outputs.neighbours,
+            distances=outputs.distances,
         )
 
     def verdict(

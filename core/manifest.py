@@ -25,6 +25,8 @@ GRAPH_FILE = "model.onnx"
 INPUT_NAME = "images"
 PROBABILITIES_NAME = "probabilities"
 SCORES_NAME = "scores"
+NEIGHBOURS_NAME = "neighbours"
+DISTANCES_NAME = "distances"
 STANDALONE_FILE = "standalone.onnx"
 ACCEPT_NAME = "accept"
 # Of a model and of its version.
@@ -37,7 +39,7 @@ class TensorSpec(Frozen):
     """One tensor of the graph; a string in `shape` is a dynamic axis."""
 
     name: str
-    dtype: Literal["uint8", "float32", "int64"]
+    dtype: Literal["uint8", "int32", "int64", "float32"]
     shape: tuple[int | str, ...]
 
 
@@ -147,8 +149,10 @@ class Manifest(Frozen):
     precision: Precision = Field("fp32", description="The graph's arithmetic: fp32, fp16 or int8.")
     graph: str = Field(GRAPH_FILE, description="The graph's file.")
     input: TensorSpec = Field(description="What the graph takes: RGB pixels.")
-    outputs: tuple[TensorSpec, TensorSpec] = Field(
-        description="What it returns: class probabilities and raw scores, one row per image."
+    outputs: tuple[TensorSpec, ...] = Field(
+        min_length=2,
+        description="What it returns, one row per image: class probabilities and raw scores; where there is a bank, "
+        "also the nearest rows of the bank and their distances.",
     )
     preprocessing: Preprocessing = Field(
         description="How image bytes become those pixels; mean and std are applied inside the graph."
@@ -171,6 +175,12 @@ class Manifest(Frozen):
     golden: tuple[Golden, ...] = Field(
         min_length=1, description="Real images and the answers that every runtime must give for them."
     )
+    bank: str | None = Field(
+        None, description="The file that says which training photo each row of the bank is; null: none is named."
+    )
+    thumbnails: str | None = Field(
+        None, description="The file with small copies of the bank's photos; null unless exported with --thumbnails."
+    )
     standalone: Standalone | None = Field(
         None, description="The graph that gives verdicts by itself, where export was asked for it."
     )
@@ -192,9 +202,15 @@ class Manifest(Frozen):
                 raise ValueError(f"the expected output of {golden.path} does not fit the classes and scores")
         if self.standalone is not None and self.standalone.calibration_sha256 != calibration_sha256(self.calibration):
             raise ValueError("the standalone graph was made of another calibration; export the bundle again")
+        wanted = (PROBABILITIES_NAME, SCORES_NAME, *((NEIGHBOURS_NAME, DISTANCES_NAME) if self.bank else ()))
+        if self.output_names != wanted:
+            raise ValueError(f"the outputs must be {', '.join(wanted)}")
+        if self.thumbnails and not self.bank:
+            raise ValueError("thumbnails need a bank")
         listed = {ref.path for ref in self.files}
-        graphs = {self.graph} if self.standalone is None else {self.graph, self.standalone.graph}
-        missing = (graphs | {golden.path for golden in self.golden}) - listed
+        own = None if self.standalone is None else self.standalone.graph
+        named = (self.graph, *(golden.path for golden in self.golden), self.bank, self.thumbnails, own)
+        missing = {path for path in named if path is not None} - listed
         if missing:
             raise ValueError(f"{', '.join(sorted(missing))} is not in the list of files")
         return self
@@ -203,6 +219,11 @@ class Manifest(Frozen):
     def graph_sha256(self) -> str:
         """The hash of the graph's file."""
         return next(ref.sha256 for ref in self.files if ref.path == self.graph)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The graph's outputs, in order."""
+        return tuple(spec.name for spec in self.outputs)
 
     @property
     def max_accept(self) -> float:

@@ -88,6 +88,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
         part_size=options.part_size,
         max_image_bytes=options.max_image_bytes,
         max_pixels=options.max_pixels,
+        explain=options.explain,
     )
     with Ledger(options.out, purpose, restart=options.restart) as ledger:
         ledger.prepare(
@@ -104,6 +105,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
             landmark=_landmark(ledger.state, options.source),
             limits=options.limits,
             accept=accept,
+            explain=options.explain,
             device=options.device,
             workers=options.workers,
         )
@@ -117,7 +119,9 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
         elif pending:
             summary.seconds, summary.how = _run_here(spec, ledger, pending, progress.scored)
         about = metadata(manifest, bundle_sha256=bundle_sha256, accept=accept, source=options.source)
-        write_result(options.out, columns(manifest), about, _counted(ledger.tables(), summary))
+        write_result(
+            options.out, columns(manifest, explained=options.explain), about, _counted(ledger.tables(), summary)
+        )
         ledger.remove()
     return summary
 

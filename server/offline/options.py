@@ -30,6 +30,9 @@ class ScoreOptions(Frozen):
     accept: float | None = Field(
         None, gt=0, lt=1, description="Target acceptance of ID images; default: the bundle's (0.95)."
     )
+    explain: bool = Field(
+        False, description="Add columns: which family of scores decided, and the nearest training photos."
+    )
     overwrite: bool = Field(False, description="Replace an existing result.")
     restart: bool = Field(False, description="Discard what an interrupted run has finished and begin again.")
     ray: str | None = Field(
