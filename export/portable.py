@@ -23,7 +23,7 @@ SAME_MEANING = frozenset(
 )
 
 
-class Writer:
+class GraphWriter:
     """Appends nodes and constants under names of one prefix, so that they meet none of the graph's own."""
 
     def __init__(self, prefix: str) -> None:
@@ -56,7 +56,7 @@ def portable(model: onnx.ModelProto) -> onnx.ModelProto:
     Changes `model` in place. Only operators that a fused guard has are rewritten.
     """
     graph, opset = model.graph, next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
-    write = Writer("portable")
+    write = GraphWriter("portable")
     for node in graph.node:
         rewrite = REWRITES.get(node.op_type)
         # Reductions without axes as an input are of graphs older than opset 18.
@@ -87,29 +87,29 @@ def _newer(nodes: list[onnx.NodeProto], opset: int) -> Iterator[str]:
             yield node.op_type
 
 
-def _reduce(write: Writer, node: onnx.NodeProto, kept: str) -> None:
+def _reduce(write: GraphWriter, node: onnx.NodeProto, kept: str) -> None:
     """Write `kept`, reduced to length 1, as the node's output: a sum over one element drops the axis exactly."""
     keep = attribute(node, "keepdims", 1)
     write.add("ReduceSum", kept, node.input[1], output=node.output[0], keepdims=keep)
 
 
-def _log_sum_exp(write: Writer, node: onnx.NodeProto) -> None:
+def _log_sum_exp(write: GraphWriter, node: onnx.NodeProto) -> None:
     _reduce(write, node, write.log_sum_exp(node.input[0], node.input[1]))
 
 
-def _l2(write: Writer, node: onnx.NodeProto) -> None:
+def _l2(write: GraphWriter, node: onnx.NodeProto) -> None:
     squares = write.add("Mul", node.input[0], node.input[0])
     _reduce(write, node, write.add("Sqrt", write.add("ReduceSum", squares, node.input[1], keepdims=1)))
 
 
-def _log_softmax(write: Writer, node: onnx.NodeProto) -> None:
+def _log_softmax(write: GraphWriter, node: onnx.NodeProto) -> None:
     axes = write.constant([attribute(node, "axis", -1)], np.int64)
     low = write.add("Sub", node.input[0], write.add("ReduceMax", node.input[0], axes, keepdims=1))
     total = write.add("ReduceSum", write.add("Exp", low), axes, keepdims=1)
     write.add("Sub", low, write.add("Log", total), output=node.output[0])
 
 
-REWRITES: dict[str, Callable[[Writer, onnx.NodeProto], None]] = {
+REWRITES: dict[str, Callable[[GraphWriter, onnx.NodeProto], None]] = {
     "LogSoftmax": _log_softmax,
     "ReduceL2": _l2,
     "ReduceLogSumExp": _log_sum_exp,

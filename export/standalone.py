@@ -25,7 +25,7 @@ from oodguard.core.manifest import (
     STANDALONE_OUTPUTS,
 )
 from oodguard.core.sharpening import LEAST, Sharpening
-from oodguard.export.portable import Writer, portable
+from oodguard.export.portable import GraphWriter, portable
 
 # How far float32 may be off a mean surprise, relative to it or to 1. Steps are moved by so much, so that an image on
 # one, as every calibration image is, is judged as in float64.
@@ -128,7 +128,7 @@ def verdict_graph(calibration: Calibration, *, classes: int, accept: float) -> b
 
 
 def _append(model: onnx.ModelProto, calibration: Calibration, accept: float) -> None:
-    write = Writer("verdict")
+    write = GraphWriter("verdict")
     _Verdict(write, calibration).write()
     graph = model.graph
     graph.node.extend(write.nodes)
@@ -150,7 +150,7 @@ class _Verdict:
     images of a batch where a sum over the last axis meets constants that differ by column.
     """
 
-    def __init__(self, write: Writer, calibration: Calibration) -> None:
+    def __init__(self, write: GraphWriter, calibration: Calibration) -> None:
         self.graph, self.calibration = write, calibration
         self.axes = [write.constant([axis], np.int64) for axis in range(3)]
         self.flat = write.constant([-1], np.int64)

@@ -108,7 +108,7 @@ def reference(job):
         from onnx.reference import ReferenceEvaluator
     except ImportError:
         raise Absent("onnx") from None
-    evaluator = ReferenceEvaluator(job.graph)
+    evaluator = ReferenceEvaluator(str(job.graph))
     first = {"images": job.probe, "accept": np.float32([1e-6])}
     taken = "taken" if evaluator.run(["is_ood"], first)[0][0] == 1 else "ignored"
     found = job.verdicts(lambda images: dict(zip(OUTPUTS, evaluator.run(OUTPUTS, {"images": images}), strict=True)))

@@ -205,8 +205,8 @@ def test_openvino_and_the_reference_evaluator_agree(alone: Path, images: np.ndar
     reference = dict(zip(NAMES, ReferenceEvaluator(str(file)).run(NAMES, {"images": few}), strict=True))
     for name in NAMES:
         truth = getattr(expected, name)
-        np.testing.assert_allclose(found[name], truth, rtol=2e-4, atol=2e-4, err_msg=name)
-        np.testing.assert_allclose(reference[name], truth[[0, 20, -1]], rtol=2e-4, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(found[name], truth, rtol=1e-3, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(reference[name], truth[[0, 20, -1]], rtol=1e-3, atol=1e-3, err_msg=name)
 
 
 def test_the_manifest_lists_the_file_and_a_change_is_refused(alone: Path, tmp_path: Path) -> None:

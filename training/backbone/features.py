@@ -52,7 +52,7 @@ class Alteration(Protocol):
         """Changed pixels of the same shape."""
 
 
-class Arrival(Protocol):
+class PhotoArrival(Protocol):
     """What happens to a photo before it arrives: a change of the upright RGB image, before preprocessing."""
 
     @property
@@ -78,7 +78,7 @@ class Extractor:
     on_unreadable: str = "skip"
     threads: int = 0
     alteration: Alteration | None = None
-    arrival: Arrival | None = None
+    arrival: PhotoArrival | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     computed: int = 0
     _run: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]] | None = None
