@@ -349,7 +349,7 @@ def test_nothing_stands_in_anybodys_way(
 
 def test_the_documentation_reads_without_inline_code(visit: Open, serving: Any, known: list[Path]) -> None:
     page = visit(f"{serving.url}/docs")
-    expect(page.locator("#paths section")).to_have_count(15)
+    expect(page.locator("#paths section")).to_have_count(16)
     page.set_input_files("input[type=file]", known[0])
     page.get_by_role("button", name="POST /predict").click()
     expect(page.locator("#answer")).to_contain_text('"predictions"')
