@@ -20,9 +20,12 @@ from oodguard.core.codes import Code
 from oodguard.core.errors import InputError
 from oodguard.core.formats import IMAGE_SUFFIXES
 from oodguard.core.problems import Problem
-from oodguard.core.rows import Cell, columns, error_cells, verdict_cells
+from oodguard.core.rows import Cell, columns, error_cells, joined, verdict_cells
+from oodguard.core.targets import Asked
 from oodguard.core.text import cell, json_line, visible
+from oodguard.core.verdict import Decision
 
+COLOURS = {Decision.ANSWER: "green", Decision.UNSURE: "yellow", Decision.STRANGER: "bold red"}
 SOME_FAILED = 1
 FOUND_OOD = 10
 
@@ -36,6 +39,15 @@ def predict(
     ] = "http://localhost:8000",
     key: Annotated[str | None, Parameter(help="API key; better given as OODGUARD_PREDICT_KEY.")] = None,
     accept: Annotated[float | None, Parameter(help="Target acceptance of ID images; default: the server's.")] = None,
+    confidence: Annotated[
+        float | None, Parameter(help="How sure the target acceptance is to be kept; default: the server's.")
+    ] = None,
+    coverage: Annotated[
+        float | None, Parameter(help="Chance that a label set holds the true class; default: the server's.")
+    ] = None,
+    max_error: Annotated[
+        float | None, Parameter(help="Largest share of wrong labels among answers; default: the server's.")
+    ] = None,
     json_lines: Annotated[bool, Parameter(name="--json", help="Print one JSON object per line.", negative="")] = False,
     csv_rows: Annotated[bool, Parameter(name="--csv", help="Print comma-separated values.", negative="")] = False,
     fail_on_ood: Annotated[bool, Parameter(help="Exit with code 10 if any image is OOD.", negative="")] = False,
@@ -50,11 +62,12 @@ def predict(
     if json_lines and csv_rows:
         raise InputError("--json and --csv exclude each other; choose one")
     paths = _files(images)
+    asked = Asked(accept=accept, confidence=confidence, coverage=coverage, max_error=max_error)
     results: list[tuple[Path, Prediction | Problem]] = []
     shown = Progress(console=Terminal(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with Client(url, key=key) as client, shown:
         task = shown.add_task("images", total=len(paths))
-        for path, result in zip(paths, client.stream(paths, accept=accept), strict=True):
+        for path, result in zip(paths, client.stream(paths, **asked), strict=True):
             shown.advance(task)
             if result.problem is not None and result.problem.code == Code.BAD_PARAMETER:
                 raise InputError(result.problem.detail)
@@ -100,6 +113,8 @@ def _print_csv(results: Sequence[tuple[Path, Prediction | Problem]]) -> None:
 def _written(value: Cell) -> str | float | None:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        value = joined(value)
     return cell(value) if isinstance(value, str) else value
 
 
@@ -109,18 +124,19 @@ def _print_table(judged: Sequence[tuple[Path, Prediction]]) -> None:
         ("path", 0),
         ("label", 0),
         ("probability", 1),
-        ("verdict", 0),
+        ("decision", 0),
+        ("labels", 0),
         ("ood_score", 1),
         ("threshold", 1),
     ):
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for path, p in judged:
-        verdict = "[bold red]OOD[/]" if p.is_ood else "[green]ID[/]"
         table.add_row(
             escape(visible(str(path))),
             escape(visible(p.label)),
             f"{p.probability:.3f}",
-            verdict,
+            f"[{COLOURS[p.decision]}]{p.decision}[/]",
+            escape(visible(", ".join(p.labels or ()))),
             f"{p.ood_score:.2f}",
             f"{p.threshold:.2f}",
         )

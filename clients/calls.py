@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from oodguard.clients.proxies import error_of
 from oodguard.core.answers import PredictResponse
 from oodguard.core.images import ImageLike, listed
 from oodguard.core.problems import Problem
+from oodguard.core.targets import Asked, named
 
 CONCURRENCY = 8
 TIMEOUT = 60.0
@@ -72,15 +73,18 @@ def predict(
     url: str,
     images: Sequence[ImageLike],
     *,
-    accept: float | None,
+    asked: Mapping[str, float],
     top_k: int | None,
     timeout: float,
     retries: Retries,
     clock: Callable[[], float] = time.monotonic,
     chance: Callable[[], float] = random.random,
 ) -> Steps:
-    """The steps of one request. `timeout` bounds all attempts together; each attempt tells the server the time left."""
-    params = {name: value for name, value in (("accept", accept), ("top_k", top_k)) if value is not None}
+    """The steps of one request. `asked`: targets that it names.
+
+    `timeout` bounds all attempts together; each attempt tells the server the time left.
+    """
+    params: dict[str, float | int] = {**asked, **({} if top_k is None else {"top_k": top_k})}
     files = [("image", part_of(image, index)) for index, image in enumerate(images)]
     deadline = clock() + timeout
     attempt = 0
@@ -131,13 +135,15 @@ class Calls:
     def _steps(
         self,
         images: ImageLike | Sequence[ImageLike],
-        accept: float | None,
+        asked: Asked,
         top_k: int | None,
         timeout: float | None,
     ) -> Steps:
         """The steps of one call of `predict`."""
         left = self._timeout if timeout is None else timeout
-        return predict(self._url, listed(images), accept=accept, top_k=top_k, timeout=left, retries=self._retries)
+        return predict(
+            self._url, listed(images), asked=named(**asked), top_k=top_k, timeout=left, retries=self._retries
+        )
 
     def _post(self, step: Send) -> dict[str, Any]:
         """The arguments of httpx's `post` for one step."""

@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Unpack
 
 from tritonclient.grpc import InferenceServerClient, aio
 from tritonclient.utils import InferenceServerException
@@ -22,6 +23,7 @@ from oodguard.clients.triton_calls import Model, TritonCalls
 from oodguard.core.answers import PredictResponse
 from oodguard.core.images import ImageLike
 from oodguard.core.manifest import Manifest
+from oodguard.core.targets import Asked
 from oodguard.core.triton import Configuration
 
 
@@ -48,9 +50,11 @@ class TritonClient(TritonCalls):
             raise self.error(error) from None
 
     def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int | None = None
+        self, images: ImageLike | Sequence[ImageLike], *, top_k: int | None = None, **targets: Unpack[Asked]
     ) -> PredictResponse:
         """Verdicts for images given as paths, bytes, PIL images or uint8 arrays.
+
+        `top_k` and `targets` are those of `Client.predict`; targets are the manifest's own unless given.
 
         Raises `ServerProblem` when Triton refuses the request or no image can be used, `ServerUnreachable` when Triton
         does not answer, `ImageError` when a file cannot be read. The answer's `errors` list images that cannot be used.
@@ -64,7 +68,7 @@ class TritonClient(TritonCalls):
                 began = time.monotonic()
                 replies = [self._client.infer(**self.request(model, batch)) for batch in job.batches(model.max_batch)]
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, replies, accept, top_k)
+                return self.judge(model, job, replies, targets, top_k)
             except InferenceServerException as error:
                 self.forget(error, attempt)
 
@@ -104,7 +108,7 @@ class AsyncTritonClient(TritonCalls):
             raise self.error(error) from None
 
     async def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int | None = None
+        self, images: ImageLike | Sequence[ImageLike], *, top_k: int | None = None, **targets: Unpack[Asked]
     ) -> PredictResponse:
         """As `TritonClient.predict`."""
         attempt = 0
@@ -117,7 +121,7 @@ class AsyncTritonClient(TritonCalls):
                 calls = (self._client.infer(**self.request(model, batch)) for batch in job.batches(model.max_batch))
                 replies = await asyncio.gather(*calls)
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, replies, accept, top_k)
+                return self.judge(model, job, replies, targets, top_k)
             except InferenceServerException as error:
                 self.forget(error, attempt)
 

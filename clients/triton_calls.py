@@ -22,6 +22,7 @@ from oodguard.core.images import ImageLike, listed, pixels_of
 from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest
 from oodguard.core.preprocessing import Pixels
 from oodguard.core.problems import problem, summary_of
+from oodguard.core.targets import Asked, Targets
 from oodguard.core.triton import Configuration, failure_of, hashes
 from oodguard.core.verdict import DEFAULT_TOP_K, Outputs, Verdict
 
@@ -120,18 +121,16 @@ class TritonCalls:
             "client_timeout": self.timeout,
         }
 
-    def judge(
-        self, model: Model, job: Job, replies: Sequence[Any], accept: float | None, top_k: int | None
-    ) -> PredictResponse:
+    def judge(self, model: Model, job: Job, replies: Sequence[Any], asked: Asked, top_k: int | None) -> PredictResponse:
         """The answer, from Triton's replies for the batches, in order.
 
-        Raises `ServerProblem` when no image can be used, and for `accept` or `top_k` out of range.
+        Raises `ServerProblem` when no image can be used, and for a target or a `top_k` out of range.
         """
         judging = time.monotonic()
         manifest = model.manifest
-        accept = manifest.targets.accept if accept is None else accept
+        targets = _targets(manifest, asked)
         verdicts = iter(
-            _verdicts(manifest, replies, accept, DEFAULT_TOP_K if top_k is None else top_k) if replies else ()
+            _verdicts(manifest, replies, targets, DEFAULT_TOP_K if top_k is None else top_k) if replies else ()
         )
         outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in job.images]
         ended = time.monotonic()
@@ -139,7 +138,7 @@ class TritonCalls:
             outcomes,
             job.files,
             model=ModelRef(name=manifest.name, version=manifest.version),
-            accept=accept,
+            targets=targets,
             timing=Timing.of(
                 read=0.0,
                 decode=job.decode,
@@ -172,14 +171,21 @@ class TritonCalls:
         self.model = None
 
 
-def _verdicts(manifest: Manifest, replies: Sequence[Any], accept: float, top_k: int) -> list[Verdict]:
+def _targets(manifest: Manifest, asked: Asked) -> Targets:
+    try:
+        return manifest.targets.but(**asked)
+    except ValueError as error:
+        raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None
+
+
+def _verdicts(manifest: Manifest, replies: Sequence[Any], targets: Targets, top_k: int) -> list[Verdict]:
     probabilities, scores = (
         np.concatenate([reply.as_numpy(name) for reply in replies]) for name in (PROBABILITIES_NAME, SCORES_NAME)
     )
     try:
         return manifest.judge(
             Outputs(probabilities=probabilities, scores=scores),
-            targets=manifest.targets.but(accept=accept),
+            targets=targets,
             top_k=top_k,
         )
     except ValueError as error:

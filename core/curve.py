@@ -91,29 +91,46 @@ class QuantileCurve(Frozen):
         """The highest acceptance this many calibration images can promise: n / (n + 1)."""
         return self.levels[-1]
 
+    def highest(self, confidence: float | None) -> float:
+        """The highest acceptance that can be promised with `confidence`, on average without one.
+
+        All n scores stay below the largest, which accepts a Beta(n, 1) share: at least `a` with probability 1 - a^n.
+        """
+        if confidence is None:
+            return self.max_accept
+        images = self.independent or self.samples
+        return min(self.max_accept, math.pow(1.0 - confidence, 1.0 / images))
+
     def threshold(self, accept: float, *, confidence: float | None = None) -> float:
         """The score above which an image is flagged, so that a fraction `accept` of ID images is not.
 
-        The smallest kept order statistic whose level reaches `accept`: the conformal choice, never interpolated. It
-        keeps `accept` on average over calibration sets; with a `confidence`, the level is higher, so that `accept` is
-        kept with that probability (`confident_level`; near-duplicates count as one image there). Raises `ValueError`
-        when `accept` is not in (0, `max_accept`], or so few images cannot be so confident.
+        The smallest kept order statistic whose level reaches `level`: the conformal choice, never interpolated. Raises
+        `ValueError` as `level` does.
+        """
+        return self.values[bisect_left(self.levels, self.level(accept, confidence=confidence) - 1e-12)]
+
+    def level(self, accept: float, *, confidence: float | None = None) -> float:
+        """The fraction of ID images that is to pass, on average over calibration sets.
+
+        `accept` itself; with a `confidence` more, so that `accept` is kept with that probability (`confident_level`;
+        near-duplicates count as one image there). Raises `ValueError` when `accept` is not in (0, `max_accept`], or so
+        few images cannot be so confident.
         """
         if not 0.0 < accept <= self.max_accept:
             raise ValueError(
                 f"accept must be above 0 and at most {self.max_accept:.4f} "
                 f"(calibrated on {self.samples} images); got {accept:g}"
             )
-        level = accept
-        if confidence is not None:
-            images = self.independent or self.samples
-            level = confident_level(accept, confidence, images)
-            if level > self.max_accept:
-                raise ValueError(
-                    f"{images} independent calibration images cannot promise to accept {accept:g} with confidence "
-                    f"{confidence:g}; ask for less of either"
-                )
-        return self.values[bisect_left(self.levels, level - 1e-12)]
+        if confidence is None:
+            return accept
+        images = self.independent or self.samples
+        level = confident_level(accept, confidence, images)
+        if level > self.max_accept:
+            raise ValueError(
+                f"{images} independent calibration images cannot promise to accept {accept:g} with confidence "
+                f"{confidence:g}; ask for less of either"
+            )
+        return level
 
     def percentile(self, values: npt.ArrayLike) -> Scores:
         """Share of ID images, in percent, that score below `values`; 0 to 100, same shape."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from oodguard.core.verdict import Verdict
 
-Cell = str | float | bool | None
+Cell = str | float | bool | tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Column:
     """A column and what is in it."""
 
     name: str
-    kind: Literal["text", "float32", "float64", "flag"]
+    kind: Literal["text", "texts", "float32", "float64", "flag"]
 
 
 def columns(scores: Iterable[str], *, members: bool) -> tuple[Column, ...]:
@@ -29,6 +29,8 @@ def columns(scores: Iterable[str], *, members: bool) -> tuple[Column, ...]:
         *((Column("member", "text"),) if members else ()),
         Column("label", "text"),
         Column("probability", "float32"),
+        Column("decision", "text"),
+        Column("labels", "texts"),
         Column("is_ood", "flag"),
         Column("ood_score", "float64"),
         Column("threshold", "float64"),
@@ -48,6 +50,8 @@ def verdict_cells(verdict: Verdict) -> dict[str, Cell]:
     row: dict[str, Cell] = {
         "label": verdict.label,
         "probability": verdict.probability,
+        "decision": str(verdict.decision),
+        "labels": verdict.labels,
         "is_ood": verdict.is_ood,
         "ood_score": verdict.ood_score,
         "threshold": verdict.threshold,
@@ -57,6 +61,11 @@ def verdict_cells(verdict: Verdict) -> dict[str, Cell]:
         row[f"{name}_value"] = score.value
         row[f"{name}_is_ood"] = score.is_ood
     return row
+
+
+def joined(labels: Iterable[str]) -> str:
+    """A list of labels as one cell of text."""
+    return "|".join(labels)
 
 
 def error_cells(code: str, detail: str) -> dict[str, Cell]:

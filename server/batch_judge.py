@@ -26,6 +26,7 @@ from oodguard.core.errors import ImageError, QualityError
 from oodguard.core.images import ImageLike, pixels_of
 from oodguard.core.manifest import Manifest
 from oodguard.core.preprocessing import ImageLimits, Pixels
+from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outcome
 from oodguard.server.engines.base import Engine
 from oodguard.server.engines.registry import Device, build_engine
@@ -53,7 +54,7 @@ class BatchJudge:
 
     ```python
     judge = BatchJudge.open(bundle, manifest, plan, limits=ImageLimits())
-    for paths, judged in judge.each(batches, read=lambda path: path, accept=0.95, top_k=1): ...
+    for paths, judged in judge.each(batches, read=lambda path: path, targets=manifest.targets, top_k=1): ...
     ```
 
     `workers` threads decode images; by default one more than the engine has slots. At most as many batches, and one
@@ -124,7 +125,7 @@ class BatchJudge:
         raise EngineUnavailable("the guard is closed; load the bundle again")
 
     def each(
-        self, batches: Iterable[Sequence[Given]], *, read: Callable[[Given], ImageLike], accept: float, top_k: int
+        self, batches: Iterable[Sequence[Given]], *, read: Callable[[Given], ImageLike], targets: Targets, top_k: int
     ) -> Generator[tuple[Sequence[Given], Future[JudgedBatch]], None, None]:
         """Yield every batch, in order, with the future of its outcomes; wait for that before you take the next batch.
 
@@ -137,7 +138,7 @@ class BatchJudge:
             for batch in batches:
                 if len(waiting) == 2 * self._max_held:
                     yield waiting.popleft()
-                work = self.batch(batch, read=read, accept=accept, top_k=top_k)
+                work = self.batch(batch, read=read, targets=targets, top_k=top_k)
                 waiting.append((batch, self.submit(work)))
             while waiting:
                 yield waiting.popleft()
@@ -146,7 +147,7 @@ class BatchJudge:
                 future.cancel()
 
     async def batch(
-        self, images: Sequence[Given], *, read: Callable[[Given], ImageLike], accept: float, top_k: int
+        self, images: Sequence[Given], *, read: Callable[[Given], ImageLike], targets: Targets, top_k: int
     ) -> JudgedBatch:
         """A verdict or an `ImageError` for each image of one batch; to be run by `submit`."""
         entered = time.monotonic()
@@ -158,7 +159,7 @@ class BatchJudge:
             pixels = list(itertools.chain.from_iterable(await asyncio.gather(*decode)))
             judged = JudgedBatch([], decode=time.monotonic() - started, queue=started - entered)
             good = [image for image in pixels if not isinstance(image, ImageError)]
-            verdicts = iter(await self._verdicts(good, judged, accept, top_k))
+            verdicts = iter(await self._verdicts(good, judged, targets, top_k))
         judged.outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in pixels]
         return judged
 
@@ -172,7 +173,7 @@ class BatchJudge:
         return found
 
     async def _verdicts(
-        self, images: Sequence[Pixels], judged: JudgedBatch, accept: float, top_k: int
+        self, images: Sequence[Pixels], judged: JudgedBatch, targets: Targets, top_k: int
     ) -> Sequence[Outcome]:
         if not images:
             return []
@@ -189,8 +190,8 @@ class BatchJudge:
             if len(images) == 1:
                 return [ImageError(Code.ENGINE_FAILED, str(error))]
             # One image must not cost its batch-mates their answers.
-            return [one for image in images for one in await self._verdicts([image], judged, accept, top_k)]
-        verdicts = self.manifest.verdicts(measured, targets=self.manifest.targets.but(accept=accept), top_k=top_k)
+            return [one for image in images for one in await self._verdicts([image], judged, targets, top_k)]
+        verdicts = self.manifest.verdicts(measured, targets=targets, top_k=top_k)
         judged.queue += started - decoded
         judged.inference += ended - started
         judged.judge += time.monotonic() - ended
