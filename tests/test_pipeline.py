@@ -121,8 +121,8 @@ def test_evaluation_reports_every_score_and_left_out_classes(run: Path, stranger
     saved = json.loads((run / "evaluation.json").read_text())
     assert saved["accuracy"]["of"] == 45
     assert "| fused |" in (run / "evaluation.md").read_text()
-    whole = found.ood["noise"].ablation["fused"].id_accepted
-    assert whole == found.acceptance["fused"]
+    whole = found.ood["noise"].ablation["fused"].auroc_change
+    assert (whole.change, whole.low, whole.high) == (0.0, 0.0, 0.0)
     assert found.thresholds["fused"] == load_record(run).calibration.thresholds(0.95).fused
     assert found.diversity.ambiguity >= 0
     assert found == read_evaluation(run)

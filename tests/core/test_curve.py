@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
-from oodguard.core.curve import QuantileCurve
+from oodguard.core.curve import QuantileCurve, confident_level
 
 
 def test_threshold_is_the_conformal_order_statistic() -> None:
@@ -63,3 +64,40 @@ def test_surprise_never_falls_as_the_score_rises() -> None:
 def test_curve_refuses_numbers_that_are_not_finite(bad: list[float]) -> None:
     with pytest.raises(ValueError, match="finite"):
         QuantileCurve.fit(bad)
+
+
+def test_a_threshold_with_confidence_is_a_higher_order_statistic() -> None:
+    """279 photos: rank 266 keeps 95 % on average, and rank 271 with a confidence of 90 %."""
+    curve = QuantileCurve.fit(np.arange(1.0, 280.0))
+    assert curve.threshold(0.95) == 266.0
+    assert curve.threshold(0.95, confidence=0.9) == 271.0
+    assert binom.cdf(270, 279, 0.95) >= 0.9 > binom.cdf(269, 279, 0.95)
+
+
+@pytest.mark.parametrize(("accept", "confidence", "images"), [(0.9, 0.5, 40), (0.95, 0.99, 1000), (0.5, 0.9, 7)])
+def test_the_confident_level_is_the_smallest_rank_that_is_sure_enough(
+    accept: float, confidence: float, images: int
+) -> None:
+    rank = round(confident_level(accept, confidence, images) * (images + 1))
+    assert binom.cdf(rank - 1, images, accept) >= confidence > binom.cdf(rank - 2, images, accept)
+
+
+def test_near_duplicates_count_once_where_confidence_is_asked_for() -> None:
+    values = np.repeat(np.arange(1.0, 101.0), 3)
+    alone, grouped = QuantileCurve.fit(values), QuantileCurve.fit(values, independent=100)
+    assert alone.threshold(0.9) == grouped.threshold(0.9)
+    assert grouped.threshold(0.9, confidence=0.9) > alone.threshold(0.9, confidence=0.9)
+
+
+def test_too_few_images_for_a_confidence_are_refused() -> None:
+    curve = QuantileCurve.fit(np.arange(40.0))
+    with pytest.raises(ValueError, match="40 independent calibration images cannot promise"):
+        curve.threshold(0.95, confidence=0.9)
+
+
+def test_how_often_the_promise_holds() -> None:
+    rng = np.random.default_rng(0)
+    kept = [QuantileCurve.fit(rng.uniform(size=279)).threshold(0.95, confidence=0.9) >= 0.95 for _ in range(3000)]
+    average = [QuantileCurve.fit(rng.uniform(size=279)).threshold(0.95) for _ in range(3000)]
+    assert np.mean(kept) == pytest.approx(binom.cdf(270, 279, 0.95), abs=0.015)
+    assert np.mean(average) == pytest.approx(266 / 280, abs=0.002)
