@@ -13,7 +13,7 @@ from oodguard.core.calibration import Calibration
 from oodguard.core.curve import QuantileCurve
 from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.frozen import Frozen
-from oodguard.core.label_sets import Nonconformity
+from oodguard.core.label_sets import RAPS_FREE_CLASSES, RAPS_PENALTY, Nonconformity
 from oodguard.core.manifest import Manifest, Parity, Precision
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import Family, ScoreName
@@ -54,13 +54,14 @@ class CardAnswers(Frozen):
     """What decides between `answer` and `unsure`, and what a label set holds; one entry for each of `accepts`.
 
     In distribution, an image whose probability is below `least_chances` is unsure. A label set holds the classes,
-    most likely first, whose nonconformity (of kind `nonconformity`) is at most `label_cuts`, and the first one
-    always; null: every class.
+    most likely first, whose nonconformity is at most `label_cuts`, and the first one always; null: every class. With
+    `free_classes` and `penalty` the nonconformity is RAPS, without them LAC (see `Nonconformity`).
     """
 
     least_chances: tuple[float, ...]
     label_cuts: tuple[float | None, ...]
-    nonconformity: Nonconformity
+    free_classes: int | None
+    penalty: float | None
 
 
 class CardScore(CardThresholds):
@@ -235,11 +236,13 @@ def _highest(manifest: Manifest, confidence: float | None) -> float:
 def _answers(calibration: Calibration, thresholds: Sequence[Thresholds]) -> CardAnswers | None:
     if calibration.answering is None:
         return None
+    is_raps = calibration.answering.nonconformity is Nonconformity.RAPS
     chances, cuts = [one.least_chance for one in thresholds], [one.label_cut for one in thresholds]
     return CardAnswers(
         least_chances=tuple(chance for chance in chances if chance is not None),
         label_cuts=tuple(cut if cut is not None and math.isfinite(cut) else None for cut in cuts),
-        nonconformity=calibration.answering.nonconformity,
+        free_classes=RAPS_FREE_CLASSES if is_raps else None,
+        penalty=RAPS_PENALTY if is_raps else None,
     )
 
 

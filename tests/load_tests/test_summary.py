@@ -23,7 +23,7 @@ def tally(*answers: tuple[str, int, int, float]) -> Tally:
     """Of answers with an outcome, flagged images, other images and milliseconds."""
     total = Tally()
     for outcome, flagged, others, milliseconds in answers:
-        total.add(Tally(Counter([outcome]), Counter(true=flagged, false=others)).timed(milliseconds))
+        total.add(Tally(Counter([outcome]), Counter(stranger=flagged, answer=others)).timed(milliseconds))
     return total
 
 
@@ -60,7 +60,7 @@ def test_every_shape_has_a_case() -> None:
 
 def test_a_tally_tells_answered_shed_and_failed_apart() -> None:
     assert (MIXED.requests, MIXED.answered, MIXED.shed, MIXED.errors) == (5, 2, 1, 2)
-    assert (MIXED.images, MIXED.verdicts["true"], MIXED.flagged_share) == (4, 1, 0.25)
+    assert (MIXED.images, MIXED.decisions["stranger"], MIXED.flagged_share) == (4, 1, 0.25)
     assert (MIXED.latency(50), MIXED.latency(99)) == (20.0, 12350.0)
     assert (GOOD.latency(50), GOOD.latency(95), GOOD.latency(99)) == (50, 95, 99)
     assert math.isnan(Tally().latency(50))
