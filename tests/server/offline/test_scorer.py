@@ -181,14 +181,17 @@ def test_a_run_goes_on_only_as_it_began(tmp_path: Path, purpose: Purpose) -> Non
 
     begin(purpose)
     begin(purpose)
-    for name, other in (
-        ("bundle_sha256", "1" * 64),
-        ("targets", Targets(accept=0.9)),
-        ("batch", 4),
-        ("source", "elsewhere"),
+    for said, change in (
+        ("bundle sha256", {"bundle_sha256": "1" * 64}),
+        ("accept", {"targets": Targets(accept=0.9)}),
+        ("confidence", {"targets": Targets(confidence=0.9)}),
+        ("coverage", {"targets": Targets(coverage=0.8)}),
+        ("max error", {"targets": Targets(max_error=0.1)}),
+        ("batch", {"batch": 4}),
+        ("source", {"source": "elsewhere"}),
     ):
-        with pytest.raises(InputError, match=f"another {name.replace('_', ' ')} .*--restart"):
-            begin(purpose.model_copy(update={name: other}))
+        with pytest.raises(InputError, match=f"another {said} .*--restart"):
+            begin(purpose.model_copy(update=change))
     (tmp_path / "l.txt").write_text("0.jpg\n1.jpg\n")
     with pytest.raises(InputError, match=r"l.txt has changed .*--restart"):
         begin(purpose)
