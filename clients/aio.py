@@ -50,11 +50,12 @@ class AsyncClient(Calls):
         images: ImageLike | Sequence[ImageLike],
         *,
         top_k: int | None = None,
+        explain: bool = False,
         timeout: float | None = None,
         **targets: Unpack[Asked],
     ) -> PredictResponse:
         """As `Client.predict`."""
-        steps = self._steps(images, targets, top_k, timeout)
+        steps = self._steps(images, targets, top_k, explain, timeout)
         reply: Reply = None
         while True:
             try:
@@ -79,6 +80,7 @@ class AsyncClient(Calls):
         images: Iterable[ImageLike],
         *,
         top_k: int | None = None,
+        explain: bool = False,
         concurrency: int = CONCURRENCY,
         **targets: Unpack[Asked],
     ) -> AsyncIterator[Result]:
@@ -87,7 +89,8 @@ class AsyncClient(Calls):
 
         async def ask(image: ImageLike) -> Result:
             try:
-                return Result(image, (await self.predict([image], top_k=top_k, **targets)).predictions[0])
+                answer = await self.predict([image], top_k=top_k, explain=explain, **targets)
+                return Result(image, answer.predictions[0])
             except (ServerProblem, ImageError) as error:
                 return Result(image, None, problem_of(error))
 

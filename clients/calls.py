@@ -36,7 +36,7 @@ class Send:
     """Send this form, and resume the generator with the response or httpx's error."""
 
     files: list[tuple[str, FormPart]]
-    params: dict[str, float | int]
+    params: dict[str, float | int | str]
     headers: dict[str, str]
     timeout: float
 
@@ -75,6 +75,7 @@ def predict(
     *,
     asked: Mapping[str, float],
     top_k: int | None,
+    explain: bool = False,
     timeout: float,
     retries: Retries,
     clock: Callable[[], float] = time.monotonic,
@@ -84,7 +85,8 @@ def predict(
 
     `timeout` bounds all attempts together; each attempt tells the server the time left.
     """
-    params: dict[str, float | int] = {**asked, **({} if top_k is None else {"top_k": top_k})}
+    given = (*asked.items(), ("top_k", top_k), ("explain", "true" if explain else None))
+    params = {name: value for name, value in given if value is not None}
     files = [("image", part_of(image, index)) for index, image in enumerate(images)]
     deadline = clock() + timeout
     attempt = 0
@@ -137,12 +139,19 @@ class Calls:
         images: ImageLike | Sequence[ImageLike],
         asked: Asked,
         top_k: int | None,
+        explain: bool,
         timeout: float | None,
     ) -> Steps:
         """The steps of one call of `predict`."""
         left = self._timeout if timeout is None else timeout
         return predict(
-            self._url, listed(images), asked=named(**asked), top_k=top_k, timeout=left, retries=self._retries
+            self._url,
+            listed(images),
+            asked=named(**asked),
+            top_k=top_k,
+            explain=explain,
+            timeout=left,
+            retries=self._retries,
         )
 
     def _post(self, step: Send) -> dict[str, Any]:

@@ -50,11 +50,16 @@ class TritonClient(TritonCalls):
             raise self.error(error) from None
 
     def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, top_k: int | None = None, **targets: Unpack[Asked]
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        top_k: int | None = None,
+        explain: bool = False,
+        **targets: Unpack[Asked],
     ) -> PredictResponse:
         """Verdicts for images given as paths, bytes, PIL images or uint8 arrays.
 
-        `top_k` and `targets` are those of `Client.predict`; targets are the manifest's own unless given.
+        `top_k`, `explain` and `targets` are those of `Client.predict`; targets are the manifest's own unless given.
 
         Raises `ServerProblem` when Triton refuses the request or no image can be used, `ServerUnreachable` when Triton
         does not answer, `ImageError` when a file cannot be read. The answer's `errors` list images that cannot be used.
@@ -66,9 +71,9 @@ class TritonClient(TritonCalls):
                 model = self._find()
                 job = self.decode(images, model.manifest)
                 began = time.monotonic()
-                replies = [self._client.infer(**self.request(model, batch)) for batch in job.batches(model.max_batch)]
+                replies = [self._client.infer(**request) for request in self.requests(model, job, explain)]
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, replies, targets, top_k)
+                return self.judge(model, job, replies, targets, top_k, explain)
             except InferenceServerException as error:
                 self.forget(error, attempt)
 
@@ -108,7 +113,12 @@ class AsyncTritonClient(TritonCalls):
             raise self.error(error) from None
 
     async def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, top_k: int | None = None, **targets: Unpack[Asked]
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        top_k: int | None = None,
+        explain: bool = False,
+        **targets: Unpack[Asked],
     ) -> PredictResponse:
         """As `TritonClient.predict`."""
         attempt = 0
@@ -118,10 +128,10 @@ class AsyncTritonClient(TritonCalls):
                 model = await self._find()
                 job = await asyncio.to_thread(self.decode, images, model.manifest)
                 began = time.monotonic()
-                calls = (self._client.infer(**self.request(model, batch)) for batch in job.batches(model.max_batch))
+                calls = (self._client.infer(**request) for request in self.requests(model, job, explain))
                 replies = await asyncio.gather(*calls)
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, replies, targets, top_k)
+                return self.judge(model, job, replies, targets, top_k, explain)
             except InferenceServerException as error:
                 self.forget(error, attempt)
 

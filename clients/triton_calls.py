@@ -18,6 +18,7 @@ from oodguard.clients.images import content_of
 from oodguard.core.answers import ModelRef, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError, ImageError
+from oodguard.core.explainer import Explainer
 from oodguard.core.images import ImageLike, listed, pixels_of
 from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest
 from oodguard.core.preprocessing import Pixels
@@ -35,8 +36,13 @@ class Model:
     """The version of the model that the client asks, from Triton's configuration."""
 
     version: int
-    manifest: Manifest
+    explainer: Explainer
     max_batch: int
+
+    @property
+    def manifest(self) -> Manifest:
+        """The version's manifest."""
+        return self.explainer.manifest
 
 
 @dataclass(slots=True)
@@ -91,9 +97,9 @@ class TritonCalls:
 
     def describe(self, configuration: Configuration, number: int) -> Model:
         """Version `number`. Raises `FormatError` if the configuration contradicts itself or does not describe it."""
-        manifest = configuration.described(number).manifest
-        configuration.version_of(manifest, pinned=number, where=self._where)
-        return Model(number, manifest, configuration.max_batch)
+        found = configuration.described(number)
+        configuration.version_of(found.manifest, pinned=number, where=self._where)
+        return Model(number, found.explainer, configuration.max_batch)
 
     def decode(self, images: ImageLike | Sequence[ImageLike], manifest: Manifest) -> Job:
         """Images to pixels. Raises `ImageError` for a file that cannot be read and for what is not an image."""
@@ -108,20 +114,29 @@ class TritonCalls:
         job.decode = time.monotonic() - job.started
         return job
 
-    def request(self, model: Model, batch: Pixels) -> dict[str, Any]:
-        """The arguments of tritonclient's `infer` for one batch."""
-        tensor = InferInput(INPUT_NAME, batch.shape, "UINT8")
-        tensor.set_data_from_numpy(batch)
-        return {
-            "model_name": self.name,
-            "model_version": str(model.version),
-            "inputs": [tensor],
-            "outputs": [InferRequestedOutput(name) for name in (PROBABILITIES_NAME, SCORES_NAME)],
-            "timeout": round(self.timeout * MICRO),
-            "client_timeout": self.timeout,
-        }
+    def requests(self, model: Model, job: Job, explain: bool) -> Iterator[dict[str, Any]]:
+        """The arguments of tritonclient's `infer` for each batch; only `explain` needs all outputs."""
+        for batch in job.batches(model.max_batch):
+            tensor = InferInput(INPUT_NAME, batch.shape, "UINT8")
+            tensor.set_data_from_numpy(batch)
+            yield {
+                "model_name": self.name,
+                "model_version": str(model.version),
+                "inputs": [tensor],
+                "outputs": [InferRequestedOutput(name) for name in outputs_of(model.manifest, explain)],
+                "timeout": round(self.timeout * MICRO),
+                "client_timeout": self.timeout,
+            }
 
-    def judge(self, model: Model, job: Job, replies: Sequence[Any], asked: Asked, top_k: int | None) -> PredictResponse:
+    def judge(
+        self,
+        model: Model,
+        job: Job,
+        replies: Sequence[Any],
+        asked: Asked,
+        top_k: int | None,
+        explain: bool,
+    ) -> PredictResponse:
         """The answer, from Triton's replies for the batches, in order.
 
         Raises `ServerProblem` when no image can be used, and for a target or a `top_k` out of range.
@@ -130,7 +145,9 @@ class TritonCalls:
         manifest = model.manifest
         targets = _targets(manifest, asked)
         verdicts = iter(
-            _verdicts(manifest, replies, targets, DEFAULT_TOP_K if top_k is None else top_k) if replies else ()
+            _verdicts(model.explainer, replies, targets, DEFAULT_TOP_K if top_k is None else top_k, explain)
+            if replies
+            else ()
         )
         outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in job.images]
         ended = time.monotonic()
@@ -178,15 +195,26 @@ def _targets(manifest: Manifest, asked: Asked) -> Targets:
         raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None
 
 
-def _verdicts(manifest: Manifest, replies: Sequence[Any], targets: Targets, top_k: int) -> list[Verdict]:
-    probabilities, scores = (
-        np.concatenate([reply.as_numpy(name) for reply in replies]) for name in (PROBABILITIES_NAME, SCORES_NAME)
-    )
+def outputs_of(manifest: Manifest, explain: bool) -> tuple[str, ...]:
+    """The graph's outputs that an answer needs."""
+    return manifest.output_names if explain else (PROBABILITIES_NAME, SCORES_NAME)
+
+
+def _verdicts(
+    explainer: Explainer, replies: Sequence[Any], targets: Targets, top_k: int, explain: bool
+) -> list[Verdict]:
+    manifest = explainer.manifest
+    found = {
+        name: np.concatenate([reply.as_numpy(name) for reply in replies]) for name in outputs_of(manifest, explain)
+    }
+    measured = manifest.measure(Outputs(**found))
     try:
-        return manifest.judge(
-            Outputs(probabilities=probabilities, scores=scores),
-            targets=targets,
-            top_k=top_k,
-        )
+        verdicts = manifest.verdicts(measured, targets=targets, top_k=top_k)
     except ValueError as error:
         raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None
+    if not explain:
+        return verdicts
+    return [
+        verdict.model_copy(update={"explanation": explainer.explain(measured, row)})
+        for row, verdict in enumerate(verdicts)
+    ]

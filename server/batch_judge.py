@@ -23,6 +23,7 @@ import numpy as np
 
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError, QualityError
+from oodguard.core.explainer import Explainer
 from oodguard.core.images import ImageLike, pixels_of
 from oodguard.core.manifest import Manifest
 from oodguard.core.preprocessing import ImageLimits, Pixels
@@ -62,9 +63,17 @@ class BatchJudge:
     """
 
     def __init__(
-        self, manifest: Manifest, engine: Engine, plan: EnginePlan, *, limits: ImageLimits, workers: int | None = None
+        self,
+        manifest: Manifest,
+        engine: Engine,
+        plan: EnginePlan,
+        *,
+        limits: ImageLimits,
+        workers: int | None = None,
+        explainer: Explainer | None = None,
     ) -> None:
         self.manifest = manifest
+        self.explainer = explainer or Explainer(manifest)
         self.engine = engine
         self.plan = plan
         self._limits = limits
@@ -98,7 +107,9 @@ class BatchJudge:
         Raises `FormatError` or `EnvironmentProblem` when the engine cannot run the graph here, and `QualityError` when
         it does not answer the golden images as the manifest says.
         """
-        judge = cls(manifest, build_engine(bundle, manifest, plan, device=device), plan, limits=limits, workers=workers)
+        explainer = Explainer.load(bundle, manifest)
+        engine = build_engine(bundle, manifest, plan, device=device)
+        judge = cls(manifest, engine, plan, limits=limits, workers=workers, explainer=explainer)
         defect = judge.submit(defect_of(bundle, manifest, judge.engine, max_batch=plan.max_batch)).result()
         if defect:
             judge.close()
@@ -125,7 +136,13 @@ class BatchJudge:
         raise EngineUnavailable("the guard is closed; load the bundle again")
 
     def each(
-        self, batches: Iterable[Sequence[Given]], *, read: Callable[[Given], ImageLike], targets: Targets, top_k: int
+        self,
+        batches: Iterable[Sequence[Given]],
+        *,
+        read: Callable[[Given], ImageLike],
+        targets: Targets,
+        top_k: int,
+        explain: bool = False,
     ) -> Generator[tuple[Sequence[Given], Future[JudgedBatch]], None, None]:
         """Yield every batch, in order, with the future of its outcomes; wait for that before you take the next batch.
 
@@ -138,7 +155,7 @@ class BatchJudge:
             for batch in batches:
                 if len(waiting) == 2 * self._max_held:
                     yield waiting.popleft()
-                work = self.batch(batch, read=read, targets=targets, top_k=top_k)
+                work = self.batch(batch, read=read, targets=targets, top_k=top_k, explain=explain)
                 waiting.append((batch, self.submit(work)))
             while waiting:
                 yield waiting.popleft()
@@ -147,9 +164,15 @@ class BatchJudge:
                 future.cancel()
 
     async def batch(
-        self, images: Sequence[Given], *, read: Callable[[Given], ImageLike], targets: Targets, top_k: int
+        self,
+        images: Sequence[Given],
+        *,
+        read: Callable[[Given], ImageLike],
+        targets: Targets,
+        top_k: int,
+        explain: bool = False,
     ) -> JudgedBatch:
-        """A verdict or an `ImageError` for each image of one batch; to be run by `submit`."""
+        """A verdict, explained or not, or an `ImageError` for each image of one batch; to be run by `submit`."""
         entered = time.monotonic()
         async with self._room:
             started = time.monotonic()
@@ -159,7 +182,7 @@ class BatchJudge:
             pixels = list(itertools.chain.from_iterable(await asyncio.gather(*decode)))
             judged = JudgedBatch([], decode=time.monotonic() - started, queue=started - entered)
             good = [image for image in pixels if not isinstance(image, ImageError)]
-            verdicts = iter(await self._verdicts(good, judged, targets, top_k))
+            verdicts = iter(await self._verdicts(good, judged, targets, top_k, explain))
         judged.outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in pixels]
         return judged
 
@@ -173,7 +196,7 @@ class BatchJudge:
         return found
 
     async def _verdicts(
-        self, images: Sequence[Pixels], judged: JudgedBatch, targets: Targets, top_k: int
+        self, images: Sequence[Pixels], judged: JudgedBatch, targets: Targets, top_k: int, explain: bool
     ) -> Sequence[Outcome]:
         if not images:
             return []
@@ -190,8 +213,13 @@ class BatchJudge:
             if len(images) == 1:
                 return [ImageError(Code.ENGINE_FAILED, str(error))]
             # One image must not cost its batch-mates their answers.
-            return [one for image in images for one in await self._verdicts([image], judged, targets, top_k)]
+            return [one for image in images for one in await self._verdicts([image], judged, targets, top_k, explain)]
         verdicts = self.manifest.verdicts(measured, targets=targets, top_k=top_k)
+        if explain:
+            verdicts = [
+                verdict.model_copy(update={"explanation": self.explainer.explain(measured, row)})
+                for row, verdict in enumerate(verdicts)
+            ]
         judged.queue += started - decoded
         judged.inference += ended - started
         judged.judge += time.monotonic() - ended

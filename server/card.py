@@ -129,7 +129,8 @@ class ModelCard(Frozen):
 
     `targets` are what a request gets that asks for none. `accepts` are the target acceptances that thresholds are
     listed for, increasing, the other targets being those; `max_accept` is the highest that the calibration can promise.
-    `answers` is null where the calibration had no labels.
+    `answers` is null where the calibration had no labels. `thumbnails`:
+    whether `/thumbnails/SHA256` has small copies of the training photos that explanations name.
     """
 
     model: ModelRef
@@ -152,6 +153,7 @@ class ModelCard(Frozen):
     runtime: Runtime
     limits: RequestLimits
     samples: tuple[SampleRef, ...]
+    thumbnails: bool
     shadow: ShadowCard | None
 
 
@@ -169,7 +171,7 @@ def card_of(model: ServedModel, settings: ServeSettings, shadow: ShadowCard | No
         seed=provenance.seed,
         classes=manifest.classes,
         targets=targets,
-        max_accept=_highest(manifest, targets.confidence),
+        max_accept=manifest.calibration.curve.highest(targets.confidence),
         accepts=accepts,
         fused=CardThresholds(thresholds=tuple(t.fused for t in thresholds), scale=scale_of(calibration.curve)),
         answers=_answers(calibration, thresholds),
@@ -210,6 +212,7 @@ def card_of(model: ServedModel, settings: ServeSettings, shadow: ShadowCard | No
         samples=tuple(
             SampleRef(number=number, title=path.stem) for number, path in enumerate(sample_files(model, settings))
         ),
+        thumbnails=model.thumbnails is not None,
         shadow=shadow,
     )
 
@@ -223,14 +226,8 @@ def sample_files(model: ServedModel, settings: ServeSettings) -> Sequence[Path]:
 
 def stops(manifest: Manifest, targets: Targets) -> tuple[float, ...]:
     """Target acceptances to choose from, that of `targets` among them; none that the calibration cannot promise."""
-    highest = _highest(manifest, targets.confidence)
+    highest = manifest.calibration.curve.highest(targets.confidence)
     return tuple(sorted({targets.accept, *(stop / 1000 for stop in STOPS if stop / 1000 <= highest)}))
-
-
-def _highest(manifest: Manifest, confidence: float | None) -> float:
-    """The highest target acceptance that the fused score's curve can promise with `confidence`, and every other can."""
-    calibration = manifest.calibration
-    return min(calibration.curve.highest(confidence), *(curve.max_accept for curve in calibration.curves.values()))
 
 
 def _answers(calibration: Calibration, thresholds: Sequence[Thresholds]) -> CardAnswers | None:

@@ -49,7 +49,7 @@ class Predict:
     async def predict(self, request: Request) -> Response:
         """Classify images and say for each whether it is in or out of distribution."""
         with self.entrance.admit(request) as call:
-            asked, top_k = _parameters(request)
+            asked, top_k, explain = _parameters(request)
             images = await read_images(call, self.workers)
             with self.serving.model.lease() as model:
                 work = self.judge.judge(
@@ -58,6 +58,7 @@ class Predict:
                     deadline=call.deadline,
                     asked=asked,
                     top_k=top_k,
+                    explain=explain,
                     read=call.elapsed,
                 )
                 found = await while_connected(request, work)
@@ -69,21 +70,28 @@ class Predict:
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 
-def _parameters(request: Request) -> tuple[Mapping[str, float], int | None]:
-    """The targets that a request names, and its `top_k`."""
+def _parameters(request: Request) -> tuple[Mapping[str, float], int | None, bool]:
+    """The targets that a request names, its `top_k`, and whether it asks for explanations."""
     if not request.scope["query_string"]:
-        return NOTHING, None
-    unknown = sorted(set(request.query_params) - {*TARGET_NAMES, "top_k"})
+        return NOTHING, None, False
+    unknown = sorted(set(request.query_params) - {*TARGET_NAMES, "top_k", "explain"})
     if unknown:
         raise RequestError(
             Code.BAD_PARAMETER,
-            f"unknown parameter {unknown[0][:80]!r}; there are {', '.join(TARGET_NAMES)} and top_k",
+            f"unknown parameter {unknown[0][:80]!r}; there are {', '.join(TARGET_NAMES)}, top_k and explain",
         )
     top_k = _number(request, "top_k")
     if top_k is not None and (top_k != int(top_k) or top_k < 1):
         raise RequestError(Code.BAD_PARAMETER, f"top_k must be a whole number of at least 1; got {top_k:g}")
     asked = {name: value for name in TARGET_NAMES if (value := _number(request, name)) is not None}
-    return asked, None if top_k is None else int(top_k)
+    return asked, None if top_k is None else int(top_k), _flag(request, "explain")
+
+
+def _flag(request: Request, name: str) -> bool:
+    values = request.query_params.getlist(name)
+    if values not in ([], ["true"], ["false"]):
+        raise RequestError(Code.BAD_PARAMETER, f"{name} must be true or false; got {', '.join(values)[:80]!r}")
+    return values == ["true"]
 
 
 def _number(request: Request, name: str) -> float | None:
@@ -223,6 +231,12 @@ BODY_AND_PARAMETERS = {
             for name, field in Targets.model_fields.items()
         ),
         _parameter("top_k", "Classes to list.", type="integer", minimum=1),
+        _parameter(
+            "explain",
+            "Say for each image which scores decided, and name the nearest training photos.",
+            type="boolean",
+            default=False,
+        ),
         _parameter(
             "X-Request-Timeout-Ms",
             "Milliseconds this request may take; the server bounds it.",

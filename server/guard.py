@@ -40,7 +40,12 @@ class Guard(GuardCalls):
         self.close()
 
     def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, top_k: int = DEFAULT_TOP_K, **targets: Unpack[Asked]
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        top_k: int = DEFAULT_TOP_K,
+        explain: bool = False,
+        **targets: Unpack[Asked],
     ) -> PredictResponse:
         """Verdicts for one image or several.
 
@@ -49,7 +54,8 @@ class Guard(GuardCalls):
         ```
 
         An image is a path, encoded bytes, a PIL image or a uint8 array: `[H, W, 3]` in RGB order, or `[H, W]` grey.
-        `top_k` is how many classes are listed. `targets` are what the answers are to keep, the bundle's own unless
+        `top_k` is how many classes are listed. `explain` adds to each prediction which scores decided, and the nearest
+        training photos. `targets` are what the answers are to keep, the bundle's own unless
         given:
 
         accept       the share of ID images that should pass
@@ -60,7 +66,7 @@ class Guard(GuardCalls):
         An image that cannot be used is in the answer's `errors` with its index, and the others are answered. Raises
         `Refused` when none can be used or an argument is out of range, `EngineUnavailable` when the guard is closed.
         """
-        future = self._judge.submit(self._answer(listed(images), targets, top_k))
+        future = self._judge.submit(self._answer(listed(images), targets, top_k, explain))
         try:
             return future.result()
         finally:
@@ -68,7 +74,12 @@ class Guard(GuardCalls):
             future.cancel()
 
     def stream(
-        self, images: Iterable[ImageLike], *, top_k: int = DEFAULT_TOP_K, **targets: Unpack[Asked]
+        self,
+        images: Iterable[ImageLike],
+        *,
+        top_k: int = DEFAULT_TOP_K,
+        explain: bool = False,
+        **targets: Unpack[Asked],
     ) -> Iterator[Result]:
         """Verdicts for any number of images, in their order, in batches of `max_batch`.
 
@@ -80,7 +91,7 @@ class Guard(GuardCalls):
         `images` is read a few batches ahead, so that memory does not grow with their number. An image that cannot be
         used is a result with a problem. Raises as `predict` does.
         """
-        with closing(self._judging(images, targets, top_k)) as judging:
+        with closing(self._judging(images, targets, top_k, explain)) as judging:
             for batch, future in judging:
                 yield from map(Result.of, batch, future.result().outcomes)
 
@@ -110,16 +121,26 @@ class AsyncGuard(GuardCalls):
         await self.close()
 
     async def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, top_k: int = DEFAULT_TOP_K, **targets: Unpack[Asked]
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        top_k: int = DEFAULT_TOP_K,
+        explain: bool = False,
+        **targets: Unpack[Asked],
     ) -> PredictResponse:
         """As `Guard.predict`."""
-        return await asyncio.wrap_future(self._judge.submit(self._answer(listed(images), targets, top_k)))
+        return await asyncio.wrap_future(self._judge.submit(self._answer(listed(images), targets, top_k, explain)))
 
     async def stream(
-        self, images: Iterable[ImageLike], *, top_k: int = DEFAULT_TOP_K, **targets: Unpack[Asked]
+        self,
+        images: Iterable[ImageLike],
+        *,
+        top_k: int = DEFAULT_TOP_K,
+        explain: bool = False,
+        **targets: Unpack[Asked],
     ) -> AsyncIterator[Result]:
         """As `Guard.stream`."""
-        with closing(self._judging(images, targets, top_k)) as judging:
+        with closing(self._judging(images, targets, top_k, explain)) as judging:
             for batch, future in judging:
                 judged = await asyncio.wrap_future(future)
                 for image, outcome in zip(batch, judged.outcomes, strict=True):

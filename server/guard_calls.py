@@ -136,7 +136,7 @@ class GuardCalls:
             raise Refused(problem(Code.BAD_PARAMETER, str(error))) from None
         return targets
 
-    async def _answer(self, images: Sequence[ImageLike], asked: Asked, top_k: int) -> PredictResponse:
+    async def _answer(self, images: Sequence[ImageLike], asked: Asked, top_k: int, explain: bool) -> PredictResponse:
         """What `predict` returns; for the judge's event loop."""
         started = time.monotonic()
         targets = self._required(asked, top_k)
@@ -144,7 +144,10 @@ class GuardCalls:
             raise Refused(problem(Code.NO_IMAGES, "give at least one image"))
         # Every slot's share: more in one batch would leave other slots idle.
         size = min(self._judge.plan.max_batch, -(-len(images) // self._judge.engine.slots))
-        batches = (self._judge.batch(b, read=_itself, targets=targets, top_k=top_k) for b in _batched(images, size))
+        batches = (
+            self._judge.batch(b, read=_itself, targets=targets, top_k=top_k, explain=explain)
+            for b in _batched(images, size)
+        )
         judged = await asyncio.gather(*batches)
         answer = PredictResponse.of(
             itertools.chain.from_iterable(batch.outcomes for batch in judged),
@@ -165,11 +168,12 @@ class GuardCalls:
         return answer
 
     def _judging(
-        self, images: Iterable[ImageLike], asked: Asked, top_k: int
+        self, images: Iterable[ImageLike], asked: Asked, top_k: int, explain: bool
     ) -> Generator[tuple[Sequence[ImageLike], Future[JudgedBatch]], None, None]:
         """What `stream` waits for."""
         batches = _batched(images, self._judge.plan.max_batch)
-        return self._judge.each(batches, read=_itself, targets=self._required(asked, top_k), top_k=top_k)
+        targets = self._required(asked, top_k)
+        return self._judge.each(batches, read=_itself, targets=targets, top_k=top_k, explain=explain)
 
 
 def _itself(image: ImageLike) -> ImageLike:

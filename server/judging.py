@@ -10,6 +10,7 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 from oodguard.core.answers import ModelRef
@@ -18,6 +19,7 @@ from oodguard.core.preprocessing import ImageLimits, Pixels, load_pixels
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outcome, Verdict
 from oodguard.server.admission import Admission
+from oodguard.server.batcher import MeasuredImage
 from oodguard.server.errors import DeadlineMissed
 from oodguard.server.metrics import Metrics
 from oodguard.server.model import ServedModel
@@ -76,13 +78,15 @@ class Judge:
         deadline: float,
         asked: Mapping[str, float] = NOTHING,
         top_k: int | None = None,
+        explain: bool = False,
         read: float = 0.0,
         all_or_none: bool = False,
     ) -> Judgement:
         """Judge the images of one request, by a model that the caller has leased.
 
-        deadline: a time of `time.monotonic`. asked: targets that the request names. read: seconds that the request took
-        to arrive. all_or_none: the caller answers none of the images where one cannot be used, so the others are not
+        deadline: a time of `time.monotonic`. asked: targets that the request names. explain: say for each image why.
+        read: seconds that the request took to arrive. all_or_none: the caller answers none of the images where one
+        cannot be used, so the others are not
         counted as answered.
 
         Raises `RequestError` for a target that the calibration cannot promise, `DeadlineMissed`, and `EngineError` when
@@ -90,32 +94,42 @@ class Judge:
         """
         started = time.monotonic()
         targets, thresholds = model.asked(**asked)
-        passed = await self._all([self._measure(model, image, deadline) for image in images], deadline)
+        near = explain or self.sampler is not None
+        passed = await self._all([self._measure(model, image, deadline, near) for image in images], deadline)
         judging = time.monotonic()
         calibration, classes, top_k = model.manifest.calibration, model.manifest.classes, top_k or self.top_k
-        outcomes = tuple(
-            found
-            if isinstance(found, ImageError)
-            else calibration.verdict(found.measured, found.row, classes=classes, thresholds=thresholds, top_k=top_k)
-            for found, _ in passed
-        )
+        outcomes: list[Outcome] = []
+        for found, _ in passed:
+            if isinstance(found, ImageError):
+                outcomes.append(found)
+                continue
+            verdict = calibration.verdict(
+                found.measured, found.row, classes=classes, thresholds=thresholds, top_k=top_k
+            )
+            if explain:
+                explanation = model.explainer.explain(found.measured, found.row)
+                verdict = verdict.model_copy(update={"explanation": explanation})
+            outcomes.append(verdict)
         answered = not (all_or_none and any(isinstance(outcome, ImageError) for outcome in outcomes))
-        for image, outcome in zip(images, outcomes, strict=True):
+        for image, outcome, (found, _) in zip(images, outcomes, passed, strict=True):
             if isinstance(outcome, ImageError):
                 self.metrics.refuse(outcome.code)
-            elif answered:
-                self._answer(image, outcome, model, targets)
+            elif answered and not isinstance(found, ImageError):
+                self._answer(image, outcome, found, model, targets)
                 if self.shadow is not None and isinstance(image, bytes):
                     self.shadow.offer(image, outcome, asked=asked)
         ended = time.monotonic()
         self.admission.answered(len(images))
         seconds = self._record(Stages(passed, read=read, started=started, judging=judging, ended=ended), model)
-        return Judgement(model.ref, targets, outcomes, passed, seconds, read + ended - started)
+        return Judgement(model.ref, targets, tuple(outcomes), passed, seconds, read + ended - started)
 
-    def _answer(self, image: ParsedImage, verdict: Verdict, model: ServedModel, targets: Targets) -> None:
-        self.metrics.answer(verdict)
+    def _answer(
+        self, image: ParsedImage, verdict: Verdict, found: MeasuredImage, model: ServedModel, targets: Targets
+    ) -> None:
+        self.metrics.answer(verdict, model.manifest)
         if self.sampler is not None and isinstance(image, bytes):
-            self.sampler.offer(image, verdict, model=model.ref, accept=targets.accept)
+            explain = partial(model.explainer.explain, found.measured, found.row)
+            self.sampler.offer(image, verdict, model=model.ref, accept=targets.accept, explain=explain)
 
     async def _all(self, work: list[Coroutine[None, None, Passed]], deadline: float) -> list[Passed]:
         """Run to the end, or to the first failure or the deadline; what is unfinished then is withdrawn."""
@@ -132,7 +146,7 @@ class Judge:
         except TimeoutError:
             raise DeadlineMissed("the request was not answered within its time") from None
 
-    async def _measure(self, model: ServedModel, image: ParsedImage, deadline: float) -> Passed:
+    async def _measure(self, model: ServedModel, image: ParsedImage, deadline: float, near: bool) -> Passed:
         if isinstance(image, ImageError):
             return image, 0.0
         started = time.monotonic()
@@ -144,7 +158,7 @@ class Judge:
             except ImageError as error:
                 return error, time.monotonic() - started
         seconds = time.monotonic() - started
-        return await model.batcher.submit(image, deadline=deadline), seconds
+        return await model.submit(image, deadline=deadline, neighbours=near), seconds
 
     def _record(self, stages: Stages, model: ServedModel) -> Seconds:
         seconds = stages.seconds

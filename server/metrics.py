@@ -15,7 +15,7 @@ from oodguard.core.codes import Code
 from oodguard.core.manifest import Manifest
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Decision, Verdict
-from oodguard.server import drift
+from oodguard.server import drift, promise
 from oodguard.server.settings import ServeSettings
 from oodguard.server.shadow_pipe import ShadowVerdict
 from oodguard.server.stages import STAGES
@@ -60,7 +60,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.labels: dict[str, tuple[str, ...]] = dict(drift.LABELS)
+        self.labels: dict[str, tuple[str, ...]] = {**drift.LABELS, **promise.LABELS}
         self.requests = self._add(Counter, "oodguard_requests", "Requests, by route and status.", "route", "status")
         self._request_seconds = self._add(
             Histogram,
@@ -144,7 +144,9 @@ class Metrics:
         self._limits = self._add(Gauge, "oodguard_limit", "Limits of the settings, by name.", "setting")
         self._model = self._add(Info, "oodguard_model", "The model being served.")
         self._drift = drift.Drift()
+        self._promise = promise.PromiseWatch()
         self.registry.register(self._drift)
+        self.registry.register(self._promise)
         # Every series exists from the start, so that a rate over it is never missing; looking a series up by its
         # labels on every request would cost more than counting.
         self._stages = [stages.labels(stage) for stage in STAGES]
@@ -204,8 +206,8 @@ class Metrics:
         self._rejected[code].inc()
         self._refused += 1
 
-    def answer(self, verdict: Verdict) -> None:
-        """Count one answered image."""
+    def answer(self, verdict: Verdict, manifest: Manifest) -> None:
+        """Count one image that the model of `manifest` answered."""
         counter = self._answered.get((verdict.label, verdict.is_ood))
         if counter is not None:  # the model may have been replaced since
             counter.inc()
@@ -213,6 +215,7 @@ class Metrics:
         self._images += 1
         self._flagged += verdict.is_ood
         self._drift.count(verdict)
+        self._promise.count(verdict, manifest)
 
     def compare(self, primary: Verdict, shadow: ShadowVerdict) -> None:
         """Count one image judged by both bundles: the server's verdict beside what the shadow says."""
@@ -239,6 +242,7 @@ class Metrics:
         }
         self._model.info({"name": manifest.name, "version": manifest.version})
         self._drift.model(manifest, targets)
+        self._promise.model(manifest)
 
     def totals(self) -> Totals:
         """What traffic is reported from."""

@@ -26,6 +26,7 @@ from oodguard.server.judging import ParsedImage
 
 ENCODED = "image"
 PIXELS = "pixels"
+EXPLANATION = "explanation"
 # What the server says of itself.
 SERVER = {"name": "oodguard", "version": "2"}
 Array = npt.NDArray[Any]
@@ -208,7 +209,10 @@ def encode(message: InferRequest, manifest: Manifest, arrays: dict[str, Array]) 
 
 
 def asked(message: InferRequest, arrays: dict[str, Array]) -> tuple[Requested, ...]:
-    """The outputs to answer, in order: those that the request names, or else all but `error`."""
+    """The outputs to answer, in order: those that the request names, or else all but `error`.
+
+    `arrays` hold an explanation only where the request asks for it.
+    """
     return message.outputs or tuple(Requested(name=name) for name in arrays if name != "error")
 
 
@@ -253,6 +257,7 @@ def metadata(manifest: Manifest) -> dict[str, Any]:
             {"name": "scores", "datatype": "FP32", "shape": [-1, scores]},
             *sets,
             {"name": "error", "datatype": "BYTES", "shape": [-1]},
+            {"name": EXPLANATION, "datatype": "BYTES", "shape": [-1]},
         ],
     }
 
@@ -299,6 +304,15 @@ def asked_of(message: InferRequest) -> dict[str, float]:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise RequestError(Code.BAD_PARAMETER, f"the parameter {name} is a number")
     return asked
+
+
+def explains(message: InferRequest) -> bool:
+    """Whether the caller asks for explanations: by the parameter `explain`, or by the output's name.
+
+    Raises `RequestError` for a parameter that is not a boolean.
+    """
+    named = any(output.name == EXPLANATION for output in message.outputs or ())
+    return _flag(message.parameters, "explain") or named
 
 
 def texts(items: Sequence[str]) -> Array:

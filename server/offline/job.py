@@ -90,6 +90,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
         part_size=options.part_size,
         max_image_bytes=options.max_image_bytes,
         max_pixels=options.max_pixels,
+        explain=options.explain,
     )
     with Ledger(options.out, purpose, restart=options.restart) as ledger:
         ledger.prepare(
@@ -106,6 +107,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
             landmark=_landmark(ledger.state, options.source),
             limits=options.limits,
             targets=targets,
+            explain=options.explain,
             device=options.device,
             workers=options.workers,
         )
@@ -119,7 +121,9 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
         elif pending:
             summary.seconds, summary.how = _run_here(spec, ledger, pending, progress.scored)
         about = metadata(manifest, bundle_sha256=bundle_sha256, targets=targets, source=options.source)
-        write_result(options.out, columns(manifest), about, _counted(ledger.tables(), summary))
+        write_result(
+            options.out, columns(manifest, explained=options.explain), about, _counted(ledger.tables(), summary)
+        )
         ledger.remove()
     return summary
 

@@ -43,6 +43,9 @@ class ScoreOptions(Frozen):
     max_error: float | None = Field(
         None, gt=0, lt=1, description="Largest share of wrong labels among answers; default: the bundle's (0.05)."
     )
+    explain: bool = Field(
+        False, description="Add columns: which family of scores decided, and the nearest training photos."
+    )
     overwrite: bool = Field(False, description="Replace an existing result.")
     restart: bool = Field(False, description="Discard what an interrupted run has finished and begin again.")
     ray: str | None = Field(

@@ -34,12 +34,12 @@ KINDS = {
 }
 
 
-def columns(manifest: Manifest) -> pa.Schema:
-    """Return the schema of the rows: path, member, and a verdict or an error (`core/rows.py`)."""
+def columns(manifest: Manifest, *, explained: bool = False) -> pa.Schema:
+    """Return the schema of the rows: path, member, and a verdict, `explained` or not, or an error (`core/rows.py`)."""
     return pa.schema(
         [
             pa.field(column.name, KINDS[column.kind], nullable=column.name != "path")
-            for column in rows.columns(manifest.score_names, members=True)
+            for column in rows.columns(manifest.score_names, members=True, explained=explained)
         ]
     )
 

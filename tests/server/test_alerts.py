@@ -24,7 +24,7 @@ RULES = Path(__file__).parents[2] / "helm" / "oodguard" / "files" / "rules.yaml"
 # The rules' hours in seconds. Every window and every `for` shrinks alike; the expressions stay as they are.
 HOUR = 2.4
 PATIENCE = 120.0
-WATCHED = {"OodguardOodShareUp", "OodguardScoresDrift"}
+WATCHED = {"OodguardOodShareUp", "OodguardScoresDrift", "OodguardPromiseBroken"}
 
 
 def shrunk(rules: str) -> str:
@@ -135,12 +135,14 @@ def test_alerts_fire_when_traffic_turns_strange_and_clear_when_it_turns_back(
         assert len(rules) > 30
         assert [rule for rule in rules if rule["health"] != "ok"] == []
 
+        assert (prometheus.value("oodguard:promise_evidence") or 0) < 1e6
+
         traffic.images = strange
-        prometheus.wait("both fire", lambda: prometheus.firing() >= WATCHED)
+        prometheus.wait("all fire", lambda: prometheus.firing() >= WATCHED)
         assert (prometheus.value("oodguard:ood_images:ratio_1h") or 0) > 0.15
 
         traffic.images = usual
-        prometheus.wait("both clear", lambda: not prometheus.firing() & WATCHED)
+        prometheus.wait("all clear", lambda: not prometheus.firing() & WATCHED)
         # Not for want of images.
         prometheus.wait("images", lambda: (prometheus.value("oodguard:images:increase_1h") or 0) > 30)
         prometheus.wait("low", lambda: (prometheus.value("oodguard:ood_images:ratio_1h") or 1) < 0.1)
