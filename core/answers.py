@@ -16,6 +16,7 @@ from oodguard.core.frozen import Frozen
 from oodguard.core.images import ImageLike, name_of
 from oodguard.core.problems import Problem, problem, problem_of
 from oodguard.core.scores import ScoreName
+from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outcome, ScoreVerdict, Verdict
 
 
@@ -57,11 +58,15 @@ class Timing(Frozen):
 class PredictResponse(Frozen):
     """The answer to `POST /predict`.
 
+    `accept`, `confidence`, `coverage` and `max_error` are the targets that the images were judged by (see `Targets`).
     `predictions` is in request order. An image that failed has no prediction; it is in `errors` with its index.
     """
 
     model: ModelRef
     accept: float
+    confidence: float | None = None
+    coverage: float
+    max_error: float
     predictions: tuple[Prediction, ...]
     errors: tuple[Problem, ...] = ()
     timing_ms: Timing
@@ -73,7 +78,7 @@ class PredictResponse(Frozen):
         files: Iterable[str | None],
         *,
         model: ModelRef,
-        accept: float,
+        targets: Targets,
         timing: Timing,
     ) -> PredictResponse:
         """The answer for images with these outcomes and file names, in request order.
@@ -88,7 +93,11 @@ class PredictResponse(Frozen):
             else:
                 predictions.append(Prediction.of(outcome, index=index, file=file))
         return cls.model_construct(
-            model=model, accept=accept, predictions=tuple(predictions), errors=tuple(errors), timing_ms=timing
+            model=model,
+            **dict(targets),
+            predictions=tuple(predictions),
+            errors=tuple(errors),
+            timing_ms=timing,
         )
 
 

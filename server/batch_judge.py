@@ -27,6 +27,7 @@ from oodguard.core.explainer import Explainer
 from oodguard.core.images import ImageLike, pixels_of
 from oodguard.core.manifest import Manifest
 from oodguard.core.preprocessing import ImageLimits, Pixels
+from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outcome
 from oodguard.server.engines.base import Engine
 from oodguard.server.engines.registry import Device, build_engine
@@ -54,7 +55,7 @@ class BatchJudge:
 
     ```python
     judge = BatchJudge.open(bundle, manifest, plan, limits=ImageLimits())
-    for paths, judged in judge.each(batches, read=lambda path: path, accept=0.95, top_k=1): ...
+    for paths, judged in judge.each(batches, read=lambda path: path, targets=manifest.targets, top_k=1): ...
     ```
 
     `workers` threads decode images; by default one more than the engine has slots. At most as many batches, and one
@@ -139,7 +140,7 @@ class BatchJudge:
         batches: Iterable[Sequence[Given]],
         *,
         read: Callable[[Given], ImageLike],
-        accept: float,
+        targets: Targets,
         top_k: int,
         explain: bool = False,
     ) -> Generator[tuple[Sequence[Given], Future[JudgedBatch]], None, None]:
@@ -154,7 +155,7 @@ class BatchJudge:
             for batch in batches:
                 if len(waiting) == 2 * self._max_held:
                     yield waiting.popleft()
-                work = self.batch(batch, read=read, accept=accept, top_k=top_k, explain=explain)
+                work = self.batch(batch, read=read, targets=targets, top_k=top_k, explain=explain)
                 waiting.append((batch, self.submit(work)))
             while waiting:
                 yield waiting.popleft()
@@ -167,7 +168,7 @@ class BatchJudge:
         images: Sequence[Given],
         *,
         read: Callable[[Given], ImageLike],
-        accept: float,
+        targets: Targets,
         top_k: int,
         explain: bool = False,
     ) -> JudgedBatch:
@@ -181,7 +182,7 @@ class BatchJudge:
             pixels = list(itertools.chain.from_iterable(await asyncio.gather(*decode)))
             judged = JudgedBatch([], decode=time.monotonic() - started, queue=started - entered)
             good = [image for image in pixels if not isinstance(image, ImageError)]
-            verdicts = iter(await self._verdicts(good, judged, accept, top_k, explain))
+            verdicts = iter(await self._verdicts(good, judged, targets, top_k, explain))
         judged.outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in pixels]
         return judged
 
@@ -195,7 +196,7 @@ class BatchJudge:
         return found
 
     async def _verdicts(
-        self, images: Sequence[Pixels], judged: JudgedBatch, accept: float, top_k: int, explain: bool
+        self, images: Sequence[Pixels], judged: JudgedBatch, targets: Targets, top_k: int, explain: bool
     ) -> Sequence[Outcome]:
         if not images:
             return []
@@ -212,8 +213,8 @@ class BatchJudge:
             if len(images) == 1:
                 return [ImageError(Code.ENGINE_FAILED, str(error))]
             # One image must not cost its batch-mates their answers.
-            return [one for image in images for one in await self._verdicts([image], judged, accept, top_k, explain)]
-        verdicts = self.manifest.verdicts(measured, targets=self.manifest.targets.but(accept=accept), top_k=top_k)
+            return [one for image in images for one in await self._verdicts([image], judged, targets, top_k, explain)]
+        verdicts = self.manifest.verdicts(measured, targets=targets, top_k=top_k)
         if explain:
             verdicts = [
                 verdict.model_copy(update={"explanation": self.explainer.explain(measured, row)})

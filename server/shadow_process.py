@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from oodguard.core.answers import ModelRef
@@ -30,11 +30,11 @@ class ShadowFailed(OodguardError):
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """An image that was drawn, what the server said of it, and the acceptance that its request named."""
+    """An image that was drawn, what the server said of it, and the targets that its request named."""
 
     data: bytes
     verdict: Verdict
-    accept: float | None
+    asked: Mapping[str, float]
 
 
 class ShadowProcess:
@@ -89,8 +89,8 @@ class ShadowProcess:
         return said.model
 
     def judge(self, drawn: list[Drawn]) -> ShadowAnswer:
-        """The verdicts on images of one acceptance."""
-        request = ShadowRequest(accept=drawn[0].accept, sizes=tuple(len(one.data) for one in drawn))
+        """The verdicts on images whose requests named the same targets."""
+        request = ShadowRequest(asked=dict(drawn[0].asked), sizes=tuple(len(one.data) for one in drawn))
         try:
             send(self._channel, request, (one.data for one in drawn))
             return receive(self._channel, ShadowAnswer)
