@@ -15,7 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from oodguard.core.errors import ImageError, QualityError
 from oodguard.core.images import ImageLike, pixels_of
 from oodguard.core.manifest import Manifest
 from oodguard.core.preprocessing import ImageLimits, Pixels
-from oodguard.core.verdict import Outcome
+from oodguard.core.verdict import Outcome, Outputs
 from oodguard.server.engines.base import Engine
 from oodguard.server.engines.registry import Device, build_engine
 from oodguard.server.errors import EngineError, EngineUnavailable
@@ -39,9 +39,13 @@ Found = TypeVar("Found")
 
 @dataclass(slots=True)
 class JudgedBatch:
-    """The outcomes of a batch, in its order, and the seconds it spent in each stage."""
+    """The outcomes of a batch, in its order, and the seconds it spent in each stage.
+
+    outputs: what the graph returned for the images that have a verdict, in parts.
+    """
 
     outcomes: list[Outcome]
+    outputs: list[Outputs] = field(default_factory=list)
     decode: float = 0.0
     queue: float = 0.0
     inference: float = 0.0
@@ -124,7 +128,13 @@ class BatchJudge:
         raise EngineUnavailable("the guard is closed; load the bundle again")
 
     def each(
-        self, batches: Iterable[Sequence[Given]], *, read: Callable[[Given], ImageLike], accept: float, top_k: int
+        self,
+        batches: Iterable[Sequence[Given]],
+        *,
+        read: Callable[[Given], ImageLike],
+        accept: float,
+        top_k: int,
+        source: str | None = None,
     ) -> Generator[tuple[Sequence[Given], Future[JudgedBatch]], None, None]:
         """Yield every batch, in order, with the future of its outcomes; wait for that before you take the next batch.
 
@@ -137,7 +147,7 @@ class BatchJudge:
             for batch in batches:
                 if len(waiting) == 2 * self._max_held:
                     yield waiting.popleft()
-                work = self.batch(batch, read=read, accept=accept, top_k=top_k)
+                work = self.batch(batch, read=read, accept=accept, top_k=top_k, source=source)
                 waiting.append((batch, self.submit(work)))
             while waiting:
                 yield waiting.popleft()
@@ -146,9 +156,15 @@ class BatchJudge:
                 future.cancel()
 
     async def batch(
-        self, images: Sequence[Given], *, read: Callable[[Given], ImageLike], accept: float, top_k: int
+        self,
+        images: Sequence[Given],
+        *,
+        read: Callable[[Given], ImageLike],
+        accept: float,
+        top_k: int,
+        source: str | None = None,
     ) -> JudgedBatch:
-        """A verdict or an `ImageError` for each image of one batch; to be run by `submit`."""
+        """A verdict or an `ImageError` for each image of one batch, of a known source; to be run by `submit`."""
         entered = time.monotonic()
         async with self._room:
             started = time.monotonic()
@@ -158,7 +174,7 @@ class BatchJudge:
             pixels = list(itertools.chain.from_iterable(await asyncio.gather(*decode)))
             judged = JudgedBatch([], decode=time.monotonic() - started, queue=started - entered)
             good = [image for image in pixels if not isinstance(image, ImageError)]
-            verdicts = iter(await self._verdicts(good, judged, accept, top_k))
+            verdicts = iter(await self._verdicts(good, judged, accept, top_k, source))
         judged.outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in pixels]
         return judged
 
@@ -172,7 +188,7 @@ class BatchJudge:
         return found
 
     async def _verdicts(
-        self, images: Sequence[Pixels], judged: JudgedBatch, accept: float, top_k: int
+        self, images: Sequence[Pixels], judged: JudgedBatch, accept: float, top_k: int, source: str | None
     ) -> Sequence[Outcome]:
         if not images:
             return []
@@ -182,15 +198,17 @@ class BatchJudge:
                 started = time.monotonic()
                 outputs = await self.engine.infer(np.stack(images))
             ended = time.monotonic()
-            measured = self.manifest.measure(outputs)
+            measured = self.manifest.measure(outputs, source=source)
         except EngineUnavailable:
             raise
         except (EngineError, QualityError) as error:
             if len(images) == 1:
                 return [ImageError(Code.ENGINE_FAILED, str(error))]
             # One image must not cost its batch-mates their answers.
-            return [one for image in images for one in await self._verdicts([image], judged, accept, top_k)]
-        verdicts = self.manifest.verdicts(measured, targets=self.manifest.targets.but(accept=accept), top_k=top_k)
+            return [one for image in images for one in await self._verdicts([image], judged, accept, top_k, source)]
+        targets = self.manifest.targets.but(accept=accept)
+        verdicts = self.manifest.verdicts(measured, targets=targets, top_k=top_k, source=source)
+        judged.outputs.append(outputs)
         judged.queue += started - decoded
         judged.inference += ended - started
         judged.judge += time.monotonic() - ended

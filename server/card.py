@@ -162,7 +162,7 @@ def card_of(model: ServedModel, settings: ServeSettings, shadow: ShadowCard | No
                 meaning=entry.meaning,
                 weight=calibration.fusion.weight(entry.name),
                 thresholds=tuple(t.scores[column][1] for t in thresholds),
-                scale=scale_of(calibration.curves[entry.name]),
+                scale=scale_of(calibration.score_curves[entry.name]),
             )
             for column, entry in enumerate(manifest.scores)
         ),
@@ -209,7 +209,7 @@ def stops(manifest: Manifest, accept: float) -> tuple[float, ...]:
 
 
 def _highest(manifest: Manifest) -> float:
-    return min(manifest.max_accept, *(curve.max_accept for curve in manifest.calibration.curves.values()))
+    return min(manifest.max_accept, *(curve.max_accept for curve in manifest.calibration.score_curves.values()))
 
 
 def scale_of(curve: QuantileCurve) -> Scale:
