@@ -22,7 +22,7 @@ Labels = npt.NDArray[np.int64]
 
 # The level at which classes are made alike, and how many photos of its own outweigh what all classes say.
 OFFSET_LEVEL = 0.9
-OFFSET_PRIOR = 30
+OFFSET_PRIOR = 60
 OFFSET_PARTS = 5
 MAX_PHOTOS = 2048
 # Of the wrong labels that say how sure a label is.
@@ -166,7 +166,7 @@ class Answering(Frozen):
     sharpening: Sharpening
     offsets: tuple[float, ...] = Field(min_length=2, description="by class, in nats")
     curve: QuantileCurve = Field(description="of G")
-    nonconformity: Nonconformity = Nonconformity.LAC
+    nonconformity: Nonconformity = Field(description="the kind with the smaller label sets at a coverage of 0.9")
     photos: AnsweredPhotos
 
     @model_validator(mode="after")
@@ -183,15 +183,22 @@ class Answering(Frozen):
         if not keep_probabilities:
             sharpening = Sharpening.fit(photos.probabilities, photos.targets, photos.weights)
         offsets = class_offsets(photos.surprise, photos.predicted, classes)
-        fused = _held_out(photos, classes)
+        fused = held_out_fused(photos, classes)
         curve = QuantileCurve.fit(fused, independent=photos.independent)
-        nonconformity, kept = _answered(photos, sharpening, fused, threshold=curve.threshold(curve.levels[-1]))
+        chances = sharpening.apply(photos.probabilities)
+        kept = {kind: answered_photos(photos, chances, fused, kind) for kind in Nonconformity}
+
+        def mean_size(kind: Nonconformity) -> float:
+            cut = kept[kind].cut(DEFAULT_COVERAGE, threshold=math.inf)
+            return float(np.maximum(1, (kind.table(chances) <= cut).sum(1)).mean())
+
+        smallest = min(Nonconformity, key=mean_size)
         return cls(
             sharpening=sharpening,
             offsets=tuple(offsets.tolist()),
             curve=curve,
-            nonconformity=nonconformity,
-            photos=kept,
+            nonconformity=smallest,
+            photos=kept[smallest],
         )
 
     def renewed(self, curve: QuantileCurve, photos: LabelledPhotos | None = None) -> Self:
@@ -227,7 +234,7 @@ class Answering(Frozen):
 def class_offsets(surprise: Scores, predicted: Labels, classes: int) -> Scores:
     """How much more surprising the photos given to each class are than all photos are, `[C]` in nats, shrunk.
 
-    The difference of the 90 % quantiles, times n / (n + 30) for a class that n photos were given to: a class with few
+    The difference of the 90 % quantiles, times n / (n + 60) for a class that n photos were given to: a class with few
     photos is judged like all others. The class *given* counts, since no other is known of a new image.
     """
     offsets = np.zeros(classes)
@@ -239,7 +246,7 @@ def class_offsets(surprise: Scores, predicted: Labels, classes: int) -> Scores:
     return offsets
 
 
-def _held_out(photos: LabelledPhotos, classes: int) -> Scores:
+def held_out_fused(photos: LabelledPhotos, classes: int) -> Scores:
     """G `[N]` of each photo with the offsets of the other parts' photos: its own would flatter it."""
     _, place = np.unique(photos.groups, return_inverse=True)
     parts = place % min(OFFSET_PARTS, photos.independent)
@@ -252,31 +259,21 @@ def _held_out(photos: LabelledPhotos, classes: int) -> Scores:
     return fused
 
 
-def _answered(
-    photos: LabelledPhotos, sharpening: Sharpening, fused: Scores, *, threshold: float
-) -> tuple[Nonconformity, AnsweredPhotos]:
-    """The nonconformity with the smaller label sets at the default coverage, and what is kept of the photos."""
-    chances = sharpening.apply(photos.probabilities)
+def answered_photos(
+    photos: LabelledPhotos, chances: npt.NDArray[np.float64], fused: Scores, kind: Nonconformity
+) -> AnsweredPhotos:
+    """What is kept of photos with chances `[N, C]` and fused scores `[N]`: all of them, or a fixed sample."""
     rows = np.arange(len(chances))
-    rng = np.random.default_rng(0)
-    chosen = rows if len(rows) <= MAX_PHOTOS else np.sort(rng.choice(rows, MAX_PHOTOS, replace=False))
-
-    def kept(kind: Nonconformity) -> AnsweredPhotos:
-        values = kind.table(chances)[rows, photos.targets]
-        return AnsweredPhotos(
-            fused=_rounded(fused[chosen]),
-            chance=_rounded(chances.max(1)[chosen]),
-            right=tuple((photos.predicted == photos.targets)[chosen].tolist()),
-            nonconformity=_rounded(values[chosen]),
-            weight=_rounded(photos.weights[chosen]),
-        )
-
-    def mean_size(kind: Nonconformity) -> float:
-        cut = kept(kind).cut(DEFAULT_COVERAGE, threshold=threshold)
-        return float(np.maximum(1, (kind.table(chances) <= cut).sum(1)).mean())
-
-    kind = min(Nonconformity, key=mean_size)
-    return kind, kept(kind)
+    chosen = rows
+    if len(rows) > MAX_PHOTOS:
+        chosen = np.sort(np.random.default_rng(0).choice(rows, MAX_PHOTOS, replace=False))
+    return AnsweredPhotos(
+        fused=_rounded(fused[chosen]),
+        chance=_rounded(chances.max(1)[chosen]),
+        right=tuple((photos.predicted == photos.targets)[chosen].tolist()),
+        nonconformity=_rounded(kind.table(chances)[rows, photos.targets][chosen]),
+        weight=_rounded(photos.weights[chosen]),
+    )
 
 
 def _rounded(values: Scores) -> tuple[float, ...]:

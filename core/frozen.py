@@ -6,9 +6,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Frozen(BaseModel):
-    """Base of every record: immutable; an undeclared field is an error."""
+    """Base of every record: immutable; an undeclared field is an error. Equal are records with equal fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __eq__(self, other: object) -> bool:
+        # What a record has computed and kept (`cached_property`) may be an array, which has no truth value.
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(getattr(self, field) == getattr(other, field) for field in type(self).model_fields)
 
 
 def first_fault(error: ValidationError, *, whole: str) -> str:

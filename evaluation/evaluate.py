@@ -15,6 +15,7 @@ from oodguard.core.scores import Family
 from oodguard.core.targets import DEFAULT_ACCEPT
 from oodguard.evaluation import trainings
 from oodguard.evaluation.ablation import ablate
+from oodguard.evaluation.answered import answered
 from oodguard.evaluation.comparison import compare_baselines
 from oodguard.evaluation.confusion import confusion_counts, confusions, recalls
 from oodguard.evaluation.diversity import diversity
@@ -117,6 +118,7 @@ def examine(
     answers, right = test.answers, evidence.right
     thresholds = _thresholds(record, accept)
     counts = confusion_counts(targets, answers.probabilities.argmax(1), len(record.classes))
+    chances = record.calibration.chances(answers.probabilities)
     sets = {ID: test, **evidence.ood}
     tables = {name: _table(evidence, name, accept) for name in evidence.ood}
     fusion = record.calibration.fusion
@@ -128,9 +130,9 @@ def examine(
         accept=accept,
         accuracy=share(right),
         member_accuracy=tuple(float(np.mean(votes == targets)) for votes in answers.votes),
-        confidence=float(answers.probabilities.max(1).mean(dtype=np.float64)),
-        calibration_error=calibration_error(answers.probabilities, targets),
-        reliability=reliability(answers.probabilities, targets),
+        confidence=float(chances.max(1).mean()),
+        calibration_error=calibration_error(chances, targets),
+        reliability=reliability(chances, targets),
         recalls=recalls(counts, record.classes),
         confusions=confusions(counts, record.classes),
         wrong_flagged=None if right.all() else share(test.values[FUSED][~right] > thresholds[FUSED]),
@@ -141,7 +143,9 @@ def examine(
             {name: measured.values["pds"] for name, measured in sets.items()},
             classes=len(record.classes),
         ),
-        calibration_images=record.splits.calibration,
+        calibration_images=record.calibration.samples,
+        calibration_groups=record.calibration.independent,
+        answered=answered(evidence, test.values[FUSED], record.targets.but(accept=accept)),
         acceptance={name: share(values <= thresholds[name]) for name, values in test.values.items()},
         thresholds=thresholds,
         promised=promised_acceptance(accept, record.calibration.independent, tested=len(test)),

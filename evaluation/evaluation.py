@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from oodguard.core.fusion import LeftOutCheck
 from oodguard.core.scores import Family, ScoreName
 from oodguard.evaluation.ablation import Ablated
+from oodguard.evaluation.answered import Answered
 from oodguard.evaluation.comparison import BaselineComparison
 from oodguard.evaluation.confusion import Confusion
 from oodguard.evaluation.diversity import Diversity
@@ -62,7 +63,9 @@ class Evaluation(BaseModel):
     `created` is the one time in it. `confidence` is the mean top probability. `wrong_flagged`: the share of wrongly
     labelled test images that the fused score flags. `promised`: where the acceptance of so many test images lies with
     95 % probability, with so many calibration images. `decided`: which family flags ID test images. `fusion`: what the
-    fused score is made of. `leak`: test acceptance of a kNN threshold, by calibration split and number of neighbours.
+    fused score is made of. `calibration_groups`: the
+    calibration images, near-duplicates counted once. `answered`: what answers are worth; None where the run knows no
+    classes. `leak`: test acceptance of a kNN threshold, by calibration split and number of neighbours.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,6 +85,8 @@ class Evaluation(BaseModel):
     wrong_flagged: Share | None
     diversity: Diversity
     calibration_images: int
+    calibration_groups: int
+    answered: Answered | None
     acceptance: dict[str, Share]
     thresholds: dict[str, float]
     promised: Interval

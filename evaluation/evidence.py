@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from oodguard.core.answering import LabelledPhotos
 from oodguard.core.curve import Scores
 from oodguard.core.errors import FormatError, InputError, OodguardError
 from oodguard.core.scores import ScoreName
@@ -60,7 +61,8 @@ class Evidence:
     """The test images, the OOD sets, and the calibration images' scores.
 
     targets: true classes of the test images, `[N]`. losses: every member's cross-entropy on them, `[M, N]`, in nats.
-    calibration: scores of the calibration photos, which set the thresholds. plain: what the frozen feature gives.
+    calibration: scores of the calibration photos. labelled: what was said of photos with labels,
+    which set the thresholds. plain: what the frozen feature gives.
     """
 
     record: RunRecord
@@ -69,6 +71,7 @@ class Evidence:
     losses: npt.NDArray[np.float64]
     ood: Mapping[str, MeasuredSet]
     calibration: Mapping[ScoreName, Scores]
+    labelled: LabelledPhotos
     plain: PlainEvidence
 
     @property
@@ -106,6 +109,7 @@ def gather(
         losses=member_losses(run.heads, features, targets),
         ood=ood,
         calibration=run.calibration,
+        labelled=run.labelled,
         plain=plain,
     )
 

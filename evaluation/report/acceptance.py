@@ -60,7 +60,7 @@ def _against_threshold(axes: Axes, evidence: Evidence, found: Evaluation) -> Non
 
 
 def _against_target(axes: Axes, evidence: Evidence, found: Evaluation) -> None:
-    curve, samples = evidence.record.calibration.curve, found.calibration_images
+    curve, samples = evidence.record.calibration.curve, found.calibration_groups
     targets = np.linspace(0.5, curve.max_accept, POINTS)
     inside = np.sort(evidence.test.values[FUSED])
     accepted = [np.searchsorted(inside, curve.threshold(float(t)), side="right") / len(inside) for t in targets]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from oodguard.core.curve import Scores
+from oodguard.evaluation.answered import Answered
 from oodguard.evaluation.confusion import confusion_counts
 from oodguard.evaluation.evaluation import Evaluation, mean_table
 from oodguard.evaluation.evidence import FUSED, Evidence
 from oodguard.evaluation.extremes import ID
-from oodguard.evaluation.report import at_threshold, tables
+from oodguard.evaluation.report import answers, at_threshold, tables
 from oodguard.evaluation.report.acceptance import acceptance_plot
 from oodguard.evaluation.report.densities import density_plot
 from oodguard.evaluation.report.detection_curves import detection_curves
@@ -64,6 +65,8 @@ def _sections(found: Evaluation, evidence: Evidence) -> Iterator[Section]:
     yield Section("Acceptance against the threshold", tuple(_acceptance(found, evidence)))
     if found.ood:
         yield Section("Ablation of the fused score", tuple(_ablation(found)))
+    if found.answered is not None:
+        yield Section("Answers, label sets, and acceptance by class", tuple(_answers(found.answered)))
     if found.leave_out:
         yield Section("Classes left out of training", tuple(_leave_out(found)))
     yield Section("Most and least divergent images", tuple(_images(found, evidence)))
@@ -149,6 +152,23 @@ def _acceptance(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
     yield tables.operating_table(found)
 
 
+def _answers(found: Answered) -> Iterator[Block]:
+    yield answers.decisions_table(found)
+    yield Illustration(
+        plot=answers.risk_plot(
+            found,
+            name="risk",
+            alt="Errors among answers against the share of ID test answered, by three scores; the table below gives "
+            "their areas and what can be answered at the served error.",
+        ),
+        caption="Answer the images with the lowest values first: how many labels are wrong among them. Dashed: the "
+        f"error asked for, {100 * found.max_error:g} %; the point is the served decision.",
+    )
+    yield answers.risk_table(found)
+    yield answers.label_sets_table(found)
+    yield answers.by_class_table(found)
+
+
 def _ablation(found: Evaluation) -> Iterator[Block]:
     yield Illustration(
         plot=ablation_plot(
@@ -220,6 +240,8 @@ def _confusion(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
 
 
 def _calibration(found: Evaluation) -> Iterator[Block]:
+    if found.answered is not None:
+        yield answers.chances_table(found.answered)
     yield Illustration(
         plot=reliability_plot(
             found.reliability,

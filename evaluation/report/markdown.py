@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oodguard.evaluation.evaluation import DetectionTable, Evaluation, mean_table
-from oodguard.evaluation.report import at_threshold
+from oodguard.evaluation.report import answers, at_threshold
 from oodguard.evaluation.report.summary import findings
 from oodguard.pages.page import Table
 
@@ -37,6 +37,10 @@ def to_markdown(found: Evaluation) -> str:
         "| score | accepted |\n|---|---|",
         *(f"| {name} | {_share(s.share, s.low, s.high)} |" for name, s in found.acceptance.items()),
     ]  # fmt: skip
+    if found.answered is not None:
+        parts = (answers.decisions_table, answers.risk_table, answers.label_sets_table, answers.chances_table)
+        lines += ["", "## Answers", *(line for part in parts for line in ("", *as_markdown(part(found.answered))))]
+        lines += ["", *as_markdown(answers.by_class_table(found.answered))]
     if found.ood:
         lines += ["", *as_markdown(at_threshold.overview(found)), "", *as_markdown(at_threshold.decided_table(found))]
     if found.repeats is not None:

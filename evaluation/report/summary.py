@@ -10,6 +10,7 @@ from oodguard.evaluation.comparison import points
 from oodguard.evaluation.evaluation import DetectionTable, Evaluation
 from oodguard.evaluation.evidence import FUSED
 from oodguard.evaluation.extremes import ID
+from oodguard.evaluation.report.answers import answer_findings
 from oodguard.evaluation.threshold import best
 from oodguard.pages.page import Fact, Finding, Tone
 from oodguard.pages.text import count, interval, percent
@@ -38,7 +39,7 @@ def facts(found: Evaluation) -> tuple[Fact, ...]:
             name="Acceptance promised",
             value=f"{100 * found.accept:g} %",
             detail=f"{interval(low, high)} to be expected of {count(accepted.of, 'test image')} with "
-            f"{count(found.calibration_images, 'calibration image')}",
+            f"{count(found.calibration_groups, 'group')} of calibration images",
         ),
     ]
     return tuple(items)
@@ -51,6 +52,7 @@ def findings(found: Evaluation) -> tuple[Finding, ...]:
         *(finding for name, table in found.ood.items() for finding in _set(name, table)),
         *_near(found),
         *_baselines(found),
+        *answer_findings(found.answered, found.accept),
         *_families(found),
         *_members(found),
         *_labels(found),
@@ -235,8 +237,9 @@ def _labels(found: Evaluation) -> Iterator[Finding]:
             "weak",
             f"Probabilities are too {direction}: {percent(found.confidence)} on average where "
             f"{percent(found.accuracy.share)} of labels are right (expected calibration error "
-            f"{percent(found.calibration_error)}). Do not read them as chances; OOD flags do not "
-            "depend on it. A lower --label-smoothing raises them, a higher one lowers them.",
+            f"{percent(found.calibration_error)}). The test photos differ from those that trained in "
+            "more than chance: train with photos like those that will arrive, or recalibrate the bundle "
+            "on labelled ones. OOD flags do not depend on it.",
         )
     poor = sorted((r.share, name) for name, r in found.recalls.items() if r.share < WEAK_RECALL)
     if poor:

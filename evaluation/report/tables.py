@@ -91,7 +91,8 @@ def thresholds_table(found: Evaluation) -> Table:
         ),
         words=frozenset({3}),
         strong=frozenset({list(found.acceptance).index(FUSED)}),
-        note=f"Thresholds come from {count(found.calibration_images, 'calibration image')} that were not trained on. "
+        note=f"Thresholds come from {count(found.calibration_images, 'calibration image')}, scored by heads that did "
+        f"not see them, in {count(found.calibration_groups, 'group')} of near-duplicates. "
         f"{INTERVALS}.",
     )
 

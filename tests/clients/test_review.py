@@ -16,7 +16,7 @@ from oodguard.clients.samples import read_samples
 from oodguard.core.answers import FlaggedSample, ModelRef
 from oodguard.core.errors import InputError
 from oodguard.core.scores import ScoreName
-from oodguard.core.verdict import ScoreVerdict, Verdict
+from oodguard.core.verdict import Decision, ScoreVerdict, Verdict
 
 Parse = Callable[[str], Element]
 TIME = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -33,6 +33,7 @@ def sample(ood_score: float, label: str = "plum", **changes: Any) -> FlaggedSamp
         ood_score=ood_score,
         threshold=8.0,
         percentile=99.5,
+        decision=Decision.STRANGER,
         scores={ScoreName.KNN: score, ScoreName.PDS: score.model_copy(update={"value": 0.5, "is_ood": False})},
     )
     made = FlaggedSample.of(verdict, model=ModelRef(name="digits", version="1"), accept=0.95, time=TIME)

@@ -109,9 +109,9 @@ def test_offsets_are_differences_of_quantiles_and_shrink_with_few_photos() -> No
     predicted = np.concatenate([np.zeros(101, int), np.ones(101, int), [2]])
     offsets = class_offsets(surprise, predicted, 4)
     whole = np.quantile(surprise, 0.9)
-    assert offsets[0] == pytest.approx((9.0 - whole) * 101 / 131)
-    assert offsets[1] == pytest.approx((13.0 - whole) * 101 / 131)
-    assert offsets[2] == pytest.approx((50.0 - whole) / 31)
+    assert offsets[0] == pytest.approx((9.0 - whole) * 101 / 161)
+    assert offsets[1] == pytest.approx((13.0 - whole) * 101 / 161)
+    assert offsets[2] == pytest.approx((50.0 - whole) / 61)
     assert offsets[3] == 0.0
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from oodguard.core.curve import QuantileCurve
 from oodguard.core.targets import Targets
 
 
@@ -20,3 +21,12 @@ def test_a_target_out_of_range_is_one_sentence(name: str, value: float) -> None:
         Targets().but(**{name: value})
     with pytest.raises(ValidationError):
         Targets(**{name: value})
+
+
+def test_records_that_kept_arrays_can_be_compared() -> None:
+    """What a record computed once is no part of it."""
+    first, second = QuantileCurve.fit([1.0, 2.0, 3.0]), QuantileCurve.fit([1.0, 2.0, 3.0])
+    assert (first.percentile(2.0), second.percentile(2.0)) == (25.0, 25.0)
+    assert first == second != QuantileCurve.fit([1.0, 2.0, 4.0])
+    assert first != Targets()
+    assert hash(Targets()) == hash(Targets())

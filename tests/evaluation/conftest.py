@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oodguard.core.answering import LabelledPhotos
 from oodguard.core.calibration import Calibration
 from oodguard.core.fusion import LeftOutCheck
 from oodguard.core.preprocessing import Preprocessing
@@ -48,8 +49,19 @@ CHECK = LeftOutCheck(
 )
 
 
-def guard(rng: np.random.Generator) -> tuple[RunRecord, dict[ScoreName, np.ndarray]]:
+def guard(rng: np.random.Generator) -> tuple[RunRecord, dict[ScoreName, np.ndarray], LabelledPhotos]:
     calibration = {spec.name: rng.gamma(2.0, size=200) for spec in SCORES}
+    plain = Calibration.fit(calibration, check=CHECK)
+    own = np.random.default_rng(12)
+    targets = np.arange(200) % 3
+    probabilities = own.dirichlet((1.0, 1.0, 1.0), 200)
+    probabilities[np.arange(200), targets] += 0.6
+    labelled = LabelledPhotos(
+        surprise=plain.surprise(calibration),
+        probabilities=(probabilities / 1.6).astype(np.float32),
+        targets=targets,
+        groups=np.arange(200) // 2,
+    )
     record = RunRecord(
         oodguard="0.1.0",
         created="2026-01-02T03:04:05+00:00",
@@ -64,12 +76,12 @@ def guard(rng: np.random.Generator) -> tuple[RunRecord, dict[ScoreName, np.ndarr
         ),
         heads=HEADS,
         splits=Splits(train=600, calibration=200, test=240, groups=90, largest_group=7),
-        calibration=Calibration.fit(calibration, check=CHECK),
+        calibration=plain.answered(labelled),
         targets=Targets(),
         metrics={},
         weights_sha256="1" * 64,
     )
-    return record, calibration
+    return record, calibration, labelled
 
 
 def measured(
@@ -119,7 +131,7 @@ def plain(rng: np.random.Generator, sets: dict[str, tuple[int, float]]) -> Plain
 def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     rng = np.random.default_rng(11)
     root = tmp_path_factory.mktemp("evidence")
-    record, calibration = guard(rng)
+    record, calibration, labelled = guard(rng)
     targets = np.arange(240) % 3
     test = measured(rng, record, root / "id", targets, shift=0.0, sure=0.6)
     return Evidence(
@@ -132,6 +144,7 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
             'near "<script>"': measured(rng, record, root / "near", np.arange(90) % 3, shift=0.6, sure=0.5),
         },
         calibration=calibration,
+        labelled=labelled,
         plain=plain(rng, {"far": (60, 9.0), 'near "<script>"': (90, 1.5)}),
     )
 

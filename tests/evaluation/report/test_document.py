@@ -40,11 +40,12 @@ def test_the_page_is_valid_complete_and_small(page: str, tree: Element) -> None:
     assert [h.text for h in tree.iter("h2")][1:] == [
         "At the threshold", "What the fused score is made of", "Other trainings",
         "Scores and thresholds", "Detection by OOD set", "Acceptance against the threshold",
-        "Ablation of the fused score", "Classes left out of training", "Most and least divergent images",
+        "Ablation of the fused score", "Answers, label sets, and acceptance by class",
+        "Classes left out of training", "Most and least divergent images",
         "Labels: confusion",
         "Labels: calibration of probabilities", "Ensemble diagnostics", "How this was made",
     ]  # fmt: skip
-    assert sum(e.tag.endswith("svg") for e in tree.iter() if isinstance(e.tag, str)) == 8
+    assert sum(e.tag.endswith("svg") for e in tree.iter() if isinstance(e.tag, str)) == 9
 
 
 def test_the_same_evaluation_gives_the_same_bytes(page: str, found: Evaluation, evidence: Evidence) -> None:
@@ -166,6 +167,7 @@ def test_tables_show_no_number_that_is_not_in_the_json(tree: Element, found: Eva
             f"{x:.1f}",
             f"{100 * x:g}",
             f"{abs(100 * x):.2f}",
+            f"{x:.2f}",
             f"{x:.4f}",
             f"{abs(x):.4g}",
             f"{x:.0f}",

@@ -45,8 +45,10 @@ def test_the_promise_is_kept_inside_its_interval_alone(
 
 def test_what_was_to_be_expected_counts_the_chance_of_the_test_images_too(found: Evaluation) -> None:
     assert (found.calibration_images, found.acceptance[FUSED].of) == (200, 240)
-    assert found.promised == promised_acceptance(0.95, 200, tested=240)
-    low, high = promised_acceptance(0.95, 200)
+    # Near-duplicates count once.
+    assert found.calibration_groups == 100
+    assert found.promised == promised_acceptance(0.95, 100, tested=240)
+    low, high = promised_acceptance(0.95, 100)
     assert found.promised[0] < low < high < found.promised[1]
 
 

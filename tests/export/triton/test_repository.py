@@ -14,6 +14,7 @@ from oodguard.cli.main import run as oodguard
 from oodguard.core.errors import FormatError, InputError
 from oodguard.core.manifest import Manifest, load_manifest
 from oodguard.core.preprocessing import load_pixels
+from oodguard.core.targets import Targets
 from oodguard.export.triton.options import TritonOptions
 from oodguard.export.triton.repository import CONFIG_FILE, WARMUP_FOLDER, Placed, write_repository
 
@@ -83,7 +84,7 @@ def test_what_cannot_be_written_is_refused_and_nothing_changes(bundle: Path, tmp
     repository = tmp_path / "repository"
     write_repository(bundle, repository)
     before = everything(repository)
-    other = variant(bundle, tmp_path / "other", targets={"accept": 0.9})
+    other = variant(bundle, tmp_path / "other", targets=Targets(accept=0.9))
     with pytest.raises(InputError, match="already has another version 7"):
         write_repository(other, repository)
     with pytest.raises(InputError, match="does not serve version 8"):
