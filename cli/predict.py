@@ -36,6 +36,9 @@ def predict(
     ] = "http://localhost:8000",
     key: Annotated[str | None, Parameter(help="API key; better given as OODGUARD_PREDICT_KEY.")] = None,
     accept: Annotated[float | None, Parameter(help="Target acceptance of ID images; default: the server's.")] = None,
+    source: Annotated[
+        str | None, Parameter(help="Source of the server's bundle whose calibration judges, such as a camera.")
+    ] = None,
     json_lines: Annotated[bool, Parameter(name="--json", help="Print one JSON object per line.", negative="")] = False,
     csv_rows: Annotated[bool, Parameter(name="--csv", help="Print comma-separated values.", negative="")] = False,
     fail_on_ood: Annotated[bool, Parameter(help="Exit with code 10 if any image is OOD.", negative="")] = False,
@@ -54,7 +57,7 @@ def predict(
     shown = Progress(console=Terminal(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with Client(url, key=key) as client, shown:
         task = shown.add_task("images", total=len(paths))
-        for path, result in zip(paths, client.stream(paths, accept=accept), strict=True):
+        for path, result in zip(paths, client.stream(paths, accept=accept, source=source), strict=True):
             shown.advance(task)
             if result.problem is not None and result.problem.code == Code.BAD_PARAMETER:
                 raise InputError(result.problem.detail)

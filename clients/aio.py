@@ -49,10 +49,11 @@ class AsyncClient(Calls):
         *,
         accept: float | None = None,
         top_k: int | None = None,
+        source: str | None = None,
         timeout: float | None = None,
     ) -> PredictResponse:
         """As `Client.predict`."""
-        steps = self._steps(images, accept, top_k, timeout)
+        steps = self._steps(images, accept, top_k, source, timeout)
         reply: Reply = None
         while True:
             try:
@@ -78,6 +79,7 @@ class AsyncClient(Calls):
         *,
         accept: float | None = None,
         top_k: int | None = None,
+        source: str | None = None,
         concurrency: int = CONCURRENCY,
     ) -> AsyncIterator[Result]:
         """As `Client.stream`."""
@@ -85,7 +87,8 @@ class AsyncClient(Calls):
 
         async def ask(image: ImageLike) -> Result:
             try:
-                return Result(image, (await self.predict([image], accept=accept, top_k=top_k)).predictions[0])
+                answer = await self.predict([image], accept=accept, top_k=top_k, source=source)
+                return Result(image, answer.predictions[0])
             except (ServerProblem, ImageError) as error:
                 return Result(image, None, problem_of(error))
 

@@ -35,7 +35,7 @@ class Send:
     """Send this form, and resume the generator with the response or httpx's error."""
 
     files: list[tuple[str, FormPart]]
-    params: dict[str, float | int]
+    params: dict[str, float | int | str]
     headers: dict[str, str]
     timeout: float
 
@@ -74,13 +74,15 @@ def predict(
     *,
     accept: float | None,
     top_k: int | None,
+    source: str | None,
     timeout: float,
     retries: Retries,
     clock: Callable[[], float] = time.monotonic,
     chance: Callable[[], float] = random.random,
 ) -> Steps:
     """The steps of one request. `timeout` bounds all attempts together; each attempt tells the server the time left."""
-    params = {name: value for name, value in (("accept", accept), ("top_k", top_k)) if value is not None}
+    asked = (("accept", accept), ("top_k", top_k), ("source", source))
+    params = {name: value for name, value in asked if value is not None}
     files = [("image", part_of(image, index)) for index, image in enumerate(images)]
     deadline = clock() + timeout
     attempt = 0
@@ -133,11 +135,19 @@ class Calls:
         images: ImageLike | Sequence[ImageLike],
         accept: float | None,
         top_k: int | None,
+        source: str | None,
         timeout: float | None,
     ) -> Steps:
         """The steps of one call of `predict`."""
-        left = self._timeout if timeout is None else timeout
-        return predict(self._url, listed(images), accept=accept, top_k=top_k, timeout=left, retries=self._retries)
+        return predict(
+            self._url,
+            listed(images),
+            accept=accept,
+            top_k=top_k,
+            source=source,
+            timeout=self._timeout if timeout is None else timeout,
+            retries=self._retries,
+        )
 
     def _post(self, step: Send) -> dict[str, Any]:
         """The arguments of httpx's `post` for one step."""

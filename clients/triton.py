@@ -48,7 +48,12 @@ class TritonClient(TritonCalls):
             raise self.error(error) from None
 
     def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int | None = None
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        accept: float | None = None,
+        top_k: int | None = None,
+        source: str | None = None,
     ) -> PredictResponse:
         """Verdicts for images given as paths, bytes, PIL images or uint8 arrays.
 
@@ -64,7 +69,7 @@ class TritonClient(TritonCalls):
                 began = time.monotonic()
                 replies = [self._client.infer(**self.request(model, batch)) for batch in job.batches(model.max_batch)]
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, replies, accept, top_k)
+                return self.judge(model, job, replies, accept, top_k, source)
             except InferenceServerException as error:
                 self.forget(error, attempt)
 
@@ -104,7 +109,12 @@ class AsyncTritonClient(TritonCalls):
             raise self.error(error) from None
 
     async def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int | None = None
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        accept: float | None = None,
+        top_k: int | None = None,
+        source: str | None = None,
     ) -> PredictResponse:
         """As `TritonClient.predict`."""
         attempt = 0
@@ -117,7 +127,7 @@ class AsyncTritonClient(TritonCalls):
                 calls = (self._client.infer(**self.request(model, batch)) for batch in job.batches(model.max_batch))
                 replies = await asyncio.gather(*calls)
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, replies, accept, top_k)
+                return self.judge(model, job, replies, accept, top_k, source)
             except InferenceServerException as error:
                 self.forget(error, attempt)
 

@@ -121,17 +121,24 @@ class TritonCalls:
         }
 
     def judge(
-        self, model: Model, job: Job, replies: Sequence[Any], accept: float | None, top_k: int | None
+        self,
+        model: Model,
+        job: Job,
+        replies: Sequence[Any],
+        accept: float | None,
+        top_k: int | None,
+        source: str | None = None,
     ) -> PredictResponse:
         """The answer, from Triton's replies for the batches, in order.
 
-        Raises `ServerProblem` when no image can be used, and for `accept` or `top_k` out of range.
+        Raises `ServerProblem` when no image can be used, and for `accept` or `top_k` out of range or an unknown
+        `source`.
         """
         judging = time.monotonic()
         manifest = model.manifest
         accept = manifest.targets.accept if accept is None else accept
         verdicts = iter(
-            _verdicts(manifest, replies, accept, DEFAULT_TOP_K if top_k is None else top_k) if replies else ()
+            _verdicts(manifest, replies, accept, DEFAULT_TOP_K if top_k is None else top_k, source) if replies else ()
         )
         outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in job.images]
         ended = time.monotonic()
@@ -140,6 +147,7 @@ class TritonCalls:
             job.files,
             model=ModelRef(name=manifest.name, version=manifest.version),
             accept=accept,
+            source=source,
             timing=Timing.of(
                 read=0.0,
                 decode=job.decode,
@@ -172,7 +180,9 @@ class TritonCalls:
         self.model = None
 
 
-def _verdicts(manifest: Manifest, replies: Sequence[Any], accept: float, top_k: int) -> list[Verdict]:
+def _verdicts(
+    manifest: Manifest, replies: Sequence[Any], accept: float, top_k: int, source: str | None
+) -> list[Verdict]:
     probabilities, scores = (
         np.concatenate([reply.as_numpy(name) for reply in replies]) for name in (PROBABILITIES_NAME, SCORES_NAME)
     )
@@ -181,6 +191,7 @@ def _verdicts(manifest: Manifest, replies: Sequence[Any], accept: float, top_k: 
             Outputs(probabilities=probabilities, scores=scores),
             targets=manifest.targets.but(accept=accept),
             top_k=top_k,
+            source=source,
         )
     except ValueError as error:
         raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None

@@ -214,9 +214,8 @@ class Answering(Frozen):
         if sharpening != Sharpening() and wrong >= MIN_WRONG:
             sharpening = Sharpening.fit(photos.probabilities, photos.targets, photos.weights)
         fused = self.fused(photos.surprise, photos.predicted)
-        nonconformity, kept = _answered(photos, sharpening, fused, threshold=curve.threshold(curve.levels[-1]))
-        update = {"curve": curve, "sharpening": sharpening, "nonconformity": nonconformity, "photos": kept}
-        return self.model_copy(update=update)
+        kept = answered_photos(photos, sharpening.apply(photos.probabilities), fused, self.nonconformity)
+        return self.model_copy(update={"curve": curve, "sharpening": sharpening, "photos": kept})
 
     def fused(self, surprise: Scores, predicted: Labels) -> Scores:
         """G `[B]` of surprises `[B]` and the classes given `[B]`."""

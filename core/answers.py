@@ -56,11 +56,13 @@ class Timing(Frozen):
 class PredictResponse(Frozen):
     """The answer to `POST /predict`.
 
-    `predictions` is in request order. An image that failed has no prediction; it is in `errors` with its index.
+    `source`: what the request named, whose calibration judged. `predictions` is in request order. An image that failed
+    has no prediction; it is in `errors` with its index.
     """
 
     model: ModelRef
     accept: float
+    source: str | None = None
     predictions: tuple[Prediction, ...]
     errors: tuple[Problem, ...] = ()
     timing_ms: Timing
@@ -74,6 +76,7 @@ class PredictResponse(Frozen):
         model: ModelRef,
         accept: float,
         timing: Timing,
+        source: str | None = None,
     ) -> PredictResponse:
         """The answer for images with these outcomes and file names, in request order.
 
@@ -87,7 +90,12 @@ class PredictResponse(Frozen):
             else:
                 predictions.append(Prediction.of(outcome, index=index, file=file))
         return cls.model_construct(
-            model=model, accept=accept, predictions=tuple(predictions), errors=tuple(errors), timing_ms=timing
+            model=model,
+            accept=accept,
+            source=source,
+            predictions=tuple(predictions),
+            errors=tuple(errors),
+            timing_ms=timing,
         )
 
 

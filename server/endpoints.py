@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from oodguard.core.answers import PredictRequest, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.problems import problem, summary_of
-from oodguard.server.call import SHORTEST_MS, Entrance, while_connected
+from oodguard.server.call import SHORTEST_MS, SOURCE_HEADER, Entrance, while_connected
 from oodguard.server.errors import ReloadRefused, RequestError
 from oodguard.server.health import Health
 from oodguard.server.intake import read_images
@@ -47,7 +47,7 @@ class Predict:
     async def predict(self, request: Request) -> Response:
         """Classify images and say for each whether it is in or out of distribution."""
         with self.entrance.admit(request) as call:
-            accept, top_k = _parameters(request)
+            accept, top_k, source = _parameters(request)
             images = await read_images(call, self.workers)
             with self.serving.model.lease() as model:
                 work = self.judge.judge(
@@ -56,27 +56,37 @@ class Predict:
                     deadline=call.deadline,
                     accept=accept,
                     top_k=top_k,
+                    source=source,
                     read=call.elapsed,
                 )
                 found = await while_connected(request, work)
         timing = Timing.of(**dict(zip(STAGES, found.stages, strict=True)), total=found.total)
         files = [file for _, file in images]
-        answer = PredictResponse.of(found.outcomes, files, model=found.model, accept=found.accept, timing=timing)
+        answer = PredictResponse.of(
+            found.outcomes, files, model=found.model, accept=found.accept, source=found.source, timing=timing
+        )
         if not answer.predictions:
             return problem_response(summary_of(answer.errors), path=request.url.path)
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 
-def _parameters(request: Request) -> tuple[float | None, int | None]:
+def _parameters(request: Request) -> tuple[float | None, int | None, str | None]:
+    header = request.headers.get(SOURCE_HEADER) or None
     if not request.scope["query_string"]:
-        return None, None
-    unknown = sorted(set(request.query_params) - {"accept", "top_k"})
+        return None, None, header
+    unknown = sorted(set(request.query_params) - {"accept", "top_k", "source"})
     if unknown:
-        raise RequestError(Code.BAD_PARAMETER, f"unknown parameter {unknown[0][:80]!r}; there are accept and top_k")
+        raise RequestError(
+            Code.BAD_PARAMETER, f"unknown parameter {unknown[0][:80]!r}; there are accept, top_k and source"
+        )
     top_k = _number(request, "top_k")
     if top_k is not None and (top_k != int(top_k) or top_k < 1):
         raise RequestError(Code.BAD_PARAMETER, f"top_k must be a whole number of at least 1; got {top_k:g}")
-    return _number(request, "accept"), None if top_k is None else int(top_k)
+    sources = request.query_params.getlist("source")
+    if len(sources) > 1:
+        raise RequestError(Code.BAD_PARAMETER, "source must be one name")
+    source = sources[0] if sources else header
+    return _number(request, "accept"), None if top_k is None else int(top_k), source
 
 
 def _number(request: Request, name: str) -> float | None:
@@ -219,6 +229,8 @@ BODY_AND_PARAMETERS = {
             exclusiveMaximum=1,
         ),
         _parameter("top_k", "Classes to list.", type="integer", minimum=1),
+        _parameter("source", "Whose calibration judges: a source of the bundle. Wins over the header.", type="string"),
+        _parameter("X-Oodguard-Source", "The same, for a proxy or a camera to set.", place="header", type="string"),
         _parameter(
             "X-Request-Timeout-Ms",
             "Milliseconds this request may take; the server bounds it.",

@@ -39,7 +39,12 @@ class Guard(GuardCalls):
         self.close()
 
     def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int = DEFAULT_TOP_K
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        accept: float | None = None,
+        top_k: int = DEFAULT_TOP_K,
+        source: str | None = None,
     ) -> PredictResponse:
         """Verdicts for one image or several.
 
@@ -49,12 +54,12 @@ class Guard(GuardCalls):
 
         An image is a path, encoded bytes, a PIL image or a uint8 array: `[H, W, 3]` in RGB order, or `[H, W]` grey.
         `accept` is the target acceptance of ID images, the bundle's own unless given; `top_k` how many classes are
-        listed.
+        listed; `source` whose calibration judges, of those that `oodguard recalibrate` put into the bundle.
 
         An image that cannot be used is in the answer's `errors` with its index, and the others are answered. Raises
         `Refused` when none can be used or an argument is out of range, `EngineUnavailable` when the guard is closed.
         """
-        future = self._judge.submit(self._answer(listed(images), accept, top_k))
+        future = self._judge.submit(self._answer(listed(images), accept, top_k, source))
         try:
             return future.result()
         finally:
@@ -62,7 +67,12 @@ class Guard(GuardCalls):
             future.cancel()
 
     def stream(
-        self, images: Iterable[ImageLike], *, accept: float | None = None, top_k: int = DEFAULT_TOP_K
+        self,
+        images: Iterable[ImageLike],
+        *,
+        accept: float | None = None,
+        top_k: int = DEFAULT_TOP_K,
+        source: str | None = None,
     ) -> Iterator[Result]:
         """Verdicts for any number of images, in their order, in batches of `max_batch`.
 
@@ -74,7 +84,7 @@ class Guard(GuardCalls):
         `images` is read a few batches ahead, so that memory does not grow with their number. An image that cannot be
         used is a result with a problem. Raises as `predict` does.
         """
-        with closing(self._judging(images, accept, top_k)) as judging:
+        with closing(self._judging(images, accept, top_k, source)) as judging:
             for batch, future in judging:
                 yield from map(Result.of, batch, future.result().outcomes)
 
@@ -104,16 +114,26 @@ class AsyncGuard(GuardCalls):
         await self.close()
 
     async def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, accept: float | None = None, top_k: int = DEFAULT_TOP_K
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        accept: float | None = None,
+        top_k: int = DEFAULT_TOP_K,
+        source: str | None = None,
     ) -> PredictResponse:
         """As `Guard.predict`."""
-        return await asyncio.wrap_future(self._judge.submit(self._answer(listed(images), accept, top_k)))
+        return await asyncio.wrap_future(self._judge.submit(self._answer(listed(images), accept, top_k, source)))
 
     async def stream(
-        self, images: Iterable[ImageLike], *, accept: float | None = None, top_k: int = DEFAULT_TOP_K
+        self,
+        images: Iterable[ImageLike],
+        *,
+        accept: float | None = None,
+        top_k: int = DEFAULT_TOP_K,
+        source: str | None = None,
     ) -> AsyncIterator[Result]:
         """As `Guard.stream`."""
-        with closing(self._judging(images, accept, top_k)) as judging:
+        with closing(self._judging(images, accept, top_k, source)) as judging:
             for batch, future in judging:
                 judged = await asyncio.wrap_future(future)
                 for image, outcome in zip(batch, judged.outcomes, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -120,36 +121,40 @@ class GuardCalls:
         """The class names, in the order of `class_index`."""
         return self.manifest.classes
 
-    def thresholds(self, accept: float | None = None) -> Thresholds:
+    def thresholds(self, accept: float | None = None, *, source: str | None = None) -> Thresholds:
         """Every threshold at a target acceptance, the bundle's own unless given. Raises `Refused`."""
-        return self.manifest.thresholds(self.manifest.targets.but(accept=self._required(accept)))
+        targets = self.manifest.targets.but(accept=self._required(accept, source=source))
+        return self.manifest.thresholds(targets, source=source)
 
-    def _required(self, accept: float | None, top_k: int = 1) -> float:
+    def _required(self, accept: float | None, top_k: int = 1, *, source: str | None) -> float:
         """The target acceptance to judge by. Raises `Refused` for arguments out of range."""
         accept = self.manifest.targets.accept if accept is None else accept
         try:
-            self.manifest.thresholds(self.manifest.targets.but(accept=accept))
+            self.manifest.thresholds(self.manifest.targets.but(accept=accept), source=source)
             if top_k < 1:
                 raise ValueError(f"top_k must be at least 1; got {top_k}")
         except ValueError as error:
             raise Refused(problem(Code.BAD_PARAMETER, str(error))) from None
         return accept
 
-    async def _answer(self, images: Sequence[ImageLike], accept: float | None, top_k: int) -> PredictResponse:
+    async def _answer(
+        self, images: Sequence[ImageLike], accept: float | None, top_k: int, source: str | None
+    ) -> PredictResponse:
         """What `predict` returns; for the judge's event loop."""
         started = time.monotonic()
-        accept = self._required(accept, top_k)
+        accept = self._required(accept, top_k, source=source)
         if not images:
             raise Refused(problem(Code.NO_IMAGES, "give at least one image"))
         # Every slot's share: more in one batch would leave other slots idle.
         size = min(self._judge.plan.max_batch, -(-len(images) // self._judge.engine.slots))
-        batches = (self._judge.batch(b, read=_itself, accept=accept, top_k=top_k) for b in _batched(images, size))
-        judged = await asyncio.gather(*batches)
+        ask = functools.partial(self._judge.batch, read=_itself, accept=accept, top_k=top_k, source=source)
+        judged = await asyncio.gather(*map(ask, _batched(images, size)))
         answer = PredictResponse.of(
             itertools.chain.from_iterable(batch.outcomes for batch in judged),
             map(name_of, images),
             model=self.model,
             accept=accept,
+            source=source,
             timing=Timing.of(
                 read=0.0,
                 decode=max(batch.decode for batch in judged),
@@ -164,11 +169,12 @@ class GuardCalls:
         return answer
 
     def _judging(
-        self, images: Iterable[ImageLike], accept: float | None, top_k: int
+        self, images: Iterable[ImageLike], accept: float | None, top_k: int, source: str | None
     ) -> Generator[tuple[Sequence[ImageLike], Future[JudgedBatch]], None, None]:
         """What `stream` waits for."""
+        accept = self._required(accept, top_k, source=source)
         batches = _batched(images, self._judge.plan.max_batch)
-        return self._judge.each(batches, read=_itself, accept=self._required(accept, top_k), top_k=top_k)
+        return self._judge.each(batches, read=_itself, accept=accept, top_k=top_k, source=source)
 
 
 def _itself(image: ImageLike) -> ImageLike:

@@ -41,6 +41,7 @@ class Judgement:
     images: Sequence[Passed]
     stages: Seconds
     total: float
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Judge:
         deadline: float,
         accept: float | None = None,
         top_k: int | None = None,
+        source: str | None = None,
         read: float = 0.0,
         all_or_none: bool = False,
     ) -> Judgement:
@@ -80,15 +82,17 @@ class Judge:
         deadline: a time of `time.monotonic`. read: seconds that the request took to arrive. all_or_none: the caller
         answers none of the images where one cannot be used, so the others are not counted as answered.
 
-        Raises `RequestError` for an `accept` that the calibration cannot promise, `DeadlineMissed`, and `EngineError`
+        Raises `RequestError` for an `accept` that the calibration cannot promise or an unknown `source`,
+        `DeadlineMissed`, and `EngineError`
         when inference fails.
         """
         started, asked = time.monotonic(), accept
         accept = model.accept if accept is None else accept
-        thresholds = model.thresholds(accept)
-        passed = await self._all([self._measure(model, image, deadline) for image in images], deadline)
+        thresholds = model.thresholds(accept, source)
+        passed = await self._all([self._measure(model, image, deadline, source) for image in images], deadline)
         judging = time.monotonic()
-        calibration, classes, top_k = model.manifest.calibration, model.manifest.classes, top_k or self.top_k
+        calibration, classes = model.manifest.calibration_of(source), model.manifest.classes
+        top_k = top_k or self.top_k
         outcomes = tuple(
             found
             if isinstance(found, ImageError)
@@ -100,16 +104,18 @@ class Judge:
             if isinstance(outcome, ImageError):
                 self.metrics.refuse(outcome.code)
             elif answered:
-                self._answer(image, outcome, model, accept)
+                self._answer(image, outcome, model, accept, source)
                 if self.shadow is not None and isinstance(image, bytes):
-                    self.shadow.offer(image, outcome, accept=asked)
+                    self.shadow.offer(image, outcome, accept=asked, source=source)
         ended = time.monotonic()
         self.admission.answered(len(images))
         seconds = self._record(Stages(passed, read=read, started=started, judging=judging, ended=ended), model)
-        return Judgement(model.ref, accept, outcomes, passed, seconds, read + ended - started)
+        return Judgement(model.ref, accept, outcomes, passed, seconds, read + ended - started, source)
 
-    def _answer(self, image: ParsedImage, verdict: Verdict, model: ServedModel, accept: float) -> None:
-        self.metrics.answer(verdict)
+    def _answer(
+        self, image: ParsedImage, verdict: Verdict, model: ServedModel, accept: float, source: str | None
+    ) -> None:
+        self.metrics.answer(verdict, source=source)
         if self.sampler is not None and isinstance(image, bytes):
             self.sampler.offer(image, verdict, model=model.ref, accept=accept)
 
@@ -128,7 +134,7 @@ class Judge:
         except TimeoutError:
             raise DeadlineMissed("the request was not answered within its time") from None
 
-    async def _measure(self, model: ServedModel, image: ParsedImage, deadline: float) -> Passed:
+    async def _measure(self, model: ServedModel, image: ParsedImage, deadline: float, source: str | None) -> Passed:
         if isinstance(image, ImageError):
             return image, 0.0
         started = time.monotonic()
@@ -140,7 +146,7 @@ class Judge:
             except ImageError as error:
                 return error, time.monotonic() - started
         seconds = time.monotonic() - started
-        return await model.batcher.submit(image, deadline=deadline), seconds
+        return await model.batcher.submit(image, deadline=deadline, source=source), seconds
 
     def _record(self, stages: Stages, model: ServedModel) -> Seconds:
         seconds = stages.seconds

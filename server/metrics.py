@@ -187,14 +187,14 @@ class Metrics:
         self._rejected[code].inc()
         self._refused += 1
 
-    def answer(self, verdict: Verdict) -> None:
-        """Count one answered image."""
+    def answer(self, verdict: Verdict, *, source: str | None = None) -> None:
+        """Count one answered image; `source` is one of the manifest's, never what a caller typed."""
         counter = self._answered.get((verdict.label, verdict.is_ood))
         if counter is not None:  # the model may have been replaced since
             counter.inc()
         self._images += 1
         self._flagged += verdict.is_ood
-        self._drift.count(verdict)
+        self._drift.count(verdict, source=source)
 
     def compare(self, primary: Verdict, *, label: str, is_ood: bool) -> None:
         """Count one image judged by both bundles: the server's verdict beside what the shadow says."""

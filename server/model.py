@@ -59,7 +59,8 @@ class ServedModel:
         self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
         self.accept = settings.accept or self.manifest.targets.accept
         self._thresholds = lru_cache(THRESHOLDS_KEPT)(self._found)
-        self.thresholds(self.accept)
+        for source in (None, *self.manifest.sources):
+            self.thresholds(self.accept, source)
         self.condition = Condition(metrics)
         self.batcher: Batcher | Sender
         if self.remote is not None:
@@ -108,15 +109,18 @@ class ServedModel:
         """Why a remote engine cannot be asked at the moment; None where it can, or runs here."""
         return self.remote.unreachable if self.remote else None
 
-    def thresholds(self, accept: float) -> Thresholds:
-        """Every threshold at a target acceptance. Raises `RequestError` for one that the calibration cannot promise."""
+    def thresholds(self, accept: float, source: str | None = None) -> Thresholds:
+        """Every threshold at a target acceptance.
+
+        Raises `RequestError` for one that the calibration cannot promise, and for an unknown source.
+        """
         try:
-            return self._thresholds(accept)
+            return self._thresholds(accept, source)
         except ValueError as error:
             raise RequestError(Code.BAD_PARAMETER, str(error)) from None
 
-    def _found(self, accept: float) -> Thresholds:
-        return self.manifest.thresholds(self.manifest.targets.but(accept=accept))
+    def _found(self, accept: float, source: str | None) -> Thresholds:
+        return self.manifest.thresholds(self.manifest.targets.but(accept=accept), source=source)
 
     async def check(self) -> str | None:
         """Answer the golden images and compare with the manifest: what differs, or None; the condition has it, too.

@@ -90,15 +90,18 @@ class Shadow:
         """Start the process and go on in a thread."""
         self._thread.start()
 
-    def offer(self, data: bytes, verdict: Verdict, *, accept: float | None) -> None:
-        """Have an answered image judged, if it is drawn. `accept` is what its request named. Never waits or raises."""
+    def offer(self, data: bytes, verdict: Verdict, *, accept: float | None, source: str | None = None) -> None:
+        """Have an answered image judged, if it is drawn. `accept` and `source` are what its request named.
+
+        Never waits or raises.
+        """
         if self._random.random() >= self._share:
             return
         if self.report.state != "judging" or not self._backlog.enter(len(data)):
             self._metrics.shadow_images["dropped"].inc()
             return
         with self._woken:
-            self._waiting.append(Drawn(data, verdict, accept))
+            self._waiting.append(Drawn(data, verdict, accept, source))
             self._woken.notify()
 
     async def reload(self) -> None:
@@ -153,9 +156,9 @@ class Shadow:
         return self._retry_at is not None and time.monotonic() >= self._retry_at
 
     def _take(self) -> list[Drawn]:
-        """The next images that one request may hold: those of one acceptance."""
+        """The next images that one request may hold: those of one acceptance and one source."""
         found = [self._waiting.popleft()] if self._waiting else []
-        while self._waiting and len(found) < BATCH and self._waiting[0].accept == found[0].accept:
+        while self._waiting and len(found) < BATCH and self._waiting[0].asked == found[0].asked:
             found.append(self._waiting.popleft())
         return found
 

@@ -30,12 +30,14 @@ def open_judge(plan: ShadowPlan) -> BatchJudge:
     return BatchJudge.open(plan.bundle, manifest, engine, limits=plan.limits, device="cpu", workers=1)
 
 
-def answer(judge: BatchJudge, images: Sequence[bytes], accept: float) -> ShadowAnswer:
+def answer(judge: BatchJudge, images: Sequence[bytes], accept: float, source: str | None = None) -> ShadowAnswer:
     """The verdicts on some images."""
     try:
-        judged = judge.submit(judge.batch(images, read=lambda image: image, accept=accept, top_k=1)).result()
+        work = judge.batch(images, read=lambda image: image, accept=accept, top_k=1, source=source)
+        judged = judge.submit(work).result()
     except (OodguardError, ValueError):
-        # An acceptance that this calibration cannot promise, among others: in the server's place it would be refused.
+        # An acceptance that this calibration cannot promise or a source that the bundle has not, among others: in the
+        # server's place it would be refused.
         return ShadowAnswer(verdicts=(None,) * len(images), inference=0.0)
     verdicts = tuple(
         None if isinstance(one, ImageError) else ShadowVerdict(label=one.label, is_ood=one.is_ood)
@@ -57,4 +59,5 @@ def judge_all(plan: ShadowPlan, channel: socket.socket) -> None:
     while True:
         request = receive(channel, ShadowRequest)
         images = [receive_bytes(channel, size) for size in request.sizes]
-        send(channel, answer(judge, images, default if request.accept is None else request.accept))
+        accept = default if request.accept is None else request.accept
+        send(channel, answer(judge, images, accept, request.source))

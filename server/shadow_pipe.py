@@ -33,9 +33,10 @@ class ShadowHello(Frozen):
 
 
 class ShadowRequest(Frozen):
-    """Images to judge at one target acceptance; their bytes follow, in this order."""
+    """Images of one source to judge at one target acceptance; their bytes follow, in this order."""
 
     accept: float | None
+    source: str | None = None
     sizes: tuple[int, ...]
 
 

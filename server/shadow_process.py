@@ -30,11 +30,17 @@ class ShadowFailed(OodguardError):
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """An image that was drawn, what the server said of it, and the acceptance that its request named."""
+    """An image that was drawn, what the server said of it, and the acceptance and source that its request named."""
 
     data: bytes
     verdict: Verdict
     accept: float | None
+    source: str | None = None
+
+    @property
+    def asked(self) -> tuple[float | None, str | None]:
+        """What images must have in common to be judged together."""
+        return self.accept, self.source
 
 
 class ShadowProcess:
@@ -89,8 +95,9 @@ class ShadowProcess:
         return said.model
 
     def judge(self, drawn: list[Drawn]) -> ShadowAnswer:
-        """The verdicts on images of one acceptance."""
-        request = ShadowRequest(accept=drawn[0].accept, sizes=tuple(len(one.data) for one in drawn))
+        """The verdicts on images of one acceptance and source."""
+        accept, source = drawn[0].asked
+        request = ShadowRequest(accept=accept, source=source, sizes=tuple(len(one.data) for one in drawn))
         try:
             send(self._channel, request, (one.data for one in drawn))
             return receive(self._channel, ShadowAnswer)

@@ -66,7 +66,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
     manifest = load_manifest(options.bundle)
     accept = options.accept if options.accept is not None else manifest.targets.accept
     try:
-        manifest.thresholds(manifest.targets.but(accept=accept))
+        manifest.thresholds(manifest.targets.but(accept=accept), source=options.calibration)
     except ValueError as error:
         raise InputError(str(error)) from None
     if options.out.is_dir() or (options.out.exists() and not options.overwrite):
@@ -81,6 +81,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
         bundle_sha256=bundle_sha256,
         source=str(base / options.source),
         accept=accept,
+        calibration=options.calibration,
         engine=plan.engine,
         device=options.device,
         threads=plan.threads,
@@ -104,6 +105,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
             landmark=_landmark(ledger.state, options.source),
             limits=options.limits,
             accept=accept,
+            calibration=options.calibration,
             device=options.device,
             workers=options.workers,
         )
@@ -116,7 +118,13 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
             )
         elif pending:
             summary.seconds, summary.how = _run_here(spec, ledger, pending, progress.scored)
-        about = metadata(manifest, bundle_sha256=bundle_sha256, accept=accept, source=options.source)
+        about = metadata(
+            manifest,
+            bundle_sha256=bundle_sha256,
+            accept=accept,
+            source=options.source,
+            calibration=options.calibration,
+        )
         write_result(options.out, columns(manifest), about, _counted(ledger.tables(), summary))
         ledger.remove()
     return summary

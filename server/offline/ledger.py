@@ -49,6 +49,7 @@ class Purpose(Frozen):
     bundle_sha256: str
     source: str
     accept: float
+    calibration: str | None = None
     engine: str
     device: str
     threads: int

@@ -30,6 +30,11 @@ class ScoreOptions(Frozen):
     accept: float | None = Field(
         None, gt=0, lt=1, description="Target acceptance of ID images; default: the bundle's (0.95)."
     )
+    calibration: str | None = Field(
+        None,
+        description="Source of the bundle whose calibration judges, such as a camera (see oodguard recalibrate); "
+        "default: the bundle's own.",
+    )
     overwrite: bool = Field(False, description="Replace an existing result.")
     restart: bool = Field(False, description="Discard what an interrupted run has finished and begin again.")
     ray: str | None = Field(

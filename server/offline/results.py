@@ -52,9 +52,11 @@ def _row(item: Item, outcome: Outcome) -> dict[str, rows.Cell]:
     return row | rows.verdict_cells(outcome)
 
 
-def metadata(manifest: Manifest, *, bundle_sha256: str, accept: float, source: str) -> dict[str, str]:
+def metadata(
+    manifest: Manifest, *, bundle_sha256: str, accept: float, source: str, calibration: str | None = None
+) -> dict[str, str]:
     """Return what a reader must know about how the result was made; nothing that differs between two equal runs."""
-    thresholds = manifest.thresholds(manifest.targets.but(accept=accept))
+    thresholds = manifest.thresholds(manifest.targets.but(accept=accept), source=calibration)
     return {
         "oodguard.bundle.name": manifest.name,
         "oodguard.bundle.version": manifest.version,
@@ -63,6 +65,7 @@ def metadata(manifest: Manifest, *, bundle_sha256: str, accept: float, source: s
         "oodguard.accept": repr(accept),
         "oodguard.thresholds": json.dumps({"ood_score": thresholds.fused, **dict(thresholds.scores)}),
         "oodguard.source": readable(source),
+        **({} if calibration is None else {"oodguard.calibration": calibration}),
     }
 
 

@@ -65,6 +65,7 @@ class Spec(Frozen):
     landmark: Path | None = None
     limits: ImageLimits
     accept: float
+    calibration: str | None = None
     device: Device = "auto"
     workers: int | None = None
 
@@ -87,7 +88,7 @@ class Scorer:
             raise EnvironmentProblem(f"{spec.landmark} is not on {platform.node()}, where its images are to be scored")
         if file_sha256(spec.bundle / MANIFEST_FILE) != spec.bundle_sha256:
             raise FormatError(f"{spec.bundle} is not the bundle the run began with")
-        self._accept = spec.accept
+        self._accept, self._source = spec.accept, spec.calibration
         self._batch = spec.plan.max_batch
         self._schema = columns(manifest)
         self._reader = Reader(spec.base, max_bytes=spec.limits.max_bytes)
@@ -126,7 +127,8 @@ class Scorer:
         begun: deque[Part] = deque()
         done: list[Outcome] = []
         batches = self._batches(parts, begun)
-        with closing(self._judge.each(batches, read=self._read, accept=self._accept, top_k=1)) as judging:
+        judged = self._judge.each(batches, read=self._read, accept=self._accept, top_k=1, source=self._source)
+        with closing(judged) as judging:
             for _, future in judging:
                 outcomes = future.result().outcomes
                 scored(ScoreTally.of(outcomes))

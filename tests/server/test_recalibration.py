@@ -23,15 +23,16 @@ from oodguard.server.recalibration import RecalibrateOptions, recalibrate, renew
 from tests.conftest import COLOURS, draw
 
 PHOTOS = 60
+SAMPLED = {"label", "probability", "ood_score", "threshold", "percentile", "scores"}
 
 
 def darkened(folder: Path, *, seed: int, each: int = PHOTOS // 3) -> Path:
-    """Photos as another camera takes them: the same things at less than half the light, in folders by class."""
+    """Photos as another camera takes them: the same things with a fifth of the light, in folders by class."""
     for label, colour in COLOURS.items():
         (folder / label).mkdir(parents=True)
         for index in range(each):
             seed += 1
-            light = np.asarray(draw(colour, seed), dtype=np.float64) * 0.45
+            light = np.asarray(draw(colour, seed), dtype=np.float64) * 0.2
             Image.fromarray(light.astype(np.uint8)).save(folder / label / f"{index:03d}.jpg", quality=90)
     return folder
 
@@ -56,7 +57,9 @@ def copy(bundle: Path, tmp_path: Path) -> Path:
 
 def options(bundle: Path, *images: Path, **more: object) -> RecalibrateOptions:
     return RecalibrateOptions(
-        bundle=bundle, images=tuple(map(str, images)), **{"sessions": 1, "threads": 1, **more}  # type: ignore[arg-type]
+        bundle=bundle,
+        images=tuple(map(str, images)),
+        **{"sessions": 1, "threads": 1, **more},  # type: ignore[arg-type]
     )
 
 
@@ -74,11 +77,12 @@ def flagged(bundle: Path, photos: Path, source: str | None = None) -> float:
 def test_new_thresholds_accept_what_they_promise_and_still_flag_strangers(
     copy: Path, camera: Path, fresh: Path, strangers: Path
 ) -> None:
-    assert flagged(copy, fresh) > 0.5
+    assert flagged(copy, fresh) > 0.9
     found = recalibrate(options(copy, camera), progress=silent)
     low, high = found.kept
     assert low < 0.95 < high
-    assert low - 0.03 <= 1 - flagged(copy, fresh) <= high + 0.03
+    # 300 fresh photos are a sample, too: two more standard errors.
+    assert low - 0.025 <= 1 - flagged(copy, fresh) <= high + 0.025
     assert flagged(copy, strangers) == 1.0
 
 
@@ -221,7 +225,7 @@ def test_samples_of_flagged_images_alone_set_no_thresholds(copy: Path, camera: P
         one = guard.predict(next(camera.rglob("*.jpg"))).predictions[0]
     sidecar = {
         "time": "2026-11-27T10:00:00Z", "model": {"name": "discs", "version": "7"}, "accept": 0.95,
-        **one.model_dump(mode="json", include={"label", "probability", "ood_score", "threshold", "percentile", "scores"}),
+        **one.model_dump(mode="json", include=SAMPLED),
     }  # fmt: skip
     flagged_ones = some(camera, tmp_path / "flagged", 30)
     for index in range(30):
@@ -229,7 +233,6 @@ def test_samples_of_flagged_images_alone_set_no_thresholds(copy: Path, camera: P
     with pytest.raises(InputError, match="all 30 photos are samples of flagged images"):
         recalibrate(options(copy, flagged_ones), progress=silent)
     others = some(camera, tmp_path / "others", 60)
-    shutil.rmtree(others / "0.jpg", ignore_errors=True)
     assert recalibrate(options(copy, flagged_ones, others), progress=silent).photos.sampled == 30
     assert recalibrate(options(copy, flagged_ones, source="cam3"), progress=silent).photos.sampled == 30
 
