@@ -17,14 +17,11 @@ from tritonclient.utils import InferenceServerException
 
 import oodguard
 from oodguard.clients import AsyncClient, Client, ServerProblem
-from oodguard.core.errors import InputError
 from oodguard.core.manifest import MANIFEST_FILE, Manifest, load_manifest
 from oodguard.core.problems import Refused
 from oodguard.load_tests.gateway import Gateway
-from oodguard.server.offline.job import score
-from oodguard.server.offline.options import ScoreOptions
 from oodguard.server.recalibration import RecalibrateOptions, recalibrate
-from tests.server.offline.test_job import Quiet
+from tests.cli.terminal import call
 from tests.server.test_recalibration import darkened
 
 UNKNOWN = "unknown source 'cam9'; there are cam3"
@@ -169,20 +166,20 @@ def test_grpc_takes_a_source(running: Gateway, photo: Path) -> None:
     client.close()
 
 
-def test_images_are_scored_by_the_calibration_of_a_source(both: Path, photo: Path, tmp_path: Path) -> None:
-    def scored(**more: object) -> tuple[bool, dict[bytes, bytes]]:
-        out = tmp_path / f"{len(list(tmp_path.iterdir()))}.parquet"
-        options = ScoreOptions(bundle=both, source=str(photo), out=out, sessions=1, **more)  # type: ignore[arg-type]
-        score(options, progress=Quiet())
-        table = pyarrow.parquet.read_table(out)
+def test_images_are_scored_by_the_calibration_of_a_source(
+    both: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def scored(name: str, *flags: str) -> tuple[bool, dict[bytes, bytes]]:
+        assert call(capsys, "score", both, photo, "--out", tmp_path / name, "--sessions", "1", *flags)[0] == 0
+        table = pyarrow.parquet.read_table(tmp_path / name)
         return table["is_ood"][0].as_py(), table.schema.metadata
 
-    assert scored()[0]
-    is_ood, about = scored(calibration="cam3")
+    assert scored("own.parquet")[0]
+    is_ood, about = scored("cam3.parquet", "--calibration", "cam3")
     assert not is_ood
     assert about[b"oodguard.calibration"] == b"cam3"
-    with pytest.raises(InputError, match=UNKNOWN):
-        scored(calibration="cam9")
+    code, _, error = call(capsys, "score", both, photo, "--out", tmp_path / "x.parquet", "--calibration", "cam9")
+    assert (code, UNKNOWN in error) == (2, True)
 
 
 def test_what_a_manifest_may_not_hold(both: Path, tmp_path: Path) -> None:
