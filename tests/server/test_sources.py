@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import shutil
@@ -119,16 +120,20 @@ def value(metrics: str, series: str) -> float:
     return next(float(line.split()[-1]) for line in metrics.splitlines() if line.startswith(series + " "))
 
 
-async def test_clients_pass_the_source_on(running: Gateway, photo: Path) -> None:
+def test_clients_pass_the_source_on(running: Gateway, photo: Path) -> None:
     with Client(running.url) as client:
         assert client.predict(photo, source="cam3").source == "cam3"
         assert [r.prediction and r.prediction.is_ood for r in client.stream([photo], source="cam3")] == [False]
         with pytest.raises(ServerProblem, match=UNKNOWN):
             client.predict(photo, source="cam9")
-    async with AsyncClient(running.url) as client:
-        assert (await client.predict(photo, source="cam3")).source == "cam3"
-        found = [r async for r in client.stream([photo], source="cam3")]
-        assert [r.prediction and r.prediction.is_ood for r in found] == [False]
+
+    async def ask() -> None:
+        async with AsyncClient(running.url) as client:
+            assert (await client.predict(photo, source="cam3")).source == "cam3"
+            found = [r async for r in client.stream([photo], source="cam3")]
+            assert [r.prediction and r.prediction.is_ood for r in found] == [False]
+
+    asyncio.run(ask())
 
 
 def test_the_open_inference_protocol_takes_a_source(running: Gateway, photo: Path) -> None:
