@@ -25,6 +25,9 @@ def evaluate(
     repeats: Annotated[
         Whole, Parameter(help="Over how many trainings, with other seeds, to show the scatter; 1: this run alone.")
     ] = 1,
+    shifts: Annotated[
+        bool, Parameter(help="Also show what mild shifts of the test photos do: frames, thumbnails, JPEG, grey, light.")
+    ] = False,
     data: Annotated[
         Path | None, Parameter(help="Where the photos of the run are now; default: where they were at training.")
     ] = None,
@@ -56,6 +59,7 @@ def evaluate(
             leave_out=leave_out,
             draws=draws,
             repeats=repeats,
+            shifts=shifts,
             data=data,
             out=out,
             report=report,

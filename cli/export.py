@@ -31,7 +31,8 @@ def export(
         Parameter(help="int8 is smaller and faster on CPUs; fp16 is for GPUs; default: fp32."),
     ] = None,
     data: Annotated[
-        Path | None, Parameter(help="int8, fp16: where the run's photos are now; default: where train found them.")
+        Path | None,
+        Parameter(help="int8, fp16, --thumbnails: where the run's photos are now; default: where train found them."),
     ] = None,
     ood: Annotated[
         list[str] | None,
@@ -40,8 +41,19 @@ def export(
     allow_collusion: Annotated[
         bool, Parameter(help="Export even if the ensemble's members collude (see oodguard diagnose).")
     ] = False,
+    thumbnails: Annotated[
+        bool,
+        Parameter(
+            help="Pack small copies of the training photos in the bank, which explain=true then shows: whoever has the "
+            "bundle, or may ask its server, can look at them.",
+            negative="",
+        ),
+    ] = False,
     keep_probabilities: Annotated[
         bool, Parameter(help="Answer with the graph's own probabilities, not with the chances fitted to them.")
+    ] = False,
+    standalone: Annotated[
+        bool, Parameter(help="Add standalone.onnx, which gives verdicts by itself, in browsers for example.")
     ] = False,
     triton: Annotated[Path | None, Parameter(help="Triton model repository to write the model into.")] = None,
     options: Annotated[TritonOptions | None, Parameter(name="*", name_transform=_triton_flag)] = None,
@@ -60,9 +72,10 @@ def export(
         raise InputError("give --out, the bundle folder to write, or --triton, a model repository")
     if options is not None and triton is None:
         raise InputError("the --triton-... options need --triton, the model repository to write")
-    flags = ("--out", "--name", "--model-version", "--precision", "--data", "--ood")
-    values = (out, name, model_version, precision, data, ood)
+    flags = ("--out", "--name", "--model-version", "--precision", "--data", "--ood", "--thumbnails")
+    values = (out, name, model_version, precision, data, ood, thumbnails or None)
     given = [flag for flag, value in zip(flags, values, strict=True) if value is not None]
+    given += ["--standalone"] if standalone else []
     console = Terminal(soft_wrap=True)
     if (run / MANIFEST_FILE).is_file():
         if triton is None or given:
@@ -84,7 +97,9 @@ def export(
                 data=data,
                 ood=parse_sets(ood or []),
                 allow_collusion=allow_collusion,
+                thumbnails=thumbnails,
                 keep_probabilities=keep_probabilities,
+                with_standalone=standalone,
                 report=report,
             )
         if out is not None:
@@ -118,14 +133,22 @@ def _to_triton(
 
 
 def _print_bundle(console: Terminal, out: Path, manifest: Manifest) -> None:
-    parity = manifest.parity
+    parity, alone = manifest.parity, manifest.standalone
     size = sum(ref.bytes for ref in manifest.files if ref.path == manifest.graph) / 1e6
     console.print(
         f"[bold]{escape(str(out))}[/]: {manifest.name} version {manifest.version}, one {manifest.precision} graph of "
         f"{size:.1f} MB"
     )
+    if manifest.thumbnails is not None:
+        packed = sum(ref.bytes for ref in manifest.files if ref.path == manifest.thumbnails) / 1e6
+        console.print(f"thumbnails of the training photos in the bank: {packed:.1f} MB, for whoever has the bundle")
     if manifest.diagnosis is not None:
         console.print(f"ensemble {manifest.diagnosis.verdict}")
+    if alone is not None:
+        console.print(
+            f"{alone.graph}: the same verdicts on the golden images and {alone.rows} rows of scores; fused scores "
+            f"within {alone.max_score_error:.1e}"
+        )
     if manifest.precision == "fp32":
         worst = max(parity.max_score_error.values())
         console.print(

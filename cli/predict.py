@@ -18,6 +18,7 @@ from oodguard.clients.http import Client
 from oodguard.core.answers import Prediction
 from oodguard.core.codes import Code
 from oodguard.core.errors import InputError
+from oodguard.core.explanation import Explanation
 from oodguard.core.formats import IMAGE_SUFFIXES
 from oodguard.core.problems import Problem
 from oodguard.core.rows import Cell, columns, error_cells, verdict_cells
@@ -39,6 +40,10 @@ def predict(
     source: Annotated[
         str | None, Parameter(help="Source of the server's bundle whose calibration judges, such as a camera.")
     ] = None,
+    explain: Annotated[
+        bool,
+        Parameter(help="Say which family of scores decided, and name the nearest training photos.", negative=""),
+    ] = False,
     json_lines: Annotated[bool, Parameter(name="--json", help="Print one JSON object per line.", negative="")] = False,
     csv_rows: Annotated[bool, Parameter(name="--csv", help="Print comma-separated values.", negative="")] = False,
     fail_on_ood: Annotated[bool, Parameter(help="Exit with code 10 if any image is OOD.", negative="")] = False,
@@ -57,7 +62,9 @@ def predict(
     shown = Progress(console=Terminal(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with Client(url, key=key) as client, shown:
         task = shown.add_task("images", total=len(paths))
-        for path, result in zip(paths, client.stream(paths, accept=accept, source=source), strict=True):
+        for path, result in zip(
+            paths, client.stream(paths, accept=accept, source=source, explain=explain), strict=True
+        ):
             shown.advance(task)
             if result.problem is not None and result.problem.code == Code.BAD_PARAMETER:
                 raise InputError(result.problem.detail)
@@ -69,9 +76,9 @@ def predict(
     if json_lines:
         _print_json(results)
     elif csv_rows:
-        _print_csv(results)
+        _print_csv(results, explained=explain)
     elif judged:
-        _print_table(judged)
+        _print_table(judged, explained=explain)
     errors = Terminal(stderr=True, soft_wrap=True)
     for path, failure in failures:
         errors.print(f"[red]{escape(visible(str(path)))}[/]: {escape(visible(failure.detail))}", highlight=False)
@@ -83,15 +90,16 @@ def predict(
 def _print_json(results: Sequence[tuple[Path, Prediction | Problem]]) -> None:
     for path, found in results:
         if isinstance(found, Prediction):
-            row = found.model_dump(mode="json", exclude={"index", "file"})
+            unasked = {"explanation"} if found.explanation is None else set()
+            row = found.model_dump(mode="json", exclude={"index", "file", *unasked})
         else:
             row = error_cells(found.code, found.detail)
         print(json_line({"path": str(path), **row}))
 
 
-def _print_csv(results: Sequence[tuple[Path, Prediction | Problem]]) -> None:
+def _print_csv(results: Sequence[tuple[Path, Prediction | Problem]], *, explained: bool) -> None:
     scores = next((found.scores for _, found in results if isinstance(found, Prediction)), {})
-    names = [column.name for column in columns(scores, members=False)]
+    names = [column.name for column in columns(scores, members=False, explained=explained)]
     writer = csv.writer(sys.stdout)
     writer.writerow(names)
     for path, found in results:
@@ -106,7 +114,7 @@ def _written(value: Cell) -> str | float | None:
     return cell(value) if isinstance(value, str) else value
 
 
-def _print_table(judged: Sequence[tuple[Path, Prediction]]) -> None:
+def _print_table(judged: Sequence[tuple[Path, Prediction]], *, explained: bool) -> None:
     table = Table()
     for column, right in (
         ("path", 0),
@@ -115,6 +123,7 @@ def _print_table(judged: Sequence[tuple[Path, Prediction]]) -> None:
         ("verdict", 0),
         ("ood_score", 1),
         ("threshold", 1),
+        *((("decided by", 0), ("nearest training photos", 0)) if explained else ()),
     ):
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for path, p in judged:
@@ -126,8 +135,14 @@ def _print_table(judged: Sequence[tuple[Path, Prediction]]) -> None:
             verdict,
             f"{p.ood_score:.2f}",
             f"{p.threshold:.2f}",
+            *(_reasons(p.explanation) if p.explanation else ()),
         )
     Terminal().print(table)
+
+
+def _reasons(explanation: Explanation) -> tuple[str, str]:
+    near = ", ".join(f"{escape(visible(one.label))} {one.distance:.3f}" for one in explanation.neighbours)
+    return explanation.decided_by, near
 
 
 def _files(images: list[Path]) -> list[Path]:

@@ -68,6 +68,10 @@ def _print(console: Terminal, options: RecalibrateOptions, found: Recalibrated) 
         console.print(f"could not be used: {len(photos.unreadable):,}")
         for name, why in photos.unreadable[:NAMED]:
             console.print(f"  {name}: {why}", markup=False)
+    if found.outdated:
+        console.print(
+            "the standalone graph is left out, as it has the old thresholds inside: export the run again for one"
+        )
     if found.flagged:
         console.print(f"golden images that are now out of distribution: {escape(', '.join(found.flagged))}")
     if found.dropped:

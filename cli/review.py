@@ -49,6 +49,13 @@ def review(
             "more. Writes the list of their paths, for oodguard recalibrate --images, in place of a page."
         ),
     ] = None,
+    bundle: Annotated[
+        Path | None,
+        Parameter(
+            help="(html) Bundle exported with --thumbnails: the page shows the nearest training photos beside each "
+            "image."
+        ),
+    ] = None,
     image_prefix: Annotated[
         str | None,
         Parameter(
@@ -83,13 +90,15 @@ def review(
         raise InputError("--limit must be at least 1")
     if image_prefix is not None and format != "label-studio":
         raise InputError("--image-prefix is for --format label-studio; leave it out")
+    if bundle is not None and format != "html":
+        raise InputError("--bundle is for --format html; leave it out")
     out = out or NAMES[format]
     if format == "label-studio" and out.suffix == ".xml":
         raise InputError(
             "--out is the file of the tasks, and the interface beside it ends in .xml; choose another name"
         )
     if format == "html":
-        page = make_review(folder, limit=limit or DEFAULT_LIMIT)
+        page = make_review(folder, limit=limit or DEFAULT_LIMIT, bundle=bundle)
         count, left, unreadable, files = page.shown, page.left, page.unreadable, {out: page.html}
     else:
         exported = (

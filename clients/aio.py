@@ -50,10 +50,11 @@ class AsyncClient(Calls):
         accept: float | None = None,
         top_k: int | None = None,
         source: str | None = None,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> PredictResponse:
         """As `Client.predict`."""
-        steps = self._steps(images, accept, top_k, source, timeout)
+        steps = self._steps(images, accept, top_k, source, explain, timeout)
         reply: Reply = None
         while True:
             try:
@@ -80,6 +81,7 @@ class AsyncClient(Calls):
         accept: float | None = None,
         top_k: int | None = None,
         source: str | None = None,
+        explain: bool = False,
         concurrency: int = CONCURRENCY,
     ) -> AsyncIterator[Result]:
         """As `Client.stream`."""
@@ -87,7 +89,7 @@ class AsyncClient(Calls):
 
         async def ask(image: ImageLike) -> Result:
             try:
-                answer = await self.predict([image], accept=accept, top_k=top_k, source=source)
+                answer = await self.predict([image], accept=accept, top_k=top_k, source=source, explain=explain)
                 return Result(image, answer.predictions[0])
             except (ServerProblem, ImageError) as error:
                 return Result(image, None, problem_of(error))

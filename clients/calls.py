@@ -74,15 +74,16 @@ def predict(
     *,
     accept: float | None,
     top_k: int | None,
-    source: str | None,
+    source: str | None = None,
+    explain: bool = False,
     timeout: float,
     retries: Retries,
     clock: Callable[[], float] = time.monotonic,
     chance: Callable[[], float] = random.random,
 ) -> Steps:
     """The steps of one request. `timeout` bounds all attempts together; each attempt tells the server the time left."""
-    asked = (("accept", accept), ("top_k", top_k), ("source", source))
-    params = {name: value for name, value in asked if value is not None}
+    given = (("accept", accept), ("top_k", top_k), ("source", source), ("explain", "true" if explain else None))
+    params = {name: value for name, value in given if value is not None}
     files = [("image", part_of(image, index)) for index, image in enumerate(images)]
     deadline = clock() + timeout
     attempt = 0
@@ -136,16 +137,19 @@ class Calls:
         accept: float | None,
         top_k: int | None,
         source: str | None,
+        explain: bool,
         timeout: float | None,
     ) -> Steps:
         """The steps of one call of `predict`."""
+        left = self._timeout if timeout is None else timeout
         return predict(
             self._url,
             listed(images),
             accept=accept,
             top_k=top_k,
             source=source,
-            timeout=self._timeout if timeout is None else timeout,
+            explain=explain,
+            timeout=left,
             retries=self._retries,
         )
 

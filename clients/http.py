@@ -54,16 +54,18 @@ class Client(Calls):
         accept: float | None = None,
         top_k: int | None = None,
         source: str | None = None,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> PredictResponse:
         """Verdicts for one image or several, given as paths, bytes, PIL images or uint8 arrays, in one request.
 
-        `source` names whose calibration judges: a source of the server's bundle.
+        `source` names whose calibration judges: a source of the server's bundle. `explain` adds to each
+        prediction which scores decided, and the nearest training photos (`Explanation`).
 
         Raises `ServerProblem` when the request as a whole was refused, `ServerUnreachable` when nothing answered,
         `ImageError` when an image cannot be sent. An image that failed among others is in the answer's `errors`.
         """
-        steps = self._steps(images, accept, top_k, source, timeout)
+        steps = self._steps(images, accept, top_k, source, explain, timeout)
         reply: Reply = None
         while True:
             try:
@@ -90,6 +92,7 @@ class Client(Calls):
         accept: float | None = None,
         top_k: int | None = None,
         source: str | None = None,
+        explain: bool = False,
         concurrency: int = CONCURRENCY,
     ) -> Iterator[Result]:
         """Verdicts for any number of images, in their order, one request each and `concurrency` of them under way.
@@ -101,7 +104,7 @@ class Client(Calls):
 
         def ask(image: ImageLike) -> Result:
             try:
-                answer = self.predict([image], accept=accept, top_k=top_k, source=source)
+                answer = self.predict([image], accept=accept, top_k=top_k, source=source, explain=explain)
                 return Result(image, answer.predictions[0])
             except (ServerProblem, ImageError) as error:
                 return Result(image, None, problem_of(error))

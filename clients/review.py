@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections import Counter
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 
 from oodguard.clients.samples import Sampled, Samples, Unreadable, read_samples
-from oodguard.core.errors import ImageError
+from oodguard.core.bank import NEAREST
+from oodguard.core.errors import ImageError, InputError
+from oodguard.core.explanation import Explanation
+from oodguard.core.manifest import load_manifest
 from oodguard.core.preprocessing import open_image
-from oodguard.pages.page import Block, Card, Fact, Facts, Gallery, Page, Prose, Section, Table, render
+from oodguard.core.thumbnails import Thumbnails
+from oodguard.pages.page import Beside, Block, Card, Fact, Facts, Gallery, Page, Prose, Section, Table, render
 from oodguard.pages.text import count, percent
 from oodguard.pages.thumbnail import thumbnail
 
@@ -28,16 +34,31 @@ class Review:
     unreadable: tuple[Unreadable, ...]
 
 
-def review(folder: Path, *, limit: int = DEFAULT_LIMIT) -> Review:
+def review(folder: Path, *, limit: int = DEFAULT_LIMIT, bundle: Path | None = None) -> Review:
     """A page of the `limit` images with the highest OOD scores in a folder of samples (see `FlaggedSample`).
 
     ```python
     Path("review.html").write_text(review(Path("flagged")).html, encoding="utf-8")
     ```
 
-    The page lists damaged images and sidecars. Raises `InputError` as `read_samples` does.
+    Each image has the nearest training photos beside it, as far as its sidecar names them, with their small copies
+    where `bundle` is one that was exported with thumbnails. The page lists damaged images and sidecars. Raises
+    `InputError` as `read_samples` does and for a bundle without thumbnails, `FormatError` for a damaged bundle.
     """
     samples = read_samples(folder)
+    with closing(_thumbnails(bundle)) if bundle else nullcontext() as thumbnails:
+        return _review(samples, limit, thumbnails)
+
+
+def _thumbnails(bundle: Path) -> Thumbnails:
+    manifest = load_manifest(bundle)
+    if manifest.thumbnails is None:
+        raise InputError(f"{bundle} has no thumbnails; export it with --thumbnails, or leave out --bundle")
+    return Thumbnails(bundle / manifest.thumbnails)
+
+
+def _review(samples: Samples, limit: int, thumbnails: Thumbnails | None) -> Review:
+    folder = samples.folder
     cards: list[Card] = []
     unreadable = list(samples.unreadable)
     looked = 0
@@ -46,7 +67,7 @@ def review(folder: Path, *, limit: int = DEFAULT_LIMIT) -> Review:
             break
         looked += 1
         try:
-            cards.append(_card(sampled))
+            cards.append(_card(sampled, thumbnails))
         except (ImageError, OSError) as error:
             why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             unreadable.append(Unreadable(str(sampled.image.relative_to(folder)), why))
@@ -57,7 +78,7 @@ def review(folder: Path, *, limit: int = DEFAULT_LIMIT) -> Review:
     )
 
 
-def _card(sampled: Sampled) -> Card:
+def _card(sampled: Sampled, thumbnails: Thumbnails | None) -> Card:
     sample = sampled.sample
     above = [name.value for name, score in sample.scores.items() if score.is_ood]
     return Card(
@@ -70,12 +91,29 @@ def _card(sampled: Sampled) -> Card:
             f"percentile {sample.percentile:.1f}",
             f"{len(above)} of {count(len(sample.scores), 'score')} above their thresholds"
             + (f": {', '.join(above)}" if above else ""),
+            *_decided(sample.explanation),
             f"{sample.model.name} {sample.model.version}",
             f"{sample.time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
             sampled.image.name,
         ),
         mark="" if sample.ood_score > sample.threshold else "below its threshold",
+        beside=_beside(sample.explanation, thumbnails),
     )
+
+
+def _decided(explanation: Explanation | None) -> tuple[str, ...]:
+    """The line about the scores that decided."""
+    return () if explanation is None else (f"decided by {explanation.decided_by}",)
+
+
+def _beside(explanation: Explanation | None, thumbnails: Thumbnails | None) -> tuple[Beside, ...]:
+    """The nearest training photos."""
+    found = []
+    for neighbour in () if explanation is None else explanation.neighbours[:NEAREST]:
+        small = None if thumbnails is None else thumbnails.read(neighbour.sha256)
+        image = None if small is None else f"data:image/jpeg;base64,{b64encode(small).decode('ascii')}"
+        found.append(Beside(image=image, caption=f"{neighbour.label}, distance {neighbour.distance:.3f}"))
+    return tuple(found)
 
 
 def _page(samples: Samples, cards: list[Card], unreadable: list[Unreadable], left: int) -> Page:

@@ -54,8 +54,11 @@ class TritonClient(TritonCalls):
         accept: float | None = None,
         top_k: int | None = None,
         source: str | None = None,
+        explain: bool = False,
     ) -> PredictResponse:
         """Verdicts for images given as paths, bytes, PIL images or uint8 arrays.
+
+        `explain` adds to each prediction which scores decided, and the nearest training photos.
 
         Raises `ServerProblem` when Triton refuses the request or no image can be used, `ServerUnreachable` when Triton
         does not answer, `ImageError` when a file cannot be read. The answer's `errors` list images that cannot be used.
@@ -67,9 +70,9 @@ class TritonClient(TritonCalls):
                 model = self._find()
                 job = self.decode(images, model.manifest)
                 began = time.monotonic()
-                replies = [self._client.infer(**self.request(model, batch)) for batch in job.batches(model.max_batch)]
+                replies = [self._client.infer(**request) for request in self.requests(model, job, explain)]
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, replies, accept, top_k, source)
+                return self.judge(model, job, replies, accept, top_k, source, explain)
             except InferenceServerException as error:
                 self.forget(error, attempt)
 
@@ -115,6 +118,7 @@ class AsyncTritonClient(TritonCalls):
         accept: float | None = None,
         top_k: int | None = None,
         source: str | None = None,
+        explain: bool = False,
     ) -> PredictResponse:
         """As `TritonClient.predict`."""
         attempt = 0
@@ -124,10 +128,10 @@ class AsyncTritonClient(TritonCalls):
                 model = await self._find()
                 job = await asyncio.to_thread(self.decode, images, model.manifest)
                 began = time.monotonic()
-                calls = (self._client.infer(**self.request(model, batch)) for batch in job.batches(model.max_batch))
+                calls = (self._client.infer(**request) for request in self.requests(model, job, explain))
                 replies = await asyncio.gather(*calls)
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, replies, accept, top_k, source)
+                return self.judge(model, job, replies, accept, top_k, source, explain)
             except InferenceServerException as error:
                 self.forget(error, attempt)
 

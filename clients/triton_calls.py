@@ -18,6 +18,7 @@ from oodguard.clients.images import content_of
 from oodguard.core.answers import ModelRef, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError, ImageError
+from oodguard.core.explainer import Explainer
 from oodguard.core.images import ImageLike, listed, pixels_of
 from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest
 from oodguard.core.preprocessing import Pixels
@@ -34,8 +35,13 @@ class Model:
     """The version of the model that the client asks, from Triton's configuration."""
 
     version: int
-    manifest: Manifest
+    explainer: Explainer
     max_batch: int
+
+    @property
+    def manifest(self) -> Manifest:
+        """The version's manifest."""
+        return self.explainer.manifest
 
 
 @dataclass(slots=True)
@@ -90,9 +96,9 @@ class TritonCalls:
 
     def describe(self, configuration: Configuration, number: int) -> Model:
         """Version `number`. Raises `FormatError` if the configuration contradicts itself or does not describe it."""
-        manifest = configuration.described(number).manifest
-        configuration.version_of(manifest, pinned=number, where=self._where)
-        return Model(number, manifest, configuration.max_batch)
+        found = configuration.described(number)
+        configuration.version_of(found.manifest, pinned=number, where=self._where)
+        return Model(number, found.explainer, configuration.max_batch)
 
     def decode(self, images: ImageLike | Sequence[ImageLike], manifest: Manifest) -> Job:
         """Images to pixels. Raises `ImageError` for a file that cannot be read and for what is not an image."""
@@ -107,18 +113,19 @@ class TritonCalls:
         job.decode = time.monotonic() - job.started
         return job
 
-    def request(self, model: Model, batch: Pixels) -> dict[str, Any]:
-        """The arguments of tritonclient's `infer` for one batch."""
-        tensor = InferInput(INPUT_NAME, batch.shape, "UINT8")
-        tensor.set_data_from_numpy(batch)
-        return {
-            "model_name": self.name,
-            "model_version": str(model.version),
-            "inputs": [tensor],
-            "outputs": [InferRequestedOutput(name) for name in (PROBABILITIES_NAME, SCORES_NAME)],
-            "timeout": round(self.timeout * MICRO),
-            "client_timeout": self.timeout,
-        }
+    def requests(self, model: Model, job: Job, explain: bool) -> Iterator[dict[str, Any]]:
+        """The arguments of tritonclient's `infer` for each batch; only `explain` needs all outputs."""
+        for batch in job.batches(model.max_batch):
+            tensor = InferInput(INPUT_NAME, batch.shape, "UINT8")
+            tensor.set_data_from_numpy(batch)
+            yield {
+                "model_name": self.name,
+                "model_version": str(model.version),
+                "inputs": [tensor],
+                "outputs": [InferRequestedOutput(name) for name in outputs_of(model.manifest, explain)],
+                "timeout": round(self.timeout * MICRO),
+                "client_timeout": self.timeout,
+            }
 
     def judge(
         self,
@@ -127,7 +134,8 @@ class TritonCalls:
         replies: Sequence[Any],
         accept: float | None,
         top_k: int | None,
-        source: str | None = None,
+        source: str | None,
+        explain: bool,
     ) -> PredictResponse:
         """The answer, from Triton's replies for the batches, in order.
 
@@ -138,7 +146,9 @@ class TritonCalls:
         manifest = model.manifest
         accept = manifest.targets.accept if accept is None else accept
         verdicts = iter(
-            _verdicts(manifest, replies, accept, DEFAULT_TOP_K if top_k is None else top_k, source) if replies else ()
+            _verdicts(model.explainer, replies, accept, DEFAULT_TOP_K if top_k is None else top_k, source, explain)
+            if replies
+            else ()
         )
         outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in job.images]
         ended = time.monotonic()
@@ -180,18 +190,26 @@ class TritonCalls:
         self.model = None
 
 
+def outputs_of(manifest: Manifest, explain: bool) -> tuple[str, ...]:
+    """The graph's outputs that an answer needs."""
+    return manifest.output_names if explain else (PROBABILITIES_NAME, SCORES_NAME)
+
+
 def _verdicts(
-    manifest: Manifest, replies: Sequence[Any], accept: float, top_k: int, source: str | None
+    explainer: Explainer, replies: Sequence[Any], accept: float, top_k: int, source: str | None, explain: bool
 ) -> list[Verdict]:
-    probabilities, scores = (
-        np.concatenate([reply.as_numpy(name) for reply in replies]) for name in (PROBABILITIES_NAME, SCORES_NAME)
-    )
+    manifest = explainer.manifest
+    found = {
+        name: np.concatenate([reply.as_numpy(name) for reply in replies]) for name in outputs_of(manifest, explain)
+    }
+    measured = manifest.measure(Outputs(**found), source=source)
     try:
-        return manifest.judge(
-            Outputs(probabilities=probabilities, scores=scores),
-            targets=manifest.targets.but(accept=accept),
-            top_k=top_k,
-            source=source,
-        )
+        verdicts = manifest.verdicts(measured, targets=manifest.targets.but(accept=accept), top_k=top_k, source=source)
     except ValueError as error:
         raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None
+    if not explain:
+        return verdicts
+    return [
+        verdict.model_copy(update={"explanation": explainer.explain(measured, row)})
+        for row, verdict in enumerate(verdicts)
+    ]

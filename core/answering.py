@@ -70,26 +70,24 @@ class LabelledPhotos:
             groups=np.concatenate([self.groups, others.groups]),
         )
 
+    def rows(self, chosen: Labels) -> LabelledPhotos:
+        """The photos at these places."""
+        return LabelledPhotos(
+            surprise=self.surprise[chosen],
+            probabilities=self.probabilities[chosen],
+            targets=self.targets[chosen],
+            groups=self.groups[chosen],
+        )
+
     def sample(self, count: int, *, seed: int) -> LabelledPhotos:
         """At most `count` of the photos, in their order."""
         if len(self) <= count:
             return self
-        rows = np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
-        return LabelledPhotos(
-            surprise=self.surprise[rows],
-            probabilities=self.probabilities[rows],
-            targets=self.targets[rows],
-            groups=self.groups[rows],
-        )
+        return self.rows(np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False)))
 
     def first(self, count: int) -> LabelledPhotos:
         """The first `count` photos."""
-        return LabelledPhotos(
-            surprise=self.surprise[:count],
-            probabilities=self.probabilities[:count],
-            targets=self.targets[:count],
-            groups=self.groups[:count],
-        )
+        return self.rows(np.arange(count))
 
 
 class AnsweredPhotos(Frozen):

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, ConfigDict, Field, field_validator
 
 from oodguard.core.errors import ImageError
+from oodguard.core.explanation import Explanation
 from oodguard.core.frozen import Frozen
 from oodguard.core.images import ImageLike, name_of
 from oodguard.core.problems import Problem, problem, problem_of
@@ -145,6 +146,7 @@ class FlaggedSample(Frozen):
     threshold: float
     percentile: float = Field(ge=0, le=100, description="share of ID images with a lower fused score, in percent")
     scores: dict[ScoreName, ScoreVerdict]
+    explanation: Explanation | None = None
 
     @field_validator("scores")
     @classmethod
@@ -155,8 +157,16 @@ class FlaggedSample(Frozen):
         return scores
 
     @classmethod
-    def of(cls, verdict: Verdict, *, model: ModelRef, accept: float, time: datetime) -> FlaggedSample:
-        """What is kept of one verdict."""
+    def of(
+        cls,
+        verdict: Verdict,
+        *,
+        model: ModelRef,
+        accept: float,
+        time: datetime,
+        explanation: Explanation | None = None,
+    ) -> FlaggedSample:
+        """What is kept of one verdict, and of its explanation where there is one."""
         return cls(
             time=time,
             model=model,
@@ -167,6 +177,7 @@ class FlaggedSample(Frozen):
             threshold=verdict.threshold,
             percentile=verdict.percentile,
             scores=verdict.scores,
+            explanation=explanation,
         )
 
 

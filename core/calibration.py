@@ -194,13 +194,18 @@ class Calibration(Frozen):
     ) -> Thresholds:
         """Every threshold at its target (see `Targets`).
 
+        Single scores are calibrated on fewer photos than the fused one: beyond what these can promise, a score's
+        threshold is the largest that they saw.
+
         Raises `ValueError` for an `accept`, a `confidence` or a `coverage` that so few photos cannot promise.
         """
         fused = self.curve.threshold(accept, confidence=confidence)
         photos = None if self.answering is None else self.answering.photos
         return Thresholds(
             fused=fused,
-            scores=tuple((name, curve.threshold(accept)) for name, curve in self.score_curves.items()),
+            scores=tuple(
+                (name, curve.threshold(min(accept, curve.max_accept))) for name, curve in self.score_curves.items()
+            ),
             least_chance=None if photos is None else photos.least_chance(max_error, threshold=fused),
             label_cut=None if photos is None else photos.cut(coverage, threshold=fused),
         )
@@ -229,6 +234,8 @@ class Calibration(Frozen):
             ).tolist(),
             fused=fused.tolist(),
             fused_percentiles=self.curve.percentile(fused).tolist(),
+            neighbours=outputs.neighbours,
+            distances=outputs.distances,
         )
 
     def verdict(

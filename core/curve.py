@@ -77,14 +77,18 @@ class QuantileCurve(Frozen):
         return 100.0 * np.concatenate([[0.0], self._levels[:-1], [1.0]])
 
     @cached_property
-    def _tail(self) -> tuple[float, float, float]:
-        """Knee t, surprise at t, and mean excess above t: the constants of `surprise`."""
-        levels, curve = self._levels, self._values
-        start = min(int(np.searchsorted(levels, TAIL_LEVEL, side="left")), len(curve) - 1)
+    def knee(self) -> int:
+        """The index of the 90 % point, from which `surprise` follows its tail."""
+        return min(int(np.searchsorted(self._levels, TAIL_LEVEL, side="left")), len(self.values) - 1)
+
+    @cached_property
+    def tail(self) -> tuple[float, float, float]:
+        """The value at the knee, the surprise there, and the mean excess above it: the constants of `surprise`."""
+        curve, start = self._values, self.knee
         excess = curve[start + 1 :] - curve[start]
         spread = max(float(curve[-1] - curve[0]), 1e-9)
         scale = max(float(excess.mean()) if len(excess) else 0.0, 1e-3 * spread)
-        return float(curve[start]), float(-np.log1p(-levels[start])), scale
+        return float(curve[start]), float(-np.log1p(-self._levels[start])), scale
 
     @property
     def max_accept(self) -> float:
@@ -94,26 +98,33 @@ class QuantileCurve(Frozen):
     def threshold(self, accept: float, *, confidence: float | None = None) -> float:
         """The score above which an image is flagged, so that a fraction `accept` of ID images is not.
 
-        The smallest kept order statistic whose level reaches `accept`: the conformal choice, never interpolated. It
-        keeps `accept` on average over calibration sets; with a `confidence`, the level is higher, so that `accept` is
-        kept with that probability (`confident_level`; near-duplicates count as one image there). Raises `ValueError`
-        when `accept` is not in (0, `max_accept`], or so few images cannot be so confident.
+        The smallest kept order statistic that reaches `level`: the conformal choice, never interpolated. Raises
+        `ValueError` as `level` does.
+        """
+        return self.values[bisect_left(self.levels, self.level(accept, confidence=confidence) - 1e-12)]
+
+    def level(self, accept: float, *, confidence: float | None = None) -> float:
+        """The level that the threshold at `accept` has to reach.
+
+        `accept` itself keeps `accept` on average over calibration sets; with a `confidence`, the level is higher, so
+        that `accept` is kept with that probability (`confident_level`; near-duplicates count as one image there).
+        Raises `ValueError` when `accept` is not in (0, `max_accept`], or so few images cannot be so confident.
         """
         if not 0.0 < accept <= self.max_accept:
             raise ValueError(
                 f"accept must be above 0 and at most {self.max_accept:.4f} "
                 f"(calibrated on {self.samples} images); got {accept:g}"
             )
-        level = accept
-        if confidence is not None:
-            images = self.independent or self.samples
-            level = confident_level(accept, confidence, images)
-            if level > self.max_accept:
-                raise ValueError(
-                    f"{images} independent calibration images cannot promise to accept {accept:g} with confidence "
-                    f"{confidence:g}; ask for less of either"
-                )
-        return self.values[bisect_left(self.levels, level - 1e-12)]
+        if confidence is None:
+            return accept
+        images = self.independent or self.samples
+        level = confident_level(accept, confidence, images)
+        if level > self.max_accept:
+            raise ValueError(
+                f"{images} independent calibration images cannot promise to accept {accept:g} with confidence "
+                f"{confidence:g}; ask for less of either"
+            )
+        return level
 
     def percentile(self, values: npt.ArrayLike) -> Scores:
         """Share of ID images, in percent, that score below `values`; 0 to 100, same shape."""
@@ -128,7 +139,7 @@ class QuantileCurve(Frozen):
         every percentile says 100. On ID data it is exponential with mean 1, whatever the score's own units.
         """
         x = np.asarray(values, dtype=np.float64)
-        knee, base, scale = self._tail
+        knee, base, scale = self.tail
         body = -np.log1p(-np.interp(x, self._values, self._levels, left=0.0))
         return np.asarray(np.where(x <= knee, np.minimum(body, base), base + (x - knee) / scale), dtype=np.float64)
 

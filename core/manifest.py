@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -24,6 +25,10 @@ GRAPH_FILE = "model.onnx"
 INPUT_NAME = "images"
 PROBABILITIES_NAME = "probabilities"
 SCORES_NAME = "scores"
+NEIGHBOURS_NAME = "neighbours"
+DISTANCES_NAME = "distances"
+STANDALONE_FILE = "standalone.onnx"
+ACCEPT_NAME = "accept"
 # Of a model and of its version.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -39,8 +44,18 @@ class TensorSpec(Frozen):
     """One tensor of the graph; a string in `shape` is a dynamic axis."""
 
     name: str
-    dtype: Literal["uint8", "float32"]
+    dtype: Literal["uint8", "int32", "int64", "float32"]
     shape: tuple[int | str, ...]
+
+
+# What the standalone graph returns. `is_ood` is 0 or 1, since some runtimes have no booleans.
+STANDALONE_OUTPUTS = (
+    TensorSpec(name="label", dtype="int64", shape=("batch",)),
+    TensorSpec(name="probability", dtype="float32", shape=("batch",)),
+    TensorSpec(name="is_ood", dtype="float32", shape=("batch",)),
+    TensorSpec(name="ood_score", dtype="float32", shape=("batch",)),
+    TensorSpec(name="percentile", dtype="float32", shape=("batch",)),
+)
 
 
 class FileRef(Frozen):
@@ -116,6 +131,22 @@ class Parity(Frozen):
     auroc_change: dict[str, float] = Field(default_factory=dict)
 
 
+class Standalone(Frozen):
+    """The graph that gives verdicts by itself: `images` and, optionally, `accept` to `outputs` (docs/STANDALONE.md).
+
+    The export gate compared it with the calibration on the golden images and on `rows` rows of raw scores. Of these,
+    `max_score_error` is the largest |difference| of `ood_score`, relative to the score or to 1.
+
+    calibration_sha256: of the calibration inside it, so that a new one cannot be served beside an old graph.
+    """
+
+    graph: str
+    calibration_sha256: str
+    outputs: tuple[TensorSpec, ...]
+    rows: int = Field(ge=1)
+    max_score_error: float = Field(ge=0)
+
+
 class Golden(Frozen):
     """A real image and the answer the bundle must give for it."""
 
@@ -135,8 +166,10 @@ class Manifest(Frozen):
     precision: Precision = Field("fp32", description="The graph's arithmetic: fp32, fp16 or int8.")
     graph: str = Field(GRAPH_FILE, description="The graph's file.")
     input: TensorSpec = Field(description="What the graph takes: RGB pixels.")
-    outputs: tuple[TensorSpec, TensorSpec] = Field(
-        description="What it returns: class probabilities and raw scores, one row per image."
+    outputs: tuple[TensorSpec, ...] = Field(
+        min_length=2,
+        description="What it returns, one row per image: class probabilities and raw scores; where there is a bank, "
+        "also the nearest rows of the bank and their distances.",
     )
     preprocessing: Preprocessing = Field(
         description="How image bytes become those pixels; mean and std are applied inside the graph."
@@ -167,6 +200,15 @@ class Manifest(Frozen):
     golden: tuple[Golden, ...] = Field(
         min_length=1, description="Real images and the answers that every runtime must give for them."
     )
+    bank: str | None = Field(
+        None, description="The file that says which training photo each row of the bank is; null: none is named."
+    )
+    thumbnails: str | None = Field(
+        None, description="The file with small copies of the bank's photos; null unless exported with --thumbnails."
+    )
+    standalone: Standalone | None = Field(
+        None, description="The graph that gives verdicts by itself, where export was asked for it."
+    )
     files: tuple[FileRef, ...] = Field(description="Every other file of the bundle, with size and SHA-256.")
 
     @model_validator(mode="after")
@@ -186,8 +228,17 @@ class Manifest(Frozen):
         for golden in self.golden:
             if len(golden.probabilities) != len(self.classes) or len(golden.scores) != len(names):
                 raise ValueError(f"the expected output of {golden.path} does not fit the classes and scores")
+        if self.standalone is not None and self.standalone.calibration_sha256 != calibration_sha256(self.calibration):
+            raise ValueError("the standalone graph was made of another calibration; export the bundle again")
+        wanted = (PROBABILITIES_NAME, SCORES_NAME, *((NEIGHBOURS_NAME, DISTANCES_NAME) if self.bank else ()))
+        if self.output_names != wanted:
+            raise ValueError(f"the outputs must be {', '.join(wanted)}")
+        if self.thumbnails and not self.bank:
+            raise ValueError("thumbnails need a bank")
         listed = {ref.path for ref in self.files}
-        missing = ({self.graph} | {golden.path for golden in self.golden}) - listed
+        own = None if self.standalone is None else self.standalone.graph
+        named = (self.graph, *(golden.path for golden in self.golden), self.bank, self.thumbnails, own)
+        missing = {path for path in named if path is not None} - listed
         if missing:
             raise ValueError(f"{', '.join(sorted(missing))} is not in the list of files")
         return self
@@ -196,6 +247,11 @@ class Manifest(Frozen):
     def graph_sha256(self) -> str:
         """The hash of the graph's file."""
         return next(ref.sha256 for ref in self.files if ref.path == self.graph)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The graph's outputs, in order."""
+        return tuple(spec.name for spec in self.outputs)
 
     @property
     def max_accept(self) -> float:
@@ -265,6 +321,11 @@ class Manifest(Frozen):
         ```
         """
         return self.verdicts(self.measure(outputs, source=source), targets=targets, top_k=top_k, source=source)
+
+
+def calibration_sha256(calibration: Calibration) -> str:
+    """What identifies a calibration; fields that it does not use do not count."""
+    return hashlib.sha256(calibration.model_dump_json(exclude_defaults=True).encode()).hexdigest()
 
 
 def load_manifest(bundle: Path) -> Manifest:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from oodguard.core.bank import NEAREST
 from oodguard.core.verdict import Verdict
 
 Cell = str | float | bool | None
@@ -22,8 +23,11 @@ class Column:
     kind: Literal["text", "float32", "float64", "flag"]
 
 
-def columns(scores: Iterable[str], *, members: bool) -> tuple[Column, ...]:
-    """Every column, in order, for a model with these scores; `members`: images may be inside archives."""
+def columns(scores: Iterable[str], *, members: bool, explained: bool = False) -> tuple[Column, ...]:
+    """Every column, in order, for a model with these scores.
+
+    members: images may be inside archives. explained: verdicts say why.
+    """
     return (
         Column("path", "text"),
         *((Column("member", "text"),) if members else ()),
@@ -38,9 +42,24 @@ def columns(scores: Iterable[str], *, members: bool) -> tuple[Column, ...]:
             for name in scores
             for column in (Column(f"{name}_value", "float32"), Column(f"{name}_is_ood", "flag"))
         ),
+        *(_EXPLAINED if explained else ()),
         Column("error_code", "text"),
         Column("error_detail", "text"),
     )
+
+
+_EXPLAINED = (
+    Column("decided_by", "text"),
+    *(
+        column
+        for place in range(1, NEAREST + 1)
+        for column in (
+            Column(f"neighbour{place}_label", "text"),
+            Column(f"neighbour{place}_distance", "float32"),
+            Column(f"neighbour{place}_sha256", "text"),
+        )
+    ),
+)
 
 
 def verdict_cells(verdict: Verdict) -> dict[str, Cell]:
@@ -56,6 +75,12 @@ def verdict_cells(verdict: Verdict) -> dict[str, Cell]:
     for name, score in verdict.scores.items():
         row[f"{name}_value"] = score.value
         row[f"{name}_is_ood"] = score.is_ood
+    if verdict.explanation is not None:
+        row["decided_by"] = verdict.explanation.decided_by
+        for place, neighbour in enumerate(verdict.explanation.neighbours, 1):
+            row[f"neighbour{place}_label"] = neighbour.label
+            row[f"neighbour{place}_distance"] = neighbour.distance
+            row[f"neighbour{place}_sha256"] = neighbour.sha256
     return row
 
 

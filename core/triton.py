@@ -5,6 +5,7 @@ A Triton configuration belongs to a model and all its versions, so the version i
     oodguard.3.graph_sha256    hash of version 3's ONNX file
     oodguard.3.manifest        its manifest, as JSON, with one golden image
     oodguard.3.golden          that golden image, as base64
+    oodguard.3.bank            which training photos its bank holds, as JSON; only of a bundle that has a bank
 
 No Triton client here: parameters are plain text, so that every client and server can use this file.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,25 +22,34 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from oodguard.core.bank import Bank
 from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError
+from oodguard.core.explainer import Explainer
 from oodguard.core.manifest import Manifest, TensorSpec
 
 PREFIX = "oodguard"
 HASH = "graph_sha256"
 MANIFEST = "manifest"
 GOLDEN = "golden"
-DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
+BANK = "bank"
+DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
 
 _HASH_KEY = re.compile(rf"^{PREFIX}\.([1-9][0-9]*)\.{HASH}$")
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A model version as its configuration describes it: enough to judge, and one image to check it with."""
+    """A model version as its configuration describes it: enough to judge and explain, and one image to check it."""
 
     manifest: Manifest
     golden: bytes
+    bank: Bank | None = None
+
+    @property
+    def explainer(self) -> Explainer:
+        """What explains the version's answers."""
+        return Explainer(self.manifest, self.bank)
 
 
 def parameter(number: int, name: str) -> str:
@@ -46,16 +57,21 @@ def parameter(number: int, name: str) -> str:
     return f"{PREFIX}.{number}.{name}"
 
 
-def describe(number: int, manifest: Manifest, golden: Mapping[str, bytes]) -> dict[str, str]:
-    """The parameters of one version. Of the `golden` images, by path, the smallest travels along."""
+def describe(number: int, manifest: Manifest, golden: Mapping[str, bytes], bank: bytes | None) -> dict[str, str]:
+    """The parameters of one version. Of the `golden` images, by path, the smallest travels along; no thumbnails do.
+
+    bank: the bytes of the bundle's bank, where it has one.
+    """
     path = min(golden, key=lambda p: len(golden[p]))
     kept = manifest.model_copy(
         update={
             "golden": tuple(g for g in manifest.golden if g.path == path),
-            "files": tuple(f for f in manifest.files if f.path in (manifest.graph, path)),
+            "files": tuple(f for f in manifest.files if f.path in (manifest.graph, path, manifest.bank)),
+            "thumbnails": None,
         }
     )
-    return {
+    named = {} if bank is None else {parameter(number, BANK): bank.decode("utf-8")}
+    return named | {
         parameter(number, HASH): manifest.graph_sha256,
         parameter(number, MANIFEST): kept.model_dump_json(),
         parameter(number, GOLDEN): base64.b64encode(golden[path]).decode("ascii"),
@@ -131,7 +147,20 @@ class Configuration:
                 f"Triton's configuration of {self.name} contradicts itself: {parameter(number, HASH)} is not the hash "
                 "in the manifest beside it"
             )
-        return Described(manifest, golden)
+        return Described(manifest, golden, self._bank(number, manifest))
+
+    def _bank(self, number: int, manifest: Manifest) -> Bank | None:
+        """The bank of a version. Raises `FormatError` where it is not the one that the manifest lists."""
+        if manifest.bank is None:
+            return None
+        data = self.parameters.get(parameter(number, BANK), "").encode("utf-8")
+        wanted = next(ref.sha256 for ref in manifest.files if ref.path == manifest.bank)
+        if hashlib.sha256(data).hexdigest() != wanted:
+            raise FormatError(
+                f"Triton's configuration of {self.name} contradicts itself: {parameter(number, BANK)} is not the bank "
+                "in the manifest beside it"
+            )
+        return Bank.parse(data, where=f"the bank in Triton's configuration of {self.name}")
 
     def version_of(self, manifest: Manifest, *, pinned: int | None, where: str) -> int:
         """The version that is `manifest`'s graph. Raises `FormatError` when there is none, or it has other tensors."""

@@ -10,22 +10,29 @@ import numpy.typing as npt
 from pydantic import ConfigDict
 
 from oodguard.core.errors import ImageError
+from oodguard.core.explanation import Explanation
 from oodguard.core.frozen import Frozen
 from oodguard.core.scores import ScoreName
 
 Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int32]
 
 # Classes listed in a verdict where nobody names a number.
 DEFAULT_TOP_K = 5
 
 
 class Outputs(Frozen):
-    """What the graph returns for B images: `probabilities [B, C]` and `scores [B, S]`, float32."""
+    """What the graph returns for B images: `probabilities [B, C]` and `scores [B, S]`, float32.
+
+    `neighbours [B, K]` are rows of the bank, int32, and `distances [B, K]` how far they are, where they were asked for.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     probabilities: Floats
     scores: Floats
+    neighbours: Rows | None = None
+    distances: Floats | None = None
 
 
 class ClassProbability(Frozen):
@@ -55,7 +62,10 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured on a batch of B images, before any threshold; lists, because they are read row by row."""
+    """What was measured on a batch of B images, before any threshold; lists, because they are read row by row.
+
+    `neighbours` and `distances` are those of `Outputs`: few images are explained.
+    """
 
     probabilities: list[list[float]]
     ranked: list[list[int]]
@@ -63,6 +73,8 @@ class Measured:
     percentiles: list[list[float]]
     fused: list[float]
     fused_percentiles: list[float]
+    neighbours: Rows | None = None
+    distances: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,8 @@ class Verdict(Frozen):
 
     `certified_radius`: how far the image's feature may move, in any direction, without another verdict of the certified
     score: |threshold - value| / Lipschitz constant (GReg, Eq. 4). Null for a model without a certified head.
+
+    `explanation`: why the fused score is what it is, where that was asked for.
     """
 
     label: str
@@ -103,6 +117,7 @@ class Verdict(Frozen):
     labels: tuple[str, ...] | None = None
     decision: Decision
     certified_radius: float | None = None
+    explanation: Explanation | None = None
 
 
 # What one image comes to.

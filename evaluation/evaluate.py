@@ -33,6 +33,7 @@ from oodguard.evaluation.extremes import ID, extremes
 from oodguard.evaluation.operating import operating_points
 from oodguard.evaluation.report.document import to_html
 from oodguard.evaluation.report.markdown import to_markdown
+from oodguard.evaluation.shifted import ShiftTable, shift_table
 from oodguard.evaluation.threshold import baseline_points, deciding, score_points
 from oodguard.evaluation.trainings import Repeats, unseen
 from oodguard.pages.text import plain
@@ -53,6 +54,7 @@ def evaluate(
     leave_out: int = 0,
     draws: int = 3,
     repeats: int = 1,
+    shifts: bool = False,
     data: Path | None = None,
     out: Path | None = None,
     report: Reporter | None = None,
@@ -60,7 +62,8 @@ def evaluate(
     """Evaluate a run on its test split and on OOD folders, beside the baselines.
 
     leave_out: also train without so many random classes, `draws` times. repeats: how many trainings to show the scatter
-    over, this run among them. data: where the photos of the run are now; None: where they were.
+    over, this run among them. shifts: also ask about test photos after mild shifts. data: where the photos of the run
+    are now; None: where they were.
 
     ```python
     found = evaluate(Path("runs/produce"), ood={"clothing": Path("data/clothing/test")})
@@ -74,7 +77,7 @@ def evaluate(
     import matplotlib.figure  # noqa: F401
 
     report = report or Silent()
-    command = _command(run_folder, ood, accept, leave_out, draws, repeats, data, out)
+    command = _command(run_folder, ood, accept, leave_out, draws, repeats, shifts, data, out)
     run = load_run(run_folder)
     options = options_of(run.record)
     if data is not None:
@@ -99,6 +102,7 @@ def evaluate(
         accept=accept,
         leave_out={name: _table(found, name, accept) for name, found in left_out.items()},
         repeats=again,
+        shifts=shift_table(run, options, evidence, accept=accept, report=report) if shifts else None,
         command=command,
     )
     _write(run_folder if out is None else out, result, evidence)
@@ -111,6 +115,7 @@ def examine(
     accept: float = DEFAULT_ACCEPT,
     leave_out: Mapping[str, DetectionTable] | None = None,
     repeats: Repeats | None = None,
+    shifts: ShiftTable | None = None,
     command: str = "",
 ) -> Evaluation:
     """Every number of an evaluation, from what the guard said."""
@@ -164,6 +169,7 @@ def examine(
         ood=tables,
         leave_out=dict(leave_out or {}),
         repeats=repeats,
+        shifts=shifts,
         leak={split: dict(found) for split, found in evidence.plain.leak.items()},
         extremes=extremes(evidence, thresholds[FUSED]),
     )
@@ -200,6 +206,7 @@ def _command(
     leave_out: int,
     draws: int,
     repeats: int,
+    shifts: bool,
     data: Path | None,
     out: Path | None,
 ) -> str:
@@ -212,6 +219,8 @@ def _command(
         words += ["--leave-out", str(leave_out), "--draws", str(draws)]
     if repeats > 1:
         words += ["--repeats", str(repeats)]
+    if shifts:
+        words.append("--shifts")
     if data is not None:
         words += ["--data", str(data)]
     if out is not None:

@@ -18,6 +18,7 @@ from oodguard.evaluation.confusion import Confusion
 from oodguard.evaluation.diversity import Diversity
 from oodguard.evaluation.extremes import Extremes
 from oodguard.evaluation.operating import OperatingPoint
+from oodguard.evaluation.shifted import ShiftTable
 from oodguard.evaluation.threshold import AtThreshold, Deciding
 from oodguard.evaluation.trainings import Repeats
 from oodguard.training.metrics import ConfidenceBin, Detection, Interval, Share
@@ -63,9 +64,9 @@ class Evaluation(BaseModel):
     `created` is the one time in it. `confidence` is the mean top probability. `wrong_flagged`: the share of wrongly
     labelled test images that the fused score flags. `promised`: where the acceptance of so many test images lies with
     95 % probability, with so many calibration images. `decided`: which family flags ID test images. `fusion`: what the
-    fused score is made of. `calibration_groups`: the
-    calibration images, near-duplicates counted once. `answered`: what answers are worth; None where the run knows no
-    classes. `leak`: test acceptance of a kNN threshold, by calibration split and number of neighbours.
+    fused score is made of. `calibration_groups`: the calibration images, near-duplicates counted once. `answered`: what
+    answers are worth; None where the run knows no classes. `leak`: test acceptance of a kNN threshold, by calibration
+    split and number of neighbours. `shifts`: test photos after mild shifts; None where they were not asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,6 +98,7 @@ class Evaluation(BaseModel):
     ood: dict[str, DetectionTable]
     leave_out: dict[str, DetectionTable]
     repeats: Repeats | None
+    shifts: ShiftTable | None = None
     leak: dict[str, dict[int, float]]
     extremes: tuple[Extremes, ...]
 

@@ -100,11 +100,11 @@ def gather(
     ood = {name: _ood_set(run, backbone, extractor, found, report) for name, found in sets.items()}
     plain = PlainEvidence(baselines=None, leak={}, skipped="not asked for")
     if baselines:
-        strangers = {name: measured.photos for name, measured in ood.items()}
+        strangers = {name: found.photos for name, found in ood.items()}
         plain = _plain(run, photos, options, extractor, test, strangers, report)
     return Evidence(
         record=run.record,
-        test=_measured(run.record, test, head_answers(run.heads, features)),
+        test=measured(run.record, test, head_answers(run.heads, features)),
         targets=targets,
         losses=member_losses(run.heads, features, targets),
         ood=ood,
@@ -173,7 +173,8 @@ def test_photos(run: Run, photos: Photos, extractor: Extractor, report: Reporter
     return _readable(extractor, found_again(photos, run.division.test), "features of test images", report)
 
 
-def _measured(record: RunRecord, photos: tuple[Photo, ...], found: Answers) -> MeasuredSet:
+def measured(record: RunRecord, photos: tuple[Photo, ...], found: Answers) -> MeasuredSet:
+    """The answers for a set of photos, with the fused score beside the others."""
     fused = found.fused(record.calibration)
     return MeasuredSet(
         photos=photos,
@@ -190,7 +191,7 @@ def _ood_set(
         raise InputError(f"no image under {photos[0].path.parent} can be read")
     if len(good) < len(photos):
         report.note(f"skipped {len(photos) - len(good)} OOD images that cannot be read")
-    return _measured(run.record, good, answers(backbone, run.heads, extractor.extract(good)[0]))
+    return measured(run.record, good, answers(backbone, run.heads, extractor.extract(good)[0]))
 
 
 def _readable(extractor: Extractor, photos: Sequence[Photo], stage: str, report: Reporter) -> tuple[Photo, ...]:

@@ -20,7 +20,7 @@ from torch import nn
 
 from oodguard.core.manifest import INPUT_NAME
 from oodguard.export.fuse import FusedGuard
-from oodguard.export.graph import session, to_onnx
+from oodguard.export.graph import OUTPUTS, session, to_onnx
 from oodguard.training.run import Run, load_run
 
 
@@ -34,7 +34,7 @@ class PlainClassifier(nn.Module):
         self.head = nn.Linear(run.record.backbone.width, len(run.record.classes))
 
     def forward(self, images):  # type: ignore[no-untyped-def]  # noqa: ANN001
-        """Probabilities `[B, C]` and, to keep the two outputs of the fused graph, the logits."""
+        """Probabilities `[B, C]` and, to keep the two main outputs of the fused graph, the logits."""
         logits = self.head(self.network(images).flatten(1))
         return logits.softmax(-1), logits
 
@@ -50,10 +50,13 @@ def main() -> None:
     size = run.record.preprocessing.crop
     graphs = {
         name: session(
-            to_onnx(network.eval(), run.record.preprocessing, metadata={"oodguard.name": name}),
+            to_onnx(network.eval(), run.record.preprocessing, metadata={"oodguard.name": name}, output_names=outputs),
             threads=options.threads,
         )
-        for name, network in (("fused", FusedGuard(run)), ("plain", PlainClassifier(run)))
+        for name, network, outputs in (
+            ("fused", FusedGuard(run), OUTPUTS),
+            ("plain", PlainClassifier(run), OUTPUTS[:2]),
+        )
     }
     table = Table(title=f"{run.record.backbone.name} at {size} px, {options.threads} thread(s)")
     for column in ("batch", "plain ms", "fused ms", "fused / plain"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
+from oodguard.core.bank import BANK_FILE, NEAREST
 from oodguard.core.calibration import Calibration
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError, QualityError
 from oodguard.core.files import file_sha256
 from oodguard.core.manifest import (
+    DISTANCES_NAME,
     GRAPH_FILE,
     INPUT_NAME,
     MANIFEST_FILE,
+    NEIGHBOURS_NAME,
     PROBABILITIES_NAME,
     SCORES_NAME,
+    STANDALONE_FILE,
     FileRef,
     Golden,
     Manifest,
@@ -27,15 +32,20 @@ from oodguard.core.manifest import (
     Precision,
     Provenance,
     ScoreEntry,
+    Standalone,
     TensorSpec,
     load_manifest,
 )
 from oodguard.core.preprocessing import Pixels, load_pixels
+from oodguard.core.thumbnails import THUMBNAILS_FILE
 from oodguard.core.verdict import Outputs
 from oodguard.export.fuse import FusedGuard
 from oodguard.export.graph import run_graph, session, to_onnx, with_metadata
-from oodguard.export.parity import compare, compare_decisions, require, require_decisions
+from oodguard.export.parity import compare, compare_decisions, require, require_decisions, require_distances
 from oodguard.export.reduce import Lower, Material, gather, reduce
+from oodguard.export.standalone import standalone
+from oodguard.export.standalone_parity import measure_standalone
+from oodguard.export.thumbnails import bank_photos, pack
 from oodguard.training.backbone.features import TRAINING_LIMITS
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import GOLDEN_FOLDER, RunRecord
@@ -70,7 +80,9 @@ def export_bundle(
     data: Path | None = None,
     ood: Mapping[str, Path] | None = None,
     allow_collusion: bool = False,
+    thumbnails: bool = False,
     keep_probabilities: bool = False,
+    with_standalone: bool = False,
     report: Reporter | None = None,
 ) -> Manifest:
     """Export a run as a bundle: one ONNX graph, a manifest, golden images; gated by parity.
@@ -82,7 +94,9 @@ def export_bundle(
     keep_probabilities: let probabilities leave the guard as the graph gives them, in place of chances.
 
     int8 and fp16 need the run's photos, at `data` where they have moved, and set every threshold anew on the converted
-    graph's scores; `ood` are folders whose detection must not suffer.
+    graph's scores; `ood` are folders whose detection must not suffer. `thumbnails` need the photos, too: whoever has
+    the bundle can then look at small copies of the training photos in its bank.
+    `with_standalone` adds a graph that gives verdicts by itself.
 
     Raises `QualityError` when the graph does not answer as it must, or when the ensemble's members collude (unless
     `allow_collusion`; the manifest says so either way), `InputError` and `FormatError` for what the user
@@ -98,21 +112,27 @@ def export_bundle(
     name = name or run_folder.resolve().name
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not a bundle; choose another --out")
-    if precision == "fp32" and (ood or data):
-        raise InputError("--data and --ood are for --precision int8 and fp16; fp32 has the run's own thresholds")
+    if precision == "fp32" and (ood or (data and not thumbnails)):
+        raise InputError(
+            "--data and --ood are for --precision int8 and fp16, --data also for --thumbnails; fp32 has the run's own "
+            "thresholds"
+        )
     scratch = out.with_name(out.name + ".partial")
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         # First of all: it is quick, and what it finds missing only the user can mend.
         material = None if precision == "fp32" else gather(run, run_folder, data=data, ood=ood or {})
+        pictured = bank_photos(run, run_folder, data=data) if thumbnails else ()
         writer = _Writer(run, run_folder, scratch, name=name, version=version, keep_probabilities=keep_probabilities)
         report.progress("fused graph", 0, 1)
         content = writer.exact()
         report.progress("fused graph", 1, 1)
         if precision != "fp32" and material is not None:
             content = writer.reduced(content, precision, material, report=report)
-        manifest = writer.manifest(content)
+        if pictured:
+            pack(pictured, scratch / THUMBNAILS_FILE, report=report)
+        manifest = writer.manifest(content, writer.standalone(content) if with_standalone else None)
         (scratch / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         load_manifest(scratch)
         finish(scratch, out)
@@ -150,8 +170,10 @@ class _Writer:
         calibration = record.calibration
         if self.keep_probabilities:
             calibration = calibration.answered(self.run.labelled, keep_probabilities=True)
-        parity = compare(calibration, expected, run_graph(session(graph), self.images))
+        found = run_graph(session(graph), self.images)
+        parity = compare(calibration, expected, found)
         require(parity)
+        require_distances(self.run.distances(self.images), found)
         return Content("fp32", calibration, self.golden, expected, parity)
 
     def reduced(self, exact: Content, precision: Lower, material: Material, *, report: Reporter) -> Content:
@@ -184,10 +206,30 @@ class _Writer:
         kept = Outputs(probabilities=answers.probabilities[steady], scores=answers.scores[steady])
         return Content(precision, calibration, tuple(self.golden[i] for i in steady), kept, parity)
 
-    def manifest(self, content: Content) -> Manifest:
+    def standalone(self, content: Content) -> Standalone:
+        """The graph that gives verdicts by itself, beside the one that it is made of."""
+        graph, targets = (self.scratch / GRAPH_FILE).read_bytes(), self.run.record.targets
+        level = content.calibration.curve.level(targets.accept, confidence=targets.confidence)
+        made = standalone(graph, content.calibration, accept=level)
+        # Once the file has left the bundle, it must still say which class is which.
+        names = json.dumps(self.run.record.classes)
+        made = with_metadata(made, {**self._metadata(content.precision), "oodguard.classes": names})
+        measured = measure_standalone(graph, made, content.calibration, accept=level, images=self.images)
+        (self.scratch / STANDALONE_FILE).write_bytes(made)
+        return measured
+
+    def manifest(self, content: Content, standalone: Standalone | None) -> Manifest:
         """The manifest of what lies in the scratch folder."""
         record, side = self.run.record, self.run.record.preprocessing.crop
         probabilities, scores = content.answers.probabilities, content.answers.scores
+        nearest = ("batch", min(NEAREST, len(self.run.bank)))
+        (self.scratch / BANK_FILE).write_text(self.run.bank.model_dump_json(), encoding="utf-8")
+        pictures = self.scratch / THUMBNAILS_FILE
+        extra = [
+            self.scratch / BANK_FILE,
+            *([pictures] if pictures.is_file() else []),
+            *([self.scratch / standalone.graph] if standalone else []),
+        ]
         return Manifest(
             name=self.name,
             version=self.version,
@@ -196,6 +238,8 @@ class _Writer:
             outputs=(
                 TensorSpec(name=PROBABILITIES_NAME, dtype="float32", shape=("batch", len(record.classes))),
                 TensorSpec(name=SCORES_NAME, dtype="float32", shape=("batch", len(record.heads.scores))),
+                TensorSpec(name=NEIGHBOURS_NAME, dtype="int32", shape=nearest),
+                TensorSpec(name=DISTANCES_NAME, dtype="float32", shape=nearest),
             ),
             preprocessing=record.preprocessing,
             classes=record.classes,
@@ -218,9 +262,12 @@ class _Writer:
                 )
                 for i, (path, (label, is_ood)) in enumerate(content.verdicts.items())
             ),
+            bank=BANK_FILE,
+            thumbnails=THUMBNAILS_FILE if pictures.is_file() else None,
+            standalone=standalone,
             files=tuple(
                 FileRef(path=p.relative_to(self.scratch).as_posix(), bytes=p.stat().st_size, sha256=file_sha256(p))
-                for p in (self.scratch / GRAPH_FILE, *content.golden)
+                for p in (self.scratch / GRAPH_FILE, *extra, *content.golden)
             ),
         )
 

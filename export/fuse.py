@@ -23,21 +23,24 @@ from oodguard.training.run import Run
 
 
 class FusedGuard(nn.Module):
-    """uint8 `images [B, H, W, 3]` to `probabilities [B, C]` and `scores [B, S]`."""
+    """uint8 `images [B, H, W, 3]` to what `FusedHeads` makes of their features."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
         self.network = Normalised(nn.Sequential(run.trunk, run.tail), run.record.preprocessing)
         self.heads = FusedHeads(run)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One pass: backbone once, heads side by side."""
-        probabilities, scores = self.heads(self.network(images).flatten(1))
-        return probabilities, scores
+        probabilities, scores, neighbours, distances = self.heads(self.network(images).flatten(1))
+        return probabilities, scores, neighbours, distances
 
 
 class FusedHeads(nn.Module):
-    """Features `[B, D]` to `probabilities [B, C]` and `scores [B, S]`."""
+    """Features `[B, D]` to `probabilities [B, C]`, `scores [B, S]`, `neighbours [B, K]` and `distances [B, K]`.
+
+    Neighbours are rows of the bank, nearest first (`Density.nearest`).
+    """
 
     wide: Tensor
     bias: Tensor
@@ -81,7 +84,7 @@ class FusedHeads(nn.Module):
         self.register_buffer("ice_centres", heads.ice.centres @ white.T)
         self.sizes = [product.shape[1] for product in products]
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All heads on one feature."""
         first = features @ self.wide + self.bias
         members, residual_part, z, *linear = torch.split(first, self.sizes, dim=1)
@@ -89,7 +92,8 @@ class FusedHeads(nn.Module):
         logits = torch.baddbmm(self.b2, hidden, self.w2)
         shared = functional.relu(residual_part.unsqueeze(1) + self.anchor_rows)
         anchored = shared @ self.anchored_w2 + self.anchored_b2
-        to_bank, to_means = self.density(features)
+        q, residual = self.density.coordinates(features)
+        to_bank, to_means = self.density.distances(q, residual)
         heights = -squared_distances(z, self.ice_centres)
         logits, scores = self.score(logits, anchored, heights, to_bank, to_means, *linear)
-        return logits.softmax(-1).mean(0), scores
+        return logits.softmax(-1).mean(0), scores, *self.density.nearest(q, residual, to_bank)

@@ -12,16 +12,25 @@ import onnxruntime as ort
 from torch import nn
 
 from oodguard.core.errors import InputError
-from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME
+from oodguard.core.manifest import DISTANCES_NAME, INPUT_NAME, NEIGHBOURS_NAME, PROBABILITIES_NAME, SCORES_NAME
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.verdict import Outputs
 from oodguard.training.backbone.features import export_onnx
 
+# What `FusedGuard` returns, in its order.
+OUTPUTS = (PROBABILITIES_NAME, SCORES_NAME, NEIGHBOURS_NAME, DISTANCES_NAME)
 
-def to_onnx(network: nn.Module, preprocessing: Preprocessing, *, metadata: Mapping[str, str]) -> bytes:
-    """One self-contained ONNX file: input `images` uint8 `[batch, H, W, 3]`, two outputs, dynamic batch, metadata."""
+
+def to_onnx(
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    *,
+    metadata: Mapping[str, str],
+    output_names: Sequence[str] = OUTPUTS,
+) -> bytes:
+    """One self-contained ONNX file: input `images` uint8 `[batch, H, W, 3]`, named outputs, dynamic batch, metadata."""
     buffer = io.BytesIO()
-    export_onnx(network, preprocessing, buffer, output_names=(PROBABILITIES_NAME, SCORES_NAME))
+    export_onnx(network, preprocessing, buffer, output_names=output_names)
     model = onnx.load_from_string(buffer.getvalue())
     # The exporter leaves traces of this machine's paths in its node documentation.
     for node in model.graph.node:
@@ -61,12 +70,12 @@ def session(graph: bytes, *, threads: int = 0, optimised: bool = True) -> ort.In
 
 def run_graph(running: ort.InferenceSession, images: npt.NDArray[np.uint8]) -> Outputs:
     """The graph's answers for uint8 images `[B, H, W, 3]`."""
-    probabilities, scores = running.run([PROBABILITIES_NAME, SCORES_NAME], {INPUT_NAME: images})
-    return Outputs(probabilities=np.asarray(probabilities), scores=np.asarray(scores))
+    names = [tensor.name for tensor in running.get_outputs()]
+    return Outputs(**dict(zip(names, running.run(names, {INPUT_NAME: images}), strict=True)))
 
 
 def run_batches(running: Sequence[ort.InferenceSession], images: Iterable[npt.NDArray[np.uint8]]) -> list[Outputs]:
-    """Each graph's answers for the same batches of uint8 images `[B, H, W, 3]`, one `Outputs` a graph.
+    """Each graph's probabilities and scores for the same batches of uint8 images `[B, H, W, 3]`, one `Outputs` a graph.
 
     Raises `InputError` when there is no batch.
     """

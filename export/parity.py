@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from oodguard.core.calibration import Calibration
 from oodguard.core.curve import Scores
@@ -77,6 +78,16 @@ def require(parity: Parity) -> None:
             )
     if not (parity.labels_identical and parity.verdicts_identical):
         raise QualityError("the graph's labels or verdicts differ from PyTorch's; nothing was exported")
+
+
+def require_distances(expected: npt.NDArray[np.float32], found: Outputs) -> None:
+    """Raise `QualityError` unless the graph's neighbours are as far as PyTorch's, `[B, K]`; ties may differ in rows."""
+    error = float(np.abs(expected - found.distances).max()) if found.distances is not None else np.inf
+    if not error <= TOLERANCE:
+        raise QualityError(
+            f"the graph's nearest photos are {error:.2e} nearer or farther than PyTorch's (allowed {TOLERANCE:g}); "
+            "nothing was exported"
+        )
 
 
 @dataclass(frozen=True)

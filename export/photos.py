@@ -14,7 +14,7 @@ from oodguard.evaluation.evaluate import options_of
 from oodguard.training.backbone.features import TRAINING_LIMITS, batches
 from oodguard.training.options import DIGITS
 from oodguard.training.photos.division import found_again
-from oodguard.training.photos.labelled import Photo, load_photos
+from oodguard.training.photos.labelled import Photo, Photos, load_photos
 from oodguard.training.progress import Reporter
 from oodguard.training.run import Run
 
@@ -40,13 +40,7 @@ def run_photos(run: Run, run_folder: Path, *, data: Path | None) -> RunPhotos:
             f"{run_folder} was cross-fitted: all its photos trained it, and a lower precision needs photos that did "
             "not to set its thresholds on; export fp32, or train without --cross-fit"
         )
-    source = data or options.data
-    if not source.exists() and str(source) != DIGITS:
-        raise InputError(
-            f"the photos {run_folder} was trained on are needed and {source} does not exist; say where they are with "
-            "--data"
-        )
-    photos = load_photos(source, options.cache)
+    photos, source = photos_of(run, run_folder, data=data)
     try:
         return RunPhotos(
             training=found_again(photos, run.division.training),
@@ -54,6 +48,18 @@ def run_photos(run: Run, run_folder: Path, *, data: Path | None) -> RunPhotos:
         )
     except InputError as error:
         raise InputError(f"{source} is not what {run_folder} was trained on: {error}") from None
+
+
+def photos_of(run: Run, run_folder: Path, *, data: Path | None) -> tuple[Photos, Path]:
+    """All photos at `data` (None: where the run's were), and that place. Raises `InputError` when nothing is there."""
+    options = options_of(run.record)
+    source = data or options.data
+    if not source.exists() and str(source) != DIGITS:
+        raise InputError(
+            f"the photos {run_folder} was trained on are needed and {source} does not exist; say where they are with "
+            "--data"
+        )
+    return load_photos(source, options.cache), source
 
 
 def spread(photos: Sequence[Photo], count: int, *, seed: int) -> tuple[Photo, ...]:

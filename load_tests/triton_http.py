@@ -32,7 +32,7 @@ class Served:
         batch = np.stack([load_pixels(image, self.manifest.preprocessing) for image in images])
         tensor = {"name": INPUT_NAME, "shape": batch.shape, "datatype": "UINT8"}
         inputs = [{**tensor, "parameters": {"binary_data_size": batch.nbytes}}]
-        outputs = [{"name": spec.name, "parameters": {"binary_data": True}} for spec in self.manifest.outputs]
+        outputs = [{"name": name, "parameters": {"binary_data": True}} for name in (PROBABILITIES_NAME, SCORES_NAME)]
         head = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
         headers = {"content-type": "application/octet-stream", HEAD_LENGTH: str(len(head))}
         path = f"/v2/models/{self.model}/versions/{self.number}/infer"

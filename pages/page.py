@@ -95,6 +95,14 @@ class Illustration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Beside:
+    """A small image that a card shows beside its own, as a `data:` URI, and its caption; None for the caption alone."""
+
+    image: str | None
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """One image with a title and lines of text. `image` is a `data:` URI; with None the card shows `alt` instead."""
 
@@ -103,6 +111,7 @@ class Card:
     title: str
     lines: tuple[str, ...] = ()
     mark: str = ""
+    beside: tuple[Beside, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +166,8 @@ def render(page: Page) -> str:
         raise ValueError(f"sections need different titles; got {slugs}")
     for block in (*page.first, *(block for section in page.sections for block in section.blocks)):
         for card in block.cards if isinstance(block, Gallery) else ():
-            if card.image is not None and not card.image.startswith("data:image/"):
+            images = (card.image, *(beside.image for beside in card.beside))
+            if not all(image is None or image.startswith("data:image/") for image in images):
                 raise ValueError("a card's image must be a data: URI")
     return _template().render(page=page)
 

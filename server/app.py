@@ -29,6 +29,7 @@ from oodguard.server.sampling import Keeper, Sampler, Taker
 from oodguard.server.serving import Serving
 from oodguard.server.settings import ServeSettings
 from oodguard.server.shadow import Shadow
+from oodguard.server.thumbnails import ThumbnailRoutes
 from oodguard.server.tracing import Tracing
 from oodguard.server.traffic import Traffic
 from oodguard.server.v2 import OpenInference
@@ -151,7 +152,16 @@ def public_routes(parts: Parts) -> list[Route]:
         else (REDIRECT,)
     )
     health = HealthRoutes(parts.health, parts.serving)
-    return [*predict.routes, *health.routes, *open_inference.routes, *static_routes("docs"), *page, OPENAPI]
+    thumbnails = ThumbnailRoutes(parts.serving)
+    return [
+        *predict.routes,
+        *thumbnails.routes,
+        *health.routes,
+        *open_inference.routes,
+        *static_routes("docs"),
+        *page,
+        OPENAPI,
+    ]
 
 
 def private_routes(parts: Parts) -> list[Route]:

@@ -23,6 +23,7 @@ import numpy as np
 
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError, QualityError
+from oodguard.core.explainer import Explainer
 from oodguard.core.images import ImageLike, pixels_of
 from oodguard.core.manifest import Manifest
 from oodguard.core.preprocessing import ImageLimits, Pixels
@@ -65,9 +66,17 @@ class BatchJudge:
     """
 
     def __init__(
-        self, manifest: Manifest, engine: Engine, plan: EnginePlan, *, limits: ImageLimits, workers: int | None = None
+        self,
+        manifest: Manifest,
+        engine: Engine,
+        plan: EnginePlan,
+        *,
+        limits: ImageLimits,
+        workers: int | None = None,
+        explainer: Explainer | None = None,
     ) -> None:
         self.manifest = manifest
+        self.explainer = explainer or Explainer(manifest)
         self.engine = engine
         self.plan = plan
         self._limits = limits
@@ -101,7 +110,9 @@ class BatchJudge:
         Raises `FormatError` or `EnvironmentProblem` when the engine cannot run the graph here, and `QualityError` when
         it does not answer the golden images as the manifest says.
         """
-        judge = cls(manifest, build_engine(bundle, manifest, plan, device=device), plan, limits=limits, workers=workers)
+        explainer = Explainer.load(bundle, manifest)
+        engine = build_engine(bundle, manifest, plan, device=device)
+        judge = cls(manifest, engine, plan, limits=limits, workers=workers, explainer=explainer)
         defect = judge.submit(defect_of(bundle, manifest, judge.engine, max_batch=plan.max_batch)).result()
         if defect:
             judge.close()
@@ -135,6 +146,7 @@ class BatchJudge:
         accept: float,
         top_k: int,
         source: str | None = None,
+        explain: bool = False,
     ) -> Generator[tuple[Sequence[Given], Future[JudgedBatch]], None, None]:
         """Yield every batch, in order, with the future of its outcomes; wait for that before you take the next batch.
 
@@ -147,7 +159,7 @@ class BatchJudge:
             for batch in batches:
                 if len(waiting) == 2 * self._max_held:
                     yield waiting.popleft()
-                work = self.batch(batch, read=read, accept=accept, top_k=top_k, source=source)
+                work = self.batch(batch, read=read, accept=accept, top_k=top_k, source=source, explain=explain)
                 waiting.append((batch, self.submit(work)))
             while waiting:
                 yield waiting.popleft()
@@ -163,8 +175,12 @@ class BatchJudge:
         accept: float,
         top_k: int,
         source: str | None = None,
+        explain: bool = False,
     ) -> JudgedBatch:
-        """A verdict or an `ImageError` for each image of one batch, of a known source; to be run by `submit`."""
+        """A verdict, explained or not, or an `ImageError` for each image of one batch, of a known source.
+
+        To be run by `submit`.
+        """
         entered = time.monotonic()
         async with self._room:
             started = time.monotonic()
@@ -174,7 +190,7 @@ class BatchJudge:
             pixels = list(itertools.chain.from_iterable(await asyncio.gather(*decode)))
             judged = JudgedBatch([], decode=time.monotonic() - started, queue=started - entered)
             good = [image for image in pixels if not isinstance(image, ImageError)]
-            verdicts = iter(await self._verdicts(good, judged, accept, top_k, source))
+            verdicts = iter(await self._verdicts(good, judged, accept, top_k, source, explain))
         judged.outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in pixels]
         return judged
 
@@ -188,7 +204,13 @@ class BatchJudge:
         return found
 
     async def _verdicts(
-        self, images: Sequence[Pixels], judged: JudgedBatch, accept: float, top_k: int, source: str | None
+        self,
+        images: Sequence[Pixels],
+        judged: JudgedBatch,
+        accept: float,
+        top_k: int,
+        source: str | None,
+        explain: bool,
     ) -> Sequence[Outcome]:
         if not images:
             return []
@@ -205,10 +227,17 @@ class BatchJudge:
             if len(images) == 1:
                 return [ImageError(Code.ENGINE_FAILED, str(error))]
             # One image must not cost its batch-mates their answers.
-            return [one for image in images for one in await self._verdicts([image], judged, accept, top_k, source)]
+            return [
+                one for image in images for one in await self._verdicts([image], judged, accept, top_k, source, explain)
+            ]
         targets = self.manifest.targets.but(accept=accept)
         verdicts = self.manifest.verdicts(measured, targets=targets, top_k=top_k, source=source)
         judged.outputs.append(outputs)
+        if explain:
+            verdicts = [
+                verdict.model_copy(update={"explanation": self.explainer.explain(measured, row)})
+                for row, verdict in enumerate(verdicts)
+            ]
         judged.queue += started - decoded
         judged.inference += ended - started
         judged.judge += time.monotonic() - ended

@@ -111,7 +111,8 @@ class ModelCard(Frozen):
     """Everything about the served model that a client can use.
 
     `accepts` are the target acceptances that thresholds are listed for, increasing; `max_accept` is the highest that
-    the calibration can promise, and `accept` what a request gets that asks for none.
+    the calibration can promise, and `accept` what a request gets that asks for none. `thumbnails`: whether
+    `/thumbnails/SHA256` has small copies of the training photos that explanations name.
     """
 
     model: ModelRef
@@ -133,6 +134,7 @@ class ModelCard(Frozen):
     runtime: Runtime
     limits: RequestLimits
     samples: tuple[SampleRef, ...]
+    thumbnails: bool
     shadow: ShadowCard | None
 
 
@@ -191,6 +193,7 @@ def card_of(model: ServedModel, settings: ServeSettings, shadow: ShadowCard | No
         samples=tuple(
             SampleRef(number=number, title=path.stem) for number, path in enumerate(sample_files(model, settings))
         ),
+        thumbnails=model.thumbnails is not None,
         shadow=shadow,
     )
 

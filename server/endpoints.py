@@ -47,7 +47,7 @@ class Predict:
     async def predict(self, request: Request) -> Response:
         """Classify images and say for each whether it is in or out of distribution."""
         with self.entrance.admit(request) as call:
-            accept, top_k, source = _parameters(request)
+            accept, top_k, source, explain = _parameters(request)
             images = await read_images(call, self.workers)
             with self.serving.model.lease() as model:
                 work = self.judge.judge(
@@ -57,6 +57,7 @@ class Predict:
                     accept=accept,
                     top_k=top_k,
                     source=source,
+                    explain=explain,
                     read=call.elapsed,
                 )
                 found = await while_connected(request, work)
@@ -70,14 +71,14 @@ class Predict:
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 
-def _parameters(request: Request) -> tuple[float | None, int | None, str | None]:
+def _parameters(request: Request) -> tuple[float | None, int | None, str | None, bool]:
     header = request.headers.get(SOURCE_HEADER) or None
     if not request.scope["query_string"]:
-        return None, None, header
-    unknown = sorted(set(request.query_params) - {"accept", "top_k", "source"})
+        return None, None, header, False
+    unknown = sorted(set(request.query_params) - {"accept", "top_k", "source", "explain"})
     if unknown:
         raise RequestError(
-            Code.BAD_PARAMETER, f"unknown parameter {unknown[0][:80]!r}; there are accept, top_k and source"
+            Code.BAD_PARAMETER, f"unknown parameter {unknown[0][:80]!r}; there are accept, top_k, source and explain"
         )
     top_k = _number(request, "top_k")
     if top_k is not None and (top_k != int(top_k) or top_k < 1):
@@ -86,7 +87,15 @@ def _parameters(request: Request) -> tuple[float | None, int | None, str | None]
     if len(sources) > 1:
         raise RequestError(Code.BAD_PARAMETER, "source must be one name")
     source = sources[0] if sources else header
-    return _number(request, "accept"), None if top_k is None else int(top_k), source
+    whole = None if top_k is None else int(top_k)
+    return _number(request, "accept"), whole, source, _flag(request, "explain")
+
+
+def _flag(request: Request, name: str) -> bool:
+    values = request.query_params.getlist(name)
+    if values not in ([], ["true"], ["false"]):
+        raise RequestError(Code.BAD_PARAMETER, f"{name} must be true or false; got {', '.join(values)[:80]!r}")
+    return values == ["true"]
 
 
 def _number(request: Request, name: str) -> float | None:
@@ -231,6 +240,12 @@ BODY_AND_PARAMETERS = {
         _parameter("top_k", "Classes to list.", type="integer", minimum=1),
         _parameter("source", "Whose calibration judges: a source of the bundle. Wins over the header.", type="string"),
         _parameter("X-Oodguard-Source", "The same, for a proxy or a camera to set.", place="header", type="string"),
+        _parameter(
+            "explain",
+            "Say for each image which scores decided, and name the nearest training photos.",
+            type="boolean",
+            default=False,
+        ),
         _parameter(
             "X-Request-Timeout-Ms",
             "Milliseconds this request may take; the server bounds it.",

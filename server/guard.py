@@ -45,6 +45,7 @@ class Guard(GuardCalls):
         accept: float | None = None,
         top_k: int = DEFAULT_TOP_K,
         source: str | None = None,
+        explain: bool = False,
     ) -> PredictResponse:
         """Verdicts for one image or several.
 
@@ -54,12 +55,13 @@ class Guard(GuardCalls):
 
         An image is a path, encoded bytes, a PIL image or a uint8 array: `[H, W, 3]` in RGB order, or `[H, W]` grey.
         `accept` is the target acceptance of ID images, the bundle's own unless given; `top_k` how many classes are
-        listed; `source` whose calibration judges, of those that `oodguard recalibrate` put into the bundle.
+        listed; `source` whose calibration judges, of those that `oodguard recalibrate` put into the bundle. `explain`
+        adds to each prediction which scores decided, and the nearest training photos.
 
         An image that cannot be used is in the answer's `errors` with its index, and the others are answered. Raises
         `Refused` when none can be used or an argument is out of range, `EngineUnavailable` when the guard is closed.
         """
-        future = self._judge.submit(self._answer(listed(images), accept, top_k, source))
+        future = self._judge.submit(self._answer(listed(images), accept, top_k, source, explain))
         try:
             return future.result()
         finally:
@@ -73,6 +75,7 @@ class Guard(GuardCalls):
         accept: float | None = None,
         top_k: int = DEFAULT_TOP_K,
         source: str | None = None,
+        explain: bool = False,
     ) -> Iterator[Result]:
         """Verdicts for any number of images, in their order, in batches of `max_batch`.
 
@@ -84,7 +87,7 @@ class Guard(GuardCalls):
         `images` is read a few batches ahead, so that memory does not grow with their number. An image that cannot be
         used is a result with a problem. Raises as `predict` does.
         """
-        with closing(self._judging(images, accept, top_k, source)) as judging:
+        with closing(self._judging(images, accept, top_k, source, explain)) as judging:
             for batch, future in judging:
                 yield from map(Result.of, batch, future.result().outcomes)
 
@@ -120,9 +123,12 @@ class AsyncGuard(GuardCalls):
         accept: float | None = None,
         top_k: int = DEFAULT_TOP_K,
         source: str | None = None,
+        explain: bool = False,
     ) -> PredictResponse:
         """As `Guard.predict`."""
-        return await asyncio.wrap_future(self._judge.submit(self._answer(listed(images), accept, top_k, source)))
+        return await asyncio.wrap_future(
+            self._judge.submit(self._answer(listed(images), accept, top_k, source, explain))
+        )
 
     async def stream(
         self,
@@ -131,9 +137,10 @@ class AsyncGuard(GuardCalls):
         accept: float | None = None,
         top_k: int = DEFAULT_TOP_K,
         source: str | None = None,
+        explain: bool = False,
     ) -> AsyncIterator[Result]:
         """As `Guard.stream`."""
-        with closing(self._judging(images, accept, top_k, source)) as judging:
+        with closing(self._judging(images, accept, top_k, source, explain)) as judging:
             for batch, future in judging:
                 judged = await asyncio.wrap_future(future)
                 for image, outcome in zip(batch, judged.outcomes, strict=True):

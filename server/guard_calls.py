@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -138,7 +137,7 @@ class GuardCalls:
         return accept
 
     async def _answer(
-        self, images: Sequence[ImageLike], accept: float | None, top_k: int, source: str | None
+        self, images: Sequence[ImageLike], accept: float | None, top_k: int, source: str | None, explain: bool
     ) -> PredictResponse:
         """What `predict` returns; for the judge's event loop."""
         started = time.monotonic()
@@ -147,8 +146,11 @@ class GuardCalls:
             raise Refused(problem(Code.NO_IMAGES, "give at least one image"))
         # Every slot's share: more in one batch would leave other slots idle.
         size = min(self._judge.plan.max_batch, -(-len(images) // self._judge.engine.slots))
-        ask = functools.partial(self._judge.batch, read=_itself, accept=accept, top_k=top_k, source=source)
-        judged = await asyncio.gather(*map(ask, _batched(images, size)))
+        batches = (
+            self._judge.batch(b, read=_itself, accept=accept, top_k=top_k, source=source, explain=explain)
+            for b in _batched(images, size)
+        )
+        judged = await asyncio.gather(*batches)
         answer = PredictResponse.of(
             itertools.chain.from_iterable(batch.outcomes for batch in judged),
             map(name_of, images),
@@ -169,12 +171,12 @@ class GuardCalls:
         return answer
 
     def _judging(
-        self, images: Iterable[ImageLike], accept: float | None, top_k: int, source: str | None
+        self, images: Iterable[ImageLike], accept: float | None, top_k: int, source: str | None, explain: bool
     ) -> Generator[tuple[Sequence[ImageLike], Future[JudgedBatch]], None, None]:
         """What `stream` waits for."""
-        accept = self._required(accept, top_k, source=source)
         batches = _batched(images, self._judge.plan.max_batch)
-        return self._judge.each(batches, read=_itself, accept=accept, top_k=top_k, source=source)
+        accept = self._required(accept, top_k, source=source)
+        return self._judge.each(batches, read=_itself, accept=accept, top_k=top_k, source=source, explain=explain)
 
 
 def _itself(image: ImageLike) -> ImageLike:

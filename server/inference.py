@@ -43,6 +43,7 @@ class Inference:
             accept=oip.accept_of(self.message),
             top_k=1,
             source=oip.source_of(self.message) or self.source,
+            explain=oip.explains(self.message),
             read=read,
             all_or_none=not self.tolerant,
         )
@@ -50,7 +51,8 @@ class Inference:
         if errors and (not self.tolerant or len(errors) == len(self.images)):
             index, error = errors[0]
             return problem(error.code, str(error), index=index)
-        return arrays_of(found, model.manifest)
+        arrays = arrays_of(found, model.manifest)
+        return arrays | {oip.EXPLANATION: _explanations(found)} if oip.explains(self.message) else arrays
 
 
 def arrays_of(found: Judgement, manifest: Manifest) -> dict[str, oip.Array]:
@@ -78,3 +80,9 @@ def arrays_of(found: Judgement, manifest: Manifest) -> dict[str, oip.Array]:
         "scores": scores,
         "error": oip.texts(errors),
     }
+
+
+def _explanations(found: Judgement) -> oip.Array:
+    """Each image's explanation as JSON; empty for an image that failed."""
+    explained = [None if isinstance(one, ImageError) else one.explanation for one in found.outcomes]
+    return oip.texts(["" if one is None else one.model_dump_json() for one in explained])

@@ -10,12 +10,14 @@ import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from oodguard.core.answers import ModelRef
 from oodguard.core.errors import ImageError
 from oodguard.core.preprocessing import ImageLimits, Pixels, load_pixels
 from oodguard.core.verdict import Outcome, Verdict
 from oodguard.server.admission import Admission
+from oodguard.server.batcher import MeasuredImage
 from oodguard.server.errors import DeadlineMissed
 from oodguard.server.metrics import Metrics
 from oodguard.server.model import ServedModel
@@ -74,50 +76,65 @@ class Judge:
         accept: float | None = None,
         top_k: int | None = None,
         source: str | None = None,
+        explain: bool = False,
         read: float = 0.0,
         all_or_none: bool = False,
     ) -> Judgement:
         """Judge the images of one request, by a model that the caller has leased.
 
-        deadline: a time of `time.monotonic`. read: seconds that the request took to arrive. all_or_none: the caller
-        answers none of the images where one cannot be used, so the others are not counted as answered.
+        deadline: a time of `time.monotonic`. explain: say for each image why. read: seconds that the request took to
+        arrive. all_or_none: the caller answers none of the images where one cannot be used, so the others are not
+        counted as answered.
 
         Raises `RequestError` for an `accept` that the calibration cannot promise or an unknown `source`,
-        `DeadlineMissed`, and `EngineError`
-        when inference fails.
+        `DeadlineMissed`, and `EngineError` when inference fails.
         """
         started, asked = time.monotonic(), accept
         accept = model.accept if accept is None else accept
         thresholds = model.thresholds(accept, source)
-        passed = await self._all([self._measure(model, image, deadline, source) for image in images], deadline)
+        near = explain or self.sampler is not None
+        passed = await self._all([self._measure(model, image, deadline, source, near) for image in images], deadline)
         judging = time.monotonic()
         calibration, classes = model.manifest.calibration_of(source), model.manifest.classes
         top_k = top_k or self.top_k
-        outcomes = tuple(
-            found
-            if isinstance(found, ImageError)
-            else calibration.verdict(found.measured, found.row, classes=classes, thresholds=thresholds, top_k=top_k)
-            for found, _ in passed
-        )
+        outcomes: list[Outcome] = []
+        for found, _ in passed:
+            if isinstance(found, ImageError):
+                outcomes.append(found)
+                continue
+            verdict = calibration.verdict(
+                found.measured, found.row, classes=classes, thresholds=thresholds, top_k=top_k
+            )
+            if explain:
+                explanation = model.explainer.explain(found.measured, found.row)
+                verdict = verdict.model_copy(update={"explanation": explanation})
+            outcomes.append(verdict)
         answered = not (all_or_none and any(isinstance(outcome, ImageError) for outcome in outcomes))
-        for image, outcome in zip(images, outcomes, strict=True):
+        for image, outcome, (found, _) in zip(images, outcomes, passed, strict=True):
             if isinstance(outcome, ImageError):
                 self.metrics.refuse(outcome.code)
-            elif answered:
-                self._answer(image, outcome, model, accept, source)
+            elif answered and not isinstance(found, ImageError):
+                self._answer(image, outcome, found, model, accept, source)
                 if self.shadow is not None and isinstance(image, bytes):
                     self.shadow.offer(image, outcome, accept=asked, source=source)
         ended = time.monotonic()
         self.admission.answered(len(images))
         seconds = self._record(Stages(passed, read=read, started=started, judging=judging, ended=ended), model)
-        return Judgement(model.ref, accept, outcomes, passed, seconds, read + ended - started, source)
+        return Judgement(model.ref, accept, tuple(outcomes), passed, seconds, read + ended - started, source)
 
     def _answer(
-        self, image: ParsedImage, verdict: Verdict, model: ServedModel, accept: float, source: str | None
+        self,
+        image: ParsedImage,
+        verdict: Verdict,
+        found: MeasuredImage,
+        model: ServedModel,
+        accept: float,
+        source: str | None,
     ) -> None:
-        self.metrics.answer(verdict, source=source)
+        self.metrics.answer(verdict, model.manifest, source=source)
         if self.sampler is not None and isinstance(image, bytes):
-            self.sampler.offer(image, verdict, model=model.ref, accept=accept)
+            explain = partial(model.explainer.explain, found.measured, found.row)
+            self.sampler.offer(image, verdict, model=model.ref, accept=accept, explain=explain)
 
     async def _all(self, work: list[Coroutine[None, None, Passed]], deadline: float) -> list[Passed]:
         """Run to the end, or to the first failure or the deadline; what is unfinished then is withdrawn."""
@@ -134,7 +151,9 @@ class Judge:
         except TimeoutError:
             raise DeadlineMissed("the request was not answered within its time") from None
 
-    async def _measure(self, model: ServedModel, image: ParsedImage, deadline: float, source: str | None) -> Passed:
+    async def _measure(
+        self, model: ServedModel, image: ParsedImage, deadline: float, source: str | None, near: bool
+    ) -> Passed:
         if isinstance(image, ImageError):
             return image, 0.0
         started = time.monotonic()
@@ -146,7 +165,7 @@ class Judge:
             except ImageError as error:
                 return error, time.monotonic() - started
         seconds = time.monotonic() - started
-        return await model.batcher.submit(image, deadline=deadline, source=source), seconds
+        return await model.submit(image, deadline=deadline, source=source, neighbours=near), seconds
 
     def _record(self, stages: Stages, model: ServedModel) -> Seconds:
         seconds = stages.seconds

@@ -14,7 +14,7 @@ from oodguard.core.answers import ModelRef
 from oodguard.core.codes import Code
 from oodguard.core.manifest import Manifest
 from oodguard.core.verdict import Verdict
-from oodguard.server import drift
+from oodguard.server import drift, promise
 from oodguard.server.settings import ServeSettings
 from oodguard.server.stages import STAGES
 
@@ -58,7 +58,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.labels: dict[str, tuple[str, ...]] = dict(drift.LABELS)
+        self.labels: dict[str, tuple[str, ...]] = {**drift.LABELS, **promise.LABELS}
         self.requests = self._add(Counter, "oodguard_requests", "Requests, by route and status.", "route", "status")
         self._request_seconds = self._add(
             Histogram,
@@ -129,7 +129,9 @@ class Metrics:
         self._limits = self._add(Gauge, "oodguard_limit", "Limits of the settings, by name.", "setting")
         self._model = self._add(Info, "oodguard_model", "The model being served.")
         self._drift = drift.Drift()
+        self._promise = promise.PromiseWatch()
         self.registry.register(self._drift)
+        self.registry.register(self._promise)
         # Every series exists from the start, so that a rate over it is never missing; looking a series up by its
         # labels on every request would cost more than counting.
         self._stages = [stages.labels(stage) for stage in STAGES]
@@ -187,14 +189,15 @@ class Metrics:
         self._rejected[code].inc()
         self._refused += 1
 
-    def answer(self, verdict: Verdict, *, source: str | None = None) -> None:
-        """Count one answered image; `source` is one of the manifest's, never what a caller typed."""
+    def answer(self, verdict: Verdict, manifest: Manifest, *, source: str | None = None) -> None:
+        """Count one image that the model of `manifest` answered; `source` is one of its own, never a caller's text."""
         counter = self._answered.get((verdict.label, verdict.is_ood))
         if counter is not None:  # the model may have been replaced since
             counter.inc()
         self._images += 1
         self._flagged += verdict.is_ood
         self._drift.count(verdict, source=source)
+        self._promise.count(verdict, manifest)
 
     def compare(self, primary: Verdict, *, label: str, is_ood: bool) -> None:
         """Count one image judged by both bundles: the server's verdict beside what the shadow says."""
@@ -220,6 +223,7 @@ class Metrics:
         }
         self._model.info({"name": manifest.name, "version": manifest.version})
         self._drift.model(manifest, accept)
+        self._promise.model(manifest)
 
     def totals(self) -> Totals:
         """What traffic is reported from."""

@@ -12,10 +12,13 @@ import numpy as np
 from oodguard.core.answers import ModelRef
 from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError
+from oodguard.core.explainer import Explainer
 from oodguard.core.manifest import MANIFEST_FILE, load_manifest
+from oodguard.core.preprocessing import Pixels
+from oodguard.core.thumbnails import Thumbnails
 from oodguard.core.verdict import Thresholds
 from oodguard.server.arrival import fingerprint
-from oodguard.server.batcher import Batcher
+from oodguard.server.batcher import Batcher, MeasuredImage
 from oodguard.server.condition import Condition
 from oodguard.server.engines.base import Engine, RemoteEngine
 from oodguard.server.engines.registry import REMOTE, build_engine
@@ -33,6 +36,8 @@ THRESHOLDS_KEPT = 256
 class ServedModel:
     """A loaded bundle. Requests hold a lease on the model they started with, so a replaced one ends only after them.
 
+    `explainer` explains answers; `thumbnails` are of its training photos, where the bundle has them.
+
     The engine runs in this process as `plan` says, or it is a `remote` one. `bundle` is where the golden images are;
     None where a remote engine brought its own. `fingerprint` is the hash of its manifest. `accept` is for
     requests that name none.
@@ -49,11 +54,12 @@ class ServedModel:
         # Read before the manifest is: where the bundle is replaced in between, it is loaded once more.
         self.fingerprint = fingerprint(self.bundle / MANIFEST_FILE) if self.bundle else None
         if settings.engine in REMOTE:
-            self.manifest, self.remote = REMOTE[settings.engine].loader()(settings)
+            self.explainer, self.remote = REMOTE[settings.engine].loader()(settings)
         elif self.bundle is not None:
-            self.manifest = load_manifest(self.bundle)
+            self.explainer = Explainer.load(self.bundle, load_manifest(self.bundle))
         else:
             raise FormatError("there is no bundle to serve")
+        self.manifest = self.explainer.manifest
         if settings.model_name is not None:
             self.manifest = self.manifest.model_copy(update={"name": settings.model_name})
         self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
@@ -78,6 +84,8 @@ class ServedModel:
                 stall_after=settings.stall_after,
                 events=self.condition,
             )
+        pictures = self.manifest.thumbnails
+        self.thumbnails = Thumbnails(self.bundle / pictures) if self.bundle and pictures else None
         self._leases = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -122,6 +130,17 @@ class ServedModel:
     def _found(self, accept: float, source: str | None) -> Thresholds:
         return self.manifest.thresholds(self.manifest.targets.but(accept=accept), source=source)
 
+    def submit(
+        self, pixels: Pixels, *, deadline: float, source: str | None, neighbours: bool
+    ) -> asyncio.Future[MeasuredImage]:
+        """Have one image measured, with its `neighbours` if they are needed: here they cost nothing, remotely little.
+
+        The future fails as that of `Batcher.submit` and of `Sender.submit` does.
+        """
+        if isinstance(self.batcher, Sender):
+            return self.batcher.submit(pixels, deadline=deadline, source=source, neighbours=neighbours)
+        return self.batcher.submit(pixels, deadline=deadline, source=source)
+
     async def check(self) -> str | None:
         """Answer the golden images and compare with the manifest: what differs, or None; the condition has it, too.
 
@@ -153,4 +172,10 @@ class ServedModel:
                 await self.batcher.drained()
         except TimeoutError:
             pass
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the engine and the file of thumbnails."""
         await self.engine.close()
+        if self.thumbnails is not None:
+            self.thumbnails.close()

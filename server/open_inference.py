@@ -25,6 +25,7 @@ from oodguard.server.judging import ParsedImage
 
 ENCODED = "image"
 PIXELS = "pixels"
+EXPLANATION = "explanation"
 # What the server says of itself.
 SERVER = {"name": "oodguard", "version": "2"}
 Array = npt.NDArray[Any]
@@ -207,7 +208,10 @@ def encode(message: InferRequest, manifest: Manifest, arrays: dict[str, Array]) 
 
 
 def asked(message: InferRequest, arrays: dict[str, Array]) -> tuple[Requested, ...]:
-    """The outputs to answer, in order: those that the request names, or else all but `error`."""
+    """The outputs to answer, in order: those that the request names, or else all but `error`.
+
+    `arrays` hold an explanation only where the request asks for it.
+    """
     return message.outputs or tuple(Requested(name=name) for name in arrays if name != "error")
 
 
@@ -249,6 +253,7 @@ def metadata(manifest: Manifest) -> dict[str, Any]:
             {"name": "probabilities", "datatype": "FP32", "shape": [-1, classes]},
             {"name": "scores", "datatype": "FP32", "shape": [-1, scores]},
             {"name": "error", "datatype": "BYTES", "shape": [-1]},
+            {"name": EXPLANATION, "datatype": "BYTES", "shape": [-1]},
         ],
     }
 
@@ -286,6 +291,15 @@ def require_model(served: ModelRef, name: str, version: str | None) -> None:
     """Raise `RequestError` unless a request names the model that is served; it need not name a version."""
     if name != served.name or version not in (None, served.version):
         raise RequestError(Code.NOT_FOUND, f"this server has {served.name} version {served.version}")
+
+
+def explains(message: InferRequest) -> bool:
+    """Whether the caller asks for explanations: by the parameter `explain`, or by the output's name.
+
+    Raises `RequestError` for a parameter that is not a boolean.
+    """
+    named = any(output.name == EXPLANATION for output in message.outputs or ())
+    return _flag(message.parameters, "explain") or named
 
 
 def accept_of(message: InferRequest) -> float | None:

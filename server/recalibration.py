@@ -106,7 +106,8 @@ class Recalibrated:
     accepted: the share of the photos that the old thresholds accepted, with its 90 % interval. kept: what share of
     images like these the new threshold accepts, in 90 % of draws of so many photos. confident: whether so many can
     promise the target with confidence 0.9. flagged: golden images that are out of distribution by the new threshold and
-    were not. dropped: golden images whose verdict another runtime might not repeat.
+    were not. dropped: golden images whose verdict another runtime might not repeat. outdated:
+    the standalone graph is left out, as it has the old thresholds inside.
     """
 
     manifest: Manifest
@@ -119,6 +120,7 @@ class Recalibrated:
     changes: tuple[ThresholdChange, ...]
     flagged: tuple[str, ...]
     dropped: tuple[str, ...]
+    outdated: bool
     out: Path
 
 
@@ -229,8 +231,14 @@ def _manifest(
         from_version=old.version,
         from_sha256=parent,
     )
-    kept = {g.path for g in golden} | {ref.path for ref in old.files} - {g.path for g in old.golden}
-    changed = {"calibration": calibration} if source is None else {"sources": {**old.sources, source: calibration}}
+    kept: set[str] = {g.path for g in golden} | {ref.path for ref in old.files} - {g.path for g in old.golden}
+    changed: dict[str, object]
+    if source is not None:
+        changed = {"sources": {**old.sources, source: calibration}}
+    else:
+        # The standalone graph has the old thresholds inside.
+        changed = {"calibration": calibration, "standalone": None}
+        kept -= set() if old.standalone is None else {old.standalone.graph}
     return Manifest.model_validate(
         {
             **dict(old),
@@ -330,6 +338,7 @@ def _report(
         changes=tuple(changes),
         flagged=tuple(g.path for g in new.golden if g.is_ood and not expected[g.path]),
         dropped=tuple(path for path in expected if path not in {g.path for g in new.golden}),
+        outdated=new.standalone != old.standalone,
         out=out,
     )
 

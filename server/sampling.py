@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Protocol
 
 from oodguard.core.answers import FlaggedSample, ModelRef
 from oodguard.core.errors import EnvironmentProblem
+from oodguard.core.explanation import Explanation
 from oodguard.core.formats import FORMATS, format_of
 from oodguard.core.verdict import Verdict
 from oodguard.server.backlog import Backlog
@@ -50,11 +51,23 @@ class Sampler:
         self._rate = rate
         self._random = random.Random(seed)
 
-    def offer(self, data: bytes, verdict: Verdict, *, model: ModelRef, accept: float) -> None:
-        """Hand the image on if it is flagged and drawn, at the sampling rate. Never waits and never raises."""
+    def offer(
+        self,
+        data: bytes,
+        verdict: Verdict,
+        *,
+        model: ModelRef,
+        accept: float,
+        explain: Callable[[], Explanation] | None = None,
+    ) -> None:
+        """Hand the image on if it is flagged and drawn, at the sampling rate, with what `explain` says of it.
+
+        Never waits and never raises.
+        """
         if not verdict.is_ood or self._random.random() >= self._rate:
             return
-        sample = FlaggedSample.of(verdict, model=model, accept=accept, time=datetime.now(UTC))
+        explanation = explain() if explain and verdict.explanation is None else verdict.explanation
+        sample = FlaggedSample.of(verdict, model=model, accept=accept, time=datetime.now(UTC), explanation=explanation)
         for taker in self._takers:
             taker.take(data, sample)
 

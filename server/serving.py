@@ -74,7 +74,7 @@ class Serving:
         new = await asyncio.to_thread(ServedModel, self._settings, self._metrics)
         defect = await new.check()
         if defect:
-            await new.engine.close()
+            await new.close()
             raise ReloadRefused(defect)
         return new
 
@@ -87,7 +87,7 @@ class Serving:
     async def close(self) -> None:
         """End every model."""
         await asyncio.gather(*self._retiring)
-        await self.model.engine.close()
+        await self.model.close()
 
 
 def _give_memory_back() -> None:

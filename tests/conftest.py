@@ -21,7 +21,10 @@ from oodguard.export.triton.repository import write_repository
 from oodguard.load_tests.real_triton import Triton, triton_environment
 from oodguard.training.heads.guard import single_thread
 from oodguard.training.options import TrainOptions
+from oodguard.training.photos.labelled import load_photos
 from oodguard.training.pipeline import train
+from oodguard.training.run import load_run
+from tests.nearby import Nearby
 
 COLOURS = {"amber": (230, 150, 20), "jade": (30, 160, 90), "plum": (110, 40, 120)}
 
@@ -101,6 +104,20 @@ def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundles") / "discs"
     export_bundle(run, out, version="7")
     return out
+
+
+@pytest.fixture(scope="session")
+def pictured(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle with thumbnails of the training photos in its bank."""
+    out = tmp_path_factory.mktemp("pictured") / "discs"
+    export_bundle(run, out, version="7", thumbnails=True)
+    return out
+
+
+@pytest.fixture(scope="session")
+def nearby(run: Path, photos: Path, options: TrainOptions) -> Nearby:
+    """What explanations of the shared guard must name."""
+    return Nearby(load_run(run), load_photos(photos, options.cache))
 
 
 @pytest.fixture(scope="session")

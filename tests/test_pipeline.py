@@ -21,6 +21,7 @@ from oodguard.core.verdict import Outputs
 from oodguard.evaluation.evaluate import evaluate
 from oodguard.evaluation.evaluation import read_evaluation
 from oodguard.evaluation.evidence import options_of, prepare
+from oodguard.evaluation.shifts import SHIFTS
 from oodguard.export.bundle import export_bundle
 from oodguard.server.app import create_gateway
 from oodguard.server.engines.fake import FakeEngine
@@ -110,7 +111,7 @@ def test_training_and_the_server_see_the_same_pixels(run: Path, bundle: Path, tm
 
 
 def test_evaluation_reports_every_score_and_left_out_classes(run: Path, strangers: Path) -> None:
-    found = evaluate(run, ood={"noise": strangers}, leave_out=1, draws=1)
+    found = evaluate(run, ood={"noise": strangers}, leave_out=1, draws=1, shifts=True)
     names = {"pds", "amp", "energy", "ensemble_entropy", "one_minus_bma", "ice", "knn", "mahalanobis", "fused"}
     assert set(found.ood["noise"].scores) == names == set(found.acceptance)
     assert found.ood["noise"].scores["fused"].ood_accepted_at_95_id == 0.0
@@ -126,7 +127,19 @@ def test_evaluation_reports_every_score_and_left_out_classes(run: Path, stranger
     assert found.thresholds["fused"] == load_record(run).calibration.thresholds(0.95).fused
     assert found.diversity.ambiguity >= 0
     assert found == read_evaluation(run)
-    assert "Classes left out of training" in (run / "report.html").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Classes left out of training" in page
+    assert "Test photos after mild shifts" in page
+    assert found.shifts is not None
+    assert found.shifts.unshifted.flagged.of == 18
+    by_name = {row.name: row for row in found.shifts.shifts}
+    assert len(by_name) == len(SHIFTS)
+    # The photos are square: preprocessing cuts off what pads them to 16:9, up to its filter's reach.
+    assert abs(by_name["padded to 16:9, black"].change.change) <= 1 / 18
+    # Colour is all that tells the classes apart.
+    assert by_name["grey"].accuracy.share < found.shifts.unshifted.accuracy.share
+    assert by_name["grey"].flagged.share > 0.5
+    assert saved["command"].endswith("--draws 1 --shifts")
 
 
 def test_head_training_is_deterministic_and_learns(options: TrainOptions) -> None:

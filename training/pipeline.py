@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 
 from oodguard.core.answering import LabelledPhotos
+from oodguard.core.bank import Bank
 from oodguard.core.calibration import Calibration
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import EnvironmentProblem
@@ -28,6 +29,7 @@ from oodguard.training.backbone.learning_set import LearningSet, learning_set
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.compute import start_compute
 from oodguard.training.cross_fit import CrossFitted, cross_fit
+from oodguard.training.heads.density import bank_rows
 from oodguard.training.heads.guard import GuardHeads, diagnose_heads, fit_heads
 from oodguard.training.left_out import Labelled, check_left_out
 from oodguard.training.loop import EpochReport
@@ -195,10 +197,19 @@ def _write(learned: Learned, options: TrainOptions, scratch: Path, started: floa
     metrics["train_seconds"] = time.perf_counter() - started
     _keep_golden(division.calibration, scratch)
     runs.write_division(scratch, division.record)
+    runs.write_bank(scratch, _bank(learned))
     runs.write_calibration(scratch, calibrated.answers.scores, calibrated.labelled)
     runs.write_weights(scratch, trunk=backbone.trunk, tail=backbone.tail, heads=heads)
     record = _record(learned, calibrated, options, metrics, weights_sha256=file_sha256(scratch / WEIGHTS_FILE))
     (scratch / RECORD_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _bank(learned: Learned) -> Bank:
+    """Which training photo each row of the bank is."""
+    targets = learned.learning.targets
+    rows = bank_rows(targets, learned.heads.shapes.bank)
+    photos = learned.learning.division.training
+    return Bank(class_indices=tuple(targets[rows].tolist()), sha256=tuple(photos[row].sha256 for row in rows.tolist()))
 
 
 def _calibrate(learned: Learned) -> Calibrated:

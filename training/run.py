@@ -1,4 +1,4 @@
-"""The run folder: `run.json`, its record; `division.json`; `calibration.safetensors`; weights. Nothing is pickled."""
+"""The run folder: `run.json`, `division.json`, `bank.json`, `calibration.safetensors`, weights. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from oodguard.core.answering import LabelledPhotos
+from oodguard.core.bank import BANK_FILE, Bank
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
 from oodguard.core.scores import ScoreName
@@ -44,7 +45,7 @@ class Run:
 
     division: which photo trained, calibrated or tested it. calibration: the scores `{name: [n]}` of the calibration
     photos. labelled: what was said of photos with labels, those out of fold first and then the calibration photos; of
-    at most 8,192 of the former.
+    at most 8,192 of the former. bank: which training photo each row of the bank is.
     """
 
     record: RunRecord
@@ -54,6 +55,7 @@ class Run:
     division: DivisionRecord
     calibration: dict[ScoreName, Scores]
     labelled: LabelledPhotos
+    bank: Bank
 
     @property
     def apart(self) -> LabelledPhotos:
@@ -63,9 +65,20 @@ class Run:
     @torch.no_grad()
     def predict(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Probabilities `[B, C]` and scores `[B, S]` of uint8 images `[B, H, W, 3]`, by plain PyTorch."""
-        trunk = Normalised(self.trunk, self.record.preprocessing).eval()
-        logits, scores = self.heads(self.tail(trunk(torch.from_numpy(images))).flatten(1))
+        logits, scores = self.heads(self._features(images))
         return logits.softmax(-1).mean(0).numpy(), scores.numpy()
+
+    @torch.no_grad()
+    def distances(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """How far the nearest photos of the bank are from uint8 images `[B, H, W, 3]`, `[B, K]`, by plain PyTorch."""
+        density = self.heads.density
+        q, residual = density.coordinates(self._features(images))
+        return density.nearest(q, residual, density.distances(q, residual)[0])[1].numpy()
+
+    def _features(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        trunk = Normalised(self.trunk, self.record.preprocessing).eval()
+        found: torch.Tensor = self.tail(trunk(torch.from_numpy(images))).flatten(1)
+        return found
 
 
 def versions() -> dict[str, str]:
@@ -92,6 +105,11 @@ def write_weights(folder: Path, *, trunk: nn.Module, tail: nn.Module, heads: Gua
 def write_division(folder: Path, division: DivisionRecord) -> None:
     """Write which photo belongs to which part."""
     (folder / DIVISION_FILE).write_text(division.model_dump_json(), encoding="utf-8")
+
+
+def write_bank(folder: Path, bank: Bank) -> None:
+    """Write which training photo each row of the bank is."""
+    (folder / BANK_FILE).write_text(bank.model_dump_json(), encoding="utf-8")
 
 
 def write_calibration(folder: Path, scores: Mapping[ScoreName, Scores], labelled: LabelledPhotos) -> None:
@@ -135,6 +153,13 @@ def _read_division(folder: Path) -> DivisionRecord:
     if not path.is_file():
         raise FormatError(f"{folder} is incomplete: it has no {DIVISION_FILE}")
     return parse_record(DivisionRecord, path.read_bytes(), path)
+
+
+def _read_bank(folder: Path, record: RunRecord) -> Bank:
+    bank = Bank.read(folder / BANK_FILE)
+    if len(bank) != record.heads.bank or max(bank.class_indices) >= len(record.classes):
+        raise FormatError(f"{folder / BANK_FILE} is not of the bank and the classes that {RECORD_FILE} describes")
+    return bank
 
 
 def begin(out: Path) -> Path:
@@ -190,4 +215,5 @@ def load_run(folder: Path) -> Run:
         division=_read_division(folder),
         calibration=calibration,
         labelled=labelled,
+        bank=_read_bank(folder, record),
     )

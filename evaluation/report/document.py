@@ -19,7 +19,9 @@ from oodguard.evaluation.report.galleries import gallery
 from oodguard.evaluation.report.heatmap import MOST_CLASSES, confusion_plot
 from oodguard.evaluation.report.members import members_plot
 from oodguard.evaluation.report.reliability import reliability_plot
+from oodguard.evaluation.report.shifts import scores_over, shifts_sentence, shifts_table
 from oodguard.evaluation.report.summary import facts, findings
+from oodguard.evaluation.shifted import ShiftTable
 from oodguard.pages.page import Block, CodeBlock, Facts, Findings, Illustration, Page, Prose, Section, Table, render
 from oodguard.pages.text import bracketed, count, interval, percent
 
@@ -69,6 +71,8 @@ def _sections(found: Evaluation, evidence: Evidence) -> Iterator[Section]:
         yield Section("Answers, label sets, and acceptance by class", tuple(_answers(found.answered)))
     if found.leave_out:
         yield Section("Classes left out of training", tuple(_leave_out(found)))
+    if found.shifts is not None:
+        yield Section("Mild shifts", tuple(_shifts(found.shifts)))
     yield Section("Most and least divergent images", tuple(_images(found, evidence)))
     yield Section("Labels: confusion", tuple(_confusion(found, evidence)))
     yield Section("Labels: calibration of probabilities", tuple(_calibration(found)))
@@ -206,6 +210,12 @@ def _leave_out(found: Evaluation) -> Iterator[Block]:
     for name, table in found.leave_out.items():
         yield at_threshold.threshold_table(name, table)
         yield tables.detection_table(name, table)
+
+
+def _shifts(found: ShiftTable) -> Iterator[Block]:
+    yield Prose(shifts_sentence(found))
+    yield shifts_table(found)
+    yield scores_over(found)
 
 
 def _images(found: Evaluation, evidence: Evidence) -> Iterator[Block]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from oodguard.evaluation.evaluation import DetectionTable, Evaluation, mean_table
 from oodguard.evaluation.report import answers, at_threshold
+from oodguard.evaluation.report.shifts import scores_over, shifts_sentence, shifts_table
 from oodguard.evaluation.report.summary import findings
 from oodguard.pages.page import Table
 
@@ -45,6 +46,9 @@ def to_markdown(found: Evaluation) -> str:
         lines += ["", *as_markdown(at_threshold.overview(found)), "", *as_markdown(at_threshold.decided_table(found))]
     if found.repeats is not None:
         lines += ["", "## Other trainings", "", *as_markdown(at_threshold.repeats_table(found.repeats))]
+    if found.shifts is not None:
+        lines += ["", "## Mild shifts", "", shifts_sentence(found.shifts), "", *as_markdown(shifts_table(found.shifts))]
+        lines += ["", *as_markdown(scores_over(found.shifts))]
     for name, table in {**found.ood, **{f"left-out classes, {k}": v for k, v in found.leave_out.items()}}.items():
         lines += ["", f"## {name} ({table.images} images)", "", *as_markdown(at_threshold.threshold_table(name, table))]
         lines += ["", *_rows(table)]

@@ -11,6 +11,7 @@ from oodguard.evaluation.evaluation import DetectionTable, Evaluation
 from oodguard.evaluation.evidence import FUSED
 from oodguard.evaluation.extremes import ID
 from oodguard.evaluation.report.answers import answer_findings
+from oodguard.evaluation.report.shifts import shift_findings
 from oodguard.evaluation.threshold import best
 from oodguard.pages.page import Fact, Finding, Tone
 from oodguard.pages.text import count, interval, percent
@@ -51,6 +52,7 @@ def findings(found: Evaluation) -> tuple[Finding, ...]:
         *_acceptance(found),
         *(finding for name, table in found.ood.items() for finding in _set(name, table)),
         *_near(found),
+        *shift_findings(found),
         *_baselines(found),
         *answer_findings(found.answered, found.accept),
         *_families(found),

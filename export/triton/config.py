@@ -41,6 +41,12 @@ def model_config(
                 f"({_sides(newest)}), and a Triton model has one input shape; choose another --triton-model or a "
                 "--triton-policy without that version"
             )
+        if manifest.output_names != newest.output_names:
+            raise InputError(
+                f"version {number} of {name} returns {', '.join(manifest.output_names)} and the new one "
+                f"{', '.join(newest.output_names)}, and a Triton model has one list of outputs; choose another "
+                "--triton-model or a --triton-policy without that version"
+            )
     fields: dict[str, object] = {
         "name": name,
         "backend": options.backend,

@@ -17,7 +17,6 @@ import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 
 INPUT = "images"
-OUTPUTS = ("probabilities", "scores")
 GRAPH = "model.onnx"
 GPU = "GPU"
 
@@ -28,7 +27,9 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the graph; refuses one that is not the configuration's."""
         version = args["model_version"]
-        parameters = json.loads(args["model_config"])["parameters"]
+        config = json.loads(args["model_config"])
+        parameters = config["parameters"]
+        self._outputs = [output["name"] for output in config["output"]]
         graph = Path(args["model_repository"]) / version / GRAPH
         data = graph.read_bytes()
         wanted = parameters.get(f"oodguard.{version}.graph_sha256", {}).get("string_value")
@@ -51,16 +52,18 @@ class TritonPythonModel:
         parts = [pb_utils.get_input_tensor_by_name(request, INPUT).as_numpy() for request in requests]
         images = parts[0] if len(parts) == 1 else np.concatenate(parts)
         try:
-            found = self._session.run(list(OUTPUTS), {INPUT: images})
+            found = self._session.run(self._outputs, {INPUT: images})
         except Exception as error:  # ONNX Runtime raises types of its own
             failure = pb_utils.TritonError(f"ONNX Runtime failed ({str(error).splitlines()[0]})")
             return [pb_utils.InferenceResponse(error=failure) for _ in requests]
         answers, start = [], 0
-        for part in parts:
+        for request, part in zip(requests, parts, strict=True):
             stop = start + len(part)
+            wanted = request.requested_output_names()
             tensors = [
                 pb_utils.Tensor(name, np.ascontiguousarray(values[start:stop]))
-                for name, values in zip(OUTPUTS, found, strict=True)
+                for name, values in zip(self._outputs, found, strict=True)
+                if name in wanted
             ]
             answers.append(pb_utils.InferenceResponse(output_tensors=tensors))
             start = stop

@@ -77,7 +77,8 @@ def _write(bundle: Path, manifest: Manifest, home: Path, scratch: Path, options:
     for one in served:
         place = bundle if one == number else home / str(one)
         images = {g.path: (place / g.path).read_bytes() for g in everything[one].golden}
-        parameters |= describe(one, everything[one], images)
+        named = everything[one].bank
+        parameters |= describe(one, everything[one], images, None if named is None else (place / named).read_bytes())
     text = model_config(home.name, {one: everything[one] for one in served}, parameters, files, options)
     (staged / CONFIG_FILE).write_text(text, encoding="utf-8")
     if options.backend == "python":

@@ -15,8 +15,9 @@ Batch = npt.NDArray[np.uint8]
 class Engine(Protocol):
     """Runs a bundle's graph on batches of pixels.
 
-    `infer` takes uint8 `[B, H, W, 3]` and returns `Outputs`; it raises `EngineError` for a batch that failed and
-    `EngineUnavailable` once closed. It may be called `slots` times at once; more calls than that only wait.
+    `infer` takes uint8 `[B, H, W, 3]` and returns `Outputs`, with neighbours where the graph has them; it raises
+    `EngineError` for a batch that failed and `EngineUnavailable` once closed. It may be called `slots` times at once;
+    more calls than that only wait.
     """
 
     name: str
@@ -40,8 +41,8 @@ class RemoteEngine(Engine, Protocol):
     def unreachable(self) -> str | None:
         """Why no request can be answered at the moment; None when they can."""
 
-    async def infer(self, images: Batch, *, deadline: float | None = None) -> Outputs:
-        """Answers for one batch, by `deadline`, a time of `time.monotonic`."""
+    async def infer(self, images: Batch, *, deadline: float | None = None, neighbours: bool = False) -> Outputs:
+        """Answers for one batch, by `deadline`, a time of `time.monotonic`; `neighbours` travel only when asked for."""
 
     async def start(self) -> str | None:
         """Look at every server once, and from then on until closed: why none can be asked, or None.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from oodguard.core.bank import Bank
 from oodguard.core.manifest import Manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.core.verdict import Outputs
@@ -15,7 +16,8 @@ from oodguard.server.errors import EngineError, EngineUnavailable
 
 
 class FakeEngine:
-    """Class = brightness of the image in C steps; every score grows with the image's contrast.
+    """Class = brightness of the image in C steps, and so is the nearest photo of the bank; every score grows with the
+    image's contrast.
 
     The bundle's golden images are answered as its manifest says, so that a server takes it for the real thing.
 
@@ -37,6 +39,8 @@ class FakeEngine:
         self.gate: asyncio.Event | None = None
         self.seen: list[int] = []
         self._closed = False
+        self._bank = len(Bank.read(bundle / manifest.bank)) if manifest.bank else None
+        self._nearest = int(manifest.outputs[-1].shape[1])
 
     async def infer(self, images: Batch) -> Outputs:
         """Answers for one batch."""
@@ -60,7 +64,15 @@ class FakeEngine:
             golden = self._golden.get(image.tobytes())
             if golden is not None:
                 probabilities[row], scores[row] = golden.probabilities, golden.scores
-        return Outputs(probabilities=probabilities, scores=scores)
+        if self._bank is None:
+            return Outputs(probabilities=probabilities, scores=scores)
+        # The photos of the bank from the image's brightness on, each a tenth farther.
+        places = np.arange(self._nearest)
+        rows = (np.floor(pixels.mean(1) * self._bank)[:, None].astype(np.int32) + places) % self._bank
+        distances = np.repeat((places / 10)[None], len(images), axis=0).astype(np.float32)
+        return Outputs(
+            probabilities=probabilities, scores=scores, neighbours=rows.astype(np.int32), distances=distances
+        )
 
     async def close(self) -> None:
         """Refuse further work."""

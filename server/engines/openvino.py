@@ -12,7 +12,7 @@ import numpy as np
 import openvino
 
 from oodguard.core.errors import FormatError
-from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest
+from oodguard.core.manifest import INPUT_NAME, Manifest
 from oodguard.core.verdict import Outputs
 from oodguard.server.engines.base import Batch
 from oodguard.server.errors import EngineError, EngineUnavailable
@@ -40,9 +40,10 @@ class OpenVinoEngine:
             reason = str(error).strip().splitlines()[-1]
             raise FormatError(f"{bundle / manifest.graph} cannot be loaded by OpenVINO ({reason})") from None
         found = {name for port in (*compiled.inputs, *compiled.outputs) for name in port.get_names()}
-        missing = {INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME} - found
+        missing = {INPUT_NAME, *manifest.output_names} - found
         if missing:
             raise FormatError(f"the graph of {bundle} does not fit its manifest: it has no {sorted(missing)[0]}")
+        self._kinds = {spec.name: np.dtype(spec.dtype) for spec in manifest.outputs}
         self.slots = sessions
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(sessions):
@@ -61,8 +62,7 @@ class OpenVinoEngine:
         try:
             request.infer({INPUT_NAME: images}, share_inputs=True)
             return Outputs(
-                probabilities=np.array(request.get_tensor(PROBABILITIES_NAME).data, dtype=np.float32),
-                scores=np.array(request.get_tensor(SCORES_NAME).data, dtype=np.float32),
+                **{name: np.array(request.get_tensor(name).data, dtype=kind) for name, kind in self._kinds.items()}
             )
         except Exception as error:  # OpenVINO raises RuntimeError for everything
             raise EngineError(f"OpenVINO failed ({str(error).strip().splitlines()[-1]})") from None

@@ -6,11 +6,10 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 
 from oodguard.core.errors import EnvironmentProblem, FormatError
-from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest
+from oodguard.core.manifest import INPUT_NAME, Manifest
 from oodguard.core.verdict import Outputs
 from oodguard.server.engines.base import Batch
 from oodguard.server.engines.registry import Device
@@ -58,6 +57,7 @@ class OrtEngine:
         if device == "cuda" and self.device != "cuda":
             raise EnvironmentProblem("CUDA could not be initialised; use --device cpu")
         _require_tensors(self._session, manifest, bundle)
+        self._outputs = manifest.output_names
         self.slots = min(sessions, GPU_SLOTS) if self.device == "cuda" else sessions
         self._workers = ThreadPoolExecutor(self.slots, thread_name_prefix="inference")
         self._closed = False
@@ -70,10 +70,10 @@ class OrtEngine:
 
     def _run(self, images: Batch) -> Outputs:
         try:
-            found = self._session.run([PROBABILITIES_NAME, SCORES_NAME], {INPUT_NAME: images})
+            found = self._session.run(self._outputs, {INPUT_NAME: images})
         except Exception as error:  # ONNX Runtime raises types of its own
             raise EngineError(f"ONNX Runtime failed ({str(error).splitlines()[0]})") from None
-        return Outputs(probabilities=np.asarray(found[0]), scores=np.asarray(found[1]))
+        return Outputs(**dict(zip(self._outputs, found, strict=True)))
 
     async def close(self) -> None:
         """Release the threads and the session's memory."""
@@ -83,7 +83,7 @@ class OrtEngine:
 
 
 def _require_tensors(session: ort.InferenceSession, manifest: Manifest, bundle: Path) -> None:
-    kinds = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+    kinds = {"tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(float)": "float32"}
     found = {t.name: (kinds.get(t.type), t.shape) for t in (*session.get_inputs(), *session.get_outputs())}
     for spec in (manifest.input, *manifest.outputs):
         dtype, shape = found.get(spec.name, (None, []))

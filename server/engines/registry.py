@@ -18,6 +18,7 @@ from pydantic import AfterValidator, WithJsonSchema
 from oodguard.core.errors import EnvironmentProblem, InputError
 
 if TYPE_CHECKING:
+    from oodguard.core.explainer import Explainer
     from oodguard.core.manifest import Manifest
     from oodguard.server.engines.base import Engine, RemoteEngine
     from oodguard.server.settings import ServeSettings
@@ -60,7 +61,7 @@ def _openvino(bundle: Path, manifest: Manifest, plan: EnginePlan, device: Device
     return OpenVinoEngine(bundle, manifest, sessions=plan.sessions, threads=plan.threads)
 
 
-def _triton(settings: ServeSettings) -> tuple[Manifest, RemoteEngine]:
+def _triton(settings: ServeSettings) -> tuple[Explainer, RemoteEngine]:
     # gRPC writes to standard error by itself, in a format of its own; what matters is in our log.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from oodguard.server.engines.triton import load_triton
@@ -73,8 +74,8 @@ LOCAL: dict[str, EngineEntry[Callable[[Path, Manifest, EnginePlan, Device], Engi
     "onnxruntime": EngineEntry(_onnxruntime, ("onnxruntime",), extra="guard"),
     "openvino": EngineEntry(_openvino, ("openvino",), extra="openvino", cpu_only=True),
 }
-# Engines on other machines, which batch by themselves, and know the manifest where there is no bundle.
-REMOTE: dict[str, EngineEntry[Callable[[ServeSettings], tuple[Manifest, RemoteEngine]]]] = {
+# Engines on other machines, which batch by themselves, and know manifest and bank where there is no bundle.
+REMOTE: dict[str, EngineEntry[Callable[[ServeSettings], tuple[Explainer, RemoteEngine]]]] = {
     "triton": EngineEntry(_triton, ("tritonclient", "grpc"), extra="triton"),
 }
 ENGINES = (*LOCAL, *REMOTE)

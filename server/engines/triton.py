@@ -8,6 +8,7 @@ import contextlib
 import numpy as np
 
 from oodguard.core.errors import EnvironmentProblem, OodguardError
+from oodguard.core.explainer import Explainer
 from oodguard.core.manifest import Manifest, load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.core.triton import Described
@@ -28,8 +29,8 @@ def connection_of(settings: ServeSettings) -> Connection:
     return Connection(settings.triton_tls, settings.triton_ca, settings.triton_cert, settings.triton_key)
 
 
-def load_triton(settings: ServeSettings) -> tuple[Manifest, TritonEngine]:
-    """The manifest, from the bundle or else from the first server that is there, and an engine to be started.
+def load_triton(settings: ServeSettings) -> tuple[Explainer, TritonEngine]:
+    """Manifest and bank, from the bundle or else from the first server that is there, and an engine to be started.
 
     Raises `FormatError` where a server that is there has another graph than the manifest's, or other tensors;
     `EnvironmentProblem` where none is there to tell the manifest.
@@ -37,15 +38,16 @@ def load_triton(settings: ServeSettings) -> tuple[Manifest, TritonEngine]:
     connection, pinned = connection_of(settings), settings.triton_version
     if settings.bundle is not None:
         manifest = load_manifest(settings.bundle)
+        explainer = Explainer.load(settings.bundle, manifest)
         images = [(settings.bundle / g.path).read_bytes() for g in manifest.golden]
     else:
         found = _described(settings, connection)
-        manifest, images = found.manifest, [found.golden]
+        manifest, explainer, images = found.manifest, found.explainer, [found.golden]
     model = settings.triton_model or manifest.name
     for address in settings.triton_addresses:
         require_match(address, connection, model, manifest, pinned=pinned)
     golden = np.stack([load_pixels(image, manifest.preprocessing) for image in images])
-    return manifest, TritonEngine(settings, manifest, golden)
+    return explainer, TritonEngine(settings, manifest, golden)
 
 
 def _described(settings: ServeSettings, connection: Connection) -> Described:
@@ -117,7 +119,7 @@ class TritonEngine:
         ]
         return "; ".join(server.down or "" for server in self.servers) if self.unreachable else None
 
-    async def infer(self, images: Batch, *, deadline: float | None = None) -> Outputs:
+    async def infer(self, images: Batch, *, deadline: float | None = None, neighbours: bool = False) -> Outputs:
         """Answers for one batch."""
         tried: list[TritonServer] = []
         failure = EngineUnavailable(self.unreachable or "the engine is closed")
@@ -127,7 +129,7 @@ class TritonEngine:
                 break
             tried.append(server)
             try:
-                return await server.infer(images, deadline=deadline)
+                return await server.infer(images, deadline=deadline, neighbours=neighbours)
             except EngineUnavailable as unavailable:
                 failure = unavailable
         raise failure

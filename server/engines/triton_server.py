@@ -57,10 +57,12 @@ class TritonServer:
         self._version = ""
         self._max_batch = 1
         self._answered = self._verified = -float("inf")
-        self._outputs = [aio.InferRequestedOutput(name) for name in (PROBABILITIES_NAME, SCORES_NAME)]
+        self._every = [aio.InferRequestedOutput(name) for name in manifest.output_names]
+        self._usual = [aio.InferRequestedOutput(name) for name in (PROBABILITIES_NAME, SCORES_NAME)]
 
-    async def infer(self, images: Batch, *, deadline: float | None = None) -> Outputs:
+    async def infer(self, images: Batch, *, deadline: float | None = None, neighbours: bool = False) -> Outputs:
         """Answers for one batch; a failure that tells of the server's absence marks it as down."""
+        outputs = self._every if neighbours else self._usual
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             raise DeadlineMissed("the deadline passed before the image was sent to Triton")
@@ -75,13 +77,13 @@ class TritonServer:
                     self._model,
                     [tensor],
                     model_version=self._version,
-                    outputs=self._outputs,
+                    outputs=outputs,
                     # Triton then drops it from its queue when it is too late; gRPC ends the call itself.
                     timeout=None if left is None else max(round(left * MICRO), 1),
                     client_timeout=left,
                     headers=headers,
                 )
-            found = [answer.as_numpy(name) for name in (PROBABILITIES_NAME, SCORES_NAME)]
+            found = {output.name(): np.asarray(answer.as_numpy(output.name())) for output in outputs}
         except InferenceServerException as error:
             # Callers are not told where our servers are; the log is.
             failure = error_of(error, where="Triton")
@@ -100,7 +102,7 @@ class TritonServer:
             if self._shared is not None and slot is not None:
                 self._shared.give_back(slot)
         self._answered = time.monotonic()
-        return Outputs(probabilities=np.asarray(found[0]), scores=np.asarray(found[1]))
+        return Outputs(**found)
 
     def lose(self, reason: str) -> None:
         """Mark it as down, to be checked again soon."""

@@ -89,6 +89,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
         part_size=options.part_size,
         max_image_bytes=options.max_image_bytes,
         max_pixels=options.max_pixels,
+        explain=options.explain,
     )
     with Ledger(options.out, purpose, restart=options.restart) as ledger:
         ledger.prepare(
@@ -106,6 +107,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
             limits=options.limits,
             accept=accept,
             calibration=options.calibration,
+            explain=options.explain,
             device=options.device,
             workers=options.workers,
         )
@@ -125,7 +127,9 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
             source=options.source,
             calibration=options.calibration,
         )
-        write_result(options.out, columns(manifest), about, _counted(ledger.tables(), summary))
+        write_result(
+            options.out, columns(manifest, explained=options.explain), about, _counted(ledger.tables(), summary)
+        )
         ledger.remove()
     return summary
 

@@ -57,6 +57,7 @@ class Purpose(Frozen):
     part_size: int
     max_image_bytes: int
     max_pixels: int
+    explain: bool = False
 
 
 class InputFile(Frozen):

@@ -35,6 +35,9 @@ class ScoreOptions(Frozen):
         description="Source of the bundle whose calibration judges, such as a camera (see oodguard recalibrate); "
         "default: the bundle's own.",
     )
+    explain: bool = Field(
+        False, description="Add columns: which family of scores decided, and the nearest training photos."
+    )
     overwrite: bool = Field(False, description="Replace an existing result.")
     restart: bool = Field(False, description="Discard what an interrupted run has finished and begin again.")
     ray: str | None = Field(

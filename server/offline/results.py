@@ -26,12 +26,12 @@ ROW_GROUP = 64 * 1024
 KINDS = {"text": pa.string(), "float32": pa.float32(), "float64": pa.float64(), "flag": pa.bool_()}
 
 
-def columns(manifest: Manifest) -> pa.Schema:
-    """Return the schema of the rows: path, member, and a verdict or an error (`core/rows.py`)."""
+def columns(manifest: Manifest, *, explained: bool = False) -> pa.Schema:
+    """Return the schema of the rows: path, member, and a verdict, `explained` or not, or an error (`core/rows.py`)."""
     return pa.schema(
         [
             pa.field(column.name, KINDS[column.kind], nullable=column.name != "path")
-            for column in rows.columns(manifest.score_names, members=True)
+            for column in rows.columns(manifest.score_names, members=True, explained=explained)
         ]
     )
 

@@ -66,6 +66,7 @@ class Spec(Frozen):
     limits: ImageLimits
     accept: float
     calibration: str | None = None
+    explain: bool = False
     device: Device = "auto"
     workers: int | None = None
 
@@ -90,7 +91,8 @@ class Scorer:
             raise FormatError(f"{spec.bundle} is not the bundle the run began with")
         self._accept, self._source = spec.accept, spec.calibration
         self._batch = spec.plan.max_batch
-        self._schema = columns(manifest)
+        self._explain = spec.explain
+        self._schema = columns(manifest, explained=spec.explain)
         self._reader = Reader(spec.base, max_bytes=spec.limits.max_bytes)
         if engine is not None:
             self._judge = BatchJudge(manifest, engine, spec.plan, limits=spec.limits, workers=spec.workers)
@@ -127,7 +129,9 @@ class Scorer:
         begun: deque[Part] = deque()
         done: list[Outcome] = []
         batches = self._batches(parts, begun)
-        judged = self._judge.each(batches, read=self._read, accept=self._accept, top_k=1, source=self._source)
+        judged = self._judge.each(
+            batches, read=self._read, accept=self._accept, top_k=1, source=self._source, explain=self._explain
+        )
         with closing(judged) as judging:
             for _, future in judging:
                 outcomes = future.result().outcomes

@@ -97,7 +97,7 @@ export class Queue {
     // The type is only a hint, and one that is no image's would be refused unseen.
     const type = item.blob.type.startsWith('image/') ? item.blob.type : 'application/octet-stream';
     try {
-      const response = await call(`predict?accept=${this.accept()}&top_k=5`, {
+      const response = await call(`predict?accept=${this.accept()}&top_k=5&explain=true`, {
         method: 'POST', body: item.blob, headers: { 'Content-Type': type }, signal: item.gone.signal,
       });
       this.settle(item, 'done', { answer: await response.json() });

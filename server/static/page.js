@@ -2,6 +2,7 @@
 
 import { call, hasKey, Problem, useKey } from './page-api.js';
 import { fits } from './page-judge.js';
+import { showNearest } from './page-near.js';
 import { showCard, showThresholds, showTraffic } from './page-panels.js';
 import { Queue } from './page-queue.js';
 import { number, percent, promised, sayings, showAxis, showInStrip, showResult, tally } from './page-result.js';
@@ -194,7 +195,10 @@ function draw() {
   $('strip').hidden = queue.items.length < 2;
   $('more').hidden = $('clear').hidden = !queue.items.length;
   $('work').setAttribute('aria-busy', String(counts.busy > 0));
-  if (chosen) showResult(chosen, accept());
+  if (chosen) {
+    showResult(chosen, accept());
+    showNearest(chosen);
+  }
 }
 
 // Judging again

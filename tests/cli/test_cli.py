@@ -25,6 +25,7 @@ from oodguard.load_tests.gateway import Gateway
 from oodguard.server.settings import ServeSettings
 from oodguard.training import run as runs
 from tests.cli.terminal import call
+from tests.nearby import Nearby
 
 
 def small(photos: Path, cache: Path) -> list[object]:
@@ -241,6 +242,34 @@ def test_predict_score_and_the_api_name_the_same_things_alike(
                     assert text == words, name
     assert asked[1] == scored[1]
     assert asked[1]["error_code"] == "unsupported_type"
+
+
+def test_predict_and_score_explain_alike(
+    capsys: pytest.CaptureFixture[str], server: str, bundle: Path, nearby: Nearby, strangers: Path, tmp_path: Path
+) -> None:
+    images = [nearby.files()[0], next(strangers.rglob("*.png"))]
+    (tmp_path / "list.txt").write_text("\n".join(map(str, images)))
+    given = ["score", tmp_path / "list.txt", "--out", tmp_path / "r.csv", "--explain"]
+    assert call(capsys, given[0], bundle, *given[1:])[0] == 0
+    assert run_command(["predict", *map(str, images), "--url", server, "--csv", "--explain"]) == 0
+    asked = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    with (tmp_path / "r.csv").open(newline="") as stream:
+        scored = list(csv.DictReader(stream))
+    assert [name for name in scored[0] if name != "member"] == list(asked[0])
+    for one, other in zip(asked, scored, strict=True):
+        for name in ("decided_by", "neighbour1_label", "neighbour1_sha256", "neighbour2_label", "neighbour3_sha256"):
+            assert one[name] == other[name]
+        assert float(one["neighbour1_distance"]) == pytest.approx(float(other["neighbour1_distance"]), abs=1e-4)
+    assert asked[0]["neighbour1_sha256"] == nearby.run.bank.sha256[0]
+    assert run_command(["predict", str(images[0]), "--url", server, "--json", "--explain"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    nearby.require([images[0].read_bytes()], [found["explanation"]])
+    assert run_command(["predict", str(images[0]), "--url", server, "--json"]) == 0
+    assert "explanation" not in json.loads(capsys.readouterr().out)
+    code, out, _ = call(capsys, "predict", images[0], "--url", server, "--explain")
+    assert code == 0
+    for word in ("decided", "nearest", nearby.own[0].label, "0.000"):
+        assert word in out
 
 
 def test_predict_says_by_its_exit_code_whether_something_was_strange(

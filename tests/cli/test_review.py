@@ -8,7 +8,8 @@ from xml.etree.ElementTree import Element
 import pytest
 
 from tests.cli.terminal import call
-from tests.clients.test_review import put, sample
+from tests.clients.test_review import explained, put, sample
+from tests.nearby import Nearby
 
 
 def test_review_writes_a_page_and_says_what_is_on_it(
@@ -43,6 +44,8 @@ def test_review_writes_the_files_of_annotation_tools(
         (("--format", "coco", "--image-prefix", "s3://b/"), "--image-prefix is for --format label-studio"),
         (("--format", "label-studio", "--out", "x.xml"), "choose another name"),
         (("--format", "voc"), "html"),
+        (("--format", "coco", "--bundle", "b"), "--bundle is for --format html"),
+        (("--bundle", "b"), "b is not a bundle"),
         (("--format", "coco", "--limit", "0"), "--limit must be at least 1"),
     ],
 )
@@ -77,3 +80,14 @@ def test_images_that_a_person_knows_become_a_list_to_recalibrate_with(
     ):
         code, _, error = call(capsys, "review", "flagged", "--accept", "27-a.jpg", *flags)
         assert (code, sentence in error) == (2, True)
+
+
+def test_review_shows_the_training_photos_of_a_bundle(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, pictured: Path, nearby: Nearby
+) -> None:
+    photo = nearby.own[0]
+    near = explained((photo.label, 0.25, photo.sha256))
+    put(tmp_path / "flagged", "a", sample(9.0, explanation=near))
+    code, _, _ = call(capsys, "review", tmp_path / "flagged", "--bundle", pictured, "--out", tmp_path / "r.html")
+    assert code == 0
+    assert (tmp_path / "r.html").read_text(encoding="utf-8").count("<img ") == 2

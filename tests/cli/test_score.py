@@ -23,6 +23,7 @@ from oodguard.cli.main import run as command
 from oodguard.core.manifest import load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.export.graph import run_graph, session
+from tests.nearby import Nearby
 
 FLAGS = ["--part-size", "16", "--batch", "4"]
 
@@ -279,3 +280,31 @@ def test_a_missing_extra_is_named(bundle: Path, strangers: Path, tmp_path: Path,
     assert ran.returncode == 3, ran.stderr
     assert f"pip install 'oodguard[{extra}]'" in " ".join(ran.stderr.split())
     assert "Traceback" not in ran.stderr
+
+
+def test_explained_rows_name_the_nearest_photos(
+    capsys: pytest.CaptureFixture[str], bundle: Path, mixed: Path, expected: Path, nearby: Nearby, tmp_path: Path
+) -> None:
+    out = tmp_path / "r.parquet"
+    assert call(capsys, "score", bundle, mixed, "--out", out, *FLAGS, "--explain")[0] == 1
+    found = rows(out)
+    added = ["decided_by"] + [
+        f"neighbour{place}_{what}" for place in (1, 2, 3) for what in ("label", "distance", "sha256")
+    ]
+    assert [name for name in found[0] if name not in rows(expected)[0]] == added
+    assert [{k: v for k, v in row.items() if k not in added} for row in found] == rows(expected)
+    for row in found:
+        if row["error_code"]:
+            assert {row[name] for name in added} == {None}
+    good = [row for row in found if not row["error_code"]][::6]
+    by_hash = dict(zip(nearby.run.bank.sha256, nearby.own, strict=True))
+    for row, distances in zip(good, nearby.distances([Path(row["path"]).read_bytes() for row in good]), strict=True):
+        nearest = np.argsort(distances, kind="stable")[:3]
+        assert [row[f"neighbour{place}_sha256"] for place in (1, 2, 3)] == [
+            nearby.run.bank.sha256[place] for place in nearest
+        ]
+        assert [row[f"neighbour{place}_distance"] for place in (1, 2, 3)] == pytest.approx(distances[nearest], abs=1e-4)
+        assert row["neighbour1_label"] == by_hash[row["neighbour1_sha256"]].label
+        assert row["decided_by"] in ("confidence", "density")
+    # Strangers are far from all photos: density decides.
+    assert {row["decided_by"] for row in found if "noise" in row["path"]} == {"density"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,8 +16,11 @@ from oodguard.clients.review import review
 from oodguard.clients.samples import read_samples
 from oodguard.core.answers import FlaggedSample, ModelRef
 from oodguard.core.errors import InputError
-from oodguard.core.scores import ScoreName
+from oodguard.core.explanation import Explanation, Neighbour
+from oodguard.core.scores import Family, ScoreName
+from oodguard.core.thumbnails import Thumbnails
 from oodguard.core.verdict import Decision, ScoreVerdict, Verdict
+from tests.nearby import Nearby
 
 Parse = Callable[[str], Element]
 TIME = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -57,6 +61,7 @@ def test_a_sidecar_is_what_the_guard_said_and_survives_writing() -> None:
     assert FlaggedSample.model_validate_json(made.model_dump_json()) == made
     assert set(json.loads(made.model_dump_json())) == {
         "format", "time", "model", "accept", "label", "probability", "ood_score", "threshold", "percentile", "scores",
+        "explanation",
     }  # fmt: skip
 
 
@@ -164,3 +169,43 @@ def test_models_on_different_scales_are_pointed_out(tmp_path: Path) -> None:
     put(tmp_path, "a", sample(9.0))
     put(tmp_path, "b", sample(9.0, model=ModelRef(name="digits", version="2")))
     assert "different models" in review(tmp_path).html
+
+
+def explained(*neighbours: tuple[str, float, str]) -> Explanation:
+    return Explanation(
+        decided_by=Family.DENSITY,
+        families=(),
+        scores=(),
+        neighbours=tuple(
+            Neighbour(label=label, class_index=0, distance=distance, sha256=sha256)
+            for label, distance, sha256 in neighbours
+        ),
+    )
+
+
+def test_the_nearest_training_photos_stand_beside_an_image(
+    tmp_path: Path, parse_page: Parse, pictured: Path, nearby: Nearby
+) -> None:
+    first, second = nearby.own[:2]
+    near = explained((first.label, 0.25, first.sha256), (second.label, 0.5, second.sha256), ("<b>lost", 0.75, "0" * 64))
+    put(tmp_path, "asked", sample(12.0, explanation=near))
+    put(tmp_path, "plain", sample(9.0))
+    without = parse_page(review(tmp_path).html)
+    tree = parse_page(review(tmp_path, bundle=pictured).html)
+    captions = [f"{first.label}, distance 0.250", f"{second.label}, distance 0.500", "<b>lost, distance 0.750"]
+    for page in (without, tree):
+        beside = [ul for ul in page.iter("ul") if ul.get("class") == "beside"]
+        assert [["".join(p.itertext()) for p in ul.iter("p")] for ul in beside] == [captions]
+    assert "decided by density" in "".join(tree.itertext())
+    sources = [img.get("src", "") for ul in tree.iter("ul") if ul.get("class") == "beside" for img in ul.iter("img")]
+    thumbnails = Thumbnails(pictured / "thumbnails.zip")
+    copies = [thumbnails.read(photo.sha256) for photo in (first, second)]
+    thumbnails.close()
+    assert [base64.b64decode(source.removeprefix("data:image/jpeg;base64,")) for source in sources] == copies
+    assert not [img for ul in without.iter("ul") if ul.get("class") == "beside" for img in ul.iter("img")]
+
+
+def test_a_bundle_without_thumbnails_is_named(tmp_path: Path, bundle: Path) -> None:
+    put(tmp_path, "one", sample(9.0))
+    with pytest.raises(InputError, match="has no thumbnails; export it with --thumbnails"):
+        review(tmp_path, bundle=bundle)

@@ -17,6 +17,7 @@ from oodguard.core.answers import PredictResponse
 from oodguard.core.errors import FormatError, InputError
 from oodguard.core.manifest import Manifest, load_manifest
 from oodguard.load_tests.real_triton import Triton
+from tests.nearby import Nearby
 
 
 @pytest.fixture
@@ -44,6 +45,20 @@ def test_the_golden_images_are_answered_as_promised(triton: Triton, bundle: Path
     assert strict.accept == 0.5
     assert len(strict.predictions[0].top_k) == 2
     assert strict.timing_ms.inference > 0
+
+
+def test_both_clients_explain(triton: Triton, bundle: Path, manifest: Manifest, nearby: Nearby) -> None:
+    paths = [*images(bundle, manifest)[:2], nearby.files()[0]]
+    sent = [path.read_bytes() for path in paths]
+    with TritonClient(triton.address, model="discs") as client:
+        nearby.require(sent, [one.explanation for one in client.predict(paths, explain=True).predictions])
+        assert all(one.explanation is None for one in client.predict(paths).predictions)
+
+    async def ask() -> PredictResponse:
+        async with AsyncTritonClient(triton.address, model="discs") as client:
+            return await client.predict(paths, explain=True)
+
+    nearby.require(sent, [one.explanation for one in asyncio.run(ask()).predictions])
 
 
 def test_asynchronously_and_in_more_than_one_batch(triton: Triton, bundle: Path, manifest: Manifest) -> None:

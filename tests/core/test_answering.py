@@ -181,3 +181,23 @@ def test_the_fused_score_needs_the_class_where_classes_differ() -> None:
     )
     with pytest.raises(ValueError, match="needs the classes"):
         answered.score(scores)
+
+
+def test_a_target_beyond_the_single_scores_photos_takes_their_largest() -> None:
+    rng = np.random.default_rng(12)
+    scores = {spec.name: rng.normal(size=60) for spec in SCORES}
+    plain = Calibration.fit(scores)
+    held, apart = photos(60, seed=13), photos(900, seed=14)
+    own = LabelledPhotos(
+        surprise=plain.surprise(scores),
+        probabilities=held.probabilities,
+        targets=held.targets,
+        groups=held.groups + 900,
+    )
+    calibration = plain.answered(apart.and_these(own))
+    assert (plain.max_accept, calibration.max_accept) == (60 / 61, 960 / 961)
+    found = calibration.thresholds(0.998)
+    assert dict(found.scores) == {name: values.max() for name, values in scores.items()}
+    assert found.fused == calibration.curve.threshold(0.998)
+    with pytest.raises(ValueError, match="at most"):
+        calibration.thresholds(0.9995)

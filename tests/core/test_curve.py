@@ -66,6 +66,17 @@ def test_curve_refuses_numbers_that_are_not_finite(bad: list[float]) -> None:
         QuantileCurve.fit(bad)
 
 
+def test_curves_are_equal_by_what_was_measured_whatever_was_asked_of_them() -> None:
+    one, same, other = (QuantileCurve.fit(scores) for scores in ([1.0, 2.0, 3.0], [3.0, 1.0, 2.0], [1.0, 2.0, 4.0]))
+    for curve in (one, same, other):
+        curve.percentile([1.5])
+        curve.surprise([1.5])
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other
+    assert one != "a curve"
+
+
 def test_a_threshold_with_confidence_is_a_higher_order_statistic() -> None:
     """279 photos: rank 266 keeps 95 % on average, and rank 271 with a confidence of 90 %."""
     curve = QuantileCurve.fit(np.arange(1.0, 280.0))

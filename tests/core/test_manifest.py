@@ -56,6 +56,30 @@ def test_judge_reads_label_scores_and_thresholds(bundle: Path) -> None:
     assert outside.percentile > inside.percentile
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"bank": "bank.json"}, "outputs must be probabilities, scores, neighbours, distances"),
+        ({"thumbnails": "thumbnails.zip"}, "thumbnails need a bank"),
+    ],
+)
+def test_photos_and_outputs_belong_together(copy: Path, changes: dict[str, str], why: str) -> None:
+    edit(copy, **changes)
+    with pytest.raises(FormatError, match=why):
+        load_manifest(copy)
+
+
+def test_a_bank_is_one_of_the_files(copy: Path) -> None:
+    more = [
+        {"name": "neighbours", "dtype": "int32", "shape": ["batch", 3]},
+        {"name": "distances", "dtype": "float32", "shape": ["batch", 3]},
+    ]
+    outputs = [spec.model_dump(mode="json") for spec in load_manifest(copy).outputs]
+    edit(copy, bank="bank.json", outputs=outputs + more)
+    with pytest.raises(FormatError, match=r"bank\.json is not in the list of files"):
+        load_manifest(copy)
+
+
 def test_accept_moves_the_thresholds(bundle: Path) -> None:
     manifest = load_manifest(bundle)
     found = outputs(manifest, 0.9)

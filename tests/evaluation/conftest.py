@@ -19,6 +19,7 @@ from oodguard.evaluation.baselines import LARGER, LOGISTIC, NEIGHBOUR, BaselineS
 from oodguard.evaluation.evaluate import examine
 from oodguard.evaluation.evaluation import DetectionTable, Evaluation
 from oodguard.evaluation.evidence import FUSED, Evidence, MeasuredSet, PlainEvidence
+from oodguard.evaluation.shifted import ShiftTable, chosen, part, row_of
 from oodguard.evaluation.threshold import Deciding, baseline_points, score_points
 from oodguard.evaluation.trainings import Repeats, Scatter
 from oodguard.training.answers import Answers
@@ -149,6 +150,23 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     )
 
 
+def shifts(evidence: Evidence, thresholds: dict[str, float]) -> ShiftTable:
+    """Eighteen test photos as they are, with the answers of the next eighteen, and with those of far OOD images."""
+    rows = chosen(evidence.test.photos, 6)
+    plain = part(evidence.test, rows)
+    mild, strange = part(evidence.test, rows + 18), part(evidence.ood["far"], rows)
+    return ShiftTable(
+        per_class=6,
+        classes=3,
+        rows=tuple(
+            row_of(name, maker, plain, after, evidence.targets[rows], evidence, thresholds)
+            for name, maker, after in (
+                ("as they are", "", plain), ("<i>mild</i>", "a camera", mild), ("harsh", "a shop", strange)
+            )
+        ),
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def found(evidence: Evidence) -> Evaluation:
     test, ood = evidence.test, evidence.ood["far"]
@@ -178,5 +196,6 @@ def found(evidence: Evidence) -> Evaluation:
         evidence,
         leave_out={"draw 1": draw, "draw 2": draw},
         repeats=repeats,
+        shifts=shifts(evidence, thresholds),
         command="oodguard evaluate '<run>' --accept 0.95",
     )

@@ -27,7 +27,7 @@ def test_folded_heads_answer_as_the_plain_ones(run: Path, bundle: Path) -> None:
     loaded, images = load_run(run), pixels(bundle)
     probabilities, scores = loaded.predict(images)
     with torch.no_grad():
-        fused_probabilities, fused_scores = FusedGuard(loaded)(torch.from_numpy(images))
+        fused_probabilities, fused_scores, _, _ = FusedGuard(loaded)(torch.from_numpy(images))
     np.testing.assert_allclose(fused_probabilities, probabilities, atol=1e-5)
     assert load_manifest(bundle).calibration.score_errors(scores, fused_scores.numpy()).max() < 1e-4
 
@@ -39,7 +39,7 @@ def test_the_graph_is_one_file_with_the_promised_tensors(bundle: Path) -> None:
     assert taken.name == "images"
     assert taken.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert taken.type.tensor_type.shape.dim[0].dim_param
-    assert [o.name for o in model.graph.output] == ["probabilities", "scores"]
+    assert [o.name for o in model.graph.output] == ["probabilities", "scores", "neighbours", "distances"]
     metadata = {p.key: p.value for p in model.metadata_props}
     assert (metadata["oodguard.name"], metadata["oodguard.version"]) == ("discs", "7")
 
@@ -82,9 +82,9 @@ def test_a_graph_that_fails_the_gate_is_not_exported(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Off(FusedGuard):
-        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            probabilities, scores = super().forward(images)
-            return probabilities, scores * 1.001
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+            probabilities, scores, neighbours, distances = super().forward(images)
+            return probabilities, scores * 1.001, neighbours, distances
 
     monkeypatch.setattr(bundling, "FusedGuard", Off)
     with pytest.raises(QualityError, match="nothing was exported"):

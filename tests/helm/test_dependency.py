@@ -128,6 +128,7 @@ def test_set_takes_every_kind_of_setting(helm: Run) -> None:
         ("settings.max_delay=-0.5", "does not match pattern"),
         ("settings.max_queue=1.5", "got string, want integer"),
         ("prometheusRule.drift=1.2", "does not match pattern"),
+        ("prometheusRule.promiseImages=10", "minimum: got 10, want 1,000"),
         # A whole number, which --set hands over as another type than a file of values does.
         ("podDisruptionBudget.maxUnavailable=2", "lets all 2 pods go at once"),
         ("resources.limits.memory=1Gi", "may take 4290 MiB"),

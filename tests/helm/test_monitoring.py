@@ -71,7 +71,7 @@ def selectors(query: str) -> Iterator[tuple[str, set[str]]]:
 
 def require(query: str, exported: dict[str, set[str]]) -> None:
     names = list(selectors(query))
-    assert names or re.fullmatch(r"vector\([0-9.]+\)", query), query
+    assert names or re.fullmatch(r"vector\([0-9.e+]+\)", query), query
     for name, labels in names:
         assert name in exported, f"the server exports no {name}: {query}"
         assert labels <= exported[name] | TARGET, f"{name} has no label {labels - exported[name] - TARGET}: {query}"
@@ -112,21 +112,22 @@ def rules_of(rendered: Rendered) -> list[dict[str, Any]]:
 
 def test_the_charts_rules_are_the_plain_ones_about_one_release(render: Render) -> None:
     own = 'namespace="prod", job="rel-oodguard-metrics"'
-    limits = {"objective": 0.99, "oodExcess": 0.2, "drift": 0.3}
+    limits = {"objective": 0.99, "oodExcess": 0.2, "drift": 0.3, "promiseImages": 1_000_000}
     rendered = rules_of(render("cpu", {"prometheusRule": {"enabled": True, **limits}}))
     plain = plain_rules()
     assert [rule.get("record", rule.get("alert")) for rule in rendered] == [
         rule.get("record", rule.get("alert")) for rule in plain
     ]
-    assert [rule["expr"] for rule in rendered[:3]] == ["vector(0.99)", "vector(0.2)", "vector(0.3)"]
-    assert [rule["expr"] for rule in plain[:3]] == ["vector(0.995)", "vector(0.1)", "vector(0.15)"]
-    for found, given in zip(rendered[3:], plain[3:], strict=True):
+    assert [rule["expr"] for rule in rendered[:4]] == ["vector(0.99)", "vector(0.2)", "vector(0.3)", "vector(1e+06)"]
+    plain_limits = ["vector(0.995)", "vector(0.1)", "vector(0.15)", "vector(1000000000)"]
+    assert [rule["expr"] for rule in plain[:4]] == plain_limits
+    for found, given in zip(rendered[4:], plain[4:], strict=True):
         back = found["expr"].replace(own, 'job="oodguard"').replace("(namespace, job", "(job")
         assert re.sub(r"\bpod\b", "instance", back) == given["expr"]
         # Two releases in one Prometheus must never be mixed.
         for name, labels in selectors(found["expr"]):
             assert {"namespace", "job"} <= labels, (name, found)
-    assert all(rule["labels"] == {"namespace": "prod", "job": "rel-oodguard-metrics"} for rule in rendered[:3])
+    assert all(rule["labels"] == {"namespace": "prod", "job": "rel-oodguard-metrics"} for rule in rendered[:4])
 
 
 def test_every_alert_has_a_story_in_which_it_fires_and_one_in_which_it_does_not() -> None:

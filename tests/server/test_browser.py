@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_pl
 
 from oodguard.load_tests.process import wait_until
 from oodguard.server.keys import digest, new_key
+from tests.nearby import Nearby
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 # Chromium's sandbox refuses to run as root.
@@ -348,9 +349,42 @@ def test_nothing_stands_in_anybodys_way(
 
 def test_the_documentation_reads_without_inline_code(visit: Open, serving: Any, known: list[Path]) -> None:
     page = visit(f"{serving.url}/docs")
-    expect(page.locator("#paths section")).to_have_count(15)
+    expect(page.locator("#paths section")).to_have_count(16)
     page.set_input_files("input[type=file]", known[0])
     page.get_by_role("button", name="POST /predict").click()
     expect(page.locator("#answer")).to_contain_text('"predictions"')
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
+
+
+def test_the_nearest_training_photos_stand_beside_the_image(
+    visit: Open, server: Any, pictured: Path, unknown: list[Path], known: list[Path], nearby: Nearby
+) -> None:
+    running = server(folder=pictured)
+    page = visit(running.url)
+    for path in (unknown[0], known[0]):
+        give(page, path)
+        explanation = ask(running.url, path, explain="true")["explanation"]
+        nearby.require([path.read_bytes()], [explanation])
+        items = page.locator("#near-list li")
+        expect(items).to_have_count(4)
+        expect(items.locator("img")).to_have_count(4)
+        assert items.first.inner_text().split("\n") == ["Your image", path.name]
+        for place, neighbour in enumerate(explanation["neighbours"], 1):
+            assert items.nth(place).locator("b").inner_text() == neighbour["label"]
+            photo = items.nth(place).locator("img")
+            expect(photo).to_have_attribute("alt", f"Training photo of {neighbour['label']}")
+            wait_until(lambda photo=photo: photo.evaluate("(image) => image.naturalWidth") == 72)
+        assert f"The scores of {explanation['decided_by']} decide here" in page.locator("#near-decided").inner_text()
+    violations = Axe().run(page).response["violations"]
+    assert not violations, violations
+
+
+def test_without_thumbnails_the_photos_are_named(page: Page, serving: Any, unknown: list[Path]) -> None:
+    give(page, unknown[0])
+    explanation = ask(serving.url, unknown[0], explain="true")["explanation"]
+    expect(page.locator("#near-list li")).to_have_count(3)
+    expect(page.locator("#near-list img")).to_have_count(0)
+    assert page.locator("#near-list b").all_inner_texts() == [one["label"] for one in explanation["neighbours"]]
+    page.locator("#clear").click()
+    expect(page.locator("#near")).to_be_hidden()

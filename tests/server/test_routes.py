@@ -82,7 +82,7 @@ def test_applications_serve_nothing_that_is_not_declared(gateway: Gateway) -> No
 def test_what_metrics_and_logs_call_the_routes_is_published(gateway: Gateway) -> None:
     pages = {"/model", "/traffic", "/samples/*"} if gateway.parts.settings.page else set()
     assert {route.label for route in public_routes(gateway.parts)} == {
-        *("/", "/predict", "/docs", "/openapi.json", "/static/*", "/health/live", "/health/ready"),
+        *("/", "/predict", "/thumbnails/*", "/docs", "/openapi.json", "/static/*", "/health/live", "/health/ready"),
         *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/*"),
         *pages,
     }

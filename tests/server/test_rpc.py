@@ -29,6 +29,7 @@ from oodguard.server.keys import digest, new_key
 from oodguard.server.rpc.inference_service import ELSEWHERE
 from oodguard.server.rpc.rpc_server import procedures_of
 from oodguard.server.settings import ServeSettings
+from tests.nearby import Nearby
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 KEY = new_key()
@@ -110,6 +111,20 @@ def test_triton_client_gets_the_verdicts_of_predict(
     response = answer.get_response()
     assert (response.id, response.model_name, response.model_version) == ("a7", "discs", "7")
     assert [output.name for output in response.outputs][-1] != "error"
+
+
+def test_explanations_by_parameter_and_by_output(
+    running: Gateway, triton_client: Any, golden: list[bytes], nearby: Nearby
+) -> None:
+    images = golden[:2]
+    by_parameter = triton_client.infer("discs", [encoded(images)], parameters={"explain": True})
+    chosen = [tc.InferRequestedOutput("explanation")]
+    by_output = triton_client.infer("discs", [encoded(images)], outputs=chosen)
+    for answer in (by_parameter, by_output):
+        nearby.require(images, [json.loads(text) for text in answer.as_numpy("explanation")])
+    assert [output.name for output in by_output.get_response().outputs] == ["explanation"]
+    usual = triton_client.infer("discs", [encoded(images)])
+    assert "explanation" not in [output.name for output in usual.get_response().outputs]
 
 
 def test_pixels_and_chosen_outputs(triton_client: Any, golden: list[bytes], bundle: Path) -> None:

@@ -22,6 +22,7 @@ from tritonclient.grpc import model_config_pb2
 from oodguard.export.triton.options import TritonOptions
 from oodguard.export.triton.repository import CONFIG_FILE, write_repository
 from oodguard.load_tests.real_triton import Triton
+from tests.nearby import Nearby
 from tests.server.collector import Collector
 
 PNG = {"content-type": "image/png"}
@@ -72,6 +73,19 @@ def test_the_answers_are_those_of_the_embedded_engine(
     assert found["model"] == expected["model"]
     assert running.stop() == 0
     assert not control.get_system_shared_memory_status().regions
+
+
+@pytest.mark.parametrize("flags", [(), ("--triton-model", "discs")])
+def test_explanations_come_through_triton(
+    gateway: Any, golden: list[bytes], nearby: Nearby, flags: tuple[str, ...]
+) -> None:
+    running = gateway(*flags, **({"folder": None} if flags else {}))
+    images = [*golden[:3], nearby.files()[0].read_bytes()]
+    found = httpx.post(f"{running.url}/predict?explain=true", files=files(images)).json()["predictions"]
+    nearby.require(images, [one["explanation"] for one in found])
+    assert found[3]["explanation"]["neighbours"][0]["sha256"] == nearby.run.bank.sha256[0]
+    usual = httpx.post(f"{running.url}/predict", files=files(images)).json()["predictions"]
+    assert all("explanation" not in one for one in usual)
 
 
 def test_without_a_bundle_the_manifest_comes_from_triton(gateway: Any, client: Any, golden: list[bytes]) -> None:

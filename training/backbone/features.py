@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 import torch
+from PIL import Image
 from torch import nn
 
 from oodguard.core.errors import EnvironmentProblem, ImageError, InputError
@@ -51,6 +52,17 @@ class Alteration(Protocol):
         """Changed pixels of the same shape."""
 
 
+class PhotoArrival(Protocol):
+    """What happens to a photo before it arrives: a change of the upright RGB image, before preprocessing."""
+
+    @property
+    def name(self) -> str:
+        """Unique for what it does: activations are cached under it."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """A changed RGB image of any size."""
+
+
 @dataclass
 class Extractor:
     """Trunk activations through a disk cache.
@@ -66,6 +78,7 @@ class Extractor:
     on_unreadable: str = "skip"
     threads: int = 0
     alteration: Alteration | None = None
+    arrival: PhotoArrival | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     computed: int = 0
     _run: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]] | None = None
@@ -110,6 +123,8 @@ class Extractor:
         ]
         if self.alteration is not None:
             parts.append(self.alteration.name)
+        if self.arrival is not None:
+            parts.append({"arrival": self.arrival.name})
         described = json.dumps(parts)
         return self.cache / "features" / hashlib.sha256(described.encode()).hexdigest()[:24]
 
@@ -158,11 +173,15 @@ class Extractor:
 
     def _decode(self, job: tuple[Photo, int]) -> Pixels | None:
         photo, view = job
+        # A reduced decoding is smaller than the photo that is changed before it arrives.
+        shrink = self.backbone.preprocessing if self.arrival is None else None
         try:
-            image = open_image(photo.path.read_bytes(), TRAINING_LIMITS, shrink_for=self.backbone.preprocessing)
+            image = open_image(photo.path.read_bytes(), TRAINING_LIMITS, shrink_for=shrink)
         except ImageError as error:
             self.unreadable[photo.sha256] = str(error)
             return None
+        if self.arrival is not None:
+            image = self.arrival(image)
         if view == 0:
             pixels = to_pixels(image, self.backbone.preprocessing)
         else:

@@ -8,6 +8,9 @@ image b,
 
 since the rests of two different photos are nearly orthogonal. That makes the bank ten times smaller than the
 features, and it keeps the residual, which carries most of the signal far from the data (the insight of ViM).
+The nearest photos that an explanation names are ranked by another distance, because a photo's rest is not orthogonal to
+itself: by ||q - q_b||^2 + (r - r_b)^2, the least that ||u - u_b||^2 can be, and 0 for a training photo and itself.
+
 Mahalanobis treats the rest in the same way, as in probabilistic PCA: the shared within-class covariance on the d
 coordinates, one variance for all the others.
 """
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from oodguard.core.bank import NEAREST
 from oodguard.training.heads.scores import squared_distances
 
 DENSITY_WIDTH = 128
@@ -63,7 +67,7 @@ class Density(nn.Module):
         width = self.projection.shape[1]
         self.projection[:, : len(axes)] = axes[:width].T
         q, residual = self.coordinates(features)
-        chosen = _balanced(targets, len(self.bank))
+        chosen = bank_rows(targets, len(self.bank))
         self.bank.copy_(q[chosen])
         self.bank_residual.copy_(residual[chosen])
         means = torch.stack([q[targets == label].mean(0) for label in range(len(self.class_means))])
@@ -85,14 +89,34 @@ class Density(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Squared distances to the bank `[B, N]` and squared Mahalanobis distances to the class means `[B, C]`."""
-        q, residual = self.coordinates(features)
+        return self.distances(*self.coordinates(features))
+
+    def distances(self, q: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, from the features' coordinates."""
         to_bank = squared_distances(q, self.bank) + residual.unsqueeze(1) + self.bank_residual
         to_means = squared_distances(q @ self.whitening, self.class_means)
         return to_bank, to_means + (residual * self.residual_precision).unsqueeze(1)
 
+    def nearest(self, q: Tensor, residual: Tensor, to_bank: Tensor) -> tuple[Tensor, Tensor]:
+        """The bank rows nearest to images with these coordinates, `[B, K]` int32, and their distances `[B, K]`.
 
-def _balanced(targets: Tensor, size: int) -> Tensor:
-    """Indices of at most `size` images, taken class by class in turn (no randomness: the same data, the same bank)."""
+        K is `NEAREST`, or the size of a smaller bank. The distance is sqrt(||q - q_b||^2 + (r - r_b)^2). It is computed
+        anew for the few rows found: `to_bank`, an expanded square, has no digits left next to 0.
+        """
+        root = residual.sqrt()
+        squared = to_bank - 2.0 * root.unsqueeze(1) * self.bank_residual.sqrt()
+        rows = squared.topk(min(NEAREST, len(self.bank)), dim=-1, largest=False).indices
+        near = functional.embedding(rows, self.bank)
+        near_root = functional.embedding(rows, self.bank_residual.sqrt().unsqueeze(1)).squeeze(-1)
+        exact = (near - q.unsqueeze(1)).square().sum(-1) + (near_root - root.unsqueeze(1)).square()
+        return rows.to(torch.int32), exact.sqrt()
+
+
+def bank_rows(targets: Tensor, size: int) -> Tensor:
+    """Which training images of classes `targets [N]` are in a bank of at most `size`, in its order.
+
+    They are taken class by class in turn (no randomness: the same data, the same bank).
+    """
     if len(targets) <= size:
         return torch.arange(len(targets))
     turn = torch.zeros_like(targets)

@@ -41,7 +41,7 @@ def test_the_page_is_valid_complete_and_small(page: str, tree: Element) -> None:
         "At the threshold", "What the fused score is made of", "Other trainings",
         "Scores and thresholds", "Detection by OOD set", "Acceptance against the threshold",
         "Ablation of the fused score", "Answers, label sets, and acceptance by class",
-        "Classes left out of training", "Most and least divergent images",
+        "Classes left out of training", "Mild shifts", "Most and least divergent images",
         "Labels: confusion",
         "Labels: calibration of probabilities", "Ensemble diagnostics", "How this was made",
     ]  # fmt: skip
@@ -130,6 +130,22 @@ def test_the_scatter_over_trainings_is_shown(tree: Element) -> None:
         ("seed 3", "81.0"), ("seed 4", "85.0"), ("seed 5", "83.0"),
     ]  # fmt: skip
     assert (rows["ID test accepted"]["lowest"], rows["far let in"]["median"]) == ("93.0", "1.0")
+
+
+def test_mild_shifts_have_their_own_rows(tree: Element, found: Evaluation) -> None:
+    assert found.shifts is not None
+    rows = table(tree, "Test photos after mild shifts")
+    assert list(rows) == ["as they are", "<i>mild</i>", "harsh"]
+    assert (rows["as they are"]["change, points"], rows["harsh"]["made by"]) == ("-", "a shop")
+    assert rows["harsh"]["flagged"].startswith("100.0 (81.5")
+    change = found.shifts.shifts[1].change
+    assert rows["harsh"]["change, points"].startswith(f"+{100 * change.change:.1f} (+{100 * change.low:.1f} to")
+    assert rows["harsh"]["flagged of right labels"].startswith("100.0 (")
+    decided = found.shifts.shifts[1].decided.shares
+    assert rows["harsh"]["density decides"] == f"{100 * decided['density']:.1f}"
+    over = table(tree, "Shifted test photos above each score's own threshold")
+    assert over["harsh"]["knn"] == "100.0"
+    assert over["<i>mild</i>"]["knn"] == f"{100 * found.shifts.shifts[0].over['knn']:.1f}"
 
 
 def test_weaknesses_are_said_in_sentences(tree: Element, found: Evaluation) -> None:

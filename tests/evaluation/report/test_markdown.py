@@ -51,6 +51,13 @@ def test_every_row_of_a_table_has_the_columns_of_its_head(text: str) -> None:
         width = cells
 
 
+def test_mild_shifts_have_a_section_where_they_were_asked_for(text: str, found: Evaluation) -> None:
+    section = text[text.index("## Mild shifts") :]
+    assert "the same 18 test photos (at most 6 of each of 3 classes)" in section
+    assert "| harsh | a shop | 100.0 (" in section
+    assert "## Mild shifts" not in to_markdown(found.model_copy(update={"shifts": None}))
+
+
 def test_a_table_in_markdown() -> None:
     table = Table(caption="Cap", head=("a", "b"), rows=(("x|y", "1"), ("z", "2")), note="So.", strong=frozenset({1}))
     assert as_markdown(table) == [

@@ -7,6 +7,7 @@ from oodguard.evaluation.baselines import LARGER, NEIGHBOUR
 from oodguard.evaluation.evaluation import Evaluation
 from oodguard.evaluation.evidence import FUSED
 from oodguard.evaluation.report.summary import findings
+from oodguard.evaluation.shifted import Shifted
 from oodguard.evaluation.threshold import AtThreshold, Deciding
 from oodguard.training.metrics import Change, Share, promised_acceptance
 
@@ -192,3 +193,41 @@ def test_members_that_agree_on_strangers_are_a_weakness(found: Evaluation) -> No
 def test_weaknesses_come_first(found: Evaluation) -> None:
     tones = [finding.tone for finding in findings(found)]
     assert tones == sorted(tones, key=("weak", "note", "good").index)
+
+
+def test_a_shift_that_flags_more_than_twice_the_promise_is_weak(found: Evaluation) -> None:
+    assert found.shifts is not None
+    plain, mild, _ = found.shifts.rows
+
+    def flagged(row: Shifted, low: float, name: str) -> Shifted:
+        share = Share(share=low + 0.04, low=low, high=low + 0.09, of=204)
+        return row.model_copy(update={"flagged": share, "name": name})
+
+    def table(*rows: Shifted) -> dict[str, str]:
+        assert found.shifts is not None
+        return said(found, shifts=found.shifts.model_copy(update={"rows": (plain, *rows)}))
+
+    texts = table(flagged(mild, 0.1001, "dim"), flagged(mild, 0.5, "grey"), flagged(mild, 0.0999, "blur"))
+    (line,) = (line for line in texts["weak"].splitlines() if line.startswith("Mild shifts"))
+    assert line.index("grey: 54.0") < line.index("dim: 14.0")
+    assert "blur" not in line
+    assert "promised 5\N{NO-BREAK SPACE}%" in line or "promised 5 %" in line
+    assert "train with some of them" in line
+    assert "Mild shifts" not in texts["good"] + texts["note"]
+    kept = mild.model_copy(update={"change": Change(change=0.0, low=-0.1, high=0.1)})
+    assert "at most 6.0" in table(flagged(kept, 0.02, "blur"))["good"]
+    moved = mild.model_copy(update={"change": Change(change=0.1, low=0.01, high=0.2)})
+    assert "at most 14.0" in table(flagged(moved, 0.0999, "blur"))["note"]
+    assert not any("Mild shifts" in text for text in said(found, shifts=None).values())
+
+
+def test_what_flags_a_shift_is_named(found: Evaluation) -> None:
+    assert found.shifts is not None
+    harsh = found.shifts.shifts[1]
+    over = dict.fromkeys(harsh.over, 0.1) | {"knn": 0.9, "energy": 0.6, "pds": 1.0, "ice": 1.0}
+    decided = Deciding(flagged=18, shares={Family.CONFIDENCE: 0.2, Family.DENSITY: 0.8})
+    row = harsh.model_copy(update={"over": over, "decided": decided})
+    texts = said(found, shifts=found.shifts.model_copy(update={"rows": (found.shifts.unshifted, row)}))
+    line = next(line for line in texts["weak"].splitlines() if line.startswith("Mild shifts")).replace("\xa0", " ")
+    # PDS and ICE are no part of this guard's fused score.
+    assert "harsh: 100.0 % (density decides 80 %; highest: knn, energy, amp). " in line

@@ -10,8 +10,9 @@ from google.protobuf import text_format
 from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2 as schema
 
+from oodguard.core.bank import BANK_FILE, Bank
 from oodguard.core.errors import FormatError, InputError
-from oodguard.core.manifest import Manifest, load_manifest
+from oodguard.core.manifest import FileRef, Manifest, load_manifest
 from oodguard.core.triton import Configuration, describe, failure_of, hashes
 from oodguard.export.triton.config import model_config, render
 from oodguard.export.triton.options import TritonOptions
@@ -36,7 +37,12 @@ def test_the_default_is_the_onnxruntime_backend_on_the_cpu(manifest: Manifest) -
     (image,) = found.input
     assert (image.name, image.data_type, list(image.dims)) == ("images", schema.TYPE_UINT8, [64, 64, 3])
     outputs = [(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in found.output]
-    assert outputs == [("probabilities", schema.TYPE_FP32, [3]), ("scores", schema.TYPE_FP32, [8])]
+    assert outputs == [
+        ("probabilities", schema.TYPE_FP32, [3]),
+        ("scores", schema.TYPE_FP32, [8]),
+        ("neighbours", schema.TYPE_INT32, [3]),
+        ("distances", schema.TYPE_FP32, [3]),
+    ]
     assert found.version_policy.latest.num_versions == 2
     (group,) = found.instance_group
     assert (group.kind, group.count, list(group.gpus)) == (schema.ModelInstanceGroup.KIND_CPU, 1, [])
@@ -107,9 +113,13 @@ def test_gpus_tensorrt_and_cuda_graphs(manifest: Manifest) -> None:
 
 def test_versions_share_what_they_have_in_common(manifest: Manifest) -> None:
     more = manifest.outputs[0].model_copy(update={"shape": ("batch", 5)})
-    other = manifest.model_copy(update={"outputs": (more, manifest.outputs[1])})
+    nearer = manifest.outputs[2].model_copy(update={"shape": ("batch", 2)})
+    other = manifest.model_copy(update={"outputs": (more, manifest.outputs[1], nearer, manifest.outputs[3])})
     found = parse(model_config("discs", {7: manifest, 8: other}, {}, [], TritonOptions()))
-    assert [list(tensor.dims) for tensor in found.output] == [[-1], [8]]
+    assert [list(tensor.dims) for tensor in found.output] == [[-1], [8], [-1], [3]]
+    bare = manifest.model_copy(update={"outputs": manifest.outputs[:2], "bank": None})
+    with pytest.raises(InputError, match="returns probabilities, scores, neighbours, distances and the new one"):
+        model_config("discs", {7: manifest, 8: bare}, {}, [], TritonOptions())
     larger = manifest.input.model_copy(update={"shape": ("batch", 96, 96, 3)})
     with pytest.raises(InputError, match="64 x 64 x 3"):
         model_config("discs", {7: manifest, 8: manifest.model_copy(update={"input": larger})}, {}, [], TritonOptions())
@@ -117,19 +127,32 @@ def test_versions_share_what_they_have_in_common(manifest: Manifest) -> None:
 
 def test_the_parameters_are_enough_to_judge(manifest: Manifest, bundle: Path) -> None:
     images = {g.path: (bundle / g.path).read_bytes() for g in manifest.golden}
-    found = Configuration.of(config(manifest, describe(7, manifest, images)))
+    bank = (bundle / BANK_FILE).read_bytes()
+    found = Configuration.of(config(manifest, describe(7, manifest, images, bank)))
     assert hashes(found.parameters) == {7: manifest.graph_sha256}
     told = found.described(7)
     assert len(told.manifest.golden) == 1
     assert told.golden == images[told.manifest.golden[0].path]
     for field in ("classes", "scores", "calibration", "preprocessing", "input", "outputs", "parity", "graph_sha256"):
         assert getattr(told.manifest, field) == getattr(manifest, field)
+    assert told.bank == Bank.read(bundle / BANK_FILE)
     assert found.version_of(manifest, pinned=None, where="here") == 7
+    # Of a bundle with thumbnails the model repository has them; the configuration does not.
+    named = FileRef(path="thumbnails.zip", bytes=1, sha256="0" * 64)
+    more = manifest.model_copy(update={"thumbnails": named.path, "files": (*manifest.files, named)})
+    without = Configuration.of(config(more, describe(7, more, images, bank))).described(7).manifest
+    assert without.thumbnails is None
+    assert named not in without.files
+    # A model without a bank is judged all the same.
+    bare = manifest.model_copy(update={"outputs": manifest.outputs[:2], "bank": None})
+    assert Configuration.of(config(bare, describe(7, bare, images, None))).described(7).bank is None
 
 
 def test_a_configuration_that_does_not_fit_is_refused(manifest: Manifest, bundle: Path) -> None:
     images = {manifest.golden[0].path: (bundle / manifest.golden[0].path).read_bytes()}
-    parameters = describe(7, manifest, images)
+    parameters = describe(7, manifest, images, (bundle / BANK_FILE).read_bytes())
+    with pytest.raises(FormatError, match=r"oodguard\.7\.bank is not the bank in the manifest"):
+        Configuration.of(config(manifest, parameters | {"oodguard.7.bank": "{}"})).described(7)
     with pytest.raises(FormatError, match="contradicts itself"):
         Configuration.of(config(manifest, parameters | {"oodguard.7.graph_sha256": "0" * 64})).described(7)
     with pytest.raises(FormatError, match=r"no parameter oodguard\.8\.manifest"):
@@ -143,7 +166,11 @@ def test_a_configuration_that_does_not_fit_is_refused(manifest: Manifest, bundle
         fits.version_of(manifest, pinned=6, where="here")
     narrow = manifest.outputs[1].model_copy(update={"shape": ("batch", 9)})
     with pytest.raises(FormatError, match="scores should be FP32"):
-        fits.version_of(manifest.model_copy(update={"outputs": (manifest.outputs[0], narrow)}), pinned=None, where="x")
+        fits.version_of(
+            manifest.model_copy(update={"outputs": (manifest.outputs[0], narrow, *manifest.outputs[2:])}),
+            pinned=None,
+            where="x",
+        )
 
 
 def test_text_that_needs_care_survives() -> None:
