@@ -21,9 +21,12 @@ from oodguard.core.errors import InputError
 from oodguard.core.explanation import Explanation
 from oodguard.core.formats import IMAGE_SUFFIXES
 from oodguard.core.problems import Problem
-from oodguard.core.rows import Cell, columns, error_cells, verdict_cells
+from oodguard.core.rows import Cell, columns, error_cells, joined, verdict_cells
+from oodguard.core.targets import Asked
 from oodguard.core.text import cell, json_line, visible
+from oodguard.core.verdict import Decision
 
+COLOURS = {Decision.ANSWER: "green", Decision.UNSURE: "yellow", Decision.STRANGER: "bold red"}
 SOME_FAILED = 1
 FOUND_OOD = 10
 
@@ -39,6 +42,15 @@ def predict(
     accept: Annotated[float | None, Parameter(help="Target acceptance of ID images; default: the server's.")] = None,
     source: Annotated[
         str | None, Parameter(help="Source of the server's bundle whose calibration judges, such as a camera.")
+    ] = None,
+    confidence: Annotated[
+        float | None, Parameter(help="How sure the target acceptance is to be kept; default: the server's.")
+    ] = None,
+    coverage: Annotated[
+        float | None, Parameter(help="Chance that a label set holds the true class; default: the server's.")
+    ] = None,
+    max_error: Annotated[
+        float | None, Parameter(help="Largest share of wrong labels among answers; default: the server's.")
     ] = None,
     explain: Annotated[
         bool,
@@ -58,13 +70,12 @@ def predict(
     if json_lines and csv_rows:
         raise InputError("--json and --csv exclude each other; choose one")
     paths = _files(images)
+    asked = Asked(accept=accept, confidence=confidence, coverage=coverage, max_error=max_error)
     results: list[tuple[Path, Prediction | Problem]] = []
     shown = Progress(console=Terminal(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with Client(url, key=key) as client, shown:
         task = shown.add_task("images", total=len(paths))
-        for path, result in zip(
-            paths, client.stream(paths, accept=accept, source=source, explain=explain), strict=True
-        ):
+        for path, result in zip(paths, client.stream(paths, source=source, explain=explain, **asked), strict=True):
             shown.advance(task)
             if result.problem is not None and result.problem.code == Code.BAD_PARAMETER:
                 raise InputError(result.problem.detail)
@@ -111,6 +122,8 @@ def _print_csv(results: Sequence[tuple[Path, Prediction | Problem]], *, explaine
 def _written(value: Cell) -> str | float | None:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        value = joined(value)
     return cell(value) if isinstance(value, str) else value
 
 
@@ -120,19 +133,20 @@ def _print_table(judged: Sequence[tuple[Path, Prediction]], *, explained: bool) 
         ("path", 0),
         ("label", 0),
         ("probability", 1),
-        ("verdict", 0),
+        ("decision", 0),
+        ("labels", 0),
         ("ood_score", 1),
         ("threshold", 1),
         *((("decided by", 0), ("nearest training photos", 0)) if explained else ()),
     ):
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for path, p in judged:
-        verdict = "[bold red]OOD[/]" if p.is_ood else "[green]ID[/]"
         table.add_row(
             escape(visible(str(path))),
             escape(visible(p.label)),
             f"{p.probability:.3f}",
-            verdict,
+            f"[{COLOURS[p.decision]}]{p.decision}[/]",
+            escape(visible(", ".join(p.labels or ()))),
             f"{p.ood_score:.2f}",
             f"{p.threshold:.2f}",
             *(_reasons(p.explanation) if p.explanation else ()),

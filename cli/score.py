@@ -11,11 +11,14 @@ from rich.progress import TimeRemainingColumn
 from oodguard.cli.positional import positional
 from oodguard.cli.progress import Bars
 from oodguard.cli.terminal import Terminal
+from oodguard.core.verdict import Decision
 from oodguard.server.offline.options import ScoreOptions
 
 if TYPE_CHECKING:
+    from oodguard.server.offline.job import Summary
     from oodguard.server.offline.scorer import ScoreTally
 
+NOUNS = {Decision.ANSWER: "answers", Decision.UNSURE: "unsure", Decision.STRANGER: "strangers"}
 SOME_FAILED = 1
 INTERRUPTED = 130
 
@@ -25,9 +28,10 @@ positional(ScoreOptions, "bundle", "source", "out")
 def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
     """Score many images without a server: BUNDLE SOURCE --out results.parquet.
 
-    The result has one row per image, in the order of the source: path, member, label, probability, is_ood, the fused
-    score, threshold, percentile, and every score with its flag; or an error code and its detail. The command unpacks
-    nothing to disk and fetches nothing. Give the same command again to continue an interrupted run.
+    The result has one row per image, in the order of the source: path, member, label, probability, decision, labels
+    (the label set), is_ood, the fused score, threshold, percentile, and every score with its flag; or an error code and
+    its detail. The command unpacks nothing to disk and fetches nothing. Give the same command again to continue an
+    interrupted run.
 
     Exit code: 0 all scored, 1 some images could not be used (their rows say why), 2 bad input, 3 something is missing
     on this machine, 4 the engine does not answer as the bundle was exported, 130 interrupted.
@@ -52,11 +56,7 @@ def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
         )
         return INTERRUPTED
     console = Terminal(soft_wrap=True, highlight=False)
-    verdicts = summary.images - summary.failed
-    share = f"{summary.flagged / verdicts:.1%} flagged" if verdicts else "none scored"
-    console.print(
-        f"[bold]{escape(str(options.out))}[/]: {summary.images:,} images, {share} at accept {summary.accept:g}"
-    )
+    console.print(f"[bold]{escape(str(options.out))}[/]: {summary.images:,} images, {_shares(summary)}")
     if summary.failed:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(summary.errors.items()))
         console.print(f"{summary.failed:,} could not be used: {codes}")
@@ -66,6 +66,16 @@ def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
         rate = summary.scored / summary.seconds
         console.print(f"{summary.scored:,} scored in {summary.seconds:.1f} s: {rate:.0f} images/s ({summary.how})")
     return SOME_FAILED if summary.failed else 0
+
+
+def _shares(summary: Summary) -> str:
+    """How many images came to which decision, and by which targets."""
+    judged = summary.images - summary.failed
+    if not judged:
+        return "none scored"
+    shares = (f"{count / judged:.1%} {NOUNS[decision]}" for decision, count in summary.decisions.items())
+    asked = (f"{name} {value:g}" for name, value in summary.targets if value is not None)
+    return f"{', '.join(shares)} at {', '.join(asked)}"
 
 
 class _Bar(Bars):

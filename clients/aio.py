@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
+from typing import Unpack
 
 import httpx
 
@@ -15,6 +16,7 @@ from oodguard.core.answers import PredictResponse, Result
 from oodguard.core.errors import ImageError
 from oodguard.core.images import ImageLike
 from oodguard.core.problems import problem_of
+from oodguard.core.targets import Asked
 
 
 class AsyncClient(Calls):
@@ -47,14 +49,14 @@ class AsyncClient(Calls):
         self,
         images: ImageLike | Sequence[ImageLike],
         *,
-        accept: float | None = None,
         top_k: int | None = None,
         source: str | None = None,
         explain: bool = False,
         timeout: float | None = None,
+        **targets: Unpack[Asked],
     ) -> PredictResponse:
         """As `Client.predict`."""
-        steps = self._steps(images, accept, top_k, source, explain, timeout)
+        steps = self._steps(images, targets, top_k, source, explain, timeout)
         reply: Reply = None
         while True:
             try:
@@ -78,18 +80,18 @@ class AsyncClient(Calls):
         self,
         images: Iterable[ImageLike],
         *,
-        accept: float | None = None,
         top_k: int | None = None,
         source: str | None = None,
         explain: bool = False,
         concurrency: int = CONCURRENCY,
+        **targets: Unpack[Asked],
     ) -> AsyncIterator[Result]:
         """As `Client.stream`."""
         under_way: deque[asyncio.Task[Result]] = deque()
 
         async def ask(image: ImageLike) -> Result:
             try:
-                answer = await self.predict([image], accept=accept, top_k=top_k, source=source, explain=explain)
+                answer = await self.predict([image], top_k=top_k, source=source, explain=explain, **targets)
                 return Result(image, answer.predictions[0])
             except (ServerProblem, ImageError) as error:
                 return Result(image, None, problem_of(error))

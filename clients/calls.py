@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from oodguard.clients.proxies import error_of
 from oodguard.core.answers import PredictResponse
 from oodguard.core.images import ImageLike, listed
 from oodguard.core.problems import Problem
+from oodguard.core.targets import Asked, named
 
 CONCURRENCY = 8
 TIMEOUT = 60.0
@@ -72,7 +73,7 @@ def predict(
     url: str,
     images: Sequence[ImageLike],
     *,
-    accept: float | None,
+    asked: Mapping[str, float],
     top_k: int | None,
     source: str | None = None,
     explain: bool = False,
@@ -81,8 +82,11 @@ def predict(
     clock: Callable[[], float] = time.monotonic,
     chance: Callable[[], float] = random.random,
 ) -> Steps:
-    """The steps of one request. `timeout` bounds all attempts together; each attempt tells the server the time left."""
-    given = (("accept", accept), ("top_k", top_k), ("source", source), ("explain", "true" if explain else None))
+    """The steps of one request. `asked`: targets that it names.
+
+    `timeout` bounds all attempts together; each attempt tells the server the time left.
+    """
+    given = (*asked.items(), ("top_k", top_k), ("explain", "true" if explain else None))
     params = {name: value for name, value in given if value is not None}
     files = [("image", part_of(image, index)) for index, image in enumerate(images)]
     deadline = clock() + timeout
@@ -134,7 +138,7 @@ class Calls:
     def _steps(
         self,
         images: ImageLike | Sequence[ImageLike],
-        accept: float | None,
+        asked: Asked,
         top_k: int | None,
         source: str | None,
         explain: bool,
@@ -145,7 +149,7 @@ class Calls:
         return predict(
             self._url,
             listed(images),
-            accept=accept,
+            asked=named(**asked),
             top_k=top_k,
             source=source,
             explain=explain,

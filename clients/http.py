@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import Unpack
 
 import httpx
 
@@ -16,6 +17,7 @@ from oodguard.core.answers import PredictResponse, Result
 from oodguard.core.errors import ImageError
 from oodguard.core.images import ImageLike
 from oodguard.core.problems import problem_of
+from oodguard.core.targets import Asked
 
 
 class Client(Calls):
@@ -51,21 +53,27 @@ class Client(Calls):
         self,
         images: ImageLike | Sequence[ImageLike],
         *,
-        accept: float | None = None,
         top_k: int | None = None,
         source: str | None = None,
         explain: bool = False,
         timeout: float | None = None,
+        **targets: Unpack[Asked],
     ) -> PredictResponse:
         """Verdicts for one image or several, given as paths, bytes, PIL images or uint8 arrays, in one request.
 
-        `source` names whose calibration judges: a source of the server's bundle. `explain` adds to each
-        prediction which scores decided, and the nearest training photos (`Explanation`).
+        ```python
+        answer = client.predict("photo.jpg", accept=0.99, coverage=0.95, max_error=0.02)
+        ```
+
+        `top_k` is how many classes are listed. `targets` are what the answers are to keep, the server's own unless
+        given: `accept`, `confidence`, `coverage` and `max_error` (see `Targets`).
+        `source` names whose calibration judges: a source of the server's bundle.
+        `explain` adds to each prediction which scores decided, and the nearest training photos (`Explanation`).
 
         Raises `ServerProblem` when the request as a whole was refused, `ServerUnreachable` when nothing answered,
         `ImageError` when an image cannot be sent. An image that failed among others is in the answer's `errors`.
         """
-        steps = self._steps(images, accept, top_k, source, explain, timeout)
+        steps = self._steps(images, targets, top_k, source, explain, timeout)
         reply: Reply = None
         while True:
             try:
@@ -89,11 +97,11 @@ class Client(Calls):
         self,
         images: Iterable[ImageLike],
         *,
-        accept: float | None = None,
         top_k: int | None = None,
         source: str | None = None,
         explain: bool = False,
         concurrency: int = CONCURRENCY,
+        **targets: Unpack[Asked],
     ) -> Iterator[Result]:
         """Verdicts for any number of images, in their order, one request each and `concurrency` of them under way.
 
@@ -104,7 +112,7 @@ class Client(Calls):
 
         def ask(image: ImageLike) -> Result:
             try:
-                answer = self.predict([image], accept=accept, top_k=top_k, source=source, explain=explain)
+                answer = self.predict([image], top_k=top_k, source=source, explain=explain, **targets)
                 return Result(image, answer.predictions[0])
             except (ServerProblem, ImageError) as error:
                 return Result(image, None, problem_of(error))

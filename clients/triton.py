@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Unpack
 
 from tritonclient.grpc import InferenceServerClient, aio
 from tritonclient.utils import InferenceServerException
@@ -22,6 +23,7 @@ from oodguard.clients.triton_calls import Model, TritonCalls
 from oodguard.core.answers import PredictResponse
 from oodguard.core.images import ImageLike
 from oodguard.core.manifest import Manifest
+from oodguard.core.targets import Asked
 from oodguard.core.triton import Configuration
 
 
@@ -51,14 +53,14 @@ class TritonClient(TritonCalls):
         self,
         images: ImageLike | Sequence[ImageLike],
         *,
-        accept: float | None = None,
         top_k: int | None = None,
         source: str | None = None,
         explain: bool = False,
+        **targets: Unpack[Asked],
     ) -> PredictResponse:
         """Verdicts for images given as paths, bytes, PIL images or uint8 arrays.
 
-        `explain` adds to each prediction which scores decided, and the nearest training photos.
+        `top_k`, `explain` and `targets` are those of `Client.predict`; targets are the manifest's own unless given.
 
         Raises `ServerProblem` when Triton refuses the request or no image can be used, `ServerUnreachable` when Triton
         does not answer, `ImageError` when a file cannot be read. The answer's `errors` list images that cannot be used.
@@ -72,7 +74,7 @@ class TritonClient(TritonCalls):
                 began = time.monotonic()
                 replies = [self._client.infer(**request) for request in self.requests(model, job, explain)]
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, replies, accept, top_k, source, explain)
+                return self.judge(model, job, replies, targets, top_k, source, explain)
             except InferenceServerException as error:
                 self.forget(error, attempt)
 
@@ -115,10 +117,10 @@ class AsyncTritonClient(TritonCalls):
         self,
         images: ImageLike | Sequence[ImageLike],
         *,
-        accept: float | None = None,
         top_k: int | None = None,
         source: str | None = None,
         explain: bool = False,
+        **targets: Unpack[Asked],
     ) -> PredictResponse:
         """As `TritonClient.predict`."""
         attempt = 0
@@ -131,7 +133,7 @@ class AsyncTritonClient(TritonCalls):
                 calls = (self._client.infer(**request) for request in self.requests(model, job, explain))
                 replies = await asyncio.gather(*calls)
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, replies, accept, top_k, source, explain)
+                return self.judge(model, job, replies, targets, top_k, source, explain)
             except InferenceServerException as error:
                 self.forget(error, attempt)
 

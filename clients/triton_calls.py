@@ -23,6 +23,7 @@ from oodguard.core.images import ImageLike, listed, pixels_of
 from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest
 from oodguard.core.preprocessing import Pixels
 from oodguard.core.problems import problem, summary_of
+from oodguard.core.targets import Asked, Targets
 from oodguard.core.triton import Configuration, failure_of, hashes
 from oodguard.core.verdict import DEFAULT_TOP_K, Outputs, Verdict
 
@@ -132,21 +133,21 @@ class TritonCalls:
         model: Model,
         job: Job,
         replies: Sequence[Any],
-        accept: float | None,
+        asked: Asked,
         top_k: int | None,
         source: str | None,
         explain: bool,
     ) -> PredictResponse:
         """The answer, from Triton's replies for the batches, in order.
 
-        Raises `ServerProblem` when no image can be used, and for `accept` or `top_k` out of range or an unknown
-        `source`.
+        Raises `ServerProblem` when no image can be used, and for a target or a `top_k` out of range or an
+        unknown `source`.
         """
         judging = time.monotonic()
         manifest = model.manifest
-        accept = manifest.targets.accept if accept is None else accept
+        targets = _targets(manifest, asked)
         verdicts = iter(
-            _verdicts(model.explainer, replies, accept, DEFAULT_TOP_K if top_k is None else top_k, source, explain)
+            _verdicts(model.explainer, replies, targets, DEFAULT_TOP_K if top_k is None else top_k, source, explain)
             if replies
             else ()
         )
@@ -156,7 +157,7 @@ class TritonCalls:
             outcomes,
             job.files,
             model=ModelRef(name=manifest.name, version=manifest.version),
-            accept=accept,
+            targets=targets,
             source=source,
             timing=Timing.of(
                 read=0.0,
@@ -190,13 +191,20 @@ class TritonCalls:
         self.model = None
 
 
+def _targets(manifest: Manifest, asked: Asked) -> Targets:
+    try:
+        return manifest.targets.but(**asked)
+    except ValueError as error:
+        raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None
+
+
 def outputs_of(manifest: Manifest, explain: bool) -> tuple[str, ...]:
     """The graph's outputs that an answer needs."""
     return manifest.output_names if explain else (PROBABILITIES_NAME, SCORES_NAME)
 
 
 def _verdicts(
-    explainer: Explainer, replies: Sequence[Any], accept: float, top_k: int, source: str | None, explain: bool
+    explainer: Explainer, replies: Sequence[Any], targets: Targets, top_k: int, source: str | None, explain: bool
 ) -> list[Verdict]:
     manifest = explainer.manifest
     found = {
@@ -204,7 +212,7 @@ def _verdicts(
     }
     measured = manifest.measure(Outputs(**found), source=source)
     try:
-        verdicts = manifest.verdicts(measured, targets=manifest.targets.but(accept=accept), top_k=top_k, source=source)
+        verdicts = manifest.verdicts(measured, targets=targets, top_k=top_k, source=source)
     except ValueError as error:
         raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None
     if not explain:

@@ -16,6 +16,7 @@ from oodguard.core.frozen import Frozen
 from oodguard.core.images import ImageLike, name_of
 from oodguard.core.problems import Problem, problem, problem_of
 from oodguard.core.scores import ScoreName
+from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outcome, ScoreVerdict, Verdict
 
 
@@ -57,12 +58,16 @@ class Timing(Frozen):
 class PredictResponse(Frozen):
     """The answer to `POST /predict`.
 
-    `source`: what the request named, whose calibration judged. `predictions` is in request order. An image that failed
-    has no prediction; it is in `errors` with its index.
+    `accept`, `confidence`, `coverage` and `max_error` are the targets that the images were judged by (see `Targets`);
+    `source` says whose calibration judged, where the request named one. `predictions` is in request order. An image
+    that failed has no prediction; it is in `errors` with its index.
     """
 
     model: ModelRef
     accept: float
+    confidence: float | None = None
+    coverage: float
+    max_error: float
     source: str | None = None
     predictions: tuple[Prediction, ...]
     errors: tuple[Problem, ...] = ()
@@ -75,7 +80,7 @@ class PredictResponse(Frozen):
         files: Iterable[str | None],
         *,
         model: ModelRef,
-        accept: float,
+        targets: Targets,
         timing: Timing,
         source: str | None = None,
     ) -> PredictResponse:
@@ -92,7 +97,7 @@ class PredictResponse(Frozen):
                 predictions.append(Prediction.of(outcome, index=index, file=file))
         return cls.model_construct(
             model=model,
-            accept=accept,
+            **dict(targets),
             source=source,
             predictions=tuple(predictions),
             errors=tuple(errors),

@@ -95,6 +95,16 @@ class QuantileCurve(Frozen):
         """The highest acceptance this many calibration images can promise: n / (n + 1)."""
         return self.levels[-1]
 
+    def highest(self, confidence: float | None) -> float:
+        """The highest acceptance that can be promised with `confidence`, on average without one.
+
+        All n scores stay below the largest, which accepts a Beta(n, 1) share: at least `a` with probability 1 - a^n.
+        """
+        if confidence is None:
+            return self.max_accept
+        images = self.independent or self.samples
+        return min(self.max_accept, math.pow(1.0 - confidence, 1.0 / images))
+
     def threshold(self, accept: float, *, confidence: float | None = None) -> float:
         """The score above which an image is flagged, so that a fraction `accept` of ID images is not.
 

@@ -259,6 +259,11 @@ class Manifest(Frozen):
         return self.calibration.max_accept
 
     @property
+    def has_label_sets(self) -> bool:
+        """Whether answers hold the set of labels that hold the true one with a promised chance."""
+        return self.calibration.answering is not None
+
+    @property
     def score_names(self) -> tuple[ScoreName, ...]:
         """The columns of `scores`, in order."""
         return self.calibration.names

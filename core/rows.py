@@ -12,7 +12,7 @@ from typing import Literal
 from oodguard.core.bank import NEAREST
 from oodguard.core.verdict import Verdict
 
-Cell = str | float | bool | None
+Cell = str | float | bool | tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Column:
     """A column and what is in it."""
 
     name: str
-    kind: Literal["text", "float32", "float64", "flag"]
+    kind: Literal["text", "texts", "float32", "float64", "flag"]
 
 
 def columns(scores: Iterable[str], *, members: bool, explained: bool = False) -> tuple[Column, ...]:
@@ -33,6 +33,8 @@ def columns(scores: Iterable[str], *, members: bool, explained: bool = False) ->
         *((Column("member", "text"),) if members else ()),
         Column("label", "text"),
         Column("probability", "float32"),
+        Column("decision", "text"),
+        Column("labels", "texts"),
         Column("is_ood", "flag"),
         Column("ood_score", "float64"),
         Column("threshold", "float64"),
@@ -67,6 +69,8 @@ def verdict_cells(verdict: Verdict) -> dict[str, Cell]:
     row: dict[str, Cell] = {
         "label": verdict.label,
         "probability": verdict.probability,
+        "decision": str(verdict.decision),
+        "labels": verdict.labels,
         "is_ood": verdict.is_ood,
         "ood_score": verdict.ood_score,
         "threshold": verdict.threshold,
@@ -82,6 +86,11 @@ def verdict_cells(verdict: Verdict) -> dict[str, Cell]:
             row[f"neighbour{place}_distance"] = neighbour.distance
             row[f"neighbour{place}_sha256"] = neighbour.sha256
     return row
+
+
+def joined(labels: Iterable[str]) -> str:
+    """A list of labels as one cell of text."""
+    return "|".join(labels)
 
 
 def error_cells(code: str, detail: str) -> dict[str, Cell]:

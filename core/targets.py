@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Self, TypedDict, Unpack, cast
 
 from pydantic import Field
 
@@ -11,6 +11,18 @@ from oodguard.core.frozen import Frozen
 DEFAULT_ACCEPT = 0.95
 DEFAULT_COVERAGE = 0.9
 DEFAULT_MAX_ERROR = 0.05
+
+
+class Asked(TypedDict, total=False):
+    """Targets that a caller names, for one call or for a server; the others stay as they are, as does None."""
+
+    accept: float | None
+    confidence: float | None
+    coverage: float | None
+    max_error: float | None
+
+
+TARGET_NAMES = tuple(Asked.__annotations__)
 
 
 class Targets(Frozen):
@@ -37,18 +49,21 @@ class Targets(Frozen):
         DEFAULT_MAX_ERROR, gt=0, lt=1, description="The largest share of wrong labels among the images answered."
     )
 
-    def but(
-        self,
-        *,
-        accept: float | None = None,
-        confidence: float | None = None,
-        coverage: float | None = None,
-        max_error: float | None = None,
-    ) -> Self:
-        """The same targets where nothing else is asked for. Raises `ValueError` for a target out of its range."""
-        asked = {"accept": accept, "confidence": confidence, "coverage": coverage, "max_error": max_error}
-        given = {name: value for name, value in asked.items() if value is not None}
+    def but(self, **asked: Unpack[Asked]) -> Self:
+        """The same targets where nothing else is asked for.
+
+        Raises `ValueError` for a target out of its range, and `TypeError` for a name that is none.
+        """
+        given = named(**asked)
         for name, value in given.items():
             if not 0.0 < value < 1.0:
                 raise ValueError(f"{name} must be above 0 and below 1; got {value:g}")
         return type(self)(**{**self.model_dump(), **given}) if given else self
+
+
+def named(**asked: Unpack[Asked]) -> dict[str, float]:
+    """The targets that are asked for, by name. Raises `TypeError` for a name that is none."""
+    unknown = sorted(asked.keys() - set(TARGET_NAMES))
+    if unknown:
+        raise TypeError(f"there is no argument {unknown[0]!r}; the targets are {', '.join(TARGET_NAMES)}")
+    return {name: value for name, value in cast("dict[str, float | None]", asked).items() if value is not None}

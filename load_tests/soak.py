@@ -96,7 +96,7 @@ def server_tally(gateway: Gateway) -> Tally:
     statuses = gateway.count("oodguard_requests", "route", "status")
     return Tally(
         Counter({status: number for (route, status), number in statuses.items() if route == "/predict"}),
-        Counter({verdict: number for (verdict,), number in gateway.count("oodguard_predictions", "is_ood").items()}),
+        Counter({kind: number for (kind,), number in gateway.count("oodguard_decisions", "decision").items()}),
         Counter({code: number for (code,), number in gateway.count("oodguard_rejected", "code").items()}),
     )
 
@@ -106,12 +106,13 @@ def compare(client: Tally, server: Tally) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name, ours, theirs in (
         ("requests", client.outcomes, server.outcomes),
-        ("images", client.verdicts, server.verdicts),
+        ("images", client.decisions, server.decisions),
         ("refused", client.refused, server.refused),
     ):
         for key in sorted(ours.keys() | theirs.keys()):
-            what = f"{name} {({'true': 'flagged', 'false': 'not flagged'}).get(key, key)}"
-            rows.append({"what": what, "client": ours[key], "server": theirs[key], "same": ours[key] == theirs[key]})
+            rows.append(
+                {"what": f"{name} {key}", "client": ours[key], "server": theirs[key], "same": ours[key] == theirs[key]}
+            )
     return rows
 
 

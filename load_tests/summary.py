@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oodguard.core.errors import InputError
+from oodguard.core.verdict import Decision
 from oodguard.load_tests.harness import machine
 from oodguard.load_tests.tally import Tallies, Tally
 from oodguard.load_tests.thresholds import Check
@@ -26,6 +27,7 @@ HEAD = (
     "p99 ms",
     "shed %",
     "errors %",
+    "unsure %",
     "flagged %",
 )
 
@@ -51,7 +53,8 @@ class Summary:
 
     def _row(self, kind: str, tally: Tally) -> tuple[str, ...]:
         latencies = (tally.latency(share) for share in (50, 95, 99))
-        shares = (tally.share(tally.shed), tally.share(tally.errors), tally.flagged_share)
+        answered = (tally.decided(Decision.UNSURE), tally.flagged_share)
+        shares = (tally.share(tally.shed), tally.share(tally.errors), *answered)
         return (
             kind,
             str(tally.requests),
@@ -81,6 +84,11 @@ class Summary:
             Fact(name="p99", value=f"{self.rows()[-1][5]} ms", detail="of answered requests"),
             Fact(name="Shed", value=percent(total.share(total.shed)), detail=self._counted(total.shed)),
             Fact(name="Errors", value=percent(total.share(total.errors)), detail=self._counted(total.errors)),
+            Fact(
+                name="Unsure",
+                value=percent(total.decided(Decision.UNSURE)),
+                detail=f"of {count(total.images, 'image')}",
+            ),
             Fact(name="Flagged", value=percent(total.flagged_share), detail=f"of {count(total.images, 'image')}"),
         )
         findings = Findings(tuple(Finding("good" if check.kept else "weak", check.sentence) for check in self.checks))

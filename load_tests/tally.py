@@ -13,6 +13,7 @@ from oodguard.core.answers import PredictResponse
 from oodguard.core.errors import QualityError
 from oodguard.core.manifest import Manifest
 from oodguard.core.problems import Problem
+from oodguard.core.verdict import Decision
 from oodguard.load_tests.harness import percentile
 from oodguard.load_tests.load import SHED
 from oodguard.load_tests.triton_http import read_outputs
@@ -25,13 +26,13 @@ UNREADABLE = "unreadable"
 class Tally:
     """What came of some requests.
 
-    `outcomes` counts statuses, `broken` (no answer) and `unreadable` (an answer that is not oodguard's). `verdicts`
-    counts answered images by `true` (out of distribution) and `false`, `refused` counts refusals by code, `latencies`
+    `outcomes` counts statuses, `broken` (no answer) and `unreadable` (an answer that is not oodguard's). `decisions`
+    counts answered images by decision, `refused` counts refusals by code, `latencies`
     counts 200 answers by milliseconds.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    verdicts: Counter[str] = field(default_factory=Counter)
+    decisions: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     latencies: Counter[float] = field(default_factory=Counter)
 
@@ -42,7 +43,7 @@ class Tally:
         try:
             if status == 200:
                 answer = PredictResponse.model_validate_json(content)
-                tally.verdicts.update(str(prediction.is_ood).lower() for prediction in answer.predictions)
+                tally.decisions.update(str(prediction.decision) for prediction in answer.predictions)
                 tally.refused.update(error.code for error in answer.errors)
             elif status:
                 problem = Problem.model_validate_json(content)
@@ -62,7 +63,7 @@ class Tally:
             verdicts = manifest.judge(read_outputs(content, headers))
         except (ValueError, KeyError, QualityError):
             return cls(Counter([UNREADABLE]))
-        return cls(Counter(["200"]), Counter(str(verdict.is_ood).lower() for verdict in verdicts))
+        return cls(Counter(["200"]), Counter(str(verdict.decision) for verdict in verdicts))
 
     def timed(self, milliseconds: float) -> Tally:
         """The same with the latency of its answer, if it is a 200."""
@@ -74,7 +75,7 @@ class Tally:
     def add(self, other: Tally) -> None:
         """Add another's counts."""
         self.outcomes.update(other.outcomes)
-        self.verdicts.update(other.verdicts)
+        self.decisions.update(other.decisions)
         self.refused.update(other.refused)
         self.latencies.update(other.latencies)
 
@@ -82,7 +83,7 @@ class Tally:
         """What was counted after `before`."""
         return Tally(
             self.outcomes - before.outcomes,
-            self.verdicts - before.verdicts,
+            self.decisions - before.decisions,
             self.refused - before.refused,
             self.latencies - before.latencies,
         )
@@ -110,12 +111,16 @@ class Tally:
     @property
     def images(self) -> int:
         """Answered images."""
-        return self.verdicts.total()
+        return self.decisions.total()
 
     @property
     def flagged_share(self) -> float:
         """The share of answered images that are out of distribution."""
-        return self.verdicts["true"] / self.images if self.images else 0.0
+        return self.decided(Decision.STRANGER)
+
+    def decided(self, decision: Decision) -> float:
+        """The share of answered images with this decision; of none it is 0."""
+        return self.decisions[decision] / self.images if self.images else 0.0
 
     def share(self, count: int) -> float:
         """A share of the requests; of none it is 0."""

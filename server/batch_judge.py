@@ -27,6 +27,7 @@ from oodguard.core.explainer import Explainer
 from oodguard.core.images import ImageLike, pixels_of
 from oodguard.core.manifest import Manifest
 from oodguard.core.preprocessing import ImageLimits, Pixels
+from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outcome, Outputs
 from oodguard.server.engines.base import Engine
 from oodguard.server.engines.registry import Device, build_engine
@@ -58,7 +59,7 @@ class BatchJudge:
 
     ```python
     judge = BatchJudge.open(bundle, manifest, plan, limits=ImageLimits())
-    for paths, judged in judge.each(batches, read=lambda path: path, accept=0.95, top_k=1): ...
+    for paths, judged in judge.each(batches, read=lambda path: path, targets=manifest.targets, top_k=1): ...
     ```
 
     `workers` threads decode images; by default one more than the engine has slots. At most as many batches, and one
@@ -143,7 +144,7 @@ class BatchJudge:
         batches: Iterable[Sequence[Given]],
         *,
         read: Callable[[Given], ImageLike],
-        accept: float,
+        targets: Targets,
         top_k: int,
         source: str | None = None,
         explain: bool = False,
@@ -159,7 +160,7 @@ class BatchJudge:
             for batch in batches:
                 if len(waiting) == 2 * self._max_held:
                     yield waiting.popleft()
-                work = self.batch(batch, read=read, accept=accept, top_k=top_k, source=source, explain=explain)
+                work = self.batch(batch, read=read, targets=targets, top_k=top_k, source=source, explain=explain)
                 waiting.append((batch, self.submit(work)))
             while waiting:
                 yield waiting.popleft()
@@ -172,7 +173,7 @@ class BatchJudge:
         images: Sequence[Given],
         *,
         read: Callable[[Given], ImageLike],
-        accept: float,
+        targets: Targets,
         top_k: int,
         source: str | None = None,
         explain: bool = False,
@@ -190,7 +191,7 @@ class BatchJudge:
             pixels = list(itertools.chain.from_iterable(await asyncio.gather(*decode)))
             judged = JudgedBatch([], decode=time.monotonic() - started, queue=started - entered)
             good = [image for image in pixels if not isinstance(image, ImageError)]
-            verdicts = iter(await self._verdicts(good, judged, accept, top_k, source, explain))
+            verdicts = iter(await self._verdicts(good, judged, targets, top_k, source, explain))
         judged.outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in pixels]
         return judged
 
@@ -207,7 +208,7 @@ class BatchJudge:
         self,
         images: Sequence[Pixels],
         judged: JudgedBatch,
-        accept: float,
+        targets: Targets,
         top_k: int,
         source: str | None,
         explain: bool,
@@ -228,9 +229,10 @@ class BatchJudge:
                 return [ImageError(Code.ENGINE_FAILED, str(error))]
             # One image must not cost its batch-mates their answers.
             return [
-                one for image in images for one in await self._verdicts([image], judged, accept, top_k, source, explain)
+                one
+                for image in images
+                for one in await self._verdicts([image], judged, targets, top_k, source, explain)
             ]
-        targets = self.manifest.targets.but(accept=accept)
         verdicts = self.manifest.verdicts(measured, targets=targets, top_k=top_k, source=source)
         judged.outputs.append(outputs)
         if explain:

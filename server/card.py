@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from oodguard.core.answers import ModelRef
+from oodguard.core.calibration import Calibration
 from oodguard.core.curve import QuantileCurve
 from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.frozen import Frozen
+from oodguard.core.label_sets import RAPS_FREE_CLASSES, RAPS_PENALTY, Nonconformity
 from oodguard.core.manifest import Manifest, Parity, Precision
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import Family, ScoreName
-from oodguard.core.targets import DEFAULT_ACCEPT
+from oodguard.core.targets import DEFAULT_ACCEPT, Targets
+from oodguard.core.verdict import Thresholds
 from oodguard.server.model import ServedModel
 from oodguard.server.settings import ServeSettings
 from oodguard.server.shadow import ShadowState
@@ -45,6 +48,20 @@ class CardThresholds(Frozen):
 
     thresholds: tuple[float, ...]
     scale: Scale
+
+
+class CardAnswers(Frozen):
+    """What decides between `answer` and `unsure`, and what a label set holds; one entry for each of `accepts`.
+
+    In distribution, an image whose probability is below `least_chances` is unsure. A label set holds the classes,
+    most likely first, whose nonconformity is at most `label_cuts`, and the first one always; null: every class. With
+    `free_classes` and `penalty` the nonconformity is RAPS, without them LAC (see `Nonconformity`).
+    """
+
+    least_chances: tuple[float, ...]
+    label_cuts: tuple[float | None, ...]
+    free_classes: int | None
+    penalty: float | None
 
 
 class CardScore(CardThresholds):
@@ -110,9 +127,10 @@ class ShadowCard(Frozen):
 class ModelCard(Frozen):
     """Everything about the served model that a client can use.
 
-    `accepts` are the target acceptances that thresholds are listed for, increasing; `max_accept` is the highest that
-    the calibration can promise, and `accept` what a request gets that asks for none. `thumbnails`: whether
-    `/thumbnails/SHA256` has small copies of the training photos that explanations name.
+    `targets` are what a request gets that asks for none. `accepts` are the target acceptances that thresholds are
+    listed for, increasing, the other targets being those; `max_accept` is the highest that the calibration can promise.
+    `answers` is null where the calibration had no labels. `thumbnails`:
+    whether `/thumbnails/SHA256` has small copies of the training photos that explanations name.
     """
 
     model: ModelRef
@@ -121,10 +139,11 @@ class ModelCard(Frozen):
     backbone: str
     seed: int
     classes: tuple[str, ...]
-    accept: float
+    targets: Targets
     max_accept: float
     accepts: tuple[float, ...]
     fused: CardThresholds
+    answers: CardAnswers | None
     detectors: tuple[CardScore, ...]
     data: Data
     metrics: dict[str, float]
@@ -141,10 +160,9 @@ class ModelCard(Frozen):
 def card_of(model: ServedModel, settings: ServeSettings, shadow: ShadowCard | None = None) -> ModelCard:
     """The card of a model that serves with `settings`, beside a shadow or without one."""
     manifest, provenance = model.manifest, model.manifest.provenance
-    accept = model.accept
-    accepts = stops(manifest, accept)
-    thresholds = [manifest.thresholds(manifest.targets.but(accept=stop)) for stop in accepts]
-    calibration = manifest.calibration
+    targets, calibration = model.targets, manifest.calibration
+    accepts = stops(manifest, targets)
+    thresholds = [manifest.thresholds(targets.but(accept=stop)) for stop in accepts]
     return ModelCard(
         model=model.ref,
         precision=manifest.precision,
@@ -152,10 +170,11 @@ def card_of(model: ServedModel, settings: ServeSettings, shadow: ShadowCard | No
         backbone=provenance.backbone,
         seed=provenance.seed,
         classes=manifest.classes,
-        accept=accept,
-        max_accept=_highest(manifest),
+        targets=targets,
+        max_accept=manifest.calibration.curve.highest(targets.confidence),
         accepts=accepts,
         fused=CardThresholds(thresholds=tuple(t.fused for t in thresholds), scale=scale_of(calibration.curve)),
+        answers=_answers(calibration, thresholds),
         detectors=tuple(
             CardScore(
                 name=entry.name,
@@ -205,14 +224,23 @@ def sample_files(model: ServedModel, settings: ServeSettings) -> Sequence[Path]:
     return [model.bundle / golden.path for golden in model.manifest.golden]
 
 
-def stops(manifest: Manifest, accept: float) -> tuple[float, ...]:
-    """Target acceptances to choose from, `accept` among them; none that the calibration cannot promise."""
-    highest = _highest(manifest)
-    return tuple(sorted({accept, *(stop / 1000 for stop in STOPS if stop / 1000 <= highest)}))
+def stops(manifest: Manifest, targets: Targets) -> tuple[float, ...]:
+    """Target acceptances to choose from, that of `targets` among them; none that the calibration cannot promise."""
+    highest = manifest.calibration.curve.highest(targets.confidence)
+    return tuple(sorted({targets.accept, *(stop / 1000 for stop in STOPS if stop / 1000 <= highest)}))
 
 
-def _highest(manifest: Manifest) -> float:
-    return min(manifest.max_accept, *(curve.max_accept for curve in manifest.calibration.score_curves.values()))
+def _answers(calibration: Calibration, thresholds: Sequence[Thresholds]) -> CardAnswers | None:
+    if calibration.answering is None:
+        return None
+    is_raps = calibration.answering.nonconformity is Nonconformity.RAPS
+    chances, cuts = [one.least_chance for one in thresholds], [one.label_cut for one in thresholds]
+    return CardAnswers(
+        least_chances=tuple(chance for chance in chances if chance is not None),
+        label_cuts=tuple(cut if cut is not None and math.isfinite(cut) else None for cut in cuts),
+        free_classes=RAPS_FREE_CLASSES if is_raps else None,
+        penalty=RAPS_PENALTY if is_raps else None,
+    )
 
 
 def scale_of(curve: QuantileCurve) -> Scale:

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from oodguard.core.manifest import DEFAULT_SOURCE, Manifest
+from oodguard.core.targets import Targets
 from oodguard.core.verdict import Verdict
 
 # Shares of the ID images that score lower. The tail is finer: that is where out-of-distribution images land.
@@ -88,10 +89,10 @@ class Drift(Collector):
         self._flags: dict[str, int] = {}
         self._sources: dict[str, DriftCounts] = {}
         self._source_flags: dict[str, int] = {}
-        self._accept = 0.0
+        self._passing = 0.0
 
-    def model(self, manifest: Manifest, accept: float) -> None:
-        """Take over the scores of the model now served, judged by default at `accept`; the counts go on."""
+    def model(self, manifest: Manifest, targets: Targets) -> None:
+        """Take over the scores of the model now served, judged by default by `targets`; the counts go on."""
         names = [entry.name for entry in manifest.scores]
         self._scores = {name: self._scores.get(name, DriftCounts()) for name in names}
         self._flags = {name: self._flags.get(name, 0) for name in names}
@@ -101,7 +102,7 @@ class Drift(Collector):
         sources = (DEFAULT_SOURCE, *manifest.sources) if manifest.sources else ()
         self._sources = {name: self._sources.get(name) or DriftCounts(CLASS_BOUNDS) for name in sources}
         self._source_flags = {name: self._source_flags.get(name, 0) for name in sources}
-        self._accept = accept
+        self._passing = manifest.calibration.curve.level(targets.accept, confidence=targets.confidence)
 
     def count(self, verdict: Verdict, *, source: str | None = None) -> None:
         """Count one answered image."""
@@ -142,4 +143,4 @@ class Drift(Collector):
         for bound in BOUNDS:
             expected.add_metric([label_of(bound)], bound)
         yield from (fused, classes, scores, flags, sources, source_flags, expected)
-        yield GaugeMetricFamily(*OOD_SHARE, value=1.0 - self._accept)
+        yield GaugeMetricFamily(*OOD_SHARE, value=1.0 - self._passing)

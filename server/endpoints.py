@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from oodguard.core.answers import PredictRequest, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.problems import problem, summary_of
+from oodguard.core.targets import TARGET_NAMES, Targets
 from oodguard.server.call import SHORTEST_MS, SOURCE_HEADER, Entrance, while_connected
 from oodguard.server.errors import ReloadRefused, RequestError
 from oodguard.server.health import Health
 from oodguard.server.intake import read_images
-from oodguard.server.judging import Judge
+from oodguard.server.judging import NOTHING, Judge
 from oodguard.server.keys import KeyRing
 from oodguard.server.metrics import Metrics
 from oodguard.server.problems import documented, problem_response
@@ -47,14 +49,14 @@ class Predict:
     async def predict(self, request: Request) -> Response:
         """Classify images and say for each whether it is in or out of distribution."""
         with self.entrance.admit(request) as call:
-            accept, top_k, source, explain = _parameters(request)
+            asked, top_k, source, explain = _parameters(request)
             images = await read_images(call, self.workers)
             with self.serving.model.lease() as model:
                 work = self.judge.judge(
                     [image for image, _ in images],
                     model,
                     deadline=call.deadline,
-                    accept=accept,
+                    asked=asked,
                     top_k=top_k,
                     source=source,
                     explain=explain,
@@ -64,21 +66,23 @@ class Predict:
         timing = Timing.of(**dict(zip(STAGES, found.stages, strict=True)), total=found.total)
         files = [file for _, file in images]
         answer = PredictResponse.of(
-            found.outcomes, files, model=found.model, accept=found.accept, source=found.source, timing=timing
+            found.outcomes, files, model=found.model, targets=found.targets, source=found.source, timing=timing
         )
         if not answer.predictions:
             return problem_response(summary_of(answer.errors), path=request.url.path)
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 
-def _parameters(request: Request) -> tuple[float | None, int | None, str | None, bool]:
+def _parameters(request: Request) -> tuple[Mapping[str, float], int | None, str | None, bool]:
+    """The targets that a request names, its `top_k` and `source`, and whether it asks for explanations."""
     header = request.headers.get(SOURCE_HEADER) or None
     if not request.scope["query_string"]:
-        return None, None, header, False
-    unknown = sorted(set(request.query_params) - {"accept", "top_k", "source", "explain"})
+        return NOTHING, None, header, False
+    unknown = sorted(set(request.query_params) - {*TARGET_NAMES, "top_k", "source", "explain"})
     if unknown:
         raise RequestError(
-            Code.BAD_PARAMETER, f"unknown parameter {unknown[0][:80]!r}; there are accept, top_k, source and explain"
+            Code.BAD_PARAMETER,
+            f"unknown parameter {unknown[0][:80]!r}; there are {', '.join(TARGET_NAMES)}, top_k, source and explain",
         )
     top_k = _number(request, "top_k")
     if top_k is not None and (top_k != int(top_k) or top_k < 1):
@@ -87,8 +91,8 @@ def _parameters(request: Request) -> tuple[float | None, int | None, str | None,
     if len(sources) > 1:
         raise RequestError(Code.BAD_PARAMETER, "source must be one name")
     source = sources[0] if sources else header
-    whole = None if top_k is None else int(top_k)
-    return _number(request, "accept"), whole, source, _flag(request, "explain")
+    asked = {name: value for name in TARGET_NAMES if (value := _number(request, name)) is not None}
+    return asked, None if top_k is None else int(top_k), source, _flag(request, "explain")
 
 
 def _flag(request: Request, name: str) -> bool:
@@ -230,12 +234,9 @@ BODY_AND_PARAMETERS = {
         },
     },
     "parameters": [
-        _parameter(
-            "accept",
-            "Target acceptance of in-distribution images for this request, e.g. 0.99.",
-            type="number",
-            exclusiveMinimum=0,
-            exclusiveMaximum=1,
+        *(
+            _parameter(name, str(field.description), type="number", exclusiveMinimum=0, exclusiveMaximum=1)
+            for name, field in Targets.model_fields.items()
         ),
         _parameter("top_k", "Classes to list.", type="integer", minimum=1),
         _parameter("source", "Whose calibration judges: a source of the bundle. Wins over the header.", type="string"),

@@ -7,10 +7,11 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, closing
 from types import TracebackType
-from typing import ParamSpec
+from typing import ParamSpec, Unpack
 
 from oodguard.core.answers import PredictResponse, Result
 from oodguard.core.images import ImageLike, listed
+from oodguard.core.targets import Asked
 from oodguard.core.verdict import DEFAULT_TOP_K
 from oodguard.server.guard_calls import GuardCalls
 
@@ -42,10 +43,10 @@ class Guard(GuardCalls):
         self,
         images: ImageLike | Sequence[ImageLike],
         *,
-        accept: float | None = None,
         top_k: int = DEFAULT_TOP_K,
         source: str | None = None,
         explain: bool = False,
+        **targets: Unpack[Asked],
     ) -> PredictResponse:
         """Verdicts for one image or several.
 
@@ -54,14 +55,20 @@ class Guard(GuardCalls):
         ```
 
         An image is a path, encoded bytes, a PIL image or a uint8 array: `[H, W, 3]` in RGB order, or `[H, W]` grey.
-        `accept` is the target acceptance of ID images, the bundle's own unless given; `top_k` how many classes are
-        listed; `source` whose calibration judges, of those that `oodguard recalibrate` put into the bundle. `explain`
-        adds to each prediction which scores decided, and the nearest training photos.
+        `top_k` is how many classes are listed. `source` names whose calibration judges, of those that
+        `oodguard recalibrate` put into the bundle. `explain` adds to each prediction which scores decided, and the nearest
+        training photos. `targets` are what the answers are to keep, the bundle's own unless
+        given:
+
+        accept       the share of ID images that should pass
+        confidence   how sure that is to be; unless given, `accept` is kept on average
+        coverage     the chance that a label set (`labels`) holds the true class
+        max_error    the largest share of wrong labels among the images whose `decision` is `answer`
 
         An image that cannot be used is in the answer's `errors` with its index, and the others are answered. Raises
         `Refused` when none can be used or an argument is out of range, `EngineUnavailable` when the guard is closed.
         """
-        future = self._judge.submit(self._answer(listed(images), accept, top_k, source, explain))
+        future = self._judge.submit(self._answer(listed(images), targets, top_k, source, explain))
         try:
             return future.result()
         finally:
@@ -72,10 +79,10 @@ class Guard(GuardCalls):
         self,
         images: Iterable[ImageLike],
         *,
-        accept: float | None = None,
         top_k: int = DEFAULT_TOP_K,
         source: str | None = None,
         explain: bool = False,
+        **targets: Unpack[Asked],
     ) -> Iterator[Result]:
         """Verdicts for any number of images, in their order, in batches of `max_batch`.
 
@@ -87,7 +94,7 @@ class Guard(GuardCalls):
         `images` is read a few batches ahead, so that memory does not grow with their number. An image that cannot be
         used is a result with a problem. Raises as `predict` does.
         """
-        with closing(self._judging(images, accept, top_k, source, explain)) as judging:
+        with closing(self._judging(images, targets, top_k, source, explain)) as judging:
             for batch, future in judging:
                 yield from map(Result.of, batch, future.result().outcomes)
 
@@ -120,27 +127,27 @@ class AsyncGuard(GuardCalls):
         self,
         images: ImageLike | Sequence[ImageLike],
         *,
-        accept: float | None = None,
         top_k: int = DEFAULT_TOP_K,
         source: str | None = None,
         explain: bool = False,
+        **targets: Unpack[Asked],
     ) -> PredictResponse:
         """As `Guard.predict`."""
         return await asyncio.wrap_future(
-            self._judge.submit(self._answer(listed(images), accept, top_k, source, explain))
+            self._judge.submit(self._answer(listed(images), targets, top_k, source, explain))
         )
 
     async def stream(
         self,
         images: Iterable[ImageLike],
         *,
-        accept: float | None = None,
         top_k: int = DEFAULT_TOP_K,
         source: str | None = None,
         explain: bool = False,
+        **targets: Unpack[Asked],
     ) -> AsyncIterator[Result]:
         """As `Guard.stream`."""
-        with closing(self._judging(images, accept, top_k, source, explain)) as judging:
+        with closing(self._judging(images, targets, top_k, source, explain)) as judging:
             for batch, future in judging:
                 judged = await asyncio.wrap_future(future)
                 for image, outcome in zip(batch, judged.outcomes, strict=True):

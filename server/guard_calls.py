@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Self
+from typing import Self, Unpack
 
 from pydantic import Field, ValidationError
 
@@ -20,6 +20,7 @@ from oodguard.core.images import ImageLike, name_of
 from oodguard.core.manifest import Manifest, load_manifest
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
 from oodguard.core.problems import Refused, problem, summary_of
+from oodguard.core.targets import Asked, Targets
 from oodguard.core.verdict import Thresholds
 from oodguard.server.batch_judge import BatchJudge, JudgedBatch
 from oodguard.server.engines.registry import Device, LocalEngineName
@@ -120,34 +121,33 @@ class GuardCalls:
         """The class names, in the order of `class_index`."""
         return self.manifest.classes
 
-    def thresholds(self, accept: float | None = None, *, source: str | None = None) -> Thresholds:
-        """Every threshold at a target acceptance, the bundle's own unless given. Raises `Refused`."""
-        targets = self.manifest.targets.but(accept=self._required(accept, source=source))
-        return self.manifest.thresholds(targets, source=source)
+    def thresholds(self, *, source: str | None = None, **asked: Unpack[Asked]) -> Thresholds:
+        """Every threshold at its target, the bundle's own unless another is asked for. Raises `Refused`."""
+        return self.manifest.thresholds(self._required(asked, source=source), source=source)
 
-    def _required(self, accept: float | None, top_k: int = 1, *, source: str | None) -> float:
-        """The target acceptance to judge by. Raises `Refused` for arguments out of range."""
-        accept = self.manifest.targets.accept if accept is None else accept
+    def _required(self, asked: Asked, top_k: int = 1, *, source: str | None) -> Targets:
+        """The targets to judge by. Raises `Refused` for arguments out of range."""
         try:
-            self.manifest.thresholds(self.manifest.targets.but(accept=accept), source=source)
+            targets = self.manifest.targets.but(**asked)
+            self.manifest.thresholds(targets, source=source)
             if top_k < 1:
                 raise ValueError(f"top_k must be at least 1; got {top_k}")
         except ValueError as error:
             raise Refused(problem(Code.BAD_PARAMETER, str(error))) from None
-        return accept
+        return targets
 
     async def _answer(
-        self, images: Sequence[ImageLike], accept: float | None, top_k: int, source: str | None, explain: bool
+        self, images: Sequence[ImageLike], asked: Asked, top_k: int, source: str | None, explain: bool
     ) -> PredictResponse:
         """What `predict` returns; for the judge's event loop."""
         started = time.monotonic()
-        accept = self._required(accept, top_k, source=source)
+        targets = self._required(asked, top_k, source=source)
         if not images:
             raise Refused(problem(Code.NO_IMAGES, "give at least one image"))
         # Every slot's share: more in one batch would leave other slots idle.
         size = min(self._judge.plan.max_batch, -(-len(images) // self._judge.engine.slots))
         batches = (
-            self._judge.batch(b, read=_itself, accept=accept, top_k=top_k, source=source, explain=explain)
+            self._judge.batch(b, read=_itself, targets=targets, top_k=top_k, source=source, explain=explain)
             for b in _batched(images, size)
         )
         judged = await asyncio.gather(*batches)
@@ -155,7 +155,7 @@ class GuardCalls:
             itertools.chain.from_iterable(batch.outcomes for batch in judged),
             map(name_of, images),
             model=self.model,
-            accept=accept,
+            targets=targets,
             source=source,
             timing=Timing.of(
                 read=0.0,
@@ -171,12 +171,12 @@ class GuardCalls:
         return answer
 
     def _judging(
-        self, images: Iterable[ImageLike], accept: float | None, top_k: int, source: str | None, explain: bool
+        self, images: Iterable[ImageLike], asked: Asked, top_k: int, source: str | None, explain: bool
     ) -> Generator[tuple[Sequence[ImageLike], Future[JudgedBatch]], None, None]:
         """What `stream` waits for."""
         batches = _batched(images, self._judge.plan.max_batch)
-        accept = self._required(accept, top_k, source=source)
-        return self._judge.each(batches, read=_itself, accept=accept, top_k=top_k, source=source, explain=explain)
+        targets = self._required(asked, top_k, source=source)
+        return self._judge.each(batches, read=_itself, targets=targets, top_k=top_k, source=source, explain=explain)
 
 
 def _itself(image: ImageLike) -> ImageLike:

@@ -33,14 +33,13 @@ class Inference:
     ) -> dict[str, oip.Array] | Problem:
         """The outputs by name, or why the request as a whole is refused. `deadline` and `read` as for `Judge.judge`.
 
-        Raises `RequestError` for a parameter `accept` that is no number or `source` that is no text, and as
-        `Judge.judge` does.
+        Raises `RequestError` for a target that is no number or a `source` that is no text, and as `Judge.judge` does.
         """
         found = await judge.judge(
             self.images,
             model,
             deadline=deadline,
-            accept=oip.accept_of(self.message),
+            asked=oip.asked_of(self.message),
             top_k=1,
             source=oip.source_of(self.message) or self.source,
             explain=oip.explains(self.message),
@@ -56,28 +55,35 @@ class Inference:
 
 
 def arrays_of(found: Judgement, manifest: Manifest) -> dict[str, oip.Array]:
-    """The outputs `[N, ...]`; the row of an image that failed is empty text and numbers that are no numbers."""
+    """The outputs `[N, ...]`; the row of an image that failed is empty text and numbers that are no numbers.
+
+    label_set: for each class, whether the label set holds it.
+    """
     count = len(found.outcomes)
-    labels, errors = [""] * count, [""] * count
+    labels, decisions, errors = [""] * count, [""] * count, [""] * count
     is_ood = np.ones(count, dtype=bool)
     fused, threshold = (np.full(count, np.nan, dtype=np.float32) for _ in range(2))
     probabilities = np.full((count, len(manifest.classes)), np.nan, dtype=np.float32)
     scores = np.full((count, len(manifest.scores)), np.nan, dtype=np.float32)
+    sets = np.zeros((count, len(manifest.classes)), dtype=bool)
     for row, (outcome, (image, _)) in enumerate(zip(found.outcomes, found.images, strict=True)):
         if isinstance(outcome, ImageError):
             errors[row] = f"{outcome.code}: {outcome}"
             continue
-        labels[row], is_ood[row] = outcome.label, outcome.is_ood
+        labels[row], decisions[row], is_ood[row] = outcome.label, outcome.decision, outcome.is_ood
         fused[row], threshold[row] = outcome.ood_score, outcome.threshold
         assert isinstance(image, MeasuredImage)
         probabilities[row], scores[row] = image.measured.probabilities[image.row], image.measured.scores[image.row]
+        sets[row, image.measured.ranked[image.row][: len(outcome.labels or ())]] = True
     return {
         "label": oip.texts(labels),
+        "decision": oip.texts(decisions),
         "is_ood": is_ood,
         "ood_score": fused,
         "threshold": threshold,
         "probabilities": probabilities,
         "scores": scores,
+        **({"label_set": sets} if manifest.has_label_sets else {}),
         "error": oip.texts(errors),
     }
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 from oodguard.core.answers import ModelRef
 from oodguard.core.errors import ImageError
 from oodguard.core.preprocessing import ImageLimits, Pixels, load_pixels
+from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outcome, Verdict
 from oodguard.server.admission import Admission
 from oodguard.server.batcher import MeasuredImage
@@ -28,6 +30,8 @@ from oodguard.server.tracing import CURRENT
 
 # One image of a request: encoded, or pixels `[side, side, 3]` uint8, or why it cannot be used.
 ParsedImage = bytes | Pixels | ImageError
+# A request that names no target.
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Judgement:
     """
 
     model: ModelRef
-    accept: float
+    targets: Targets
     outcomes: tuple[Outcome, ...]
     images: Sequence[Passed]
     stages: Seconds
@@ -51,7 +55,7 @@ class Judge:
     """Judges the images of requests.
 
     ```python
-    found = await judge.judge([data], model, deadline=time.monotonic() + 10, accept=0.99)
+    found = await judge.judge([data], model, deadline=time.monotonic() + 10, asked={"accept": 0.99})
     ```
 
     Every image is counted: under its verdict where it got one, under its code where it cannot be used. Flagged images
@@ -73,7 +77,7 @@ class Judge:
         model: ServedModel,
         *,
         deadline: float,
-        accept: float | None = None,
+        asked: Mapping[str, float] = NOTHING,
         top_k: int | None = None,
         source: str | None = None,
         explain: bool = False,
@@ -82,16 +86,16 @@ class Judge:
     ) -> Judgement:
         """Judge the images of one request, by a model that the caller has leased.
 
-        deadline: a time of `time.monotonic`. explain: say for each image why. read: seconds that the request took to
-        arrive. all_or_none: the caller answers none of the images where one cannot be used, so the others are not
+        deadline: a time of `time.monotonic`. asked: targets that the request names. explain: say for each image why.
+        read: seconds that the request took to arrive. all_or_none: the caller answers none of the images where one
+        cannot be used, so the others are not
         counted as answered.
 
-        Raises `RequestError` for an `accept` that the calibration cannot promise or an unknown `source`,
-        `DeadlineMissed`, and `EngineError` when inference fails.
+        Raises `RequestError` for a target that the calibration cannot promise or an unknown `source`, `DeadlineMissed`,
+        and `EngineError` when inference fails.
         """
-        started, asked = time.monotonic(), accept
-        accept = model.accept if accept is None else accept
-        thresholds = model.thresholds(accept, source)
+        started = time.monotonic()
+        targets, thresholds = model.asked(source=source, **asked)
         near = explain or self.sampler is not None
         passed = await self._all([self._measure(model, image, deadline, source, near) for image in images], deadline)
         judging = time.monotonic()
@@ -114,13 +118,13 @@ class Judge:
             if isinstance(outcome, ImageError):
                 self.metrics.refuse(outcome.code)
             elif answered and not isinstance(found, ImageError):
-                self._answer(image, outcome, found, model, accept, source)
+                self._answer(image, outcome, found, model, targets, source)
                 if self.shadow is not None and isinstance(image, bytes):
-                    self.shadow.offer(image, outcome, accept=asked, source=source)
+                    self.shadow.offer(image, outcome, asked=asked, source=source)
         ended = time.monotonic()
         self.admission.answered(len(images))
         seconds = self._record(Stages(passed, read=read, started=started, judging=judging, ended=ended), model)
-        return Judgement(model.ref, accept, tuple(outcomes), passed, seconds, read + ended - started, source)
+        return Judgement(model.ref, targets, tuple(outcomes), passed, seconds, read + ended - started, source)
 
     def _answer(
         self,
@@ -128,13 +132,13 @@ class Judge:
         verdict: Verdict,
         found: MeasuredImage,
         model: ServedModel,
-        accept: float,
+        targets: Targets,
         source: str | None,
     ) -> None:
         self.metrics.answer(verdict, model.manifest, source=source)
         if self.sampler is not None and isinstance(image, bytes):
             explain = partial(model.explainer.explain, found.measured, found.row)
-            self.sampler.offer(image, verdict, model=model.ref, accept=accept, explain=explain)
+            self.sampler.offer(image, verdict, model=model.ref, accept=targets.accept, explain=explain)
 
     async def _all(self, work: list[Coroutine[None, None, Passed]], deadline: float) -> list[Passed]:
         """Run to the end, or to the first failure or the deadline; what is unfinished then is withdrawn."""

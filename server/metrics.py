@@ -13,9 +13,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from oodguard.core.answers import ModelRef
 from oodguard.core.codes import Code
 from oodguard.core.manifest import Manifest
-from oodguard.core.verdict import Verdict
+from oodguard.core.targets import Targets
+from oodguard.core.verdict import Decision, Verdict
 from oodguard.server import drift, promise
 from oodguard.server.settings import ServeSettings
+from oodguard.server.shadow_pipe import ShadowVerdict
 from oodguard.server.stages import STAGES
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -72,6 +74,12 @@ class Metrics:
         self._predictions = self._add(
             Counter, "oodguard_predictions", "Images answered, by label and verdict.", "label", "is_ood"
         )
+        decisions = self._add(
+            Counter,
+            "oodguard_decisions",
+            "Images answered, by what to do with them: answer, unsure, stranger.",
+            "decision",
+        )
         rejected = self._add(Counter, "oodguard_rejected", "Images or requests refused, by reason.", "code")
         self.expired = self._add(
             Counter, "oodguard_expired_images", "Images dropped because their deadline had passed."
@@ -114,6 +122,13 @@ class Metrics:
             "shadow_is_ood",
             "same_label",
         )
+        shadow_decisions = self._add(
+            Counter,
+            "oodguard_shadow_decisions",
+            "Images judged by both bundles, by decision of each.",
+            "primary_decision",
+            "shadow_decision",
+        )
         self.shadow_inference_seconds = self._add(
             Histogram,
             "oodguard_shadow_inference_seconds",
@@ -135,6 +150,7 @@ class Metrics:
         # Every series exists from the start, so that a rate over it is never missing; looking a series up by its
         # labels on every request would cost more than counting.
         self._stages = [stages.labels(stage) for stage in STAGES]
+        self._decisions = {decision: decisions.labels(decision) for decision in Decision}
         self._rejected = {code: rejected.labels(code) for code in Code}
         self.reloads = {result: reloads.labels(result) for result in ("swapped", "refused")}
         self.samples = {result: samples.labels(result) for result in ("kept", "dropped", "failed")}
@@ -145,6 +161,7 @@ class Metrics:
             found: shadow_verdicts.labels(*(str(one).lower() for one in found))
             for found in product((False, True), repeat=3)
         }
+        self._decided = {found: shadow_decisions.labels(*found) for found in product(Decision, repeat=2)}
         self._answered: dict[tuple[str, bool], Counter] = {}
         self._timed: dict[str, Histogram] = {}
         self._by_route: dict[tuple[str, int], Counter] = {}
@@ -194,15 +211,17 @@ class Metrics:
         counter = self._answered.get((verdict.label, verdict.is_ood))
         if counter is not None:  # the model may have been replaced since
             counter.inc()
+        self._decisions[verdict.decision].inc()
         self._images += 1
         self._flagged += verdict.is_ood
         self._drift.count(verdict, source=source)
         self._promise.count(verdict, manifest)
 
-    def compare(self, primary: Verdict, *, label: str, is_ood: bool) -> None:
+    def compare(self, primary: Verdict, shadow: ShadowVerdict) -> None:
         """Count one image judged by both bundles: the server's verdict beside what the shadow says."""
         self.shadow_images["judged"].inc()
-        self._compared[primary.is_ood, is_ood, primary.label == label].inc()
+        self._compared[primary.is_ood, shadow.is_ood, primary.label == shadow.label].inc()
+        self._decided[primary.decision, shadow.decision].inc()
 
     def shadow(self, model: ModelRef | None) -> None:
         """Name the model of the shadow bundle; None where it judges nothing."""
@@ -211,8 +230,8 @@ class Metrics:
         if model is not None:
             self._shadow_model.labels(model.name, model.version).set(1)
 
-    def model(self, manifest: Manifest, accept: float) -> None:
-        """Name the model being served, judged by default at `accept`; series of what it does not have are dropped."""
+    def model(self, manifest: Manifest, targets: Targets) -> None:
+        """Name the model being served, judged by default by `targets`; series of what it does not have are dropped."""
         for label, verdict in self._answered:
             if label not in manifest.classes:
                 self._predictions.remove(label, str(verdict).lower())
@@ -222,7 +241,7 @@ class Metrics:
             for verdict in (True, False)
         }
         self._model.info({"name": manifest.name, "version": manifest.version})
-        self._drift.model(manifest, accept)
+        self._drift.model(manifest, targets)
         self._promise.model(manifest)
 
     def totals(self) -> Totals:

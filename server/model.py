@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Unpack
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from oodguard.core.errors import FormatError
 from oodguard.core.explainer import Explainer
 from oodguard.core.manifest import MANIFEST_FILE, load_manifest
 from oodguard.core.preprocessing import Pixels
+from oodguard.core.targets import Asked, Targets
 from oodguard.core.thumbnails import Thumbnails
 from oodguard.core.verdict import Thresholds
 from oodguard.server.arrival import fingerprint
@@ -29,7 +31,7 @@ from oodguard.server.sender import Sender
 from oodguard.server.settings import ServeSettings
 from oodguard.server.tuning import EnginePlan, plan_for
 
-# Callers ask for few target acceptances, over and over.
+# Callers ask for few targets, over and over.
 THRESHOLDS_KEPT = 256
 
 
@@ -39,14 +41,14 @@ class ServedModel:
     `explainer` explains answers; `thumbnails` are of its training photos, where the bundle has them.
 
     The engine runs in this process as `plan` says, or it is a `remote` one. `bundle` is where the golden images are;
-    None where a remote engine brought its own. `fingerprint` is the hash of its manifest. `accept` is for
+    None where a remote engine brought its own. `fingerprint` is the hash of its manifest. `targets` are for
     requests that name none.
     """
 
     def __init__(self, settings: ServeSettings, metrics: Metrics, *, engine: Engine | None = None) -> None:
         """Verify the bundle's files and start its engine.
 
-        Raises `FormatError`, `EnvironmentProblem`, or `RequestError` for an `accept` the calibration cannot promise.
+        Raises `FormatError`, `EnvironmentProblem`, or `RequestError` for a target the calibration cannot promise.
         """
         self.bundle = settings.bundle
         self.plan: EnginePlan | None = None
@@ -63,10 +65,11 @@ class ServedModel:
         if settings.model_name is not None:
             self.manifest = self.manifest.model_copy(update={"name": settings.model_name})
         self.ref = ModelRef(name=self.manifest.name, version=self.manifest.version)
-        self.accept = settings.accept or self.manifest.targets.accept
-        self._thresholds = lru_cache(THRESHOLDS_KEPT)(self._found)
-        for source in (None, *self.manifest.sources):
-            self.thresholds(self.accept, source)
+        self._thresholds = lru_cache(THRESHOLDS_KEPT)(self.manifest.thresholds)
+        self.targets = self.manifest.targets
+        self.targets, _ = self.asked(**settings.asked)
+        for source in self.manifest.sources:
+            self.asked(source=source, **settings.asked)
         self.condition = Condition(metrics)
         self.batcher: Batcher | Sender
         if self.remote is not None:
@@ -117,18 +120,17 @@ class ServedModel:
         """Why a remote engine cannot be asked at the moment; None where it can, or runs here."""
         return self.remote.unreachable if self.remote else None
 
-    def thresholds(self, accept: float, source: str | None = None) -> Thresholds:
-        """Every threshold at a target acceptance.
+    def asked(self, *, source: str | None = None, **asked: Unpack[Asked]) -> tuple[Targets, Thresholds]:
+        """The targets of a request that asks for these, and every threshold at them.
 
-        Raises `RequestError` for one that the calibration cannot promise, and for an unknown source.
+        Raises `RequestError` for a target out of its range, or one that the calibration cannot promise, and for an
+        unknown source.
         """
         try:
-            return self._thresholds(accept, source)
+            targets = self.targets.but(**asked)
+            return targets, self._thresholds(targets, source=source)
         except ValueError as error:
             raise RequestError(Code.BAD_PARAMETER, str(error)) from None
-
-    def _found(self, accept: float, source: str | None) -> Thresholds:
-        return self.manifest.thresholds(self.manifest.targets.but(accept=accept), source=source)
 
     def submit(
         self, pixels: Pixels, *, deadline: float, source: str | None, neighbours: bool

@@ -19,6 +19,7 @@ from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.core.frozen import Frozen, first_fault
 from oodguard.core.manifest import Manifest
+from oodguard.core.targets import TARGET_NAMES
 from oodguard.server.base64_text import decoded
 from oodguard.server.errors import RequestError
 from oodguard.server.judging import ParsedImage
@@ -237,6 +238,7 @@ def _to_json(values: Array) -> list[Any]:
 def metadata(manifest: Manifest) -> dict[str, Any]:
     """The model metadata of the protocol."""
     side, classes, scores = manifest.preprocessing.crop, len(manifest.classes), len(manifest.scores)
+    sets = [{"name": "label_set", "datatype": "BOOL", "shape": [-1, classes]}] if manifest.has_label_sets else []
     return {
         "name": manifest.name,
         "versions": [manifest.version],
@@ -247,11 +249,13 @@ def metadata(manifest: Manifest) -> dict[str, Any]:
         ],
         "outputs": [
             {"name": "label", "datatype": "BYTES", "shape": [-1]},
+            {"name": "decision", "datatype": "BYTES", "shape": [-1]},
             {"name": "is_ood", "datatype": "BOOL", "shape": [-1]},
             {"name": "ood_score", "datatype": "FP32", "shape": [-1]},
             {"name": "threshold", "datatype": "FP32", "shape": [-1]},
             {"name": "probabilities", "datatype": "FP32", "shape": [-1, classes]},
             {"name": "scores", "datatype": "FP32", "shape": [-1, scores]},
+            *sets,
             {"name": "error", "datatype": "BYTES", "shape": [-1]},
             {"name": EXPLANATION, "datatype": "BYTES", "shape": [-1]},
         ],
@@ -293,6 +297,15 @@ def require_model(served: ModelRef, name: str, version: str | None) -> None:
         raise RequestError(Code.NOT_FOUND, f"this server has {served.name} version {served.version}")
 
 
+def asked_of(message: InferRequest) -> dict[str, float]:
+    """The targets among the request's parameters."""
+    asked = {name: value for name in TARGET_NAMES if (value := message.parameters.get(name)) is not None}
+    for name, value in asked.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise RequestError(Code.BAD_PARAMETER, f"the parameter {name} is a number")
+    return asked
+
+
 def explains(message: InferRequest) -> bool:
     """Whether the caller asks for explanations: by the parameter `explain`, or by the output's name.
 
@@ -300,14 +313,6 @@ def explains(message: InferRequest) -> bool:
     """
     named = any(output.name == EXPLANATION for output in message.outputs or ())
     return _flag(message.parameters, "explain") or named
-
-
-def accept_of(message: InferRequest) -> float | None:
-    """The request parameter `accept`."""
-    accept = message.parameters.get("accept")
-    if accept is not None and (isinstance(accept, bool) or not isinstance(accept, int | float)):
-        raise RequestError(Code.BAD_PARAMETER, "the parameter accept is a number")
-    return accept
 
 
 def source_of(message: InferRequest) -> str | None:

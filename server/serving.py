@@ -34,7 +34,7 @@ class Serving:
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self.model = ServedModel(settings, metrics, engine=engine)
-        metrics.model(self.model.manifest, self.model.accept)
+        metrics.model(self.model.manifest, self.model.targets)
 
     @property
     def fingerprint(self) -> str | None:
@@ -61,7 +61,7 @@ class Serving:
                 log.error("bundle refused, the old one serves on: %s", error)
                 raise ReloadRefused(str(error)) from None
             old, self.model = self.model, new
-            self._metrics.model(new.manifest, new.accept)
+            self._metrics.model(new.manifest, new.targets)
             self._metrics.reloads["swapped"].inc()
             log.warning("now serving %s version %s", new.manifest.name, new.manifest.version)
             task = asyncio.create_task(self._retire(old))

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from oodguard.core.manifest import NAME
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.targets import Asked
 from oodguard.core.verdict import DEFAULT_TOP_K
 from oodguard.server.engines.registry import DEFAULT, ENGINES, Device, EngineName, one_of
 from oodguard.server.settings_rules import ENV_PREFIX, broken_rule
@@ -75,6 +76,18 @@ class ServeSettings(BaseSettings):
     decode_workers: int = Field(2, ge=1, le=64, description="Threads that decode images.")
     accept: float | None = Field(
         None, gt=0, lt=1, description="Target acceptance of ID images; default: the bundle's (0.95)."
+    )
+    confidence: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="How sure the target acceptance is to be kept; default: the bundle's (none: kept on average).",
+    )
+    coverage: float | None = Field(
+        None, gt=0, lt=1, description="Chance that a label set holds the true class; default: the bundle's (0.9)."
+    )
+    max_error: float | None = Field(
+        None, gt=0, lt=1, description="Largest share of wrong labels among answers; default: the bundle's (0.05)."
     )
     top_k: int = Field(
         DEFAULT_TOP_K,
@@ -345,6 +358,11 @@ class ServeSettings(BaseSettings):
     def origins(self) -> tuple[str, ...]:
         """Every origin whose pages may call, once."""
         return tuple(dict.fromkeys(self.cors_origins.split(","))) if self.cors_origins else ()
+
+    @property
+    def asked(self) -> Asked:
+        """The targets in place of the bundle's."""
+        return Asked(accept=self.accept, confidence=self.confidence, coverage=self.coverage, max_error=self.max_error)
 
     @property
     def limits(self) -> ImageLimits:

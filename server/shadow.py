@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from typing import Literal
 from oodguard.core.answers import ModelRef
 from oodguard.core.frozen import Frozen
 from oodguard.core.manifest import MANIFEST_FILE
+from oodguard.core.targets import named
 from oodguard.core.verdict import Verdict
 from oodguard.server.arrival import fingerprint
 from oodguard.server.backlog import Backlog
@@ -49,7 +51,7 @@ class Shadow:
     ```python
     shadow = Shadow(settings, metrics)
     shadow.start()
-    shadow.offer(data, verdict, accept=None)
+    shadow.offer(data, verdict, asked={})
     ```
 
     A thread talks to the process, so requests never wait. What does not fit into the backlog is dropped and counted; a
@@ -62,7 +64,7 @@ class Shadow:
         engine = settings.engine if settings.engine in LOCAL else DEFAULT
         LOCAL[engine].loader()
         self._plan = ShadowPlan(
-            bundle=settings.shadow.absolute(), engine=engine, accept=settings.accept, limits=settings.limits
+            bundle=settings.shadow.absolute(), engine=engine, asked=named(**settings.asked), limits=settings.limits
         )
         self._metrics = metrics
         self._share = settings.shadow_share
@@ -90,8 +92,8 @@ class Shadow:
         """Start the process and go on in a thread."""
         self._thread.start()
 
-    def offer(self, data: bytes, verdict: Verdict, *, accept: float | None, source: str | None = None) -> None:
-        """Have an answered image judged, if it is drawn. `accept` and `source` are what its request named.
+    def offer(self, data: bytes, verdict: Verdict, *, asked: Mapping[str, float], source: str | None = None) -> None:
+        """Have an answered image judged, if it is drawn. `asked`: the targets of its request, beside its source.
 
         Never waits or raises.
         """
@@ -101,7 +103,7 @@ class Shadow:
             self._metrics.shadow_images["dropped"].inc()
             return
         with self._woken:
-            self._waiting.append(Drawn(data, verdict, accept, source))
+            self._waiting.append(Drawn(data, verdict, asked, source))
             self._woken.notify()
 
     async def reload(self) -> None:
@@ -156,9 +158,9 @@ class Shadow:
         return self._retry_at is not None and time.monotonic() >= self._retry_at
 
     def _take(self) -> list[Drawn]:
-        """The next images that one request may hold: those of one acceptance and one source."""
+        """The next images that one request may hold: those with the same targets and source."""
         found = [self._waiting.popleft()] if self._waiting else []
-        while self._waiting and len(found) < BATCH and self._waiting[0].asked == found[0].asked:
+        while self._waiting and len(found) < BATCH and self._waiting[0].kind == found[0].kind:
             found.append(self._waiting.popleft())
         return found
 
@@ -226,7 +228,7 @@ class Shadow:
             if verdict is None:
                 self._metrics.shadow_images["failed"].inc()
             else:
-                self._metrics.compare(one.verdict, label=verdict.label, is_ood=verdict.is_ood)
+                self._metrics.compare(one.verdict, verdict)
 
     def close(self) -> None:
         """End the process; what waits is given up."""

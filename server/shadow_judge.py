@@ -25,22 +25,27 @@ from oodguard.server.tuning import EnginePlan
 def open_judge(plan: ShadowPlan) -> BatchJudge:
     """The bundle, verified, on one thread of the CPU. Raises `OodguardError`."""
     manifest = load_manifest(plan.bundle)
-    manifest.thresholds(manifest.targets.but(accept=plan.accept))
+    manifest.thresholds(manifest.targets.but(**plan.asked))
     engine = EnginePlan(engine=plan.engine, sessions=1, threads=1, max_batch=1)
     return BatchJudge.open(plan.bundle, manifest, engine, limits=plan.limits, device="cpu", workers=1)
 
 
-def answer(judge: BatchJudge, images: Sequence[bytes], accept: float, source: str | None = None) -> ShadowAnswer:
-    """The verdicts on some images."""
+def answer(
+    judge: BatchJudge, images: Sequence[bytes], asked: dict[str, float], source: str | None = None
+) -> ShadowAnswer:
+    """The verdicts on some images, by these targets and the bundle's own."""
     try:
-        work = judge.batch(images, read=lambda image: image, accept=accept, top_k=1, source=source)
+        targets = judge.manifest.targets.but(**asked)
+        work = judge.batch(images, read=lambda image: image, targets=targets, top_k=1, source=source)
         judged = judge.submit(work).result()
     except (OodguardError, ValueError):
-        # An acceptance that this calibration cannot promise or a source that the bundle has not, among others: in the
+        # A target that this calibration cannot promise or a source that the bundle has not, among others: in the
         # server's place it would be refused.
         return ShadowAnswer(verdicts=(None,) * len(images), inference=0.0)
     verdicts = tuple(
-        None if isinstance(one, ImageError) else ShadowVerdict(label=one.label, is_ood=one.is_ood)
+        None
+        if isinstance(one, ImageError)
+        else ShadowVerdict(label=one.label, is_ood=one.is_ood, decision=one.decision)
         for one in judged.outcomes
     )
     return ShadowAnswer(verdicts=verdicts, inference=judged.inference)
@@ -55,9 +60,7 @@ def judge_all(plan: ShadowPlan, channel: socket.socket) -> None:
         return
     manifest = judge.manifest
     send(channel, ShadowHello(model=ModelRef(name=manifest.name, version=manifest.version)))
-    default = plan.accept or manifest.targets.accept
     while True:
         request = receive(channel, ShadowRequest)
         images = [receive_bytes(channel, size) for size in request.sizes]
-        accept = default if request.accept is None else request.accept
-        send(channel, answer(judge, images, accept, request.source))
+        send(channel, answer(judge, images, {**plan.asked, **request.asked}, request.source))

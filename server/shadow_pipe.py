@@ -11,17 +11,18 @@ from typing import TypeVar
 from oodguard.core.answers import ModelRef
 from oodguard.core.frozen import Frozen
 from oodguard.core.preprocessing import ImageLimits
+from oodguard.core.verdict import Decision
 from oodguard.server.engines.registry import LocalEngineName
 
 HEAD = struct.Struct(">I")
 
 
 class ShadowPlan(Frozen):
-    """What the process is to do; `accept` is for images whose request named none, None for the bundle's own."""
+    """What the process is to do; `asked`: targets in place of the bundle's, where a request names none."""
 
     bundle: Path
     engine: LocalEngineName
-    accept: float | None
+    asked: dict[str, float]
     limits: ImageLimits
 
 
@@ -33,9 +34,9 @@ class ShadowHello(Frozen):
 
 
 class ShadowRequest(Frozen):
-    """Images of one source to judge at one target acceptance; their bytes follow, in this order."""
+    """Images to judge by the targets and the source that their requests named; their bytes follow, in this order."""
 
-    accept: float | None
+    asked: dict[str, float]
     source: str | None = None
     sizes: tuple[int, ...]
 
@@ -45,6 +46,7 @@ class ShadowVerdict(Frozen):
 
     label: str
     is_ood: bool
+    decision: Decision
 
 
 class ShadowAnswer(Frozen):

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from oodguard.core.answers import ModelRef
@@ -30,17 +30,17 @@ class ShadowFailed(OodguardError):
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """An image that was drawn, what the server said of it, and the acceptance and source that its request named."""
+    """An image that was drawn, what the server said of it, and the targets and the source that its request named."""
 
     data: bytes
     verdict: Verdict
-    accept: float | None
+    asked: Mapping[str, float]
     source: str | None = None
 
     @property
-    def asked(self) -> tuple[float | None, str | None]:
+    def kind(self) -> tuple[Mapping[str, float], str | None]:
         """What images must have in common to be judged together."""
-        return self.accept, self.source
+        return self.asked, self.source
 
 
 class ShadowProcess:
@@ -95,9 +95,9 @@ class ShadowProcess:
         return said.model
 
     def judge(self, drawn: list[Drawn]) -> ShadowAnswer:
-        """The verdicts on images of one acceptance and source."""
-        accept, source = drawn[0].asked
-        request = ShadowRequest(accept=accept, source=source, sizes=tuple(len(one.data) for one in drawn))
+        """The verdicts on images whose requests named the same targets and source."""
+        asked, source = drawn[0].kind
+        request = ShadowRequest(asked=dict(asked), source=source, sizes=tuple(len(one.data) for one in drawn))
         try:
             send(self._channel, request, (one.data for one in drawn))
             return receive(self._channel, ShadowAnswer)

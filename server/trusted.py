@@ -83,9 +83,9 @@ def judged_photos(
     rows: list[Outputs] = []
     accepted = copies = done = 0
     unreadable: list[tuple[str, str]] = []
-    accept, batches = judge.manifest.targets.accept, _batched(items, judge.plan.max_batch)
+    asked, batches = judge.manifest.targets, _batched(items, judge.plan.max_batch)
     try:
-        with closing(judge.each(batches, read=read, accept=accept, top_k=1, source=source)) as judging:
+        with closing(judge.each(batches, read=read, targets=asked, top_k=1, source=source)) as judging:
             for batch, future in judging:
                 judged = future.result()
                 row = _rows(judged.outputs)

@@ -14,13 +14,18 @@ import pyarrow as pa
 
 
 def array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Return an array of strings, booleans or floats.
+    """Return an array of strings, of lists of strings, of booleans or of floats.
 
     ```python
     array(["a", None], pa.string())
     ```
     """
     present = np.array([value is not None for value in values], dtype=bool)
+    if pa.types.is_list(kind):
+        inner = array([one for value in values for one in value or ()], kind.value_type)
+        ends = np.cumsum([0, *(len(value or ()) for value in values)], dtype=np.int32)
+        buffers = [None if present.all() else _bits(present), pa.py_buffer(ends)]
+        return pa.Array.from_buffers(kind, len(values), buffers, children=[inner])
     if pa.types.is_string(kind):
         texts = [b"" if value is None else value.encode() for value in values]
         ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)

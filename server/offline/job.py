@@ -14,6 +14,8 @@ import pyarrow.compute
 from oodguard.core.errors import InputError
 from oodguard.core.files import file_sha256
 from oodguard.core.manifest import MANIFEST_FILE, load_manifest
+from oodguard.core.targets import Targets
+from oodguard.core.verdict import Decision
 from oodguard.server.offline.ledger import Ledger, Purpose, State
 from oodguard.server.offline.options import ScoreOptions
 from oodguard.server.offline.results import columns, metadata, write_result
@@ -26,13 +28,13 @@ from oodguard.server.tuning import plan_for
 class Summary:
     """Counts of a run; `scored` and `seconds` leave out what an interrupted run had finished."""
 
+    targets: Targets
     images: int = 0
-    flagged: int = 0
+    decisions: dict[Decision, int] = field(default_factory=lambda: dict.fromkeys(Decision, 0))
     errors: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
     scored: int = 0
     seconds: float = 0.0
-    accept: float = 0.0
     how: str = ""
 
     @property
@@ -64,9 +66,9 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
     Continues an interrupted run if bundle, source and options are the same. Raises `OodguardError`.
     """
     manifest = load_manifest(options.bundle)
-    accept = options.accept if options.accept is not None else manifest.targets.accept
     try:
-        manifest.thresholds(manifest.targets.but(accept=accept), source=options.calibration)
+        targets = manifest.targets.but(**options.asked)
+        manifest.thresholds(targets, source=options.calibration)
     except ValueError as error:
         raise InputError(str(error)) from None
     if options.out.is_dir() or (options.out.exists() and not options.overwrite):
@@ -80,7 +82,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
         bundle=f"{manifest.name} version {manifest.version}",
         bundle_sha256=bundle_sha256,
         source=str(base / options.source),
-        accept=accept,
+        targets=targets,
         calibration=options.calibration,
         engine=plan.engine,
         device=options.device,
@@ -105,13 +107,13 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
             base=Path(ledger.state.base),
             landmark=_landmark(ledger.state, options.source),
             limits=options.limits,
-            accept=accept,
+            targets=targets,
             calibration=options.calibration,
             explain=options.explain,
             device=options.device,
             workers=options.workers,
         )
-        summary = Summary(skipped=ledger.state.skipped, scored=sum(map(ledger.size, pending)), accept=accept)
+        summary = Summary(skipped=ledger.state.skipped, scored=sum(map(ledger.size, pending)), targets=targets)
         if pending and options.ray:
             from oodguard.server.offline.cluster import run_on_ray
 
@@ -123,7 +125,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
         about = metadata(
             manifest,
             bundle_sha256=bundle_sha256,
-            accept=accept,
+            targets=targets,
             source=options.source,
             calibration=options.calibration,
         )
@@ -151,7 +153,9 @@ def _counted(tables: Iterator[pa.Table], summary: Summary) -> Iterator[pa.Table]
     """Yield the tables and count them into the summary."""
     for rows in tables:
         summary.images += rows.num_rows
-        summary.flagged += pa.compute.sum(rows["is_ood"]).as_py() or 0
+        for count in pa.compute.value_counts(rows["decision"]).to_pylist():
+            if count["values"] is not None:
+                summary.decisions[Decision(count["values"])] += count["counts"]
         for count in pa.compute.value_counts(rows["error_code"]).to_pylist():
             if count["values"] is not None:
                 summary.errors[count["values"]] = summary.errors.get(count["values"], 0) + count["counts"]

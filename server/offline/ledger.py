@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.core.frozen import Frozen
+from oodguard.core.targets import Targets
 from oodguard.server.offline.items import Item
 from oodguard.server.offline.results import put, settle
 from oodguard.server.offline.sources import Source
@@ -48,7 +49,7 @@ class Purpose(Frozen):
     bundle: str
     bundle_sha256: str
     source: str
-    accept: float
+    targets: Targets
     calibration: str | None = None
     engine: str
     device: str
@@ -58,6 +59,12 @@ class Purpose(Frozen):
     max_image_bytes: int
     max_pixels: int
     explain: bool = False
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Everything by name, each target by its own."""
+        found = self.model_dump()
+        return {**found.pop("targets"), **found}
 
 
 class InputFile(Frozen):
@@ -77,7 +84,7 @@ class InputFile(Frozen):
 class State(Frozen):
     """The content of `state.json`."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     purpose: Purpose
     base: str
     images: int
@@ -152,8 +159,9 @@ class Ledger:
             raise InputError(f"{path} was not written by this version of oodguard; {ANEW}") from None
 
     def _require_same(self, state: State) -> None:
-        for name in Purpose.model_fields:
-            was, now = getattr(state.purpose, name), getattr(self._purpose, name)
+        before = state.purpose.facts
+        for name, now in self._purpose.facts.items():
+            was = before[name]
             if was != now:
                 raise InputError(
                     f"{self.folder} holds a run with another {name.replace('_', ' ')} ({was}; now {now}); "

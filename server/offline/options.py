@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from oodguard.core.frozen import Frozen
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.targets import Asked
 from oodguard.server.engines.registry import DEFAULT, LOCAL, Device, LocalEngineName, one_of
 
 OUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -34,6 +35,18 @@ class ScoreOptions(Frozen):
         None,
         description="Source of the bundle whose calibration judges, such as a camera (see oodguard recalibrate); "
         "default: the bundle's own.",
+    )
+    confidence: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="How sure the target acceptance is to be kept; default: the bundle's (none: kept on average).",
+    )
+    coverage: float | None = Field(
+        None, gt=0, lt=1, description="Chance that a label set holds the true class; default: the bundle's (0.9)."
+    )
+    max_error: float | None = Field(
+        None, gt=0, lt=1, description="Largest share of wrong labels among answers; default: the bundle's (0.05)."
     )
     explain: bool = Field(
         False, description="Add columns: which family of scores decided, and the nearest training photos."
@@ -101,6 +114,11 @@ class ScoreOptions(Frozen):
     def max_batch(self) -> int | None:
         """`batch` under the name that a plan uses."""
         return self.batch
+
+    @property
+    def asked(self) -> Asked:
+        """The targets in place of the bundle's."""
+        return Asked(accept=self.accept, confidence=self.confidence, coverage=self.coverage, max_error=self.max_error)
 
     @property
     def limits(self) -> ImageLimits:

@@ -15,6 +15,8 @@ import pyarrow.parquet
 from oodguard.core import rows
 from oodguard.core.errors import ImageError
 from oodguard.core.manifest import Manifest
+from oodguard.core.rows import joined
+from oodguard.core.targets import Targets
 from oodguard.core.text import cell, json_line, readable
 from oodguard.core.verdict import Outcome
 from oodguard.server.offline.arrays import array
@@ -23,7 +25,13 @@ from oodguard.server.offline.items import Item
 ROW_GROUP = 64 * 1024
 
 
-KINDS = {"text": pa.string(), "float32": pa.float32(), "float64": pa.float64(), "flag": pa.bool_()}
+KINDS = {
+    "text": pa.string(),
+    "texts": pa.list_(pa.string()),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "flag": pa.bool_(),
+}
 
 
 def columns(manifest: Manifest, *, explained: bool = False) -> pa.Schema:
@@ -53,16 +61,16 @@ def _row(item: Item, outcome: Outcome) -> dict[str, rows.Cell]:
 
 
 def metadata(
-    manifest: Manifest, *, bundle_sha256: str, accept: float, source: str, calibration: str | None = None
+    manifest: Manifest, *, bundle_sha256: str, targets: Targets, source: str, calibration: str | None = None
 ) -> dict[str, str]:
     """Return what a reader must know about how the result was made; nothing that differs between two equal runs."""
-    thresholds = manifest.thresholds(manifest.targets.but(accept=accept), source=calibration)
+    thresholds = manifest.thresholds(targets, source=calibration)
     return {
         "oodguard.bundle.name": manifest.name,
         "oodguard.bundle.version": manifest.version,
         "oodguard.bundle.precision": manifest.precision,
         "oodguard.bundle.sha256": bundle_sha256,
-        "oodguard.accept": repr(accept),
+        **{f"oodguard.{name}": json.dumps(value) for name, value in targets},
         "oodguard.thresholds": json.dumps({"ood_score": thresholds.fused, **dict(thresholds.scores)}),
         "oodguard.source": readable(source),
         **({} if calibration is None else {"oodguard.calibration": calibration}),
@@ -115,13 +123,20 @@ class _Csv:
     """Text as `cell` writes it; pyarrow writes true and false in small letters, as JSON does."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._writer = pa.csv.CSVWriter(str(path), schema)
+        # A list is one cell here.
+        fields = [one.with_type(pa.string()) if pa.types.is_list(one.type) else one for one in schema]
+        self._writer = pa.csv.CSVWriter(str(path), pa.schema(fields))
 
     def write_table(self, table: pa.Table) -> None:
         for index, field in enumerate(table.schema):
+            column = table.column(index)
             if pa.types.is_string(field.type):
-                texts = [None if text is None else cell(text) for text in table.column(index).to_pylist()]
-                table = table.set_column(index, field, array(texts, field.type))
+                texts = [None if text is None else cell(text) for text in column.to_pylist()]
+            elif pa.types.is_list(field.type):
+                texts = [None if found is None else cell(joined(found)) for found in column.to_pylist()]
+            else:
+                continue
+            table = table.set_column(index, field.with_type(pa.string()), array(texts, pa.string()))
         self._writer.write_table(table)
 
     def close(self) -> None:

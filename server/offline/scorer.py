@@ -18,6 +18,7 @@ from oodguard.core.files import file_sha256
 from oodguard.core.frozen import Frozen
 from oodguard.core.manifest import MANIFEST_FILE, load_manifest
 from oodguard.core.preprocessing import ImageLimits
+from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outcome
 from oodguard.server.batch_judge import BatchJudge
 from oodguard.server.engines.base import Engine
@@ -64,7 +65,7 @@ class Spec(Frozen):
     base: Path
     landmark: Path | None = None
     limits: ImageLimits
-    accept: float
+    targets: Targets
     calibration: str | None = None
     explain: bool = False
     device: Device = "auto"
@@ -89,7 +90,7 @@ class Scorer:
             raise EnvironmentProblem(f"{spec.landmark} is not on {platform.node()}, where its images are to be scored")
         if file_sha256(spec.bundle / MANIFEST_FILE) != spec.bundle_sha256:
             raise FormatError(f"{spec.bundle} is not the bundle the run began with")
-        self._accept, self._source = spec.accept, spec.calibration
+        self._targets, self._source = spec.targets, spec.calibration
         self._batch = spec.plan.max_batch
         self._explain = spec.explain
         self._schema = columns(manifest, explained=spec.explain)
@@ -130,7 +131,7 @@ class Scorer:
         done: list[Outcome] = []
         batches = self._batches(parts, begun)
         judged = self._judge.each(
-            batches, read=self._read, accept=self._accept, top_k=1, source=self._source, explain=self._explain
+            batches, read=self._read, targets=self._targets, top_k=1, source=self._source, explain=self._explain
         )
         with closing(judged) as judging:
             for _, future in judging:

@@ -15,6 +15,7 @@ from oodguard.core.answers import ModelRef
 from oodguard.core.codes import Code
 from oodguard.core.frozen import first_fault
 from oodguard.core.manifest import Manifest
+from oodguard.core.targets import TARGET_NAMES
 from oodguard.server import open_inference as oip
 from oodguard.server.errors import RequestError
 from oodguard.server.judging import ParsedImage
@@ -66,12 +67,12 @@ def parse(
 
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters by name. Clients whose `InferParameter` has no floating point send `accept` as text."""
+    """Parameters by name. Clients whose `InferParameter` has no floating point send targets as text."""
     found: dict[str, Any] = {}
     for name, parameter in given.items():
         kind = parameter.WhichOneof("parameter_choice")
         value = getattr(parameter, kind) if kind else None
-        if name == "accept" and isinstance(value, str):
+        if name in TARGET_NAMES and isinstance(value, str):
             with contextlib.suppress(ValueError):
                 value = float(value)
         found[name] = value

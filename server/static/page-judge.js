@@ -3,8 +3,11 @@
 /** The verdict on a prediction at the card's `index`-th target acceptance. */
 export function judge(prediction, card, index) {
   const threshold = card.fused.thresholds[index];
+  const isOod = prediction.ood_score > threshold;
   return {
-    isOod: prediction.ood_score > threshold,
+    isOod,
+    isUnsure: !isOod && card.answers !== null && prediction.probability < card.answers.least_chances[index],
+    labels: isOod || card.answers === null ? [] : labelSet(prediction.top_k, card.answers, index),
     score: prediction.ood_score,
     threshold,
     percentile: prediction.percentile,
@@ -14,6 +17,19 @@ export function judge(prediction, card, index) {
       return { detector, value, percentile, threshold: limit, isOod: value > limit };
     }),
   };
+}
+
+/** The classes that hold the true one with the card's coverage, as far as they are listed; most likely first. */
+export function labelSet(listed, answers, index) {
+  const cut = answers.label_cuts[index] ?? Infinity;
+  let total = 0;
+  const over = listed.findIndex(({ probability }, place) => {
+    total += probability;
+    const value = answers.penalty === null
+      ? 1 - probability : total + answers.penalty * Math.max(0, place + 1 - answers.free_classes);
+    return value > cut;
+  });
+  return listed.slice(0, over < 0 ? listed.length : Math.max(1, over)).map(({ label }) => label);
 }
 
 /** Whether an answer was judged by the thresholds of this card; not after the model was replaced. */

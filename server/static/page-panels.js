@@ -51,6 +51,13 @@ export function showCard(card, index) {
       Classes: whole(card.classes.length), 'Input': `${preprocessing.crop} × ${preprocessing.crop} pixels`,
       Fingerprint: data.fingerprint.slice(0, 12),
     }),
+    facts('Answers keep', {
+      'Target acceptance': promised(card.targets.accept),
+      ...(card.targets.confidence === null ? { Kept: 'on average' } : { Kept: `with ${percent(card.targets.confidence)} confidence` }),
+      ...(card.answers === null ? {} : {
+        'Label sets hold the class': percent(card.targets.coverage), 'Wrong among answers': `at most ${percent(card.targets.max_error)}`,
+      }),
+    }),
     facts('Measured in training', Object.fromEntries(metrics.map(
       ([name, value]) => (name in SHARES ? [SHARES[name], percent(value)] : [name.replaceAll('_', ' '), number(value)]),
     ))),

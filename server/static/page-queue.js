@@ -6,6 +6,9 @@ const AT_ONCE = 3;
 const TRIES = 8;
 const KEPT = 200;
 
+// Classes listed in an answer: a label set can be shown as far as they go.
+export const LISTED = 20;
+
 /** `limits` and `accept` give the current card's; `changed(item)` is told of every step, `denied()` of a missing key. */
 export class Queue {
   constructor({ limits, accept, changed, dropped, denied }) {
@@ -97,7 +100,7 @@ export class Queue {
     // The type is only a hint, and one that is no image's would be refused unseen.
     const type = item.blob.type.startsWith('image/') ? item.blob.type : 'application/octet-stream';
     try {
-      const response = await call(`predict?accept=${this.accept()}&top_k=5&explain=true`, {
+      const response = await call(`predict?accept=${this.accept()}&top_k=${LISTED}&explain=true`, {
         method: 'POST', body: item.blob, headers: { 'Content-Type': type }, signal: item.gone.signal,
       });
       this.settle(item, 'done', { answer: await response.json() });

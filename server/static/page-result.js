@@ -5,6 +5,9 @@ import { judge, rarity, surprise } from './page-judge.js';
 const $ = (id) => document.getElementById(id);
 // The bars end where one in 3,000 in-distribution images scores as high.
 const LONGEST = Math.log(3000);
+const OTHERS = 4;
+// Classes of a label set that are named.
+const NAMED = 5;
 const TICKS = [2, 10, 100, 1000];
 
 /** An element with its text, attributes and children. */
@@ -44,6 +47,9 @@ export function sayings(item, accept) {
   }
   const [prediction] = item.answer.predictions;
   const judged = judge(prediction, item.card, stop(item.card, accept));
+  if (judged.isUnsure) {
+    return { kind: 'unsure', mark: '?', title: 'In distribution, but unsure', short: `unsure, ${between(judged.labels)}`, prediction, judged };
+  }
   return judged.isOod
     ? { kind: 'out', mark: '✕', title: 'Out of distribution', short: `out of distribution, closest to ${prediction.label}`, prediction, judged }
     : { kind: 'in', mark: '✓', title: 'In distribution', short: `in distribution, ${prediction.label}`, prediction, judged };
@@ -66,17 +72,29 @@ export function showResult(item, accept) {
     $('because').textContent = item.problem ? sentence(item.problem) : '';
     return;
   }
-  const sure = percent(prediction.probability);
-  $('answer').replaceChildren(
-    ...(judged.isOod ? ['Do not trust the label ', make('b', { text: prediction.label })] : [make('b', { text: prediction.label })]),
-    make('span', { class: 'quiet', text: ` ${sure}` }),
-  );
+  $('answer').replaceChildren(...decision(prediction, judged));
   $('because').textContent = `Fused score ${number(judged.score)}, threshold ${number(judged.threshold)}: `
     + (judged.percentile >= 100 ? 'every in-distribution image scores lower.' : `${number(judged.percentile)}\u00a0% of in-distribution images score lower.`);
-  $('top').replaceChildren(...prediction.top_k.slice(1).map(
+  $('top').replaceChildren(...prediction.top_k.slice(1, OTHERS + 1).map(
     ({ label, probability }) => make('li', {}, `${label} `, make('span', { class: 'quiet', text: percent(probability) })),
   ));
   showBars(judged, item.card);
+}
+
+const listed = (labels) => (labels.length < 2 ? labels.join('') : `${labels.slice(0, -1).join(', ')} and ${labels.at(-1)}`);
+const shown = (labels) => (labels.length > NAMED ? [...labels.slice(0, NAMED), 'others'] : labels);
+
+/** The classes between which an unsure image is. */
+export const between = (labels) => (labels.length < 2 ? `perhaps ${listed(labels)}` : `between ${listed(shown(labels))}`);
+
+// What to do with an image, in words: use its label, look at it, or treat it as a stranger.
+function decision(prediction, { isOod, isUnsure, labels }) {
+  const label = make('b', { text: prediction.label });
+  if (isOod) return ['Stranger: do not trust the label ', label];
+  const chance = make('span', { class: 'quiet', text: `, right with a chance of ${percent(prediction.probability)}` });
+  if (!isUnsure) return ['Answer: ', label, chance];
+  const set = labels.length > 1 ? [`: ${between(labels)}. Most likely `, label] : [': perhaps ', label];
+  return ['Unsure', ...set, chance];
 }
 
 function sentence({ detail: given, status, retryAfter }) {
@@ -153,9 +171,9 @@ export function showInStrip(item, accept, { chosen, choose }) {
 
 /** How many images came out how. */
 export function tally(items, accept) {
-  const counts = { in: 0, out: 0, error: 0, busy: 0 };
+  const counts = { in: 0, unsure: 0, out: 0, error: 0, busy: 0 };
   for (const item of items) counts[sayings(item, accept).kind] += 1;
-  const parts = [[counts.in, 'in'], [counts.out, 'out'], [counts.error, 'failed'], [counts.busy, 'to go']];
+  const parts = [[counts.in, 'in'], [counts.unsure, 'unsure'], [counts.out, 'out'], [counts.error, 'failed'], [counts.busy, 'to go']];
   const text = parts.filter(([count]) => count).map(([count, word]) => `${count} ${word}`).join(', ');
   return { counts, text: items.length > 1 ? `${items.length} images: ${text}` : '' };
 }

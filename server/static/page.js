@@ -5,7 +5,7 @@ import { fits } from './page-judge.js';
 import { showNearest } from './page-near.js';
 import { showCard, showThresholds, showTraffic } from './page-panels.js';
 import { Queue } from './page-queue.js';
-import { number, percent, promised, sayings, showAxis, showInStrip, showResult, tally } from './page-result.js';
+import { between, number, percent, promised, sayings, showAxis, showInStrip, showResult, tally } from './page-result.js';
 import { showSamples } from './page-samples.js';
 
 const $ = (id) => document.getElementById(id);
@@ -37,7 +37,7 @@ async function loadCard() {
   cards.unshift(card);
   stale = false;
   const place = card.accepts.indexOf(wanted);
-  index = place >= 0 ? place : card.accepts.indexOf(card.accept);
+  index = place >= 0 ? place : card.accepts.indexOf(card.targets.accept);
   $('model-name').textContent = `${card.model.name}, version ${card.model.version}`;
   document.title = `${card.model.name} · oodguard`;
   const slider = $('accept');
@@ -212,7 +212,8 @@ function judgeAll() {
   draw();
   const said = chosen?.state === 'done' ? `: ${sayings(chosen, accept()).title.toLowerCase()}` : '';
   const { counts } = tally(queue.items, accept());
-  const all = counts.in + counts.out > 1 ? `; ${counts.out} of ${counts.in + counts.out} images out` : '';
+  const judged = counts.in + counts.unsure + counts.out;
+  const all = judged > 1 ? `; ${counts.out} of ${judged} images out` : '';
   slider.setAttribute('aria-valuetext', `${text}, threshold ${number(card.fused.thresholds[index])}${said}${all}`);
 }
 
@@ -226,6 +227,7 @@ $('accept').addEventListener('input', (event) => {
 
 function spoken(item) {
   const { title, prediction, judged } = sayings(item, accept());
+  if (judged?.isUnsure) return `${item.name}: ${title}, ${between(judged.labels)}.`;
   if (!prediction) return `${item.name}: ${title}. ${item.problem?.detail ?? ''}`;
   return `${item.name}: ${title}. ${judged.isOod ? 'Closest class' : 'Class'} ${prediction.label}, ${percent(prediction.probability)}. `
     + `Fused score ${number(judged.score)}, threshold ${number(judged.threshold)}.`;

@@ -17,7 +17,8 @@ from oodguard.clients.images import part_of
 from oodguard.core.errors import InputError
 
 ANSWER = (
-    '{"model": {"name": "m", "version": "1"}, "accept": 0.95, "predictions": [], "errors": [],'
+    '{"model": {"name": "m", "version": "1"}, "accept": 0.95, "coverage": 0.9, "max_error": 0.05,'
+    ' "predictions": [], "errors": [],'
     '"timing_ms": {"read": 0, "decode": 0, "queue": 0, "inference": 0, "judge": 0, "total": 0}}'
 )
 
@@ -40,7 +41,7 @@ def begin(clock: Clock, *, chance: float = 0.5, timeout: float = 10.0, **retries
     return predict(
         "http://s",
         [b"x"],
-        accept=0.9,
+        asked={"accept": 0.9},
         top_k=None,
         timeout=timeout,
         retries=Retries(**retries),

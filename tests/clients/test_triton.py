@@ -42,7 +42,15 @@ def test_the_golden_images_are_answered_as_promised(triton: Triton, bundle: Path
         assert client.manifest().graph_sha256 == manifest.graph_sha256
         assert_promised(client.predict(images(bundle, manifest)), manifest)
         strict = client.predict(images(bundle, manifest)[:1], accept=0.5, top_k=2)
+        sure = client.predict(images(bundle, manifest), coverage=0.5, max_error=0.999)
+        every = client.predict(images(bundle, manifest), coverage=0.999)
     assert strict.accept == 0.5
+    assert (sure.coverage, sure.max_error, every.coverage) == (0.5, 0.999, 0.999)
+    for one in sure.predictions:
+        assert one.decision == ("stranger" if one.is_ood else "answer")
+    # So few photos promise a coverage of 99.9 % with every class only.
+    for one in every.predictions:
+        assert one.labels == (() if one.is_ood else tuple(each.label for each in one.top_k))
     assert len(strict.predictions[0].top_k) == 2
     assert strict.timing_ms.inference > 0
 

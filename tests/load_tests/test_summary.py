@@ -23,7 +23,7 @@ def tally(*answers: tuple[str, int, int, float]) -> Tally:
     """Of answers with an outcome, flagged images, other images and milliseconds."""
     total = Tally()
     for outcome, flagged, others, milliseconds in answers:
-        total.add(Tally(Counter([outcome]), Counter(true=flagged, false=others)).timed(milliseconds))
+        total.add(Tally(Counter([outcome]), Counter(stranger=flagged, answer=others)).timed(milliseconds))
     return total
 
 
@@ -31,6 +31,7 @@ GOOD = tally(*(("200", 1, 1, float(ms)) for ms in range(1, 101)))
 MIXED = tally(
     ("200", 0, 3, 20.04), ("200", 1, 0, 12345.678), ("429", 0, 0, 1), ("500", 0, 0, 1), (BROKEN, 0, 0, 1),
 )  # fmt: skip
+MIXED.decisions.update(answer=-2, unsure=2)
 
 
 def bounds(*arguments: str) -> Namespace:
@@ -60,7 +61,7 @@ def test_every_shape_has_a_case() -> None:
 
 def test_a_tally_tells_answered_shed_and_failed_apart() -> None:
     assert (MIXED.requests, MIXED.answered, MIXED.shed, MIXED.errors) == (5, 2, 1, 2)
-    assert (MIXED.images, MIXED.verdicts["true"], MIXED.flagged_share) == (4, 1, 0.25)
+    assert (MIXED.images, MIXED.decisions["stranger"], MIXED.flagged_share) == (4, 1, 0.25)
     assert (MIXED.latency(50), MIXED.latency(99)) == (20.0, 12350.0)
     assert (GOOD.latency(50), GOOD.latency(95), GOOD.latency(99)) == (50, 95, 99)
     assert math.isnan(Tally().latency(50))
@@ -92,7 +93,7 @@ def test_the_summary_is_the_same_on_the_page_in_markdown_and_in_csv(
     checks = check(bounds("--max-p99-ms", "50"), MIXED, 2)
     summary = Summary(Tallies({"raw": MIXED}), 2.0, checks, {"shape": "<step>", "people": 3})
     assert not summary.kept
-    row = ("raw", "5", "2.0", "20", "12350", "12350", "20.0", "40.0", "25.0")
+    row = ("raw", "5", "2.0", "20", "12350", "12350", "20.0", "40.0", "50.0", "25.0")
     assert summary.rows() == (row, ("all", *row[1:]))
     summary.write(tmp_path / "new")
     table = "".join(parse_page((tmp_path / "new" / "summary.html").read_text()).itertext())

@@ -271,9 +271,9 @@ def test_what_a_body_decompresses_to_is_bounded(
     ("name", "body", "word"),
     [
         ("gzip", b"not gzip at all", "is not gzip"),
-        ("gzip", gzip.compress(b"abc" * 999)[:-9], "ends early"),
-        ("gzip", gzip.compress(b"abc")[:5], "ends early"),
-        ("gzip", gzip.compress(b"") * (MAX_STREAMS + 1), "goes on behind"),
+        ("gzip", gzip.compress(b"abc" * 999, mtime=0)[:-9], "ends early"),
+        ("gzip", gzip.compress(b"abc", mtime=0)[:5], "ends early"),
+        ("gzip", gzip.compress(b"", mtime=0) * (MAX_STREAMS + 1), "goes on behind"),
         ("deflate", b"\x78", "ends early"),
         ("deflate", zlib.compress(b"abc") + b"more", "goes on behind"),
         ("deflate", b"\xff\xff\xff\xff", "is not deflate"),

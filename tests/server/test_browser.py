@@ -116,7 +116,7 @@ def test_an_upload_shows_verdict_label_and_scores(
     expect(bars.first).to_have_attribute("aria-label", "Fused score")
     expect(bars.first).to_have_attribute("aria-valuenow", f"{answer['percentile']:.1f}")
     expect(give(page, unknown[0])).to_have_text("Out of distribution")
-    expect(page.locator("#answer")).to_contain_text("Do not trust the label")
+    expect(page.locator("#answer")).to_contain_text("do not trust the label")
     expect(bars.first).to_have_attribute("aria-valuetext", re.compile("over its threshold"))
     expect(page.locator("#spoken")).to_contain_text(f"{unknown[0].name}: Out of distribution")
     expect(page.locator("#tally")).to_have_text("2 images: 1 in, 1 out")
@@ -136,9 +136,14 @@ def test_the_slider_judges_as_the_server_does_without_asking_it(
         slide(page, index)
         for button, path in zip(page.locator("#strip button").all(), paths, strict=True):
             truth = ask(serving.url, path, accept=accepts[index])
-            expect(button).to_have_attribute("data-kind", "out" if truth["is_ood"] else "in")
+            kinds = {"answer": "in", "unsure": "unsure", "stranger": "out"}
+            expect(button).to_have_attribute("data-kind", kinds[truth["decision"]])
             seen.add(truth["is_ood"])
             button.click()
+            words = {"answer": "Answer: ", "unsure": "Unsure", "stranger": "Stranger: do not trust the label "}
+            expect(page.locator("#answer")).to_have_text(re.compile(f"^{words[truth['decision']]}"))
+            if truth["decision"] == "unsure" and len(truth["labels"]) > 1:
+                expect(page.locator("#answer")).to_contain_text(f"between {' and '.join(truth['labels'])}.")
             over = page.locator("#bars > .over").count()
             assert over == truth["is_ood"] + sum(score["is_ood"] for score in truth["scores"].values())
     assert (seen, asked) == ({True, False}, [])

@@ -20,6 +20,7 @@ from PIL import Image
 import oodguard
 from oodguard.core.answers import PredictResponse
 from oodguard.core.problems import Problem
+from oodguard.core.targets import Targets
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.errors import EngineUnavailable
 from oodguard.server.guard import Guard
@@ -118,7 +119,7 @@ def test_the_target_acceptance_is_the_calls_own(guard: Guard, images: list[Path]
     manifest = guard.manifest
     for accept in (0.5, 0.9):
         answer = guard.predict(images, accept=accept)
-        thresholds = guard.thresholds(accept)
+        thresholds = guard.thresholds(accept=accept)
         assert (answer.accept, thresholds) == (accept, manifest.thresholds(manifest.targets.but(accept=accept)))
         for prediction in answer.predictions:
             assert prediction.threshold == thresholds.fused
@@ -199,7 +200,7 @@ def test_a_stream_is_in_order_and_read_only_a_little_ahead(bundle: Path) -> None
 
 def test_a_stream_that_is_left_withdraws_what_it_took_ahead(bundle: Path) -> None:
     with guarded(bundle, Gated, slots=1, max_batch=1) as (guard, fake):
-        taking = guard._judge.each([[grey(9)]] * 100, read=lambda image: image, accept=0.9, top_k=1)
+        taking = guard._judge.each([[grey(9)]] * 100, read=lambda image: image, targets=Targets(accept=0.9), top_k=1)
         _, first = next(taking)
         while not fake.begun:
             time.sleep(0.001)

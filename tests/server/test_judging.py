@@ -64,7 +64,7 @@ def test_images_keep_their_order_and_their_own_numbers(play: Any) -> None:
         assert isinstance(dark, Verdict)
         assert isinstance(bright, Verdict)
         assert [dark.class_index, bright.class_index] == [0, 2]
-        assert [len(dark.top_k), found.accept] == [1, court.parts.serving.model.manifest.targets.accept]
+        assert [len(dark.top_k), found.targets] == [1, court.parts.serving.model.manifest.targets]
 
     play(scenario)
 
@@ -128,7 +128,7 @@ def test_where_the_caller_answers_none_none_is_counted(play: Any) -> None:
 def test_a_target_that_cannot_be_promised_costs_no_inference(play: Any) -> None:
     async def scenario(court: Court) -> None:
         with pytest.raises(RequestError, match="at most") as caught:
-            await court.judge(court.pixels(0), accept=0.99999)
+            await court.judge(court.pixels(0), asked={"accept": 0.99999})
         assert caught.value.code is Code.BAD_PARAMETER
         assert court.engine.seen == []
 

@@ -49,6 +49,10 @@ def test_the_answer_is_that_of_predict(client: Any, golden: list[bytes]) -> None
     expected = client.post("/predict?accept=0.5", files=files).json()["predictions"]
     assert found["label"]["data"] == [p["label"] for p in expected]
     assert found["is_ood"]["data"] == [p["is_ood"] for p in expected]
+    assert found["decision"]["data"] == [p["decision"] for p in expected]
+    classes = ("amber", "jade", "plum")
+    assert found["label_set"]["shape"] == [len(golden), 3]
+    assert found["label_set"]["data"] == [name in p["labels"] for p in expected for name in classes]
     np.testing.assert_allclose(found["ood_score"]["data"], [p["ood_score"] for p in expected], rtol=1e-3, atol=1e-4)
     assert found["scores"]["shape"] == [len(golden), 8]
     answer = client.post(INFER, json=body(golden[:1], id="a7")).json()

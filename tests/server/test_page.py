@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from oodguard.core.curve import QuantileCurve
 from oodguard.core.manifest import load_manifest
+from oodguard.core.targets import Targets
 from oodguard.server.card import ModelCard, _acceptance, scale_of
 from oodguard.server.keys import digest, new_key
 from oodguard.server.page import STATIC
@@ -65,7 +66,7 @@ def test_only_the_pages_own_files_are_served(client: TestClient, path: str) -> N
 
 
 def test_the_cards_thresholds_are_those_of_predict(client: TestClient, card: ModelCard, golden: list[bytes]) -> None:
-    assert card.accept == 0.95
+    assert card.targets == Targets()
     for index in (0, 17, card.accepts.index(0.9), card.accepts.index(0.95), len(card.accepts) - 1):
         answer = client.post(f"/predict?accept={card.accepts[index]}", files=[("image", g) for g in golden]).json()
         assert answer["accept"] == card.accepts[index]
@@ -90,7 +91,7 @@ def test_the_card_offers_only_what_the_calibration_can_promise(
 
 def test_a_servers_own_acceptance_is_on_the_card(start: Any) -> None:
     card = start(accept=0.4321).get("/model").json()
-    assert card["accept"] == card["accepts"][0] == 0.4321
+    assert card["targets"]["accept"] == card["accepts"][0] == 0.4321
 
 
 def test_the_card_says_what_is_served(card: ModelCard, bundle: Path) -> None:

@@ -14,6 +14,7 @@ from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
 from oodguard.core.files import file_sha256
 from oodguard.core.manifest import MANIFEST_FILE, load_manifest
 from oodguard.core.preprocessing import ImageLimits
+from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outputs
 from oodguard.server.engines.base import Batch
 from oodguard.server.engines.fake import FakeEngine
@@ -43,7 +44,7 @@ def spec(bundle: Path, tmp_path: Path) -> Spec:
         plan=EnginePlan(sessions=2, threads=1, max_batch=3),
         base=tmp_path,
         limits=ImageLimits(),
-        accept=0.9,
+        targets=Targets(accept=0.9),
     )
 
 
@@ -131,7 +132,7 @@ def test_a_bundle_that_was_replaced_is_refused(spec: Spec) -> None:
 @pytest.fixture
 def purpose() -> Purpose:
     return Purpose(
-        bundle="discs version 7", bundle_sha256="0" * 64, source="photos", accept=0.95, engine="onnxruntime",
+        bundle="discs version 7", bundle_sha256="0" * 64, source="photos", targets=Targets(), engine="onnxruntime",
         device="auto", threads=1, batch=8, part_size=4, max_image_bytes=100, max_pixels=100,
     )  # fmt: skip
 
@@ -180,13 +181,21 @@ def test_a_run_goes_on_only_as_it_began(tmp_path: Path, purpose: Purpose) -> Non
 
     begin(purpose)
     begin(purpose)
-    for name, other in (("bundle_sha256", "1" * 64), ("accept", 0.9), ("batch", 4), ("source", "elsewhere")):
-        with pytest.raises(InputError, match=f"another {name.replace('_', ' ')} .*--restart"):
-            begin(purpose.model_copy(update={name: other}))
+    for said, change in (
+        ("bundle sha256", {"bundle_sha256": "1" * 64}),
+        ("accept", {"targets": Targets(accept=0.9)}),
+        ("confidence", {"targets": Targets(confidence=0.9)}),
+        ("coverage", {"targets": Targets(coverage=0.8)}),
+        ("max error", {"targets": Targets(max_error=0.1)}),
+        ("batch", {"batch": 4}),
+        ("source", {"source": "elsewhere"}),
+    ):
+        with pytest.raises(InputError, match=f"another {said} .*--restart"):
+            begin(purpose.model_copy(update=change))
     (tmp_path / "l.txt").write_text("0.jpg\n1.jpg\n")
     with pytest.raises(InputError, match=r"l.txt has changed .*--restart"):
         begin(purpose)
-    begin(purpose.model_copy(update={"accept": 0.9}), restart=True)
+    begin(purpose.model_copy(update={"targets": Targets(accept=0.9)}), restart=True)
     state = tmp_path / "r.parquet.parts" / "state.json"
     state.write_text(state.read_text().replace('"schema_version":2', '"schema_version":1').replace(": 2,", ": 1,", 1))
     with pytest.raises(InputError, match="not written by this version"):
