@@ -40,6 +40,9 @@ def predict(
     ] = "http://localhost:8000",
     key: Annotated[str | None, Parameter(help="API key; better given as OODGUARD_PREDICT_KEY.")] = None,
     accept: Annotated[float | None, Parameter(help="Target acceptance of ID images; default: the server's.")] = None,
+    source: Annotated[
+        str | None, Parameter(help="Source of the server's bundle whose calibration judges, such as a camera.")
+    ] = None,
     confidence: Annotated[
         float | None, Parameter(help="How sure the target acceptance is to be kept; default: the server's.")
     ] = None,
@@ -72,7 +75,7 @@ def predict(
     shown = Progress(console=Terminal(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with Client(url, key=key) as client, shown:
         task = shown.add_task("images", total=len(paths))
-        for path, result in zip(paths, client.stream(paths, explain=explain, **asked), strict=True):
+        for path, result in zip(paths, client.stream(paths, source=source, explain=explain, **asked), strict=True):
             shown.advance(task)
             if result.problem is not None and result.problem.code == Code.BAD_PARAMETER:
                 raise InputError(result.problem.detail)

@@ -28,6 +28,8 @@ def recalibrate(options: Annotated[RecalibrateOptions, Parameter(name="*")]) -> 
     serves the bundle reloads it. The photos must be as they come from where the guard is used, and different ones.
 
     Example: oodguard recalibrate bundles/photos --images trusted
+
+    Example: oodguard recalibrate bundles/photos --images cam3 --source cam3
     """
     with TerminalReporter() as report:
         found = run(options, progress=lambda done, total: report.progress("photos", done, total))
@@ -36,11 +38,11 @@ def recalibrate(options: Annotated[RecalibrateOptions, Parameter(name="*")]) -> 
 
 def _print(console: Terminal, options: RecalibrateOptions, found: Recalibrated) -> None:
     manifest, photos = found.manifest, found.photos
-    assert manifest.recalibration is not None
-    accept, old = manifest.targets.accept, manifest.recalibration.from_version
+    accept, old = manifest.targets.accept, manifest.recalibrations[-1].from_version
+    what = "thresholds" if options.source is None else f"thresholds of the source {options.source}"
     console.print(
-        f"[bold]{escape(str(found.out))}[/]: {manifest.name} version {manifest.version}, thresholds from "
-        f"{len(photos):,} photos" + (" (dry run: nothing was written)" if options.dry_run else "")
+        f"[bold]{escape(str(found.out))}[/]: {manifest.name} version {manifest.version}, {what} from {len(photos):,} "
+        "photos" + (" (dry run: nothing was written)" if options.dry_run else "")
     )
     low, high = found.accepted_interval
     console.print(
@@ -66,6 +68,10 @@ def _print(console: Terminal, options: RecalibrateOptions, found: Recalibrated) 
         console.print(f"could not be used: {len(photos.unreadable):,}")
         for name, why in photos.unreadable[:NAMED]:
             console.print(f"  {name}: {why}", markup=False)
+    if found.outdated:
+        console.print(
+            "the standalone graph is left out, as it has the old thresholds inside: export the run again for one"
+        )
     if found.flagged:
         console.print(f"golden images that are now out of distribution: {escape(', '.join(found.flagged))}")
     if found.dropped:

@@ -13,8 +13,12 @@ from oodguard.cli.whole import Whole
 from oodguard.clients.labelling import coco, label_studio
 from oodguard.clients.review import DEFAULT_LIMIT
 from oodguard.clients.review import review as make_review
+from oodguard.clients.samples import accepted
 from oodguard.core.errors import EnvironmentProblem, InputError
 
+KNOWN = Path("known.txt")
+# As `oodguard score` and `oodguard recalibrate` know a list.
+LIST_SUFFIXES = (".txt", ".lst", ".list")
 NAMES = {"html": Path("review.html"), "label-studio": Path("label-studio.json"), "coco": Path("coco.json")}
 
 
@@ -30,12 +34,19 @@ def review(
     ] = "html",
     out: Annotated[
         Path | None,
-        Parameter(help="File to write; default: review.html, label-studio.json or coco.json."),
+        Parameter(help="File to write; default: review.html, label-studio.json or coco.json; with --accept known.txt."),
     ] = None,
     limit: Annotated[
         Whole | None,
         Parameter(
             help=f"Maximum images, the highest scores first; default: {DEFAULT_LIMIT} on a page, else all of them."
+        ),
+    ] = None,
+    accept: Annotated[
+        list[str] | None,
+        Parameter(
+            help="Names of images that are in distribution after all, or patterns such as '20261127*'; repeat for "
+            "more. Writes the list of their paths, for oodguard recalibrate --images, in place of a page."
         ),
     ] = None,
     bundle: Annotated[
@@ -58,7 +69,23 @@ def review(
     The page is a single file without scripts. It lists damaged images and sidecars, and shows all others.
 
     Example: oodguard review flagged --out review.html
+
+    Example: oodguard review flagged --accept 20261127-0815.jpg --out known.txt
     """
+    if accept:
+        if format != "html" or limit is not None or image_prefix is not None:
+            raise InputError("--accept takes no other option than --out; leave them out")
+        found = accepted(folder, accept)
+        out = out or KNOWN
+        if out.suffix.lower() not in LIST_SUFFIXES:
+            raise InputError(f"--out is a list of paths here, and its name ends in {', '.join(LIST_SUFFIXES)}")
+        _write({out: "".join(f"{path}\n" for path in found)})
+        console = Terminal(soft_wrap=True)
+        console.print(f"{out}: {len(found):,} images that are known", highlight=False, markup=False)
+        console.print(
+            f"next: oodguard recalibrate BUNDLE --images photos --images {out}", highlight=False, markup=False
+        )
+        return
     if limit is not None and limit < 1:
         raise InputError("--limit must be at least 1")
     if image_prefix is not None and format != "label-studio":
@@ -74,12 +101,12 @@ def review(
         page = make_review(folder, limit=limit or DEFAULT_LIMIT, bundle=bundle)
         count, left, unreadable, files = page.shown, page.left, page.unreadable, {out: page.html}
     else:
-        found = (
+        exported = (
             coco(folder, limit=limit) if format == "coco" else label_studio(folder, limit=limit, prefix=image_prefix)
         )
-        count, left, unreadable = found.images, found.left, found.unreadable
+        count, left, unreadable = exported.images, exported.left, exported.unreadable
         files = {
-            out if suffix == "json" else out.with_suffix(f".{suffix}"): text for suffix, text in found.files.items()
+            out if suffix == "json" else out.with_suffix(f".{suffix}"): text for suffix, text in exported.files.items()
         }
     _write(files)
     done = "shown" if format == "html" else "exported"

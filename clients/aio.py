@@ -50,12 +50,13 @@ class AsyncClient(Calls):
         images: ImageLike | Sequence[ImageLike],
         *,
         top_k: int | None = None,
+        source: str | None = None,
         explain: bool = False,
         timeout: float | None = None,
         **targets: Unpack[Asked],
     ) -> PredictResponse:
         """As `Client.predict`."""
-        steps = self._steps(images, targets, top_k, explain, timeout)
+        steps = self._steps(images, targets, top_k, source, explain, timeout)
         reply: Reply = None
         while True:
             try:
@@ -80,6 +81,7 @@ class AsyncClient(Calls):
         images: Iterable[ImageLike],
         *,
         top_k: int | None = None,
+        source: str | None = None,
         explain: bool = False,
         concurrency: int = CONCURRENCY,
         **targets: Unpack[Asked],
@@ -89,7 +91,7 @@ class AsyncClient(Calls):
 
         async def ask(image: ImageLike) -> Result:
             try:
-                answer = await self.predict([image], top_k=top_k, explain=explain, **targets)
+                answer = await self.predict([image], top_k=top_k, source=source, explain=explain, **targets)
                 return Result(image, answer.predictions[0])
             except (ServerProblem, ImageError) as error:
                 return Result(image, None, problem_of(error))

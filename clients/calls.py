@@ -75,6 +75,7 @@ def predict(
     *,
     asked: Mapping[str, float],
     top_k: int | None,
+    source: str | None = None,
     explain: bool = False,
     timeout: float,
     retries: Retries,
@@ -139,6 +140,7 @@ class Calls:
         images: ImageLike | Sequence[ImageLike],
         asked: Asked,
         top_k: int | None,
+        source: str | None,
         explain: bool,
         timeout: float | None,
     ) -> Steps:
@@ -149,6 +151,7 @@ class Calls:
             listed(images),
             asked=named(**asked),
             top_k=top_k,
+            source=source,
             explain=explain,
             timeout=left,
             retries=self._retries,

@@ -54,6 +54,7 @@ class Client(Calls):
         images: ImageLike | Sequence[ImageLike],
         *,
         top_k: int | None = None,
+        source: str | None = None,
         explain: bool = False,
         timeout: float | None = None,
         **targets: Unpack[Asked],
@@ -66,12 +67,13 @@ class Client(Calls):
 
         `top_k` is how many classes are listed. `targets` are what the answers are to keep, the server's own unless
         given: `accept`, `confidence`, `coverage` and `max_error` (see `Targets`).
+        `source` names whose calibration judges: a source of the server's bundle.
         `explain` adds to each prediction which scores decided, and the nearest training photos (`Explanation`).
 
         Raises `ServerProblem` when the request as a whole was refused, `ServerUnreachable` when nothing answered,
         `ImageError` when an image cannot be sent. An image that failed among others is in the answer's `errors`.
         """
-        steps = self._steps(images, targets, top_k, explain, timeout)
+        steps = self._steps(images, targets, top_k, source, explain, timeout)
         reply: Reply = None
         while True:
             try:
@@ -96,6 +98,7 @@ class Client(Calls):
         images: Iterable[ImageLike],
         *,
         top_k: int | None = None,
+        source: str | None = None,
         explain: bool = False,
         concurrency: int = CONCURRENCY,
         **targets: Unpack[Asked],
@@ -109,7 +112,7 @@ class Client(Calls):
 
         def ask(image: ImageLike) -> Result:
             try:
-                answer = self.predict([image], top_k=top_k, explain=explain, **targets)
+                answer = self.predict([image], top_k=top_k, source=source, explain=explain, **targets)
                 return Result(image, answer.predictions[0])
             except (ServerProblem, ImageError) as error:
                 return Result(image, None, problem_of(error))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -79,6 +81,28 @@ def read_samples(folder: Path) -> Samples:
                 refuse(sidecar, str(error))
     good.sort(key=lambda sampled: (-sampled.sample.ood_score, str(sampled.image)))
     return Samples(folder=folder, good=tuple(good), unreadable=tuple(unreadable))
+
+
+def accepted(folder: Path, names: Iterable[str]) -> tuple[Path, ...]:
+    """The images of a folder of samples that `names` name, as absolute paths: file names, or patterns of them.
+
+    Raises `InputError` for a name that no image has, for a path that cannot stand on a line of a list, and as
+    `read_samples` does.
+    """
+    images = [sampled.image for sampled in read_samples(folder).good]
+    found: set[Path] = set()
+    for name in names:
+        named = [path for path in images if name in (path.name, path.relative_to(folder).as_posix())]
+        named = named or [path for path in images if fnmatchcase(path.name, name)]
+        if not named:
+            raise InputError(
+                f"no sampled image in {folder} is called {name}; the page of oodguard review has the names"
+            )
+        found.update(named)
+    paths = tuple(sorted(path.absolute() for path in found))
+    if odd := next((path for path in paths if not str(path).isprintable()), None):
+        raise InputError(f"{odd} cannot stand on a line of a list; rename it")
+    return paths
 
 
 def _read_sidecar(path: Path) -> FlaggedSample:

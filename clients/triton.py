@@ -54,6 +54,7 @@ class TritonClient(TritonCalls):
         images: ImageLike | Sequence[ImageLike],
         *,
         top_k: int | None = None,
+        source: str | None = None,
         explain: bool = False,
         **targets: Unpack[Asked],
     ) -> PredictResponse:
@@ -73,7 +74,7 @@ class TritonClient(TritonCalls):
                 began = time.monotonic()
                 replies = [self._client.infer(**request) for request in self.requests(model, job, explain)]
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, replies, targets, top_k, explain)
+                return self.judge(model, job, replies, targets, top_k, source, explain)
             except InferenceServerException as error:
                 self.forget(error, attempt)
 
@@ -117,6 +118,7 @@ class AsyncTritonClient(TritonCalls):
         images: ImageLike | Sequence[ImageLike],
         *,
         top_k: int | None = None,
+        source: str | None = None,
         explain: bool = False,
         **targets: Unpack[Asked],
     ) -> PredictResponse:
@@ -131,7 +133,7 @@ class AsyncTritonClient(TritonCalls):
                 calls = (self._client.infer(**request) for request in self.requests(model, job, explain))
                 replies = await asyncio.gather(*calls)
                 job.inference = time.monotonic() - began
-                return self.judge(model, job, replies, targets, top_k, explain)
+                return self.judge(model, job, replies, targets, top_k, source, explain)
             except InferenceServerException as error:
                 self.forget(error, attempt)
 

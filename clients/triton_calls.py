@@ -135,17 +135,19 @@ class TritonCalls:
         replies: Sequence[Any],
         asked: Asked,
         top_k: int | None,
+        source: str | None,
         explain: bool,
     ) -> PredictResponse:
         """The answer, from Triton's replies for the batches, in order.
 
-        Raises `ServerProblem` when no image can be used, and for a target or a `top_k` out of range.
+        Raises `ServerProblem` when no image can be used, and for a target or a `top_k` out of range or an
+        unknown `source`.
         """
         judging = time.monotonic()
         manifest = model.manifest
         targets = _targets(manifest, asked)
         verdicts = iter(
-            _verdicts(model.explainer, replies, targets, DEFAULT_TOP_K if top_k is None else top_k, explain)
+            _verdicts(model.explainer, replies, targets, DEFAULT_TOP_K if top_k is None else top_k, source, explain)
             if replies
             else ()
         )
@@ -156,6 +158,7 @@ class TritonCalls:
             job.files,
             model=ModelRef(name=manifest.name, version=manifest.version),
             targets=targets,
+            source=source,
             timing=Timing.of(
                 read=0.0,
                 decode=job.decode,
@@ -201,15 +204,15 @@ def outputs_of(manifest: Manifest, explain: bool) -> tuple[str, ...]:
 
 
 def _verdicts(
-    explainer: Explainer, replies: Sequence[Any], targets: Targets, top_k: int, explain: bool
+    explainer: Explainer, replies: Sequence[Any], targets: Targets, top_k: int, source: str | None, explain: bool
 ) -> list[Verdict]:
     manifest = explainer.manifest
     found = {
         name: np.concatenate([reply.as_numpy(name) for reply in replies]) for name in outputs_of(manifest, explain)
     }
-    measured = manifest.measure(Outputs(**found))
+    measured = manifest.measure(Outputs(**found), source=source)
     try:
-        verdicts = manifest.verdicts(measured, targets=targets, top_k=top_k)
+        verdicts = manifest.verdicts(measured, targets=targets, top_k=top_k, source=source)
     except ValueError as error:
         raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None
     if not explain:

@@ -58,8 +58,9 @@ class Timing(Frozen):
 class PredictResponse(Frozen):
     """The answer to `POST /predict`.
 
-    `accept`, `confidence`, `coverage` and `max_error` are the targets that the images were judged by (see `Targets`).
-    `predictions` is in request order. An image that failed has no prediction; it is in `errors` with its index.
+    `accept`, `confidence`, `coverage` and `max_error` are the targets that the images were judged by (see `Targets`);
+    `source` says whose calibration judged, where the request named one. `predictions` is in request order. An image
+    that failed has no prediction; it is in `errors` with its index.
     """
 
     model: ModelRef
@@ -67,6 +68,7 @@ class PredictResponse(Frozen):
     confidence: float | None = None
     coverage: float
     max_error: float
+    source: str | None = None
     predictions: tuple[Prediction, ...]
     errors: tuple[Problem, ...] = ()
     timing_ms: Timing
@@ -80,6 +82,7 @@ class PredictResponse(Frozen):
         model: ModelRef,
         targets: Targets,
         timing: Timing,
+        source: str | None = None,
     ) -> PredictResponse:
         """The answer for images with these outcomes and file names, in request order.
 
@@ -95,6 +98,7 @@ class PredictResponse(Frozen):
         return cls.model_construct(
             model=model,
             **dict(targets),
+            source=source,
             predictions=tuple(predictions),
             errors=tuple(errors),
             timing_ms=timing,

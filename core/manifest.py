@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -32,7 +32,12 @@ ACCEPT_NAME = "accept"
 # Of a model and of its version.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
+# What answers without a source are called where sources are counted; no source may have this name.
+DEFAULT_SOURCE = "default"
+MAX_SOURCES = 64
+
 Precision = Literal["fp32", "fp16", "int8"]
+SourceName = Annotated[str, Field(pattern=NAME)]
 
 
 class TensorSpec(Frozen):
@@ -97,6 +102,7 @@ class Provenance(Frozen):
 class Recalibration(Frozen):
     """Where a calibration comes from that training did not make: trusted photos, and the manifest it was put into."""
 
+    source: SourceName | None = Field(None, description="None: the calibration for requests that name no source.")
     created: str
     oodguard: str
     images: int = Field(ge=1)
@@ -173,8 +179,13 @@ class Manifest(Frozen):
     calibration: Calibration = Field(
         description="The quantile curve of every score on calibration images, and how the scores become the fused one."
     )
-    recalibration: Recalibration | None = Field(
-        None, description="The photos that the calibration comes from, where they are not the run's own."
+    sources: dict[SourceName, Calibration] = Field(
+        default_factory=dict,
+        max_length=MAX_SOURCES,
+        description="Other calibrations, for the images of one source each, such as a camera; a request names one.",
+    )
+    recalibrations: tuple[Recalibration, ...] = Field(
+        (), description="The last recalibration of each source, and of the calibration."
     )
     targets: Targets = Field(
         Targets(), description="What answers are to keep where neither server nor request asks for anything else."
@@ -205,12 +216,15 @@ class Manifest(Frozen):
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("class names repeat")
         names = tuple(entry.name for entry in self.scores)
-        if names != self.calibration.names:
-            raise ValueError("the calibration is not of these scores, in this order")
-        answering = self.calibration.answering
-        if answering is not None and len(answering.offsets) != len(self.classes):
-            raise ValueError("the calibration is not of these classes")
-        self.thresholds(self.targets)
+        for source, calibration in ((None, self.calibration), *self.sources.items()):
+            if names != calibration.names:
+                raise ValueError("the calibration is not of these scores, in this order")
+            answering = calibration.answering
+            if answering is not None and len(answering.offsets) != len(self.classes):
+                raise ValueError("the calibration is not of these classes")
+            self.thresholds(self.targets, source=source)
+        if DEFAULT_SOURCE in self.sources:
+            raise ValueError(f"a source may not be called {DEFAULT_SOURCE}")
         for golden in self.golden:
             if len(golden.probabilities) != len(self.classes) or len(golden.scores) != len(names):
                 raise ValueError(f"the expected output of {golden.path} does not fit the classes and scores")
@@ -254,41 +268,64 @@ class Manifest(Frozen):
         """The columns of `scores`, in order."""
         return self.calibration.names
 
-    def thresholds(self, targets: Targets) -> Thresholds:
+    def calibration_of(self, source: str | None) -> Calibration:
+        """The calibration for the images of a source; None: for images that name none. Raises `ValueError`."""
+        if source is None:
+            return self.calibration
+        found = self.sources.get(source)
+        if found is None:
+            there = f"there are {', '.join(self.sources)}" if self.sources else "this bundle has no sources"
+            raise ValueError(f"unknown source {source[:80]!r}; {there}")
+        return found
+
+    def thresholds(self, targets: Targets, *, source: str | None = None) -> Thresholds:
         """Every threshold at its target. Raises `ValueError` for a target that the calibration cannot promise."""
-        return self.calibration.thresholds(
+        return self.calibration_of(source).thresholds(
             targets.accept,
             confidence=targets.confidence,
             coverage=targets.coverage,
             max_error=targets.max_error,
         )
 
-    def measure(self, outputs: Outputs) -> Measured:
+    def measure(self, outputs: Outputs, *, source: str | None = None) -> Measured:
         """`Calibration.measure`; raises `QualityError` also where the graph's classes are not the manifest's."""
         if outputs.probabilities.shape[1:] != (len(self.classes),):
             raise QualityError(
                 f"the graph returned probabilities {outputs.probabilities.shape} for {len(self.classes)} classes"
             )
-        return self.calibration.measure(outputs)
+        return self.calibration_of(source).measure(outputs)
 
     def verdicts(
-        self, measured: Measured, *, targets: Targets | None = None, top_k: int = DEFAULT_TOP_K
+        self,
+        measured: Measured,
+        *,
+        targets: Targets | None = None,
+        top_k: int = DEFAULT_TOP_K,
+        source: str | None = None,
     ) -> list[Verdict]:
-        """One verdict per image of a measured batch; `targets`: the manifest's own.
+        """One verdict per image of a batch measured for a source; `targets`: the manifest's own.
 
-        Raises `ValueError` for a target that the calibration cannot promise or a `top_k` below 1.
+        Raises `ValueError` for a target that the calibration cannot promise, an unknown source or a `top_k` below 1.
         """
-        thresholds = self.thresholds(self.targets if targets is None else targets)
-        return self.calibration.verdicts(measured, classes=self.classes, thresholds=thresholds, top_k=top_k)
+        thresholds = self.thresholds(self.targets if targets is None else targets, source=source)
+        calibration = self.calibration_of(source)
+        return calibration.verdicts(measured, classes=self.classes, thresholds=thresholds, top_k=top_k)
 
-    def judge(self, outputs: Outputs, *, targets: Targets | None = None, top_k: int = DEFAULT_TOP_K) -> list[Verdict]:
+    def judge(
+        self,
+        outputs: Outputs,
+        *,
+        targets: Targets | None = None,
+        top_k: int = DEFAULT_TOP_K,
+        source: str | None = None,
+    ) -> list[Verdict]:
         """One verdict per image; raises `ValueError` as `verdicts` does and `QualityError` as `measure` does.
 
         ```python
         verdicts = manifest.judge(outputs, targets=Targets(accept=0.99))
         ```
         """
-        return self.verdicts(self.measure(outputs), targets=targets, top_k=top_k)
+        return self.verdicts(self.measure(outputs, source=source), targets=targets, top_k=top_k, source=source)
 
 
 def calibration_sha256(calibration: Calibration) -> str:

@@ -146,6 +146,7 @@ class BatchJudge:
         read: Callable[[Given], ImageLike],
         targets: Targets,
         top_k: int,
+        source: str | None = None,
         explain: bool = False,
     ) -> Generator[tuple[Sequence[Given], Future[JudgedBatch]], None, None]:
         """Yield every batch, in order, with the future of its outcomes; wait for that before you take the next batch.
@@ -159,7 +160,7 @@ class BatchJudge:
             for batch in batches:
                 if len(waiting) == 2 * self._max_held:
                     yield waiting.popleft()
-                work = self.batch(batch, read=read, targets=targets, top_k=top_k, explain=explain)
+                work = self.batch(batch, read=read, targets=targets, top_k=top_k, source=source, explain=explain)
                 waiting.append((batch, self.submit(work)))
             while waiting:
                 yield waiting.popleft()
@@ -174,9 +175,13 @@ class BatchJudge:
         read: Callable[[Given], ImageLike],
         targets: Targets,
         top_k: int,
+        source: str | None = None,
         explain: bool = False,
     ) -> JudgedBatch:
-        """A verdict, explained or not, or an `ImageError` for each image of one batch; to be run by `submit`."""
+        """A verdict, explained or not, or an `ImageError` for each image of one batch, of a known source.
+
+        To be run by `submit`.
+        """
         entered = time.monotonic()
         async with self._room:
             started = time.monotonic()
@@ -186,7 +191,7 @@ class BatchJudge:
             pixels = list(itertools.chain.from_iterable(await asyncio.gather(*decode)))
             judged = JudgedBatch([], decode=time.monotonic() - started, queue=started - entered)
             good = [image for image in pixels if not isinstance(image, ImageError)]
-            verdicts = iter(await self._verdicts(good, judged, targets, top_k, explain))
+            verdicts = iter(await self._verdicts(good, judged, targets, top_k, source, explain))
         judged.outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in pixels]
         return judged
 
@@ -200,7 +205,13 @@ class BatchJudge:
         return found
 
     async def _verdicts(
-        self, images: Sequence[Pixels], judged: JudgedBatch, targets: Targets, top_k: int, explain: bool
+        self,
+        images: Sequence[Pixels],
+        judged: JudgedBatch,
+        targets: Targets,
+        top_k: int,
+        source: str | None,
+        explain: bool,
     ) -> Sequence[Outcome]:
         if not images:
             return []
@@ -210,15 +221,19 @@ class BatchJudge:
                 started = time.monotonic()
                 outputs = await self.engine.infer(np.stack(images))
             ended = time.monotonic()
-            measured = self.manifest.measure(outputs)
+            measured = self.manifest.measure(outputs, source=source)
         except EngineUnavailable:
             raise
         except (EngineError, QualityError) as error:
             if len(images) == 1:
                 return [ImageError(Code.ENGINE_FAILED, str(error))]
             # One image must not cost its batch-mates their answers.
-            return [one for image in images for one in await self._verdicts([image], judged, targets, top_k, explain)]
-        verdicts = self.manifest.verdicts(measured, targets=targets, top_k=top_k)
+            return [
+                one
+                for image in images
+                for one in await self._verdicts([image], judged, targets, top_k, source, explain)
+            ]
+        verdicts = self.manifest.verdicts(measured, targets=targets, top_k=top_k, source=source)
         judged.outputs.append(outputs)
         if explain:
             verdicts = [

@@ -41,6 +41,7 @@ class QueuedImage:
     deadline: float
     future: asyncio.Future[MeasuredImage]
     arrived: float
+    source: str | None = None
 
     @property
     def abandoned(self) -> bool:
@@ -114,13 +115,15 @@ class Batcher:
         """Seconds that the longest running batch has been running; 0 when none runs."""
         return self._clock() - min(self._running.values()) if self._running else 0.0
 
-    def submit(self, pixels: Pixels, *, deadline: float) -> asyncio.Future[MeasuredImage]:
-        """Queue one image; `deadline` is a time of the clock. Cancel the future to withdraw the image.
+    def submit(self, pixels: Pixels, *, deadline: float, source: str | None = None) -> asyncio.Future[MeasuredImage]:
+        """Queue one image of a source that the manifest knows; `deadline` is a time of the clock.
+
+        Cancel the future to withdraw the image.
 
         The future fails with `DeadlineMissed`, `EngineError` or `EngineUnavailable`.
         """
         future: asyncio.Future[MeasuredImage] = asyncio.get_running_loop().create_future()
-        item = QueuedImage(pixels, deadline, future, arrived=self._clock())
+        item = QueuedImage(pixels, deadline, future, arrived=self._clock(), source=source)
         self._idle.clear()
         self._queue.append(item)
         self._dispatch()
@@ -197,7 +200,9 @@ class Batcher:
         error: Exception
         try:
             np.stack([item.pixels for item in items], out=batch)
-            measured = self._manifest.measure(await self._engine.infer(batch))
+            outputs = await self._engine.infer(batch)
+            # Images of all sources share a batch; nearly always there is one.
+            measured = {one: self._manifest.measure(outputs, source=one) for one in {item.source for item in items}}
         except EngineUnavailable as unavailable:
             self._events.unavailable(str(unavailable))
             error = unavailable
@@ -211,7 +216,7 @@ class Batcher:
             ran = self._clock() - started
             for row, item in enumerate(items):
                 if not item.future.done():
-                    item.future.set_result(MeasuredImage(measured, row, started - item.arrived, ran))
+                    item.future.set_result(MeasuredImage(measured[item.source], row, started - item.arrived, ran))
             return
         for item in items:
             item.fail(error)

@@ -21,6 +21,7 @@ from oodguard.server.settings import ServeSettings
 # Where a request's scope holds the time at which its body was complete.
 ARRIVED = "oodguard.arrived"
 TIMEOUT_HEADER = "x-request-timeout-ms"
+SOURCE_HEADER = "x-oodguard-source"
 # Less than this is no time to answer in, but a way to make a healthy server look broken.
 SHORTEST_MS = 10
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from oodguard.core.manifest import Manifest
+from oodguard.core.manifest import DEFAULT_SOURCE, Manifest
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Verdict
 
@@ -27,9 +27,21 @@ CLASSES = (
 )
 SCORES = "oodguard_score_percentile", "Share of ID images with a lower score, of each image answered."
 FLAGS = "oodguard_score_flags", "Images that a score alone puts out of distribution."
+SOURCES = (
+    "oodguard_source_percentile",
+    "Share of ID images of its source with a lower fused score, of each image answered, by source.",
+)
+SOURCE_FLAGS = "oodguard_source_flags", "Images flagged, by source."
 SHARE = "oodguard_expected_share", "Share of ID images below a bound of the percentile histograms."
 OOD_SHARE = "oodguard_expected_ood_share", "Share of ID images that the calibration flags."
-LABELS = {CLASSES[0]: ("label",), SCORES[0]: ("score",), FLAGS[0]: ("score",), SHARE[0]: ("bound",)}
+LABELS = {
+    CLASSES[0]: ("label",),
+    SCORES[0]: ("score",),
+    FLAGS[0]: ("score",),
+    SOURCES[0]: ("source",),
+    SOURCE_FLAGS[0]: ("source",),
+    SHARE[0]: ("bound",),
+}
 
 
 def label_of(bound: float) -> str:
@@ -75,6 +87,8 @@ class Drift(Collector):
         self._classes: dict[str, DriftCounts] = {}
         self._scores: dict[str, DriftCounts] = {}
         self._flags: dict[str, int] = {}
+        self._sources: dict[str, DriftCounts] = {}
+        self._source_flags: dict[str, int] = {}
         self._passing = 0.0
 
     def model(self, manifest: Manifest, targets: Targets) -> None:
@@ -84,15 +98,23 @@ class Drift(Collector):
         self._flags = {name: self._flags.get(name, 0) for name in names}
         counted = manifest.classes if len(manifest.classes) <= self.most_classes else ()
         self._classes = {name: self._classes.get(name) or DriftCounts(CLASS_BOUNDS) for name in counted}
+        # Without sources the counts of all images say the same.
+        sources = (DEFAULT_SOURCE, *manifest.sources) if manifest.sources else ()
+        self._sources = {name: self._sources.get(name) or DriftCounts(CLASS_BOUNDS) for name in sources}
+        self._source_flags = {name: self._source_flags.get(name, 0) for name in sources}
         self._passing = manifest.calibration.curve.level(targets.accept, confidence=targets.confidence)
 
-    def count(self, verdict: Verdict) -> None:
+    def count(self, verdict: Verdict, *, source: str | None = None) -> None:
         """Count one answered image."""
         share = verdict.percentile / 100
         self._fused.add(share)
         by_class = self._classes.get(verdict.label)
         if by_class is not None:
             by_class.add(share)
+        by_source = self._sources.get(source or DEFAULT_SOURCE)
+        if by_source is not None:
+            by_source.add(share)
+            self._source_flags[source or DEFAULT_SOURCE] += verdict.is_ood
         for name, score in verdict.scores.items():
             counts = self._scores.get(name)
             if counts is None:  # the model may have been replaced since
@@ -112,8 +134,13 @@ class Drift(Collector):
         for name, counts in self._scores.items():
             scores.add_metric([name], counts.buckets(), counts.total)
             flags.add_metric([name], self._flags[name])
+        sources = HistogramMetricFamily(*SOURCES, labels=LABELS[SOURCES[0]])
+        source_flags = CounterMetricFamily(*SOURCE_FLAGS, labels=LABELS[SOURCE_FLAGS[0]])
+        for name, counts in self._sources.items():
+            sources.add_metric([name], counts.buckets(), counts.total)
+            source_flags.add_metric([name], self._source_flags[name])
         expected = GaugeMetricFamily(*SHARE, labels=LABELS[SHARE[0]])
         for bound in BOUNDS:
             expected.add_metric([label_of(bound)], bound)
-        yield from (fused, classes, scores, flags, expected)
+        yield from (fused, classes, scores, flags, sources, source_flags, expected)
         yield GaugeMetricFamily(*OOD_SHARE, value=1.0 - self._passing)

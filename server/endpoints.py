@@ -17,7 +17,7 @@ from oodguard.core.answers import PredictRequest, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.problems import problem, summary_of
 from oodguard.core.targets import TARGET_NAMES, Targets
-from oodguard.server.call import SHORTEST_MS, Entrance, while_connected
+from oodguard.server.call import SHORTEST_MS, SOURCE_HEADER, Entrance, while_connected
 from oodguard.server.errors import ReloadRefused, RequestError
 from oodguard.server.health import Health
 from oodguard.server.intake import read_images
@@ -49,7 +49,7 @@ class Predict:
     async def predict(self, request: Request) -> Response:
         """Classify images and say for each whether it is in or out of distribution."""
         with self.entrance.admit(request) as call:
-            asked, top_k, explain = _parameters(request)
+            asked, top_k, source, explain = _parameters(request)
             images = await read_images(call, self.workers)
             with self.serving.model.lease() as model:
                 work = self.judge.judge(
@@ -58,33 +58,41 @@ class Predict:
                     deadline=call.deadline,
                     asked=asked,
                     top_k=top_k,
+                    source=source,
                     explain=explain,
                     read=call.elapsed,
                 )
                 found = await while_connected(request, work)
         timing = Timing.of(**dict(zip(STAGES, found.stages, strict=True)), total=found.total)
         files = [file for _, file in images]
-        answer = PredictResponse.of(found.outcomes, files, model=found.model, targets=found.targets, timing=timing)
+        answer = PredictResponse.of(
+            found.outcomes, files, model=found.model, targets=found.targets, source=found.source, timing=timing
+        )
         if not answer.predictions:
             return problem_response(summary_of(answer.errors), path=request.url.path)
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 
-def _parameters(request: Request) -> tuple[Mapping[str, float], int | None, bool]:
-    """The targets that a request names, its `top_k`, and whether it asks for explanations."""
+def _parameters(request: Request) -> tuple[Mapping[str, float], int | None, str | None, bool]:
+    """The targets that a request names, its `top_k` and `source`, and whether it asks for explanations."""
+    header = request.headers.get(SOURCE_HEADER) or None
     if not request.scope["query_string"]:
-        return NOTHING, None, False
-    unknown = sorted(set(request.query_params) - {*TARGET_NAMES, "top_k", "explain"})
+        return NOTHING, None, header, False
+    unknown = sorted(set(request.query_params) - {*TARGET_NAMES, "top_k", "source", "explain"})
     if unknown:
         raise RequestError(
             Code.BAD_PARAMETER,
-            f"unknown parameter {unknown[0][:80]!r}; there are {', '.join(TARGET_NAMES)}, top_k and explain",
+            f"unknown parameter {unknown[0][:80]!r}; there are {', '.join(TARGET_NAMES)}, top_k, source and explain",
         )
     top_k = _number(request, "top_k")
     if top_k is not None and (top_k != int(top_k) or top_k < 1):
         raise RequestError(Code.BAD_PARAMETER, f"top_k must be a whole number of at least 1; got {top_k:g}")
+    sources = request.query_params.getlist("source")
+    if len(sources) > 1:
+        raise RequestError(Code.BAD_PARAMETER, "source must be one name")
+    source = sources[0] if sources else header
     asked = {name: value for name in TARGET_NAMES if (value := _number(request, name)) is not None}
-    return asked, None if top_k is None else int(top_k), _flag(request, "explain")
+    return asked, None if top_k is None else int(top_k), source, _flag(request, "explain")
 
 
 def _flag(request: Request, name: str) -> bool:
@@ -231,6 +239,8 @@ BODY_AND_PARAMETERS = {
             for name, field in Targets.model_fields.items()
         ),
         _parameter("top_k", "Classes to list.", type="integer", minimum=1),
+        _parameter("source", "Whose calibration judges: a source of the bundle. Wins over the header.", type="string"),
+        _parameter("X-Oodguard-Source", "The same, for a proxy or a camera to set.", place="header", type="string"),
         _parameter(
             "explain",
             "Say for each image which scores decided, and name the nearest training photos.",

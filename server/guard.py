@@ -44,6 +44,7 @@ class Guard(GuardCalls):
         images: ImageLike | Sequence[ImageLike],
         *,
         top_k: int = DEFAULT_TOP_K,
+        source: str | None = None,
         explain: bool = False,
         **targets: Unpack[Asked],
     ) -> PredictResponse:
@@ -54,9 +55,9 @@ class Guard(GuardCalls):
         ```
 
         An image is a path, encoded bytes, a PIL image or a uint8 array: `[H, W, 3]` in RGB order, or `[H, W]` grey.
-        `top_k` is how many classes are listed. `explain` adds to each prediction which scores decided, and the nearest
-        training photos. `targets` are what the answers are to keep, the bundle's own unless
-        given:
+        `top_k` is how many classes are listed. `source` names whose calibration judges, of those that
+        `oodguard recalibrate` put into the bundle. `explain` adds to each prediction which scores decided, and the
+        nearest training photos. `targets` are what the answers are to keep, the bundle's own unless given:
 
         accept       the share of ID images that should pass
         confidence   how sure that is to be; unless given, `accept` is kept on average
@@ -66,7 +67,7 @@ class Guard(GuardCalls):
         An image that cannot be used is in the answer's `errors` with its index, and the others are answered. Raises
         `Refused` when none can be used or an argument is out of range, `EngineUnavailable` when the guard is closed.
         """
-        future = self._judge.submit(self._answer(listed(images), targets, top_k, explain))
+        future = self._judge.submit(self._answer(listed(images), targets, top_k, source, explain))
         try:
             return future.result()
         finally:
@@ -78,6 +79,7 @@ class Guard(GuardCalls):
         images: Iterable[ImageLike],
         *,
         top_k: int = DEFAULT_TOP_K,
+        source: str | None = None,
         explain: bool = False,
         **targets: Unpack[Asked],
     ) -> Iterator[Result]:
@@ -91,7 +93,7 @@ class Guard(GuardCalls):
         `images` is read a few batches ahead, so that memory does not grow with their number. An image that cannot be
         used is a result with a problem. Raises as `predict` does.
         """
-        with closing(self._judging(images, targets, top_k, explain)) as judging:
+        with closing(self._judging(images, targets, top_k, source, explain)) as judging:
             for batch, future in judging:
                 yield from map(Result.of, batch, future.result().outcomes)
 
@@ -125,22 +127,26 @@ class AsyncGuard(GuardCalls):
         images: ImageLike | Sequence[ImageLike],
         *,
         top_k: int = DEFAULT_TOP_K,
+        source: str | None = None,
         explain: bool = False,
         **targets: Unpack[Asked],
     ) -> PredictResponse:
         """As `Guard.predict`."""
-        return await asyncio.wrap_future(self._judge.submit(self._answer(listed(images), targets, top_k, explain)))
+        return await asyncio.wrap_future(
+            self._judge.submit(self._answer(listed(images), targets, top_k, source, explain))
+        )
 
     async def stream(
         self,
         images: Iterable[ImageLike],
         *,
         top_k: int = DEFAULT_TOP_K,
+        source: str | None = None,
         explain: bool = False,
         **targets: Unpack[Asked],
     ) -> AsyncIterator[Result]:
         """As `Guard.stream`."""
-        with closing(self._judging(images, targets, top_k, explain)) as judging:
+        with closing(self._judging(images, targets, top_k, source, explain)) as judging:
             for batch, future in judging:
                 judged = await asyncio.wrap_future(future)
                 for image, outcome in zip(batch, judged.outcomes, strict=True):

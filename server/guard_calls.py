@@ -121,31 +121,33 @@ class GuardCalls:
         """The class names, in the order of `class_index`."""
         return self.manifest.classes
 
-    def thresholds(self, **asked: Unpack[Asked]) -> Thresholds:
+    def thresholds(self, *, source: str | None = None, **asked: Unpack[Asked]) -> Thresholds:
         """Every threshold at its target, the bundle's own unless another is asked for. Raises `Refused`."""
-        return self.manifest.thresholds(self._required(asked))
+        return self.manifest.thresholds(self._required(asked, source=source), source=source)
 
-    def _required(self, asked: Asked, top_k: int = 1) -> Targets:
+    def _required(self, asked: Asked, top_k: int = 1, *, source: str | None) -> Targets:
         """The targets to judge by. Raises `Refused` for arguments out of range."""
         try:
             targets = self.manifest.targets.but(**asked)
-            self.manifest.thresholds(targets)
+            self.manifest.thresholds(targets, source=source)
             if top_k < 1:
                 raise ValueError(f"top_k must be at least 1; got {top_k}")
         except ValueError as error:
             raise Refused(problem(Code.BAD_PARAMETER, str(error))) from None
         return targets
 
-    async def _answer(self, images: Sequence[ImageLike], asked: Asked, top_k: int, explain: bool) -> PredictResponse:
+    async def _answer(
+        self, images: Sequence[ImageLike], asked: Asked, top_k: int, source: str | None, explain: bool
+    ) -> PredictResponse:
         """What `predict` returns; for the judge's event loop."""
         started = time.monotonic()
-        targets = self._required(asked, top_k)
+        targets = self._required(asked, top_k, source=source)
         if not images:
             raise Refused(problem(Code.NO_IMAGES, "give at least one image"))
         # Every slot's share: more in one batch would leave other slots idle.
         size = min(self._judge.plan.max_batch, -(-len(images) // self._judge.engine.slots))
         batches = (
-            self._judge.batch(b, read=_itself, targets=targets, top_k=top_k, explain=explain)
+            self._judge.batch(b, read=_itself, targets=targets, top_k=top_k, source=source, explain=explain)
             for b in _batched(images, size)
         )
         judged = await asyncio.gather(*batches)
@@ -154,6 +156,7 @@ class GuardCalls:
             map(name_of, images),
             model=self.model,
             targets=targets,
+            source=source,
             timing=Timing.of(
                 read=0.0,
                 decode=max(batch.decode for batch in judged),
@@ -168,12 +171,12 @@ class GuardCalls:
         return answer
 
     def _judging(
-        self, images: Iterable[ImageLike], asked: Asked, top_k: int, explain: bool
+        self, images: Iterable[ImageLike], asked: Asked, top_k: int, source: str | None, explain: bool
     ) -> Generator[tuple[Sequence[ImageLike], Future[JudgedBatch]], None, None]:
         """What `stream` waits for."""
         batches = _batched(images, self._judge.plan.max_batch)
-        targets = self._required(asked, top_k)
-        return self._judge.each(batches, read=_itself, targets=targets, top_k=top_k, explain=explain)
+        targets = self._required(asked, top_k, source=source)
+        return self._judge.each(batches, read=_itself, targets=targets, top_k=top_k, source=source, explain=explain)
 
 
 def _itself(image: ImageLike) -> ImageLike:

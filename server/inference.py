@@ -18,18 +18,22 @@ from oodguard.server.model import ServedModel
 
 @dataclass(frozen=True)
 class Inference:
-    """What a request asks. `tolerant`: it asks for the output `error`, so a bad image costs the others nothing."""
+    """What a request asks. `tolerant`: it asks for the output `error`, so a bad image costs the others nothing.
+
+    source: what its header names; its own parameter `source` wins.
+    """
 
     message: oip.InferRequest
     images: Sequence[ParsedImage]
     tolerant: bool
+    source: str | None = None
 
     async def judged(
         self, judge: Judge, model: ServedModel, *, deadline: float, read: float
     ) -> dict[str, oip.Array] | Problem:
         """The outputs by name, or why the request as a whole is refused. `deadline` and `read` as for `Judge.judge`.
 
-        Raises `RequestError` for a target that is no number, and as `Judge.judge` does.
+        Raises `RequestError` for a target that is no number or a `source` that is no text, and as `Judge.judge` does.
         """
         found = await judge.judge(
             self.images,
@@ -37,6 +41,7 @@ class Inference:
             deadline=deadline,
             asked=oip.asked_of(self.message),
             top_k=1,
+            source=oip.source_of(self.message) or self.source,
             explain=oip.explains(self.message),
             read=read,
             all_or_none=not self.tolerant,

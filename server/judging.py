@@ -47,6 +47,7 @@ class Judgement:
     images: Sequence[Passed]
     stages: Seconds
     total: float
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Judge:
         deadline: float,
         asked: Mapping[str, float] = NOTHING,
         top_k: int | None = None,
+        source: str | None = None,
         explain: bool = False,
         read: float = 0.0,
         all_or_none: bool = False,
@@ -89,15 +91,16 @@ class Judge:
         cannot be used, so the others are not
         counted as answered.
 
-        Raises `RequestError` for a target that the calibration cannot promise, `DeadlineMissed`, and `EngineError` when
-        inference fails.
+        Raises `RequestError` for a target that the calibration cannot promise or an unknown `source`, `DeadlineMissed`,
+        and `EngineError` when inference fails.
         """
         started = time.monotonic()
-        targets, thresholds = model.asked(**asked)
+        targets, thresholds = model.asked(source=source, **asked)
         near = explain or self.sampler is not None
-        passed = await self._all([self._measure(model, image, deadline, near) for image in images], deadline)
+        passed = await self._all([self._measure(model, image, deadline, source, near) for image in images], deadline)
         judging = time.monotonic()
-        calibration, classes, top_k = model.manifest.calibration, model.manifest.classes, top_k or self.top_k
+        calibration, classes = model.manifest.calibration_of(source), model.manifest.classes
+        top_k = top_k or self.top_k
         outcomes: list[Outcome] = []
         for found, _ in passed:
             if isinstance(found, ImageError):
@@ -115,18 +118,24 @@ class Judge:
             if isinstance(outcome, ImageError):
                 self.metrics.refuse(outcome.code)
             elif answered and not isinstance(found, ImageError):
-                self._answer(image, outcome, found, model, targets)
+                self._answer(image, outcome, found, model, targets, source)
                 if self.shadow is not None and isinstance(image, bytes):
-                    self.shadow.offer(image, outcome, asked=asked)
+                    self.shadow.offer(image, outcome, asked=asked, source=source)
         ended = time.monotonic()
         self.admission.answered(len(images))
         seconds = self._record(Stages(passed, read=read, started=started, judging=judging, ended=ended), model)
-        return Judgement(model.ref, targets, tuple(outcomes), passed, seconds, read + ended - started)
+        return Judgement(model.ref, targets, tuple(outcomes), passed, seconds, read + ended - started, source)
 
     def _answer(
-        self, image: ParsedImage, verdict: Verdict, found: MeasuredImage, model: ServedModel, targets: Targets
+        self,
+        image: ParsedImage,
+        verdict: Verdict,
+        found: MeasuredImage,
+        model: ServedModel,
+        targets: Targets,
+        source: str | None,
     ) -> None:
-        self.metrics.answer(verdict, model.manifest)
+        self.metrics.answer(verdict, model.manifest, source=source)
         if self.sampler is not None and isinstance(image, bytes):
             explain = partial(model.explainer.explain, found.measured, found.row)
             self.sampler.offer(image, verdict, model=model.ref, accept=targets.accept, explain=explain)
@@ -146,7 +155,9 @@ class Judge:
         except TimeoutError:
             raise DeadlineMissed("the request was not answered within its time") from None
 
-    async def _measure(self, model: ServedModel, image: ParsedImage, deadline: float, near: bool) -> Passed:
+    async def _measure(
+        self, model: ServedModel, image: ParsedImage, deadline: float, source: str | None, near: bool
+    ) -> Passed:
         if isinstance(image, ImageError):
             return image, 0.0
         started = time.monotonic()
@@ -158,7 +169,7 @@ class Judge:
             except ImageError as error:
                 return error, time.monotonic() - started
         seconds = time.monotonic() - started
-        return await model.submit(image, deadline=deadline, neighbours=near), seconds
+        return await model.submit(image, deadline=deadline, source=source, neighbours=near), seconds
 
     def _record(self, stages: Stages, model: ServedModel) -> Seconds:
         seconds = stages.seconds

@@ -206,15 +206,15 @@ class Metrics:
         self._rejected[code].inc()
         self._refused += 1
 
-    def answer(self, verdict: Verdict, manifest: Manifest) -> None:
-        """Count one image that the model of `manifest` answered."""
+    def answer(self, verdict: Verdict, manifest: Manifest, *, source: str | None = None) -> None:
+        """Count one image that the model of `manifest` answered; `source` is one of its own, never a caller's text."""
         counter = self._answered.get((verdict.label, verdict.is_ood))
         if counter is not None:  # the model may have been replaced since
             counter.inc()
         self._decisions[verdict.decision].inc()
         self._images += 1
         self._flagged += verdict.is_ood
-        self._drift.count(verdict)
+        self._drift.count(verdict, source=source)
         self._promise.count(verdict, manifest)
 
     def compare(self, primary: Verdict, shadow: ShadowVerdict) -> None:

@@ -68,6 +68,8 @@ class ServedModel:
         self._thresholds = lru_cache(THRESHOLDS_KEPT)(self.manifest.thresholds)
         self.targets = self.manifest.targets
         self.targets, _ = self.asked(**settings.asked)
+        for source in self.manifest.sources:
+            self.asked(source=source, **settings.asked)
         self.condition = Condition(metrics)
         self.batcher: Batcher | Sender
         if self.remote is not None:
@@ -118,25 +120,28 @@ class ServedModel:
         """Why a remote engine cannot be asked at the moment; None where it can, or runs here."""
         return self.remote.unreachable if self.remote else None
 
-    def asked(self, **asked: Unpack[Asked]) -> tuple[Targets, Thresholds]:
+    def asked(self, *, source: str | None = None, **asked: Unpack[Asked]) -> tuple[Targets, Thresholds]:
         """The targets of a request that asks for these, and every threshold at them.
 
-        Raises `RequestError` for a target out of its range, or one that the calibration cannot promise.
+        Raises `RequestError` for a target out of its range, or one that the calibration cannot promise, and for an
+        unknown source.
         """
         try:
             targets = self.targets.but(**asked)
-            return targets, self._thresholds(targets)
+            return targets, self._thresholds(targets, source=source)
         except ValueError as error:
             raise RequestError(Code.BAD_PARAMETER, str(error)) from None
 
-    def submit(self, pixels: Pixels, *, deadline: float, neighbours: bool) -> asyncio.Future[MeasuredImage]:
+    def submit(
+        self, pixels: Pixels, *, deadline: float, source: str | None, neighbours: bool
+    ) -> asyncio.Future[MeasuredImage]:
         """Have one image measured, with its `neighbours` if they are needed: here they cost nothing, remotely little.
 
         The future fails as that of `Batcher.submit` and of `Sender.submit` does.
         """
         if isinstance(self.batcher, Sender):
-            return self.batcher.submit(pixels, deadline=deadline, neighbours=neighbours)
-        return self.batcher.submit(pixels, deadline=deadline)
+            return self.batcher.submit(pixels, deadline=deadline, source=source, neighbours=neighbours)
+        return self.batcher.submit(pixels, deadline=deadline, source=source)
 
     async def check(self) -> str | None:
         """Answer the golden images and compare with the manifest: what differs, or None; the condition has it, too.

@@ -315,6 +315,14 @@ def explains(message: InferRequest) -> bool:
     return _flag(message.parameters, "explain") or named
 
 
+def source_of(message: InferRequest) -> str | None:
+    """The request parameter `source`."""
+    source = message.parameters.get("source")
+    if source is not None and not isinstance(source, str):
+        raise RequestError(Code.BAD_PARAMETER, "the parameter source is a text")
+    return source
+
+
 def texts(items: Sequence[str]) -> Array:
     """Strings as a BYTES array."""
     found = np.empty(len(items), dtype=object)

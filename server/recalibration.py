@@ -20,7 +20,9 @@ from oodguard.core.errors import EnvironmentProblem, InputError, QualityError
 from oodguard.core.files import file_sha256
 from oodguard.core.frozen import Frozen
 from oodguard.core.manifest import (
+    DEFAULT_SOURCE,
     MANIFEST_FILE,
+    MAX_SOURCES,
     NAME,
     Golden,
     Manifest,
@@ -42,7 +44,7 @@ class RecalibrateOptions(Frozen):
     """What `oodguard recalibrate` takes.
 
     ```python
-    RecalibrateOptions(bundle=Path("bundles/photos"), images=("trusted",))
+    RecalibrateOptions(bundle=Path("bundles/photos"), images=("trusted",), source="cam3")
     ```
     """
 
@@ -51,6 +53,11 @@ class RecalibrateOptions(Frozen):
         min_length=1,
         description="Folder, list of paths (.txt, one per line), zip or tar of photos that are known to be in "
         "distribution; repeat for more. Photos in folders named after classes are labelled.",
+    )
+    source: str | None = Field(
+        None,
+        description="Name of what took the photos, such as a camera: requests that name it get these thresholds, all "
+        "others keep theirs; default: the thresholds of requests that name no source.",
     )
     out: Path | None = Field(
         None, description="Bundle folder to write; default: the bundle itself, which a running server then reloads."
@@ -99,7 +106,8 @@ class Recalibrated:
     accepted: the share of the photos that the old thresholds accepted, with its 90 % interval. kept: what share of
     images like these the new threshold accepts, in 90 % of draws of so many photos. confident: whether so many can
     promise the target with confidence 0.9. flagged: golden images that are out of distribution by the new threshold and
-    were not. dropped: golden images whose verdict another runtime might not repeat.
+    were not. dropped: golden images whose verdict another runtime might not repeat. outdated:
+    the standalone graph is left out, as it has the old thresholds inside.
     """
 
     manifest: Manifest
@@ -112,6 +120,7 @@ class Recalibrated:
     changes: tuple[ThresholdChange, ...]
     flagged: tuple[str, ...]
     dropped: tuple[str, ...]
+    outdated: bool
     out: Path
 
 
@@ -128,19 +137,25 @@ def recalibrate(options: RecalibrateOptions, *, progress: Progress) -> Recalibra
     manifest = load_manifest(options.bundle)
     parent = file_sha256(options.bundle / MANIFEST_FILE)
     version = _version(options, manifest)
+    _require_source(options, manifest)
     out = options.out or options.bundle
     if options.out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists; choose another --out, or leave it out to change {options.bundle} itself")
     base = Path.cwd()
     items = photos_of(options.images, base=base, max_bytes=options.max_image_bytes)
+    source = options.source if options.source in manifest.sources else None
     plan = plan_for(options, manifest)
     judge = BatchJudge.open(options.bundle, manifest, plan, limits=options.limits, device=options.device)
     try:
-        photos = judged_photos(judge, items, base=base, max_bytes=options.max_image_bytes, progress=progress)
-        before = manifest.calibration
-        after = _fitted(before, photos, manifest)
-        golden = renewed(manifest, after)
-        new = _manifest(manifest, after, photos, version=version, golden=golden, parent=parent)
+        photos = judged_photos(
+            judge, items, base=base, max_bytes=options.max_image_bytes, source=source, progress=progress
+        )
+        before = manifest.calibration_of(source)
+        after = _fitted(before, photos, manifest, options)
+        golden = manifest.golden
+        if options.source is None:
+            golden = renewed(manifest, after)
+        new = _manifest(manifest, after, photos, options, version=version, golden=golden, parent=parent)
         work = defect_of(options.bundle, new, judge.engine, max_batch=plan.max_batch)
         defect = judge.submit(work).result()
         if defect:
@@ -164,16 +179,29 @@ def _version(options: RecalibrateOptions, manifest: Manifest) -> str:
     return str(int(manifest.version) + 1)
 
 
-def _fitted(before: Calibration, photos: TrustedPhotos, manifest: Manifest) -> Calibration:
+def _require_source(options: RecalibrateOptions, manifest: Manifest) -> None:
+    name = options.source
+    if name is None:
+        return
+    if not re.fullmatch(NAME, name) or name == DEFAULT_SOURCE:
+        raise InputError(
+            "--source takes letters, digits, dots, hyphens and underscores, at most 64, and not the name "
+            f"{DEFAULT_SOURCE}; got {name[:80]!r}"
+        )
+    if name not in manifest.sources and len(manifest.sources) == MAX_SOURCES:
+        raise InputError(f"{options.bundle} has {MAX_SOURCES} sources, which is as many as there may be")
+
+
+def _fitted(before: Calibration, photos: TrustedPhotos, manifest: Manifest, options: RecalibrateOptions) -> Calibration:
     """The new calibration, which must promise what the bundle's targets ask."""
     if len(photos) < MIN_CALIBRATION:
         raise InputError(
             f"{len(photos)} different photos are too few for thresholds; give at least {MIN_CALIBRATION}, better 100"
         )
-    if photos.sampled == len(photos):
+    if photos.sampled == len(photos) and options.source is None:
         raise InputError(
             f"all {len(photos)} photos are samples of flagged images, and thresholds from these alone would let most "
-            "others in; add photos as they came with another --images"
+            "others in; add photos as they came with another --images, or name the --source of all these"
         )
     try:
         after = before.recalibrated(photos.outputs, photos.targets)
@@ -187,12 +215,15 @@ def _manifest(
     old: Manifest,
     calibration: Calibration,
     photos: TrustedPhotos,
+    options: RecalibrateOptions,
     *,
     version: str,
     golden: tuple[Golden, ...],
     parent: str,
 ) -> Manifest:
+    source = options.source
     done = Recalibration(
+        source=source,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         oodguard=oodguard.__version__,
         images=len(photos),
@@ -200,19 +231,22 @@ def _manifest(
         from_version=old.version,
         from_sha256=parent,
     )
-    kept = {g.path for g in golden} | {ref.path for ref in old.files} - {g.path for g in old.golden}
-    if old.standalone is not None:
-        # It holds the calibration that is replaced; only export can write it anew.
-        kept -= {old.standalone.graph}
+    kept: set[str] = {g.path for g in golden} | {ref.path for ref in old.files} - {g.path for g in old.golden}
+    changed: dict[str, object]
+    if source is not None:
+        changed = {"sources": {**old.sources, source: calibration}}
+    else:
+        # The standalone graph has the old thresholds inside.
+        changed = {"calibration": calibration, "standalone": None}
+        kept -= set() if old.standalone is None else {old.standalone.graph}
     return Manifest.model_validate(
         {
             **dict(old),
-            "calibration": calibration,
-            "standalone": None,
+            **changed,
             "version": version,
             "golden": golden,
             "files": tuple(ref for ref in old.files if ref.path in kept),
-            "recalibration": done,
+            "recalibrations": (*(one for one in old.recalibrations if one.source != source), done),
         }
     )
 
@@ -304,6 +338,7 @@ def _report(
         changes=tuple(changes),
         flagged=tuple(g.path for g in new.golden if g.is_ood and not expected[g.path]),
         dropped=tuple(path for path in expected if path not in {g.path for g in new.golden}),
+        outdated=new.standalone != old.standalone,
         out=out,
     )
 

@@ -33,14 +33,18 @@ class Sender:
         self._events = events
         self._running: set[asyncio.Task[MeasuredImage]] = set()
 
-    def submit(self, pixels: Pixels, *, deadline: float, neighbours: bool = False) -> asyncio.Future[MeasuredImage]:
-        """Send one image, and ask for its `neighbours` or not; `deadline` is a time of `time.monotonic`.
+    def submit(
+        self, pixels: Pixels, *, deadline: float, source: str | None = None, neighbours: bool = False
+    ) -> asyncio.Future[MeasuredImage]:
+        """Send one image of a known source, and ask for its `neighbours` or not.
+
+        `deadline` is a time of `time.monotonic`.
 
         Cancel the future to withdraw the image.
 
         The future fails with `DeadlineMissed`, `Overloaded`, `EngineError` or `EngineUnavailable`.
         """
-        task = asyncio.get_running_loop().create_task(self._run(pixels, deadline, neighbours))
+        task = asyncio.get_running_loop().create_task(self._run(pixels, deadline, source, neighbours))
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -51,11 +55,11 @@ class Sender:
             # Seen, even where the request gave up on its other images first.
             task.exception()
 
-    async def _run(self, pixels: Pixels, deadline: float, neighbours: bool) -> MeasuredImage:
+    async def _run(self, pixels: Pixels, deadline: float, source: str | None, neighbours: bool) -> MeasuredImage:
         started = time.monotonic()
         try:
             outputs = await self._engine.infer(pixels[None], deadline=deadline, neighbours=neighbours)
-            measured = self._manifest.measure(outputs)
+            measured = self._manifest.measure(outputs, source=source)
         except DeadlineMissed:
             self._events.expired()
             raise

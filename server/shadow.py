@@ -92,15 +92,18 @@ class Shadow:
         """Start the process and go on in a thread."""
         self._thread.start()
 
-    def offer(self, data: bytes, verdict: Verdict, *, asked: Mapping[str, float]) -> None:
-        """Have an answered image judged, if it is drawn. `asked`: the targets of its request. Never waits or raises."""
+    def offer(self, data: bytes, verdict: Verdict, *, asked: Mapping[str, float], source: str | None = None) -> None:
+        """Have an answered image judged, if it is drawn. `asked`: the targets of its request, beside its source.
+
+        Never waits or raises.
+        """
         if self._random.random() >= self._share:
             return
         if self.report.state != "judging" or not self._backlog.enter(len(data)):
             self._metrics.shadow_images["dropped"].inc()
             return
         with self._woken:
-            self._waiting.append(Drawn(data, verdict, asked))
+            self._waiting.append(Drawn(data, verdict, asked, source))
             self._woken.notify()
 
     async def reload(self) -> None:
@@ -155,9 +158,9 @@ class Shadow:
         return self._retry_at is not None and time.monotonic() >= self._retry_at
 
     def _take(self) -> list[Drawn]:
-        """The next images that one request may hold: those with the same targets."""
+        """The next images that one request may hold: those with the same targets and source."""
         found = [self._waiting.popleft()] if self._waiting else []
-        while self._waiting and len(found) < BATCH and self._waiting[0].asked == found[0].asked:
+        while self._waiting and len(found) < BATCH and self._waiting[0].kind == found[0].kind:
             found.append(self._waiting.popleft())
         return found
 

@@ -30,13 +30,17 @@ def open_judge(plan: ShadowPlan) -> BatchJudge:
     return BatchJudge.open(plan.bundle, manifest, engine, limits=plan.limits, device="cpu", workers=1)
 
 
-def answer(judge: BatchJudge, images: Sequence[bytes], asked: dict[str, float]) -> ShadowAnswer:
+def answer(
+    judge: BatchJudge, images: Sequence[bytes], asked: dict[str, float], source: str | None = None
+) -> ShadowAnswer:
     """The verdicts on some images, by these targets and the bundle's own."""
     try:
         targets = judge.manifest.targets.but(**asked)
-        judged = judge.submit(judge.batch(images, read=lambda image: image, targets=targets, top_k=1)).result()
+        work = judge.batch(images, read=lambda image: image, targets=targets, top_k=1, source=source)
+        judged = judge.submit(work).result()
     except (OodguardError, ValueError):
-        # A target that this calibration cannot promise, among others: in the server's place it would be refused.
+        # A target that this calibration cannot promise or a source that the bundle has not, among others: in the
+        # server's place it would be refused.
         return ShadowAnswer(verdicts=(None,) * len(images), inference=0.0)
     verdicts = tuple(
         None
@@ -59,4 +63,4 @@ def judge_all(plan: ShadowPlan, channel: socket.socket) -> None:
     while True:
         request = receive(channel, ShadowRequest)
         images = [receive_bytes(channel, size) for size in request.sizes]
-        send(channel, answer(judge, images, {**plan.asked, **request.asked}))
+        send(channel, answer(judge, images, {**plan.asked, **request.asked}, request.source))

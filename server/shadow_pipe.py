@@ -34,9 +34,10 @@ class ShadowHello(Frozen):
 
 
 class ShadowRequest(Frozen):
-    """Images to judge by the targets that their requests named; their bytes follow, in this order."""
+    """Images to judge by the targets and the source that their requests named; their bytes follow, in this order."""
 
     asked: dict[str, float]
+    source: str | None = None
     sizes: tuple[int, ...]
 
 

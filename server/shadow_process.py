@@ -30,11 +30,17 @@ class ShadowFailed(OodguardError):
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """An image that was drawn, what the server said of it, and the targets that its request named."""
+    """An image that was drawn, what the server said of it, and the targets and the source that its request named."""
 
     data: bytes
     verdict: Verdict
     asked: Mapping[str, float]
+    source: str | None = None
+
+    @property
+    def kind(self) -> tuple[Mapping[str, float], str | None]:
+        """What images must have in common to be judged together."""
+        return self.asked, self.source
 
 
 class ShadowProcess:
@@ -89,8 +95,9 @@ class ShadowProcess:
         return said.model
 
     def judge(self, drawn: list[Drawn]) -> ShadowAnswer:
-        """The verdicts on images whose requests named the same targets."""
-        request = ShadowRequest(asked=dict(drawn[0].asked), sizes=tuple(len(one.data) for one in drawn))
+        """The verdicts on images whose requests named the same targets and source."""
+        asked, source = drawn[0].kind
+        request = ShadowRequest(asked=dict(asked), source=source, sizes=tuple(len(one.data) for one in drawn))
         try:
             send(self._channel, request, (one.data for one in drawn))
             return receive(self._channel, ShadowAnswer)

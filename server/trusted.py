@@ -64,6 +64,7 @@ def judged_photos(
     *,
     base: Path,
     max_bytes: int,
+    source: str | None,
     progress: Callable[[int, int], None],
 ) -> TrustedPhotos:
     """Run photos through the judge's graph; `progress` gets how many are done, and of how many.
@@ -82,9 +83,9 @@ def judged_photos(
     rows: list[Outputs] = []
     accepted = copies = done = 0
     unreadable: list[tuple[str, str]] = []
-    batches = _batched(items, judge.plan.max_batch)
+    asked, batches = judge.manifest.targets, _batched(items, judge.plan.max_batch)
     try:
-        with closing(judge.each(batches, read=read, targets=judge.manifest.targets, top_k=1)) as judging:
+        with closing(judge.each(batches, read=read, targets=asked, top_k=1, source=source)) as judging:
             for batch, future in judging:
                 judged = future.result()
                 row = _rows(judged.outputs)

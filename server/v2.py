@@ -14,7 +14,7 @@ from oodguard.core.codes import Code
 from oodguard.core.frozen import Frozen
 from oodguard.core.problems import Problem, problem
 from oodguard.server import open_inference as oip
-from oodguard.server.call import Entrance, while_connected
+from oodguard.server.call import SOURCE_HEADER, Entrance, while_connected
 from oodguard.server.health import Health
 from oodguard.server.inference import Inference
 from oodguard.server.intake import parsed, read_body
@@ -126,7 +126,8 @@ class OpenInference:
                 manifest, length = model.manifest, request.headers.get(HEADER_LENGTH)
                 parse = partial(oip.parse, header_length=length, manifest=manifest)
                 message, images = await parsed(body, parse, self.workers)
-                inference = Inference(message, images, tolerant=oip.check_outputs(message, manifest))
+                source, tolerant = request.headers.get(SOURCE_HEADER) or None, oip.check_outputs(message, manifest)
+                inference = Inference(message, images, tolerant=tolerant, source=source)
                 call.hold(len(images))
                 work = inference.judged(self.judge, model, deadline=call.deadline, read=call.elapsed)
                 found = await while_connected(request, work)

@@ -68,7 +68,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
     manifest = load_manifest(options.bundle)
     try:
         targets = manifest.targets.but(**options.asked)
-        manifest.thresholds(targets)
+        manifest.thresholds(targets, source=options.calibration)
     except ValueError as error:
         raise InputError(str(error)) from None
     if options.out.is_dir() or (options.out.exists() and not options.overwrite):
@@ -83,6 +83,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
         bundle_sha256=bundle_sha256,
         source=str(base / options.source),
         targets=targets,
+        calibration=options.calibration,
         engine=plan.engine,
         device=options.device,
         threads=plan.threads,
@@ -107,6 +108,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
             landmark=_landmark(ledger.state, options.source),
             limits=options.limits,
             targets=targets,
+            calibration=options.calibration,
             explain=options.explain,
             device=options.device,
             workers=options.workers,
@@ -120,7 +122,13 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
             )
         elif pending:
             summary.seconds, summary.how = _run_here(spec, ledger, pending, progress.scored)
-        about = metadata(manifest, bundle_sha256=bundle_sha256, targets=targets, source=options.source)
+        about = metadata(
+            manifest,
+            bundle_sha256=bundle_sha256,
+            targets=targets,
+            source=options.source,
+            calibration=options.calibration,
+        )
         write_result(
             options.out, columns(manifest, explained=options.explain), about, _counted(ledger.tables(), summary)
         )

@@ -50,6 +50,7 @@ class Purpose(Frozen):
     bundle_sha256: str
     source: str
     targets: Targets
+    calibration: str | None = None
     engine: str
     device: str
     threads: int

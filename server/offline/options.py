@@ -31,6 +31,11 @@ class ScoreOptions(Frozen):
     accept: float | None = Field(
         None, gt=0, lt=1, description="Target acceptance of ID images; default: the bundle's (0.95)."
     )
+    calibration: str | None = Field(
+        None,
+        description="Source of the bundle whose calibration judges, such as a camera (see oodguard recalibrate); "
+        "default: the bundle's own.",
+    )
     confidence: float | None = Field(
         None,
         gt=0,

@@ -60,9 +60,11 @@ def _row(item: Item, outcome: Outcome) -> dict[str, rows.Cell]:
     return row | rows.verdict_cells(outcome)
 
 
-def metadata(manifest: Manifest, *, bundle_sha256: str, targets: Targets, source: str) -> dict[str, str]:
+def metadata(
+    manifest: Manifest, *, bundle_sha256: str, targets: Targets, source: str, calibration: str | None = None
+) -> dict[str, str]:
     """Return what a reader must know about how the result was made; nothing that differs between two equal runs."""
-    thresholds = manifest.thresholds(targets)
+    thresholds = manifest.thresholds(targets, source=calibration)
     return {
         "oodguard.bundle.name": manifest.name,
         "oodguard.bundle.version": manifest.version,
@@ -71,6 +73,7 @@ def metadata(manifest: Manifest, *, bundle_sha256: str, targets: Targets, source
         **{f"oodguard.{name}": json.dumps(value) for name, value in targets},
         "oodguard.thresholds": json.dumps({"ood_score": thresholds.fused, **dict(thresholds.scores)}),
         "oodguard.source": readable(source),
+        **({} if calibration is None else {"oodguard.calibration": calibration}),
     }
 
 

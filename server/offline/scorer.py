@@ -66,6 +66,7 @@ class Spec(Frozen):
     landmark: Path | None = None
     limits: ImageLimits
     targets: Targets
+    calibration: str | None = None
     explain: bool = False
     device: Device = "auto"
     workers: int | None = None
@@ -89,7 +90,7 @@ class Scorer:
             raise EnvironmentProblem(f"{spec.landmark} is not on {platform.node()}, where its images are to be scored")
         if file_sha256(spec.bundle / MANIFEST_FILE) != spec.bundle_sha256:
             raise FormatError(f"{spec.bundle} is not the bundle the run began with")
-        self._targets = spec.targets
+        self._targets, self._source = spec.targets, spec.calibration
         self._batch = spec.plan.max_batch
         self._explain = spec.explain
         self._schema = columns(manifest, explained=spec.explain)
@@ -129,7 +130,9 @@ class Scorer:
         begun: deque[Part] = deque()
         done: list[Outcome] = []
         batches = self._batches(parts, begun)
-        judged = self._judge.each(batches, read=self._read, targets=self._targets, top_k=1, explain=self._explain)
+        judged = self._judge.each(
+            batches, read=self._read, targets=self._targets, top_k=1, source=self._source, explain=self._explain
+        )
         with closing(judged) as judging:
             for _, future in judging:
                 outcomes = future.result().outcomes

@@ -15,7 +15,7 @@ from oodguard.core.codes import Code
 from oodguard.core.problems import Problem
 from oodguard.server import open_inference as oip
 from oodguard.server.admission import Admission
-from oodguard.server.call import TIMEOUT_HEADER, timeout_of
+from oodguard.server.call import SOURCE_HEADER, TIMEOUT_HEADER, timeout_of
 from oodguard.server.errors import RequestError
 from oodguard.server.health import Health
 from oodguard.server.inference import Inference
@@ -106,7 +106,11 @@ class InferenceService:
                 message, images = await parsed(body, parse, self.workers)
                 # The images are a copy of their own; held, the message would double what the queue takes.
                 del body
-                inference = Inference(message, images, tolerant=oip.check_outputs(message, model.manifest))
+                source, tolerant = (
+                    call.visit.header(SOURCE_HEADER.encode()) or None,
+                    oip.check_outputs(message, model.manifest),
+                )
+                inference = Inference(message, images, tolerant=tolerant, source=source)
                 reservation.hold(len(images), most=most)
                 read = call.visit.arrived - call.visit.started
                 found = await inference.judged(self.judge, model, deadline=deadline, read=read)

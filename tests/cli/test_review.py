@@ -58,6 +58,30 @@ def test_review_refuses_what_cannot_be_meant(
     assert sentence in error
 
 
+def test_images_that_a_person_knows_become_a_list_to_recalibrate_with(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index, name in enumerate(("27-a", "27-b", "28-a", "[x]")):
+        put(tmp_path / "flagged", name, sample(9.0 + index))
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(capsys, "review", "flagged", "--accept", "27-*", "--accept", "[x].jpg")
+    assert code == 0
+    assert out.startswith("known.txt: 3 images that are known next: oodguard recalibrate BUNDLE")
+    # Absolute, so that the list may be read from anywhere.
+    wanted = [tmp_path / "flagged" / f"{name}.jpg" for name in ("27-a", "27-b", "[x]")]
+    assert Path("known.txt").read_text().splitlines() == list(map(str, wanted))
+    code, _, error = call(capsys, "review", "flagged", "--accept", "29-a.jpg", "--out", "other.txt")
+    assert code == 2
+    assert "no sampled image in flagged is called 29-a.jpg" in error
+    assert not Path("other.txt").exists()
+    for flags, sentence in (
+        (("--out", "known.csv"), "its name ends in .txt"),
+        (("--format", "coco"), "--accept takes no other option"),
+    ):
+        code, _, error = call(capsys, "review", "flagged", "--accept", "27-a.jpg", *flags)
+        assert (code, sentence in error) == (2, True)
+
+
 def test_review_shows_the_training_photos_of_a_bundle(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, pictured: Path, nearby: Nearby
 ) -> None:

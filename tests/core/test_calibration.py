@@ -140,3 +140,36 @@ def test_json_keeps_the_order_of_the_scores() -> None:
     again = Calibration.model_validate_json(calibration.model_dump_json())
     assert again == calibration
     assert again.names == NAMES
+
+
+@pytest.mark.parametrize("count", [20, 60, 300])
+def test_new_photos_set_thresholds_that_accept_exactly_what_they_promise(count: int) -> None:
+    """Over 300 draws of so few photos of a source that scores 1.5 higher; with refitted score curves 20 keep 0.90."""
+    before = Calibration.fit(drawn(8, 500))
+    rng = np.random.default_rng(9)
+    accepted = []
+    for _ in range(300):
+        table = (rng.normal(size=(count + 200, len(NAMES))) + 1.5).astype(np.float32)
+        probabilities = np.full((len(table), 3), 1 / 3, dtype=np.float32)
+        after = before.recalibrated(Outputs(probabilities=probabilities[:count], scores=table[:count]))
+        fresh = Outputs(probabilities=probabilities[count:], scores=table[count:])
+        accepted.append(1.0 - after.flagged(fresh, accept=0.9).mean())
+    level = np.ceil(0.9 * (count + 1)) / (count + 1)
+    assert np.mean(accepted) == pytest.approx(level, abs=4 * np.std(accepted) / np.sqrt(300))
+    assert np.mean(accepted) > 0.89
+
+
+def test_a_recalibration_moves_thresholds_and_percentiles_and_no_score() -> None:
+    before = Calibration.fit(drawn(8, 500))
+    table = np.stack(list(drawn(10, 99).values()), axis=1).astype(np.float32) + 2
+    new = Outputs(probabilities=np.full((99, 3), 1 / 3, dtype=np.float32), scores=table)
+    after = before.recalibrated(new)
+    assert after.fused(new).tolist() == before.fused(new).tolist()
+    assert after.thresholds(0.95).fused == np.sort(before.fused(new))[94]
+    for column, (name, threshold) in enumerate(after.thresholds(0.95).scores):
+        assert (name, threshold) == (NAMES[column], np.sort(table[:, column])[94])
+    measured = after.measure(new)
+    assert np.mean(measured.fused_percentiles) == pytest.approx(49, abs=1)
+    assert np.asarray(measured.percentiles).mean(0) == pytest.approx(np.full(len(NAMES), 49), abs=1)
+    with pytest.raises(ValueError, match="a calibration needs at least 20 photos; got 19"):
+        before.recalibrated(Outputs(probabilities=new.probabilities[:19], scores=table[:19]))

@@ -23,15 +23,16 @@ from oodguard.server.recalibration import RecalibrateOptions, recalibrate, renew
 from tests.conftest import COLOURS, draw
 
 PHOTOS = 60
+SAMPLED = {"label", "probability", "ood_score", "threshold", "percentile", "scores"}
 
 
 def darkened(folder: Path, *, seed: int, each: int = PHOTOS // 3) -> Path:
-    """Photos as another camera takes them: the same things at a quarter of the light, in folders by class."""
+    """Photos as another camera takes them: the same things with a fifth of the light, in folders by class."""
     for label, colour in COLOURS.items():
         (folder / label).mkdir(parents=True)
         for index in range(each):
             seed += 1
-            light = np.asarray(draw(colour, seed), dtype=np.float64) * 0.25
+            light = np.asarray(draw(colour, seed), dtype=np.float64) * 0.2
             Image.fromarray(light.astype(np.uint8)).save(folder / label / f"{index:03d}.jpg", quality=90)
     return folder
 
@@ -62,28 +63,26 @@ def options(bundle: Path, *images: Path, **more: object) -> RecalibrateOptions:
     )
 
 
-SIDECAR = {"label", "probability", "ood_score", "threshold", "percentile", "scores"}
-
-
 def silent(done: int, total: int) -> None:
     assert 0 < done <= total
 
 
-def flagged(bundle: Path, photos: Path) -> float:
+def flagged(bundle: Path, photos: Path, source: str | None = None) -> float:
     with oodguard.load(bundle, sessions=1) as guard:
         paths = sorted(p for p in photos.rglob("*") if p.is_file())
-        answers = list(guard.stream(paths))
+        answers = list(guard.stream(paths, source=source))
     return float(np.mean([a.prediction.is_ood for a in answers if a.prediction is not None]))
 
 
 def test_new_thresholds_accept_what_they_promise_and_still_flag_strangers(
     copy: Path, camera: Path, fresh: Path, strangers: Path
 ) -> None:
-    assert flagged(copy, fresh) > 0.5
+    assert flagged(copy, fresh) > 0.9
     found = recalibrate(options(copy, camera), progress=silent)
     low, high = found.kept
     assert low < 0.95 < high
-    assert low - 0.03 <= 1 - flagged(copy, fresh) <= high + 0.03
+    # 300 fresh photos are a sample, too: two more standard errors.
+    assert low - 0.025 <= 1 - flagged(copy, fresh) <= high + 0.025
     assert flagged(copy, strangers) == 1.0
 
 
@@ -93,9 +92,8 @@ def test_what_a_recalibrated_bundle_says_of_itself(copy: Path, camera: Path) -> 
     after = load_manifest(copy)
     assert after == found.manifest
     assert (after.version, after.graph_sha256) == ("8", before.graph_sha256)
-    done = after.recalibration
-    assert done is not None
-    assert (done.images, done.labelled) == (PHOTOS, True)
+    (done,) = after.recalibrations
+    assert (done.source, done.images, done.labelled) == (None, PHOTOS, True)
     assert (done.from_version, done.from_sha256) == ("7", parent)
     assert (after.calibration.samples, after.max_accept) == (PHOTOS, PHOTOS / (PHOTOS + 1))
     # What the fused score is made from, and how classes are made alike, is not these photos' to say.
@@ -114,7 +112,7 @@ def test_what_a_recalibrated_bundle_says_of_itself(copy: Path, camera: Path) -> 
     assert [g.is_ood for g in after.golden] == [v.is_ood for v in expected]
     assert after.parity == before.parity
     assert recalibrate(options(copy, camera), progress=silent).manifest.version == "9"
-    assert load_manifest(copy).recalibration.from_version == "8"
+    assert load_manifest(copy).recalibrations[0].from_version == "8"
 
 
 def test_the_same_photos_give_the_same_thresholds(copy: Path, camera: Path, tmp_path: Path) -> None:
@@ -141,7 +139,7 @@ def test_photos_without_labels_leave_label_sets_as_they_are(copy: Path, camera: 
     )  # fmt: skip
     assert after.curve != before.curve
     assert found.photos.homeless == str(flat / "0.jpg")
-    assert not found.manifest.recalibration.labelled
+    assert not found.manifest.recalibrations[0].labelled
 
 
 def test_copies_count_once_and_bad_files_are_named(copy: Path, camera: Path, tmp_path: Path) -> None:
@@ -193,6 +191,8 @@ def test_what_is_refused(copy: Path, camera: Path, tmp_path: Path) -> None:
     refused("does not exist", tmp_path / "none")
     refused("--model-version takes letters", camera, model_version="a b")
     refused("is version 7 already", camera, model_version="7")
+    refused("not the name default; got 'default'", camera, source="default")
+    refused("--source takes letters", camera, source="cam 3")
     twice = tmp_path / "twice"
     shutil.copytree(camera, twice)
     shutil.copyfile(twice / "jade" / "000.jpg", twice / "plum" / "x.jpg")
@@ -225,7 +225,7 @@ def test_samples_of_flagged_images_alone_set_no_thresholds(copy: Path, camera: P
         one = guard.predict(next(camera.rglob("*.jpg"))).predictions[0]
     sidecar = {
         "time": "2026-11-27T10:00:00Z", "model": {"name": "discs", "version": "7"}, "accept": 0.95,
-        **one.model_dump(mode="json", include=SIDECAR),
+        **one.model_dump(mode="json", include=SAMPLED),
     }  # fmt: skip
     flagged_ones = some(camera, tmp_path / "flagged", 30)
     for index in range(30):
@@ -233,8 +233,8 @@ def test_samples_of_flagged_images_alone_set_no_thresholds(copy: Path, camera: P
     with pytest.raises(InputError, match="all 30 photos are samples of flagged images"):
         recalibrate(options(copy, flagged_ones), progress=silent)
     others = some(camera, tmp_path / "others", 60)
-    shutil.rmtree(others / "0.jpg", ignore_errors=True)
     assert recalibrate(options(copy, flagged_ones, others), progress=silent).photos.sampled == 30
+    assert recalibrate(options(copy, flagged_ones, source="cam3"), progress=silent).photos.sampled == 30
 
 
 def test_a_golden_image_that_another_runtime_might_judge_otherwise_is_left_out(bundle: Path) -> None:
