@@ -21,7 +21,13 @@ INTERRUPTED = 130
 # Every command as the help groups it, and the extra whose packages it needs.
 COMMANDS = {
     "Train and evaluate": {"train": "train", "evaluate": "train", "diagnose": "train", "bench": "train"},
-    "Export and serve": {"export": "export", "tune": "serve", "serve": "serve", "key": "serve"},
+    "Export and serve": {
+        "export": "export",
+        "recalibrate": "guard",
+        "tune": "serve",
+        "serve": "serve",
+        "key": "serve",
+    },
     "Judge images": {"predict": "client", "score": "serve,score", "review": "client", "samples": "train"},
 }
 

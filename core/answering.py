@@ -25,6 +25,8 @@ OFFSET_LEVEL = 0.9
 OFFSET_PRIOR = 60
 OFFSET_PARTS = 5
 MAX_PHOTOS = 2048
+# Of the wrong labels that say how sure a label is.
+MIN_WRONG = 10
 
 
 @dataclass(frozen=True)
@@ -68,26 +70,24 @@ class LabelledPhotos:
             groups=np.concatenate([self.groups, others.groups]),
         )
 
+    def rows(self, chosen: Labels) -> LabelledPhotos:
+        """The photos at these places."""
+        return LabelledPhotos(
+            surprise=self.surprise[chosen],
+            probabilities=self.probabilities[chosen],
+            targets=self.targets[chosen],
+            groups=self.groups[chosen],
+        )
+
     def sample(self, count: int, *, seed: int) -> LabelledPhotos:
         """At most `count` of the photos, in their order."""
         if len(self) <= count:
             return self
-        rows = np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
-        return LabelledPhotos(
-            surprise=self.surprise[rows],
-            probabilities=self.probabilities[rows],
-            targets=self.targets[rows],
-            groups=self.groups[rows],
-        )
+        return self.rows(np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False)))
 
     def first(self, count: int) -> LabelledPhotos:
         """The first `count` photos."""
-        return LabelledPhotos(
-            surprise=self.surprise[:count],
-            probabilities=self.probabilities[:count],
-            targets=self.targets[:count],
-            groups=self.groups[:count],
-        )
+        return self.rows(np.arange(count))
 
 
 class AnsweredPhotos(Frozen):
@@ -198,6 +198,22 @@ class Answering(Frozen):
             nonconformity=smallest,
             photos=kept[smallest],
         )
+
+    def renewed(self, curve: QuantileCurve, photos: LabelledPhotos | None = None) -> Self:
+        """The same offsets, with the curve of other ID photos' G, and with what their labels say, where they have some.
+
+        Chances are fitted anew only where `MIN_WRONG` labels are wrong: a fit to fewer says nothing about how sure a
+        label is. Label sets and decisions keep what they promise either way.
+        """
+        if photos is None:
+            return self.model_copy(update={"curve": curve})
+        sharpening = self.sharpening
+        wrong = int((photos.predicted != photos.targets).sum())
+        if sharpening != Sharpening() and wrong >= MIN_WRONG:
+            sharpening = Sharpening.fit(photos.probabilities, photos.targets, photos.weights)
+        fused = self.fused(photos.surprise, photos.predicted)
+        kept = answered_photos(photos, sharpening.apply(photos.probabilities), fused, self.nonconformity)
+        return self.model_copy(update={"curve": curve, "sharpening": sharpening, "photos": kept})
 
     def fused(self, surprise: Scores, predicted: Labels) -> Scores:
         """G `[B]` of surprises `[B]` and the classes given `[B]`."""

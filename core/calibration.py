@@ -44,6 +44,9 @@ class Calibration(Frozen):
     answering: from photos with labels. Without it the fused score is that of `fusion`, probabilities leave as the graph
     gives them, and there are no label sets.
 
+    own: curves of the scores on other photos than the fused score is made with (`recalibrated`): each score's own
+    threshold and percentile are from them. Empty: from `curves`.
+
     lipschitz: how much a score can change per unit of distance between features, for scores where that is known
     exactly (the certified head's energy; GReg, Eq. 4).
     """
@@ -51,6 +54,7 @@ class Calibration(Frozen):
     curves: dict[ScoreName, QuantileCurve] = Field(min_length=1)
     fusion: Fusion
     answering: Answering | None = None
+    own: dict[ScoreName, QuantileCurve] = Field(default_factory=dict)
     lipschitz: dict[ScoreName, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -58,6 +62,8 @@ class Calibration(Frozen):
         used = set(self.fusion.scores) | set(self.lipschitz)
         if missing := sorted(used - set(self.curves)):
             raise ValueError(f"{', '.join(missing)} has no quantile curve")
+        if self.own and list(self.own) != list(self.curves):
+            raise ValueError("the own curves are not of these scores, in this order")
         if any(value <= 0 for value in self.lipschitz.values()):
             raise ValueError("a Lipschitz constant must be positive")
         return self
@@ -92,6 +98,32 @@ class Calibration(Frozen):
         """The same curves, and what answers need from labelled ID photos that trained nothing."""
         return self.model_copy(update={"answering": Answering.fit(photos, keep_probabilities=keep_probabilities)})
 
+    def recalibrated(self, outputs: Outputs, targets: npt.NDArray[np.int64] | None = None) -> Calibration:
+        """The same fused score with the thresholds of n other ID photos, from what the graph returned for them.
+
+        targets: their true classes, `[n]`, where somebody knows them; label sets and decisions then follow these photos
+        too. The photos change nothing that the fused score is made from, so a new photo's is exchangeable with theirs
+        and its threshold exact for any n; with score curves fitted to the same photos, it accepts too few where n is
+        small. Raises `ValueError` for fewer than `MIN_CALIBRATION` photos, `QualityError` as `measure` does.
+        """
+        if len(outputs.scores) < MIN_CALIBRATION:
+            raise ValueError(f"a calibration needs at least {MIN_CALIBRATION} photos; got {len(outputs.scores)}")
+        fused = np.asarray(self.measure(outputs).fused)
+        curve = QuantileCurve.fit(fused)
+        scores = self.columns(outputs.scores)
+        update: dict[str, object] = {"own": {name: QuantileCurve.fit(scores[name]) for name in self.curves}}
+        if self.answering is None:
+            return self.model_copy(update={**update, "fusion": self.fusion.model_copy(update={"curve": curve})})
+        photos = None
+        if targets is not None:
+            photos = LabelledPhotos(
+                surprise=self.surprise(scores),
+                probabilities=outputs.probabilities,
+                targets=np.asarray(targets, dtype=np.int64),
+                groups=np.arange(len(targets)),
+            )
+        return self.model_copy(update={**update, "answering": self.answering.renewed(curve, photos)})
+
     def surprise(self, scores: Mapping[ScoreName, Scores]) -> Scores:
         """How surprising images are on ID data by all scores together, `[B]` in nats, whatever class they are given."""
         return self.fusion.curve.surprise(self.fusion.score(self.curves, scores))
@@ -100,6 +132,11 @@ class Calibration(Frozen):
     def curve(self) -> QuantileCurve:
         """The curve of the fused score."""
         return self.fusion.curve if self.answering is None else self.answering.curve
+
+    @property
+    def score_curves(self) -> dict[ScoreName, QuantileCurve]:
+        """The curve of each score's own threshold and percentile, in graph order."""
+        return self.own or self.curves
 
     @property
     def names(self) -> tuple[ScoreName, ...]:
@@ -166,7 +203,9 @@ class Calibration(Frozen):
         photos = None if self.answering is None else self.answering.photos
         return Thresholds(
             fused=fused,
-            scores=tuple((name, curve.threshold(min(accept, curve.max_accept))) for name, curve in self.curves.items()),
+            scores=tuple(
+                (name, curve.threshold(min(accept, curve.max_accept))) for name, curve in self.score_curves.items()
+            ),
             least_chance=None if photos is None else photos.least_chance(max_error, threshold=fused),
             label_cut=None if photos is None else photos.cut(coverage, threshold=fused),
         )
@@ -191,7 +230,7 @@ class Calibration(Frozen):
             ranked=np.argsort(-probabilities, axis=1, kind="stable").tolist(),
             scores=scores.tolist(),
             percentiles=np.stack(
-                [curve.percentile(columns[name]) for name, curve in self.curves.items()], axis=1
+                [curve.percentile(columns[name]) for name, curve in self.score_curves.items()], axis=1
             ).tolist(),
             fused=fused.tolist(),
             fused_percentiles=self.curve.percentile(fused).tolist(),

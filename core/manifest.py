@@ -94,6 +94,17 @@ class Provenance(Frozen):
     metrics: dict[str, float]
 
 
+class Recalibration(Frozen):
+    """Where a calibration comes from that training did not make: trusted photos, and the manifest it was put into."""
+
+    created: str
+    oodguard: str
+    images: int = Field(ge=1)
+    labelled: bool
+    from_version: str
+    from_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class Parity(Frozen):
     """What the export gate measured, on `images` real images.
 
@@ -161,6 +172,9 @@ class Manifest(Frozen):
     scores: tuple[ScoreEntry, ...] = Field(min_length=1, description="Each column of the scores, in graph order.")
     calibration: Calibration = Field(
         description="The quantile curve of every score on calibration images, and how the scores become the fused one."
+    )
+    recalibration: Recalibration | None = Field(
+        None, description="The photos that the calibration comes from, where they are not the run's own."
     )
     targets: Targets = Field(
         Targets(), description="What answers are to keep where neither server nor request asks for anything else."

@@ -64,10 +64,9 @@ class Evaluation(BaseModel):
     `created` is the one time in it. `confidence` is the mean top probability. `wrong_flagged`: the share of wrongly
     labelled test images that the fused score flags. `promised`: where the acceptance of so many test images lies with
     95 % probability, with so many calibration images. `decided`: which family flags ID test images. `fusion`: what the
-    fused score is made of. `calibration_groups`: the
-    calibration images, near-duplicates counted once. `answered`: what answers are worth; None where the run knows no
-    classes. `leak`: test acceptance of a kNN threshold, by calibration split and number of neighbours.
-    `shifts`: test photos after mild shifts; None where they were not asked for.
+    fused score is made of. `calibration_groups`: the calibration images, near-duplicates counted once. `answered`: what
+    answers are worth; None where the run knows no classes. `leak`: test acceptance of a kNN threshold, by calibration
+    split and number of neighbours. `shifts`: test photos after mild shifts; None where they were not asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -15,7 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ from oodguard.core.images import ImageLike, pixels_of
 from oodguard.core.manifest import Manifest
 from oodguard.core.preprocessing import ImageLimits, Pixels
 from oodguard.core.targets import Targets
-from oodguard.core.verdict import Outcome
+from oodguard.core.verdict import Outcome, Outputs
 from oodguard.server.engines.base import Engine
 from oodguard.server.engines.registry import Device, build_engine
 from oodguard.server.errors import EngineError, EngineUnavailable
@@ -41,9 +41,13 @@ Found = TypeVar("Found")
 
 @dataclass(slots=True)
 class JudgedBatch:
-    """The outcomes of a batch, in its order, and the seconds it spent in each stage."""
+    """The outcomes of a batch, in its order, and the seconds it spent in each stage.
+
+    outputs: what the graph returned for the images that have a verdict, in parts.
+    """
 
     outcomes: list[Outcome]
+    outputs: list[Outputs] = field(default_factory=list)
     decode: float = 0.0
     queue: float = 0.0
     inference: float = 0.0
@@ -215,6 +219,7 @@ class BatchJudge:
             # One image must not cost its batch-mates their answers.
             return [one for image in images for one in await self._verdicts([image], judged, targets, top_k, explain)]
         verdicts = self.manifest.verdicts(measured, targets=targets, top_k=top_k)
+        judged.outputs.append(outputs)
         if explain:
             verdicts = [
                 verdict.model_copy(update={"explanation": self.explainer.explain(measured, row)})

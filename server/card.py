@@ -183,7 +183,7 @@ def card_of(model: ServedModel, settings: ServeSettings, shadow: ShadowCard | No
                 meaning=entry.meaning,
                 weight=calibration.fusion.weight(entry.name),
                 thresholds=tuple(t.scores[column][1] for t in thresholds),
-                scale=scale_of(calibration.curves[entry.name]),
+                scale=scale_of(calibration.score_curves[entry.name]),
             )
             for column, entry in enumerate(manifest.scores)
         ),
