@@ -27,6 +27,7 @@ from oodguard.core.text import cell, json_line, visible
 from oodguard.core.verdict import Decision
 
 COLOURS = {Decision.ANSWER: "green", Decision.UNSURE: "yellow", Decision.STRANGER: "bold red"}
+PATH_WIDTH = 20
 SOME_FAILED = 1
 FOUND_OOD = 10
 
@@ -134,24 +135,30 @@ def _print_table(judged: Sequence[tuple[Path, Prediction]], *, explained: bool) 
         ("label", 0),
         ("probability", 1),
         ("decision", 0),
-        ("labels", 0),
         ("ood_score", 1),
         ("threshold", 1),
         *((("decided by", 0), ("nearest training photos", 0)) if explained else ()),
     ):
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
+        # Long label sets are folded before paths are.
+        least = PATH_WIDTH if column == "path" and not explained else None
+        table.add_column(column, justify="right" if right else "left", overflow="fold", min_width=least)
     for path, p in judged:
         table.add_row(
             escape(visible(str(path))),
-            escape(visible(p.label)),
+            escape(visible(_labels(p))),
             f"{p.probability:.3f}",
             f"[{COLOURS[p.decision]}]{p.decision}[/]",
-            escape(visible(", ".join(p.labels or ()))),
             f"{p.ood_score:.2f}",
             f"{p.threshold:.2f}",
             *(_reasons(p.explanation) if p.explanation else ()),
         )
     Terminal().print(table)
+
+
+def _labels(found: Prediction) -> str:
+    """The label set of an unsure image, the label of any other."""
+    others = (found.labels or ())[1:] if found.decision is Decision.UNSURE else ()
+    return f"{found.label} or {', '.join(others)}" if others else found.label
 
 
 def _reasons(explanation: Explanation) -> tuple[str, str]:

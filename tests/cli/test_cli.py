@@ -142,8 +142,8 @@ def test_predict_prints_a_table(
     shutil.copyfile(photos / "test" / "amber" / "000.jpg", image)
     code, out, _ = call(capsys, "predict", image, strangers, "--url", server)
     assert code == 0
-    assert out.count("OOD") == 12
-    for heading in ("path", "label", "probability", "verdict", "ood_score", "threshold"):
+    assert out.count(" stranger ") == 12
+    for heading in ("path", "label", "probability", "decision", "ood_score", "threshold"):
         assert heading in out
     assert "[red]a" in "".join(out.split())
 
@@ -238,6 +238,8 @@ def test_predict_score_and_the_api_name_the_same_things_alike(
                     assert text == str(flag).lower(), name
                 case float(number):
                     assert float(text) == pytest.approx(number, rel=1e-4, abs=1e-4), name
+                case [*labels]:
+                    assert text == "|".join(labels), name
                 case words:
                     assert text == words, name
     assert asked[1] == scored[1]
