@@ -57,8 +57,7 @@ class Guard(GuardCalls):
         An image is a path, encoded bytes, a PIL image or a uint8 array: `[H, W, 3]` in RGB order, or `[H, W]` grey.
         `top_k` is how many classes are listed. `source` names whose calibration judges, of those that
         `oodguard recalibrate` put into the bundle. `explain` adds to each prediction which scores decided, and the
-        nearest training photos. `targets` are what the answers are to keep, the bundle's own unless
-        given:
+        nearest training photos. `targets` are what the answers are to keep, the bundle's own unless given:
 
         accept       the share of ID images that should pass
         confidence   how sure that is to be; unless given, `accept` is kept on average
