@@ -86,7 +86,7 @@ def predict(
 
     `timeout` bounds all attempts together; each attempt tells the server the time left.
     """
-    given = (*asked.items(), ("top_k", top_k), ("explain", "true" if explain else None))
+    given = (*asked.items(), ("top_k", top_k), ("source", source), ("explain", "true" if explain else None))
     params = {name: value for name, value in given if value is not None}
     files = [("image", part_of(image, index)) for index, image in enumerate(images)]
     deadline = clock() + timeout
