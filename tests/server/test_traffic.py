@@ -74,7 +74,7 @@ def test_a_replaced_models_series_are_no_images_taken_back(client: Any, golden: 
     manifest = client.parts.serving.model.manifest
     client.parts.metrics.model(manifest.model_copy(update={"classes": ("other", "classes")}), manifest.targets)
     assert traffic.report().images == before
-    client.parts.metrics.model(manifest, 0.95)
+    client.parts.metrics.model(manifest, manifest.targets)
     send(client, golden[0])
     assert traffic.report().images == before + 1
 
