@@ -197,7 +197,8 @@ class Calibration(Frozen):
         Single scores are calibrated on fewer photos than the fused one: beyond what these can promise, a score's
         threshold is the largest that they saw.
 
-        Raises `ValueError` for an `accept`, a `confidence` or a `coverage` that so few photos cannot promise.
+        Raises `ValueError` for an `accept` or a `confidence` that so few photos cannot promise; a `coverage` that they
+        cannot promise puts every class into the label set.
         """
         fused = self.curve.threshold(accept, confidence=confidence)
         photos = None if self.answering is None else self.answering.photos

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self, TypedDict, Unpack, cast
+from typing import Annotated, Self, TypedDict, Unpack, cast
 
 from pydantic import Field
 
@@ -23,6 +23,27 @@ class Asked(TypedDict, total=False):
 
 
 TARGET_NAMES = tuple(Asked.__annotations__)
+
+# What a command takes for each of them; None leaves it to the bundle.
+AcceptOption = Annotated[
+    float | None, Field(gt=0, lt=1, description="Target acceptance of ID images; default: the bundle's (0.95).")
+]
+ConfidenceOption = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        lt=1,
+        description="How sure the target acceptance is to be kept; default: the bundle's (none: kept on average).",
+    ),
+]
+CoverageOption = Annotated[
+    float | None,
+    Field(gt=0, lt=1, description="Chance that a label set holds the true class; default: the bundle's (0.9)."),
+]
+MaxErrorOption = Annotated[
+    float | None,
+    Field(gt=0, lt=1, description="Largest share of wrong labels among answers; default: the bundle's (0.05)."),
+]
 
 
 class Targets(Frozen):

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from oodguard.core.answering import answered_photos, held_out_fused
 from oodguard.core.curve import Scores
 from oodguard.core.label_sets import Nonconformity
+from oodguard.core.sharpening import Sharpening
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Decision
 from oodguard.training.metrics import Interval, Share, calibration_error, promised_acceptance, share
@@ -134,13 +135,9 @@ def answered(evidence: Evidence, fused: Scores, targets: Targets) -> Answered | 
         errors=errors,
         promised_errors=(1.0 - high, 1.0 - low),
         chosen=answering.nonconformity,
-        label_sets={
-            kind: tuple(
-                _label_sets(evidence, kind, chances, passed, coverage=coverage, threshold=thresholds.fused)
-                for coverage in sorted({*COVERAGES, targets.coverage})
-            )
-            for kind in Nonconformity
-        },
+        label_sets=_label_sets(
+            evidence, answering.sharpening, chances, passed, coverage=targets.coverage, threshold=thresholds.fused
+        ),
         risk={
             SERVED: _risk(np.where(passed, -top, 1.0), right, realised),
             SOFTMAX: _risk(-raw.max(1).astype(np.float64), right, realised),
@@ -181,26 +178,46 @@ def _chances(evidence: Evidence, chances: npt.NDArray[np.float64]) -> Chances:
 
 def _label_sets(
     evidence: Evidence,
-    kind: Nonconformity,
+    sharpening: Sharpening,
     chances: npt.NDArray[np.float64],
     passed: npt.NDArray[np.bool_],
     *,
     coverage: float,
     threshold: float,
-) -> LabelSets:
-    answering, labelled = evidence.record.calibration.answering, evidence.labelled
-    assert answering is not None
+) -> dict[Nonconformity, tuple[LabelSets, ...]]:
+    """Label sets of both kinds, at the usual coverages and at `coverage`."""
+    labelled = evidence.labelled
     fused = held_out_fused(labelled, chances.shape[1])
-    photos = answered_photos(labelled, answering.sharpening.apply(labelled.probabilities), fused, kind)
-    cut = photos.cut(coverage, threshold=threshold)
-    inside = kind.table(chances) <= cut
-    inside[np.arange(len(inside)), chances.argmax(1)] = True
-    covered = inside[np.arange(len(inside)), evidence.targets]
+    held = sharpening.apply(labelled.probabilities)
+    found = {}
+    for kind in Nonconformity:
+        photos = answered_photos(labelled, held, fused, kind)
+        table = kind.table(chances)
+        cuts = {c: photos.cut(c, threshold=threshold) for c in sorted({*COVERAGES, coverage})}
+        found[kind] = tuple(
+            _label_sets_at(evidence, c, table <= cut, passed, groups=round(sum(photos.weight)))
+            for c, cut in cuts.items()
+        )
+    return found
+
+
+def _label_sets_at(
+    evidence: Evidence,
+    coverage: float,
+    inside: npt.NDArray[np.bool_],
+    passed: npt.NDArray[np.bool_],
+    *,
+    groups: int,
+) -> LabelSets:
+    """The label sets `inside [N, C]` of one kind at one coverage; the class given joins each."""
+    rows, true = np.arange(len(inside)), evidence.targets
+    inside[rows, evidence.test.answers.probabilities.argmax(1)] = True
+    covered = inside[rows, true]
     sizes = inside.sum(1)
-    by_class = [covered[passed & (evidence.targets == c)] for c in range(chances.shape[1])]
+    by_class = [covered[passed & (true == c)] for c in range(inside.shape[1])]
     return LabelSets(
         coverage=coverage,
-        promised=promised_acceptance(coverage, round(sum(photos.weight)), tested=max(int(passed.sum()), 1)),
+        promised=promised_acceptance(coverage, groups, tested=max(int(passed.sum()), 1)),
         covered=share(covered[passed]),
         mean_size=float(sizes[passed].mean()) if passed.any() else 0.0,
         single=share(sizes[passed] == 1),

@@ -10,6 +10,7 @@ import numpy as np
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from oodguard.core.binomial import upper_limit
 from oodguard.core.curve import QuantileCurve
 from oodguard.core.manifest import Manifest
 from oodguard.core.verdict import Verdict
@@ -48,18 +49,7 @@ def allowed_share(rank: int, samples: int, *, chance: float) -> float:
     allowed_share(266, 279, chance=2e-4)  # 0.108: what 279 photos can promise at a target of 95 %
     ```
     """
-    flags = samples - rank
-    # Terms further down are below the rounding of those that are kept.
-    counts = np.arange(max(0, flags - 12 * math.isqrt(samples) - 64), flags + 1, dtype=np.float64)
-    first = float(counts[0])
-    start = math.lgamma(samples + 1) - math.lgamma(first + 1) - math.lgamma(samples - first + 1)
-    ways = start + np.concatenate([[0.0], np.cumsum(np.log(samples - counts[1:] + 1) - np.log(counts[1:]))])
-    low, high = flags / samples, 1.0
-    while high - low > 1e-12:
-        share = (low + high) / 2
-        logs = ways + counts * math.log(share) + (samples - counts) * math.log1p(-share)
-        low, high = (share, high) if np.exp(logs).sum() > chance else (low, share)
-    return high
+    return upper_limit(samples - rank, samples, chance=chance)
 
 
 class Promise:

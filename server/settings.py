@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from oodguard.core.manifest import NAME
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
-from oodguard.core.targets import Asked
+from oodguard.core.targets import AcceptOption, Asked, ConfidenceOption, CoverageOption, MaxErrorOption
 from oodguard.core.verdict import DEFAULT_TOP_K
 from oodguard.server.engines.registry import DEFAULT, ENGINES, Device, EngineName, one_of
 from oodguard.server.settings_rules import ENV_PREFIX, broken_rule
@@ -74,21 +74,10 @@ class ServeSettings(BaseSettings):
         description="Seconds a batch waits to fill while another runs; an idle engine starts at once.",
     )
     decode_workers: int = Field(2, ge=1, le=64, description="Threads that decode images.")
-    accept: float | None = Field(
-        None, gt=0, lt=1, description="Target acceptance of ID images; default: the bundle's (0.95)."
-    )
-    confidence: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="How sure the target acceptance is to be kept; default: the bundle's (none: kept on average).",
-    )
-    coverage: float | None = Field(
-        None, gt=0, lt=1, description="Chance that a label set holds the true class; default: the bundle's (0.9)."
-    )
-    max_error: float | None = Field(
-        None, gt=0, lt=1, description="Largest share of wrong labels among answers; default: the bundle's (0.05)."
-    )
+    accept: AcceptOption = None
+    confidence: ConfidenceOption = None
+    coverage: CoverageOption = None
+    max_error: MaxErrorOption = None
     top_k: int = Field(
         DEFAULT_TOP_K,
         ge=1,

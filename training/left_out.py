@@ -81,14 +81,7 @@ def check_left_out(
     folds = min(options.check_folds, classes)
     order = np.random.default_rng(options.seed).permutation(classes)
     parts = [np.sort(part) for part in np.array_split(order, folds)] if folds else []
-    lighter = options.model_copy(
-        update={
-            "epochs": max(1, round(options.epochs * EPOCHS_SHARE)),
-            "certificate": False,
-            # The kinds that disagree on outliers need them on the frozen feature; the members' spread is alike.
-            "ensemble": options.ensemble if options.ensemble in ("ldr", "independent", "joint") else "ldr",
-        }
-    )
+    lighter = options.of_folds(epochs=max(1, round(options.epochs * EPOCHS_SHARE)))
     found: list[_Fold] = []
     for number, left_out in enumerate(parts):
         known = np.setdiff1d(np.arange(classes), left_out)

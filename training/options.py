@@ -126,6 +126,17 @@ class TrainOptions(BaseModel):
         0, ge=0, le=64, description="GPUs or CPU processes to train on; 0: all GPUs, or one CPU process."
     )
 
+    def of_folds(self, *, epochs: int | None = None) -> TrainOptions:
+        """The options of heads that leave photos out, on the frozen feature and without outliers; epochs: theirs."""
+        return self.model_copy(
+            update={
+                "epochs": epochs or self.epochs,
+                "certificate": False,
+                # The kinds that disagree on outliers need them on the frozen feature; the members' spread is alike.
+                "ensemble": self.ensemble if self.ensemble in ("ldr", "independent", "joint") else "ldr",
+            }
+        )
+
     @model_validator(mode="after")
     def _trainable(self) -> TrainOptions:
         if self.active > self.members:

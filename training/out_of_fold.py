@@ -59,12 +59,6 @@ def out_of_fold(
     folds = min(options.out_of_fold, smallest)
     if folds < 2 or len(photos.held) >= ENOUGH:
         return None
-    lighter = options.model_copy(
-        update={
-            "certificate": False,
-            "ensemble": options.ensemble if options.ensemble in ("ldr", "independent", "joint") else "ldr",
-        }
-    )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=options.seed)
     parts: list[Labels] = []
     surprises, probabilities = [], []
@@ -73,7 +67,7 @@ def out_of_fold(
             heads = fit_heads(
                 photos.features[:, rest],
                 torch.from_numpy(targets[rest]),
-                lighter,
+                options.of_folds(),
                 classes=classes,
                 compute=compute,
             )

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from oodguard.core.frozen import Frozen
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
-from oodguard.core.targets import Asked
+from oodguard.core.targets import AcceptOption, Asked, ConfidenceOption, CoverageOption, MaxErrorOption
 from oodguard.server.engines.registry import DEFAULT, LOCAL, Device, LocalEngineName, one_of
 
 OUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -28,26 +28,15 @@ class ScoreOptions(Frozen):
         "'shards/{000..127}.tar' or 'shards/*.tar'."
     )
     out: Path = Field(description="File to write: .parquet, .csv or .jsonl.")
-    accept: float | None = Field(
-        None, gt=0, lt=1, description="Target acceptance of ID images; default: the bundle's (0.95)."
-    )
+    accept: AcceptOption = None
     calibration: str | None = Field(
         None,
         description="Source of the bundle whose calibration judges, such as a camera (see oodguard recalibrate); "
         "default: the bundle's own.",
     )
-    confidence: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="How sure the target acceptance is to be kept; default: the bundle's (none: kept on average).",
-    )
-    coverage: float | None = Field(
-        None, gt=0, lt=1, description="Chance that a label set holds the true class; default: the bundle's (0.9)."
-    )
-    max_error: float | None = Field(
-        None, gt=0, lt=1, description="Largest share of wrong labels among answers; default: the bundle's (0.05)."
-    )
+    confidence: ConfidenceOption = None
+    coverage: CoverageOption = None
+    max_error: MaxErrorOption = None
     explain: bool = Field(
         False, description="Add columns: which family of scores decided, and the nearest training photos."
     )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import beta, binom
 
-from oodguard.core.binomial import acceptance_interval, at_least, share_interval
+from oodguard.core.binomial import acceptance_interval, share_interval, upper_limit
 
 
 @pytest.mark.parametrize(("count", "of"), [(0, 20), (20, 20), (7, 20), (950, 1000), (1, 1)])
@@ -19,6 +19,6 @@ def test_what_a_threshold_accepts_is_spread_over_calibration_sets(rank: int, of:
     assert found == pytest.approx(beta.ppf([0.1, 0.9], rank, of + 1 - rank), abs=1e-9)
 
 
-def test_tails_of_the_binomial_distribution() -> None:
-    assert at_least(3, 10, 0.2) == pytest.approx(binom.sf(2, 10, 0.2))
-    assert (at_least(0, 10, 0.0), at_least(1, 10, 0.0), at_least(10, 10, 1.0)) == (1.0, 0.0, 1.0)
+@pytest.mark.parametrize(("count", "of", "chance"), [(2, 10, 0.3), (0, 5, 0.1), (50, 1000, 1e-6), (900, 1000, 0.99)])
+def test_a_limit_is_where_the_binomial_tail_has_its_chance(count: int, of: int, chance: float) -> None:
+    assert binom.cdf(count, of, upper_limit(count, of, chance=chance)) == pytest.approx(chance, rel=1e-6)

@@ -120,8 +120,7 @@ def serving(bundle: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("alone") / "discs"
     shutil.copytree(bundle, folder)
     trained = load_run(run)
-    held = len(trained.labelled) - len(trained.apart)
-    own = trained.labelled.rows(np.arange(len(trained.labelled) - held, len(trained.labelled)))
+    own = trained.labelled.rows(np.arange(len(trained.apart), len(trained.labelled)))
     manifest = load_manifest(bundle)
     outputs = Outputs(
         probabilities=np.array([golden.probabilities for golden in manifest.golden], np.float32),
