@@ -130,11 +130,11 @@ async def soak(server: Gateway, sent: Sequence[Request], *, rate: float, seconds
     watcher.look()
     # The server notices closed connections a moment later.
     deadline = time.monotonic() + 30
-    while server.descriptors() > idle and time.monotonic() < deadline:
+    while (after := server.descriptors()) > idle and time.monotonic() < deadline:
         await asyncio.sleep(0.1)
     counts = compare(client, server_tally(server).since(before))
     latencies = {f"p{share}_ms": round(result.latency(share), 1) for share in (50, 95, 99)}
-    return Soak(tuple(watcher.marks), tuple(counts), result.outcomes, latencies, (idle, server.descriptors()))
+    return Soak(tuple(watcher.marks), tuple(counts), result.outcomes, latencies, (idle, after))
 
 
 class _Watcher:
