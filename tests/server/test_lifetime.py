@@ -18,7 +18,7 @@ import pytest
 
 from oodguard.core.manifest import MANIFEST_FILE
 from oodguard.export.bundle import export_bundle
-from oodguard.load_tests.process import wait_until
+from oodguard.load_tests.process import answers, wait_until
 
 PNG = {"content-type": "image/png"}
 
@@ -189,11 +189,12 @@ def test_callers_must_show_a_certificate_where_one_is_asked_for(
 ) -> None:
     cert, key = map(str, certificate)
     running = server("--tls-cert", cert, "--tls-key", key, "--tls-ca", cert, ready=False)
+    # Its readiness is asked for at the private port: a port that is not open yet refuses everybody.
+    wait_until(lambda: answers(f"{running.private}/health/ready"))
     context = ssl.create_default_context(cafile=cert)
     with pytest.raises(httpx.TransportError):
         httpx.post(f"{running.url}/predict", content=golden[0], headers=PNG, verify=context)
     context.load_cert_chain(cert, key)
-    wait_until(lambda: httpx.get(f"{running.private}/health/ready").status_code == 200)
     answer = httpx.post(f"{running.url}/predict", content=golden[0], headers=PNG, verify=context)
     assert answer.status_code == 200
 
