@@ -35,6 +35,12 @@ class ClassifierRecord(Frozen):
     feature: str = Field(description="The tensor that enters its last layer, `[batch, width]`.")
     width: int = Field(ge=1, le=16384, description="Of the feature.")
     uncovered: tuple[str, ...] = Field((), description="Its classes of which no photo was given.")
+    unseen: str | None = Field(
+        None, description="The folder of photos that it was not trained on, which calibrate; null: see `seen`."
+    )
+    seen: bool = Field(
+        False, description="Whether it was trained on photos like those that calibrate, for want of any others."
+    )
     labels: Literal["photos", "model"] = Field(
         "photos", description="Whether the photos came with labels, or its own answers were taken for them."
     )

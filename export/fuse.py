@@ -95,5 +95,5 @@ class FusedHeads(nn.Module):
         q, residual = self.density.coordinates(features)
         to_bank, to_means = self.density.distances(q, residual)
         heights = -squared_distances(z, self.ice_centres)
-        logits, scores = self.score(logits, anchored, heights, to_bank, to_means, *linear)
+        logits, scores = self.score(logits, anchored, heights, to_bank, to_means, linear=linear[0] if linear else None)
         return logits.softmax(-1).mean(0), scores, *self.density.nearest(q, residual, to_bank)

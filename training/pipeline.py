@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 from oodguard.core.answering import LabelledPhotos
 from oodguard.core.bank import Bank
 from oodguard.core.calibration import Calibration
+from oodguard.core.classifier import CLASSIFIER_FILE
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.files import file_sha256
@@ -49,6 +50,7 @@ from oodguard.training.record import (
     Splits,
     load_record,
 )
+from oodguard.training.wrapped import Wrapped
 
 GOLDEN_IMAGES = 8
 # Photos out of fold that a run keeps.
@@ -59,19 +61,25 @@ MAX_APART = 8192
 class Learned:
     """A trained guard before calibration, what it was trained on, and what left-out classes say of its scores.
 
-    apart: what heads say of training photos that they did not see; none where the guard was cross-fitted.
+    wrapped: the classifier that the guard is put around. apart: what heads say of training photos that they did not
+    see; none where the guard was cross-fitted.
     """
 
     learning: LearningSet
     heads: GuardHeads
     check: LeftOutCheck | None
     crossed: CrossFitted | None
+    wrapped: Wrapped | None
     apart: LabelledPhotos | None
     seconds_per_head_epoch: float
 
 
-def train(options: TrainOptions, out: Path, *, report: Reporter | None = None) -> RunRecord:
+def train(
+    options: TrainOptions, out: Path, *, wrapped: Wrapped | None = None, report: Reporter | None = None
+) -> RunRecord:
     """Train a guard and write its run folder.
+
+    wrapped: the classifier that the guard is put around; None: one is trained from the photos of `options`.
 
     ```python
     record = train(TrainOptions(data=Path("photos")), Path("runs/photos"))
@@ -88,7 +96,7 @@ def train(options: TrainOptions, out: Path, *, report: Reporter | None = None) -
     report = (report if first else None) or Silent()
     scratch = runs.begin(out) if first else out
     try:
-        learned = _learn(options, compute, report)
+        learned = _learn(options, compute, report, wrapped)
         if first:
             _write(learned, options, scratch, started)
     except BaseException as error:
@@ -103,9 +111,9 @@ def train(options: TrainOptions, out: Path, *, report: Reporter | None = None) -
     return load_record(out)
 
 
-def _learn(options: TrainOptions, compute: Fabric, report: Reporter) -> Learned:
+def _learn(options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wrapped | None) -> Learned:
     """The part of training that all processes do together."""
-    learning = learning_set(options, compute, report)
+    learning = learning_set(options, compute, report, wrapped)
     epoch_seconds: list[float] = []
 
     def on_epoch(e: EpochReport) -> None:
@@ -116,11 +124,14 @@ def _learn(options: TrainOptions, compute: Fabric, report: Reporter) -> Learned:
         learning.features,
         learning.targets,
         options,
-        classes=len(learning.photos.classes),
+        classes=len(learning.known),
+        rows=learning.backbone.rows,
         outliers=learning.outliers,
         compute=compute,
         progress=on_epoch,
     )
+    if learning.covered:
+        heads.cover(learning.covered)
     check = _check(learning, options, compute, report)
     return Learned(
         learning=learning,
@@ -128,6 +139,7 @@ def _learn(options: TrainOptions, compute: Fabric, report: Reporter) -> Learned:
         check=check,
         crossed=cross_fit(learning, options, compute, report) if options.cross_fit else None,
         apart=None if options.cross_fit else _apart(learning, options, check, compute, report),
+        wrapped=wrapped,
         seconds_per_head_epoch=float(np.median(epoch_seconds)),
     )
 
@@ -143,9 +155,10 @@ def _apart(
             targets=learning.targets,
             groups=group_numbers(division, division.training),
             held=learning.held,
+            rows=learning.backbone.rows,
         ),
         options,
-        classes=len(learning.photos.classes),
+        classes=len(learning.known),
         check=check,
         compute=compute,
         progress=lambda done, total: report.progress("training photos out of fold", done, total),
@@ -155,16 +168,20 @@ def _apart(
 
 def _check(learning: LearningSet, options: TrainOptions, compute: Fabric, report: Reporter) -> LeftOutCheck | None:
     """Choose the fused score on left-out classes, and say what it leaves out."""
-    division, classes = learning.division, learning.photos.classes
+    division, classes = learning.division, learning.known
+    rows, covered = learning.backbone.rows, learning.covered
     if options.cross_fit:
         groups = [division.groups[photo] for photo in division.training]
         rest, held = split_off(
             learning.targets.numpy(), groups, fraction=options.calibration_fraction, seed=options.seed
         )
-        parts = [Labelled(learning.frozen[:, rows], learning.targets[rows]) for rows in (rest, held)]
+        parts = [Labelled(learning.frozen[:, part], learning.targets[part], rows, covered) for part in (rest, held)]
     else:
         numbers = torch.from_numpy(label_numbers(division.calibration, classes))
-        parts = [Labelled(learning.frozen, learning.targets), Labelled(learning.held.unsqueeze(0), numbers)]
+        parts = [
+            Labelled(learning.frozen, learning.targets, rows, covered),
+            Labelled(learning.held.unsqueeze(0), numbers, rows, covered),
+        ]
     check = check_left_out(
         parts[0],
         parts[1],
@@ -199,6 +216,8 @@ def _write(learned: Learned, options: TrainOptions, scratch: Path, started: floa
     runs.write_division(scratch, division.record)
     runs.write_bank(scratch, _bank(learned))
     runs.write_calibration(scratch, calibrated.answers.scores, calibrated.labelled)
+    if learned.wrapped is not None:
+        shutil.copyfile(learned.wrapped.network, scratch / CLASSIFIER_FILE)
     runs.write_weights(scratch, trunk=backbone.trunk, tail=backbone.tail, heads=heads)
     record = _record(learned, calibrated, options, metrics, weights_sha256=file_sha256(scratch / WEIGHTS_FILE))
     (scratch / RECORD_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
@@ -206,10 +225,12 @@ def _write(learned: Learned, options: TrainOptions, scratch: Path, started: floa
 
 def _bank(learned: Learned) -> Bank:
     """Which training photo each row of the bank is."""
-    targets = learned.learning.targets
+    learning = learned.learning
+    targets = learning.targets
+    numbers = label_numbers(learning.division.training, learning.classes)
     rows = bank_rows(targets, learned.heads.shapes.bank)
-    photos = learned.learning.division.training
-    return Bank(class_indices=tuple(targets[rows].tolist()), sha256=tuple(photos[row].sha256 for row in rows.tolist()))
+    photos = learning.division.training
+    return Bank(class_indices=tuple(numbers[rows].tolist()), sha256=tuple(photos[row].sha256 for row in rows.tolist()))
 
 
 def _calibrate(learned: Learned) -> Calibrated:
@@ -223,7 +244,7 @@ def _calibrate(learned: Learned) -> Calibrated:
         found = head_answers(heads, features)
         diagnosis = diagnose_heads(
             heads,
-            (features, torch.from_numpy(label_numbers(photos, learning.photos.classes))),
+            (features, torch.from_numpy(label_numbers(photos, learning.known))),
             (learning.features[0], learning.targets),
         )
     calibration = Calibration.fit(found.scores, check=learned.check, lipschitz=heads.lipschitz)
@@ -232,18 +253,22 @@ def _calibrate(learned: Learned) -> Calibrated:
     labelled = LabelledPhotos(
         surprise=calibration.surprise(found.scores),
         probabilities=found.probabilities,
-        targets=label_numbers(own, learning.photos.classes),
+        targets=label_numbers(own, learning.classes),
         groups=group_numbers(division, own),
     )
     if learned.apart is not None:
         labelled = learned.apart.and_these(labelled)
-    return Calibrated(answers=found, calibration=calibration.answered(labelled), labelled=labelled, diagnosis=diagnosis)
+    wrapped = learned.wrapped
+    if wrapped is None or wrapped.record.labels == "photos":
+        # What a wrapped classifier answers stays as it is.
+        calibration = calibration.answered(labelled, keep_probabilities=wrapped is not None)
+    return Calibrated(answers=found, calibration=calibration, labelled=labelled, diagnosis=diagnosis)
 
 
 def _metrics(learned: Learned, calibrated: Calibrated, options: TrainOptions) -> dict[str, float]:
     """The figures that a run's record keeps."""
     learning, division = learned.learning, learned.learning.division
-    classes, calibration = learning.photos.classes, calibrated.calibration
+    classes, calibration = learning.classes, calibrated.calibration
     metrics = {
         "seconds_per_head_epoch": learned.seconds_per_head_epoch,
         "calibration_accuracy": _accuracy(calibrated.answers, division.calibration, classes),
@@ -268,7 +293,7 @@ def _record(
     """Everything about the run that is not a weight."""
     learning, heads = learned.learning, learned.heads
     photos, division, extractor, backbone = learning.photos, learning.division, learning.extractor, learning.backbone
-    unreadable = {str(p.path) for p in (*photos.pool, *photos.test) if p.sha256 in extractor.unreadable}
+    unreadable = {str(p.path) for p in (*photos.pool, *photos.held, *photos.test) if p.sha256 in extractor.unreadable}
     return RunRecord(
         oodguard=importlib.metadata.version("oodguard"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -276,7 +301,7 @@ def _record(
         options={k: str(v) if isinstance(v, Path) else v for k, v in options.model_dump().items()},
         versions=runs.versions(),
         data_fingerprint=photos.fingerprint,
-        classes=photos.classes,
+        classes=learning.classes,
         preprocessing=backbone.preprocessing,
         backbone=BackboneRecord(
             kind=backbone.kind,
@@ -287,6 +312,7 @@ def _record(
             cut=backbone.cut,
             width=backbone.width,
         ),
+        classifier=None if learned.wrapped is None else learned.wrapped.record,
         heads=heads.shapes,
         splits=Splits(
             train=len(division.training),

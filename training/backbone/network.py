@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from oodguard.core.preprocessing import Preprocessing
+from oodguard.training.heads.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Backbone:
     """A feature extractor in two parts: `tail(trunk(x))` is the pooled feature `[B, width]` of `x [B, 3, H, W]`.
 
     `trunk` is always frozen; `tail` is what fine-tuning may change (an identity when everything is frozen). `kind` is
-    the library that builds it, a key of `sources.SOURCES`.
+    the library that builds it, a key of `sources.SOURCES`. rows: what the tail gives for an image where that is more
+    than its feature; None: the feature alone.
     """
 
     kind: str
@@ -27,6 +29,11 @@ class Backbone:
     preprocessing: Preprocessing
     trunk: nn.Module
     tail: nn.Module
+    rows: Rows | None = None
+
+    def feature(self, rows: Tensor) -> Tensor:
+        """The feature `[..., D]` of rows that the tail gave."""
+        return rows if self.rows is None else self.rows.feature(rows)
 
 
 class Normalised(nn.Module):
@@ -48,3 +55,8 @@ class Normalised(nn.Module):
         pixels = images.permute(0, 3, 1, 2).float()
         found: Tensor = self.network(pixels * self.scale + self.shift)
         return found
+
+
+def pixel_network(trunk: nn.Module, preprocessing: Preprocessing) -> nn.Module:
+    """From uint8 pixels `[B, H, W, 3]` to what a trunk returns; some trunks take pixels as they are."""
+    return trunk if getattr(trunk, "takes_pixels", False) else Normalised(trunk, preprocessing)
