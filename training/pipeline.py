@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import shutil
 import time
@@ -61,8 +62,8 @@ MAX_APART = 8192
 class Learned:
     """A trained guard before calibration, what it was trained on, and what left-out classes say of its scores.
 
-    wrapped: the classifier that the guard is put around. apart: what heads say of training photos that they did not
-    see; none where the guard was cross-fitted.
+    wrapped: the classifier that the guard is put around. views: augmented views of each photo. apart: what heads say of training photos that they
+    did not see; none where the guard was cross-fitted.
     """
 
     learning: LearningSet
@@ -70,6 +71,7 @@ class Learned:
     check: LeftOutCheck | None
     crossed: CrossFitted | None
     wrapped: Wrapped | None
+    views: int
     apart: LabelledPhotos | None
     seconds_per_head_epoch: float
 
@@ -132,7 +134,8 @@ def _learn(options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wr
     )
     if learning.covered:
         heads.cover(learning.covered)
-    check = _check(learning, options, compute, report)
+    # A wrapped classifier was trained on all classes: none can be left out any more.
+    check = _check(learning, options, compute, report) if wrapped is None else None
     return Learned(
         learning=learning,
         heads=heads,
@@ -140,6 +143,7 @@ def _learn(options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wr
         crossed=cross_fit(learning, options, compute, report) if options.cross_fit else None,
         apart=None if options.cross_fit else _apart(learning, options, check, compute, report),
         wrapped=wrapped,
+        views=options.views,
         seconds_per_head_epoch=float(np.median(epoch_seconds)),
     )
 
@@ -242,6 +246,8 @@ def _calibrate(learned: Learned) -> Calibrated:
         photos = learning.division.calibration
         features = tail_features(learning.backbone.tail, learning.extractor.extract(photos)[0])
         found = head_answers(heads, features)
+        if learned.wrapped is not None and learned.wrapped.record.seen:
+            found = _as_if_unseen(found, learned)
         diagnosis = diagnose_heads(
             heads,
             (features, torch.from_numpy(label_numbers(photos, learning.known))),
@@ -259,10 +265,23 @@ def _calibrate(learned: Learned) -> Calibrated:
     if learned.apart is not None:
         labelled = learned.apart.and_these(labelled)
     wrapped = learned.wrapped
-    if wrapped is None or wrapped.record.labels == "photos":
+    if wrapped is None or not (wrapped.record.seen or wrapped.record.labels == "model"):
         # What a wrapped classifier answers stays as it is.
         calibration = calibration.answered(labelled, keep_probabilities=wrapped is not None)
     return Calibrated(answers=found, calibration=calibration, labelled=labelled, diagnosis=diagnosis)
+
+
+def _as_if_unseen(found: Answers, learned: Learned) -> Answers:
+    """The answers for calibration photos that the wrapped classifier was trained on, with other scores.
+
+    It knows these photos better than it will know new ones. Each score is the largest over augmented views of the photo,
+    which it knows less well. That comes nearer to new photos; by how much, only photos that it has not seen could say.
+    """
+    learning = learned.learning
+    views = learning.extractor.extract(learning.division.calibration, views=range(1, max(learned.views, 1) + 1))
+    changed = [answers(learning.backbone, learned.heads, view).scores for view in views]
+    scores = {name: np.max([view[name] for view in changed], axis=0) for name in found.scores}
+    return dataclasses.replace(found, scores=scores)
 
 
 def _metrics(learned: Learned, calibrated: Calibrated, options: TrainOptions) -> dict[str, float]:
