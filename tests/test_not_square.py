@@ -147,7 +147,7 @@ def test_pixels_over_the_open_protocol_have_the_graphs_shape(
 
 def test_a_message_of_as_many_numbers_as_the_images_have_is_unpacked(manifest: Manifest) -> None:
     def parsed(count: int) -> int:
-        tensor = {"name": "pixels", "datatype": "UINT8", "shape": [count, HEIGHT, WIDTH, 3]}
+        tensor: dict[str, Any] = {"name": "pixels", "datatype": "UINT8", "shape": [count, HEIGHT, WIDTH, 3]}
         tensor["contents"] = {"uint_contents": [7] * (count * HEIGHT * WIDTH * 3)}
         body = bytes(pb.ModelInferRequest(model_name="broad", inputs=[tensor]).SerializeToString())
         _, images = parse(body, served=ModelRef(name="broad", version="1"), manifest=manifest, most_images=2)
