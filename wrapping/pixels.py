@@ -91,11 +91,14 @@ class _Front:
         self._at = INPUT_NAME
         self._layout = layout
         self._width = preprocessing.size[1]
-        # Bytes are moved before they are numbers of four.
-        if preprocessing.channels == "bgr":
-            self._add("Gather", "order", np.array(_TO_BGR, dtype=np.int64), axis=3)
-        if layout == "NCHW":
+        # Bytes are moved before they become floats, and whole channels, not single bytes, are put in another order.
+        reverses = preprocessing.channels == "bgr"
+        if layout == "NCHW" or reverses:
             self._add("Transpose", perm=[0, 3, 1, 2])
+        if reverses:
+            self._add("Gather", "order", np.array(_TO_BGR, dtype=np.int64), axis=1)
+        if layout == "NHWC" and reverses:
+            self._add("Transpose", perm=[0, 2, 3, 1])
         if dtype != "uint8":
             self._add("Cast", to=TensorProto.FLOAT)
             scale, mean, std = preprocessing.constants
