@@ -14,6 +14,7 @@ FEATURE_NAME = "feature"
 LOGITS_NAME = "logits"
 
 Layout = Literal["NCHW", "NHWC"]
+InputType = Literal["uint8", "float32", "float16"]
 Activation = Literal["softmax", "sigmoid", "none"]
 Batch = Literal["dynamic", "made dynamic", "one by one"]
 
@@ -27,7 +28,7 @@ class ClassifierRecord(Frozen):
     opset: int = Field(ge=1, description="Its version of the ai.onnx operators.")
     input: str = Field(description="The tensor that takes the pixels.")
     layout: Layout
-    dtype: Literal["uint8", "float32", "float16"]
+    dtype: InputType
     batch: Batch = Field(description="Whether it took batches, was made to, or runs image by image.")
     output: str = Field(description="The tensor that its callers read.")
     activation: Activation = Field(description="What turns its logits into its probabilities; none: it returns logits.")

@@ -255,8 +255,7 @@ def export_onnx(
     output_names: Sequence[str] = ("features",),
 ) -> None:
     """Write a network that takes uint8 images as one ONNX file with a dynamic batch axis."""
-    side = preprocessing.crop
-    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    example = torch.zeros(2, *preprocessing.shape, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter warns about its own internals; its result is checked by the callers.
         warnings.simplefilter("ignore")

@@ -46,13 +46,14 @@ class Normalised(nn.Module):
         super().__init__()
         self.network = network
         mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-        # (x / 255 - mean) / std as one multiply and one add.
-        self.register_buffer("scale", (1.0 / (255.0 * std)).view(1, 3, 1, 1), persistent=False)
+        self.reverses = preprocessing.channels == "bgr"
+        # (x / scale - mean) / std as one multiply and one add.
+        self.register_buffer("scale", (1.0 / (preprocessing.scale * std)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """`[B, H, W, 3]` uint8 to whatever the network returns."""
-        pixels = images.permute(0, 3, 1, 2).float()
+        pixels = (images.flip(-1) if self.reverses else images).permute(0, 3, 1, 2).float()
         found: Tensor = self.network(pixels * self.scale + self.shift)
         return found
 
