@@ -19,14 +19,15 @@ from oodguard.core.classifier import InputType, Layout
 from oodguard.core.errors import ImageError, InputError
 from oodguard.core.preprocessing import ImageLimits, Pixels, Preprocessing, load_pixels, network_input
 from oodguard.training.progress import Reporter, Silent
+from oodguard.wrapping.classes import ClassMap
 from oodguard.wrapping.conventions import FLAGS, Convention, Conventions
 
 # The classifier, from arrays as it takes them to probabilities `[B, C]`.
 Run = Callable[[npt.NDArray[Any]], npt.NDArray[np.floating[Any]]]
 
 SAMPLE = 256
-# As many more as are needed where some cannot be told apart.
-MOST = 1024
+# Of values that cannot be told apart, as many more as are needed: a wrong one costs more than a wrong fit.
+MOST = 768
 # Fewer say too little, whatever they say.
 MIN_SAMPLE = 20
 BATCH = 16
@@ -200,7 +201,7 @@ def try_conventions(
         )
     for fit in conventions.first_fits:
         values = [Tried(one, fit, conventions.preprocessing(one, fit)) for one in conventions.values]
-        alive = stage.compare(values, "ways to turn pixels into numbers")
+        alive = stage.compare(values, "ways to turn pixels into numbers", most=MOST)
         best = alive[0]
         if not best.photos:
             raise InputError("none of the labelled photos can be decoded; give photos that can")
@@ -218,9 +219,15 @@ def try_conventions(
         for one in conventions.fits
         if one is not best.fit
     ]
-    stage.compare(fits, "ways to fit a picture to the input")
+    stage.compare(fits, "ways to fit a picture to the input", most=SAMPLE)
     found = _usual(fits, conventions.fits, notes)
     return Trial((*(one for one in values if one is not best), *fits), found, None, chance, tuple(notes))
+
+
+def try_class_maps(maps: Sequence[ClassMap], attempt: Callable[[ClassMap], Trial]) -> tuple[ClassMap, Trial]:
+    """The trial of the map whose classes the classifier knows best, where only the folders' order names its classes."""
+    tried = [(one, attempt(one)) for one in maps]
+    return max(tried, key=lambda pair: (pair[1].chosen is not None, max(map(_rank, pair[1].tried))))
 
 
 @dataclass
@@ -234,14 +241,14 @@ class _Stage:
     dtype: InputType
     report: Reporter
 
-    def compare(self, tried: Sequence[Tried], what: str) -> list[Tried]:
+    def compare(self, tried: Sequence[Tried], what: str, *, most: int) -> list[Tried]:
         """Run all that is tried on the sample, round by round; those that have not clearly lost, the best first.
 
         Each photo is decoded once for each fit. What ran on the sample before is not run again. After `SAMPLE` photos
         only those that cannot be told from the best go on.
         """
         alive = list(tried)
-        count = len(self.photos)
+        count = min(len(self.photos), most)
         with ThreadPoolExecutor() as pool:
             for start in range(0, count, ROUND):
                 places = range(start, min(start + ROUND, count))

@@ -15,9 +15,10 @@ from torch import nn
 
 from oodguard.core.errors import InputError
 from oodguard.core.preprocessing import Preprocessing, load_pixels, network_input
+from oodguard.wrapping.classes import match_classes
 from oodguard.wrapping.conventions import FITS, VALUES, Convention, Conventions, conventions
 from oodguard.wrapping.stated import Stated
-from oodguard.wrapping.trial import MIN_SAMPLE, Run, Trial, Tried, _clear, sample, try_conventions
+from oodguard.wrapping.trial import MIN_SAMPLE, Run, Trial, Tried, _clear, sample, try_class_maps, try_conventions
 
 SIDE = 32
 EACH = 60
@@ -166,6 +167,19 @@ def test_accuracy_near_chance_is_refused_with_the_flags_to_give(network: Run, la
         InputError, match=r"best of 9 ways to prepare images labels \d.* is chance: .*--classes FILE, or"
     ):
         _ = found.preprocessing
+
+
+def test_the_order_of_folders_that_the_classifier_knows_is_taken(network: Run, labelled: Labelled) -> None:
+    """Six folders whose order by number is the classifier's, and whose order by code points is not."""
+    paths, targets = labelled
+    folders = ["1", "2", "9", "10", "11", "20"]
+    maps = match_classes(folders, count=len(COLOURS), metadata={})
+    assert [one.source for one in maps] == ["the folders, sorted", "the folders, by number"]
+    labels = [folders[target] for target in targets]
+    found, trial = try_class_maps(maps, lambda one: tried(network, paths, one.targets(labels), fit="crop", resize=SIDE))
+    assert found.source == "the folders, by number"
+    assert trial.chosen is not None
+    assert trial.chosen.accuracy > 0.9
 
 
 def test_too_few_photos_to_tell_are_refused(network: Run, labelled: Labelled) -> None:
