@@ -76,10 +76,10 @@ def spread(photos: Sequence[Photo], count: int, *, seed: int) -> tuple[Photo, ..
 
 
 def pixel_batches(
-    photos: Sequence[Photo], preprocessing: Preprocessing, *, stage: str, report: Reporter
+    photos: Sequence[Photo], preprocessing: Preprocessing, *, stage: str, report: Reporter, size: int = BATCH
 ) -> Iterator[Pixels]:
-    """The photos as batches of uint8 `[B, H, W, 3]`; images that cannot be read are passed over."""
-    for rows in batches(len(photos), BATCH):
+    """The photos as batches of uint8 `[B, H, W, 3]` of at most `size`; images that cannot be read are passed over."""
+    for rows in batches(len(photos), size):
         found = []
         for photo in photos[rows]:
             try:

@@ -17,6 +17,7 @@ from oodguard.export.half import to_float16
 from oodguard.export.parity import Judged
 from oodguard.export.photos import RunPhotos, pixel_batches, run_photos, spread
 from oodguard.export.quantize import to_int8
+from oodguard.export.wrapped import Wrapped
 from oodguard.training.photos.division import label_numbers
 from oodguard.training.photos.labelled import Photo, load_unlabelled
 from oodguard.training.progress import Reporter
@@ -56,19 +57,20 @@ def reduce(
     precision: Lower,
     material: Material,
     *,
+    wrapped: Wrapped | None = None,
     keep_probabilities: bool = False,
     report: Reporter,
 ) -> Reduced:
     """Convert the run's float32 `graph` and calibrate every threshold again, on the converted graph's own scores.
 
-    keep_probabilities: let probabilities leave the guard as the graph gives them.
+    wrapped: of a classifier whose own nodes stay as they are. keep_probabilities: let probabilities leave the guard as
+    the graph gives them.
     """
     record = run.record
     if precision == "int8":
         chosen = spread(material.own.training, RANGE_IMAGES, seed=record.seed)
-        small = to_int8(
-            graph, pixel_batches(chosen, record.preprocessing, stage="ranges of activations", report=report)
-        )
+        images = pixel_batches(chosen, record.preprocessing, stage="ranges of activations", report=report)
+        small = to_int8(graph, images) if wrapped is None else wrapped.int8(images)
     else:
         small = to_float16(graph)
     running = (session(graph), session(small))
