@@ -175,7 +175,7 @@ class Manifest(Frozen):
         "also the nearest rows of the bank and their distances.",
     )
     preprocessing: Preprocessing = Field(
-        description="How image bytes become those pixels; mean and std are applied inside the graph."
+        description="How image bytes become those pixels; channels, scale, mean and std are applied inside the graph."
     )
     classes: tuple[str, ...] = Field(min_length=2, description="Class names, in the order of the probabilities.")
     scores: tuple[ScoreEntry, ...] = Field(min_length=1, description="Each column of the scores, in graph order.")

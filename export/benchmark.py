@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="ONNX Runtime intra-op threads")
     options = parser.parse_args()
     run = load_run(options.run)
-    size = run.record.preprocessing.crop
+    shape = run.record.preprocessing.shape
     graphs = {
         name: session(
             to_onnx(network.eval(), run.record.preprocessing, metadata={"oodguard.name": name}, output_names=outputs),
@@ -58,11 +58,11 @@ def main() -> None:
             ("plain", PlainClassifier(run), OUTPUTS[:2]),
         )
     }
-    table = Table(title=f"{run.record.backbone.name} at {size} px, {options.threads} thread(s)")
+    table = Table(title=f"{run.record.backbone.name} at {shape[0]} x {shape[1]} px, {options.threads} thread(s)")
     for column in ("batch", "plain ms", "fused ms", "fused / plain"):
         table.add_column(column, justify="right")
     for batch in (1, 8):
-        images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+        images = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
         times = np.array(
             [
                 [_seconds(graphs[name], images) for name in ("plain", "fused")]

@@ -255,7 +255,7 @@ class _Writer:
 
     def manifest(self, content: Content, standalone: Standalone | None) -> Manifest:
         """The manifest of what lies in the scratch folder."""
-        record, side = self.run.record, self.run.record.preprocessing.crop
+        record = self.run.record
         probabilities, scores = content.answers.probabilities, content.answers.scores
         nearest = ("batch", min(NEAREST, len(self.run.bank)))
         (self.scratch / BANK_FILE).write_text(self.run.bank.model_dump_json(), encoding="utf-8")
@@ -269,7 +269,7 @@ class _Writer:
             name=self.name,
             version=self.version,
             precision=content.precision,
-            input=TensorSpec(name=INPUT_NAME, dtype="uint8", shape=("batch", side, side, 3)),
+            input=TensorSpec(name=INPUT_NAME, dtype="uint8", shape=("batch", *record.preprocessing.shape)),
             outputs=(
                 TensorSpec(name=PROBABILITIES_NAME, dtype="float32", shape=("batch", len(record.classes))),
                 TensorSpec(name=SCORES_NAME, dtype="float32", shape=("batch", len(record.heads.scores))),

@@ -13,8 +13,9 @@ from oodguard.core.preprocessing import Pixels, Preprocessing, load_pixels
 from oodguard.evaluation.evaluate import options_of
 from oodguard.training.backbone.features import TRAINING_LIMITS, batches
 from oodguard.training.options import DIGITS
+from oodguard.training.photos.again import photos_of_run
 from oodguard.training.photos.division import found_again
-from oodguard.training.photos.labelled import Photo, Photos, load_photos
+from oodguard.training.photos.labelled import Photo, Photos
 from oodguard.training.progress import Reporter
 from oodguard.training.run import Run
 
@@ -59,7 +60,7 @@ def photos_of(run: Run, run_folder: Path, *, data: Path | None) -> tuple[Photos,
             f"the photos {run_folder} was trained on are needed and {source} does not exist; say where they are with "
             "--data"
         )
-    return load_photos(source, options.cache), source
+    return photos_of_run(run.record, run.division, options.model_copy(update={"data": source})), source
 
 
 def spread(photos: Sequence[Photo], count: int, *, seed: int) -> tuple[Photo, ...]:

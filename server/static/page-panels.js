@@ -58,7 +58,7 @@ export function showCard(card, index) {
     ...(card.classifier === null ? [] : [facts('Classifier', wrapped(card.classifier))]),
     facts('Data', {
       'Training images': whole(data.train_images), 'Calibration images': whole(data.calibration_images),
-      Classes: whole(card.classes.length), 'Input': `${preprocessing.crop} × ${preprocessing.crop} pixels`,
+      Classes: whole(card.classes.length), 'Input': `${preprocessing.width ?? preprocessing.crop} × ${preprocessing.crop} pixels`,
       Fingerprint: data.fingerprint.slice(0, 12),
     }),
     facts('Answers keep', {
