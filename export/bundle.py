@@ -185,8 +185,8 @@ class _Writer:
             graph, own_images = self.wrapped.float32(metadata)
         (self.scratch / GRAPH_FILE).write_bytes(graph)
         calibration = record.calibration
-        sharpens = calibration.answering is None or calibration.answering.sharpening != Sharpening()
-        if self.keep_probabilities and sharpens:
+        answering = calibration.answering
+        if self.keep_probabilities and answering is not None and answering.sharpening != Sharpening():
             calibration = calibration.answered(self.run.labelled, keep_probabilities=True)
         found = run_graph(session(graph), self.images)
         parity = compare(calibration, expected, found)

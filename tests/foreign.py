@@ -14,12 +14,17 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
-from oodguard.core.classifier import FEATURE_NAME, LOGITS_NAME
+from oodguard.core.classifier import CLASSIFIER_FILE, FEATURE_NAME, LOGITS_NAME, Activation, ClassifierRecord
+from oodguard.core.files import file_sha256
 from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME
+from oodguard.core.preprocessing import Preprocessing, load_pixels
 from oodguard.export.graph import session
+from oodguard.export.opsets import opset_of
 from oodguard.training.heads.guard import GuardHeads, fit_heads, single_thread
 from oodguard.training.heads.rows import Rows
 from oodguard.training.options import TrainOptions
+from oodguard.training.photos.labelled import load_photos
+from oodguard.training.wrapped import Wrapped
 
 SIDE, WIDTH, CLASSES = 16, 24, 5
 
@@ -79,10 +84,10 @@ def pooled(write: Writer, pixels: str, output: str = FEATURE_NAME) -> str:
     return write.add("Flatten", [mean], output)
 
 
-def last_layer(write: Writer, feature: str, output: str = LOGITS_NAME) -> str:
+def last_layer(write: Writer, feature: str, output: str = LOGITS_NAME, *, scale: float = 1.0) -> str:
     """The logits of a feature."""
     rng = np.random.default_rng(1)
-    write.weight("last", rng.normal(0, 1.0, (CLASSES, WIDTH)))
+    write.weight("last", rng.normal(0, scale, (CLASSES, WIDTH)))
     write.weight("bias", rng.normal(0, 0.1, CLASSES))
     return write.add("Gemm", [feature, "last", "bias"], output, transB=1)
 
@@ -190,3 +195,51 @@ def fitted_heads(model: onnx.ModelProto, *, certified: bool = True) -> GuardHead
     options = TrainOptions(data=Path(), epochs=1, hidden=8, certificate=certified)
     with single_thread():
         return fit_heads(features, targets, options, classes=int(targets.max()) + 1, rows=Rows(WIDTH, CLASSES))
+
+
+NAMES = ("amber", "jade", "plum", "rust", "teal")
+PREPROCESSING = Preprocessing(resize=SIDE, crop=SIDE, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def taught(model: onnx.ModelProto, photos: Path) -> onnx.ModelProto:
+    """The same network with a last layer fitted to photos in class folders; it never says `rust` or `teal`."""
+    found = load_photos(photos, photos).pool
+    images = np.stack([load_pixels(photo.path.read_bytes(), PREPROCESSING) for photo in found])
+    feature = session(model.SerializeToString()).run([FEATURE_NAME], {INPUT_NAME: images})[0]
+    targets = np.array([NAMES.index(photo.label) for photo in found])
+    goals = np.where(np.arange(CLASSES) == targets[:, None], 6.0, -2.0)
+    given = np.concatenate([feature, np.ones((len(feature), 1))], axis=1)
+    fitted = np.linalg.solve(given.T @ given + 1e-3 * np.eye(given.shape[1]), given.T @ goals)
+    for name, value in (("last", fitted[:-1].T), ("bias", fitted[-1])):
+        (tensor,) = [one for one in model.graph.initializer if one.name == name]
+        tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
+    return model
+
+
+def wrapped(model: onnx.ModelProto, photos: Path, folder: Path, *, activation: Activation = "softmax") -> Wrapped:
+    """A classifier as `wrap` hands it to training, with its file in `folder`."""
+    network = folder / CLASSIFIER_FILE
+    network.write_bytes(model.SerializeToString())
+    record = ClassifierRecord(
+        file="mine.onnx",
+        sha256=file_sha256(network),
+        producer=model.producer_name,
+        opset=opset_of(model),
+        input=INPUT_NAME,
+        layout="NHWC",
+        dtype="uint8",
+        batch="dynamic",
+        output=PROBABILITIES_NAME,
+        activation=activation,
+        logits=LOGITS_NAME,
+        feature=FEATURE_NAME,
+        width=WIDTH,
+        uncovered=("rust", "teal"),
+    )
+    return Wrapped(
+        record=record,
+        network=network,
+        classes=NAMES,
+        preprocessing=PREPROCESSING,
+        photos=load_photos(photos, photos),
+    )
