@@ -62,8 +62,8 @@ MAX_APART = 8192
 class Learned:
     """A trained guard before calibration, what it was trained on, and what left-out classes say of its scores.
 
-    wrapped: the classifier that the guard is put around. views: augmented views of each photo. apart: what heads say of training photos that they
-    did not see; none where the guard was cross-fitted.
+    wrapped: the classifier that the guard is put around. views: augmented views of each photo. apart: what heads say of
+    training photos that they did not see; none where the guard was cross-fitted.
     """
 
     learning: LearningSet
@@ -274,8 +274,8 @@ def _calibrate(learned: Learned) -> Calibrated:
 def _as_if_unseen(found: Answers, learned: Learned) -> Answers:
     """The answers for calibration photos that the wrapped classifier was trained on, with other scores.
 
-    It knows these photos better than it will know new ones. Each score is the largest over augmented views of the photo,
-    which it knows less well. That comes nearer to new photos; by how much, only photos that it has not seen could say.
+    It knows these photos better than it will know new ones. Each score is the largest over augmented views of a photo,
+    which it knows less well. That comes nearer to new photos; how near, only photos that it has not seen could say.
     """
     learning = learned.learning
     views = learning.extractor.extract(learning.division.calibration, views=range(1, max(learned.views, 1) + 1))

@@ -74,10 +74,10 @@ def load_photos(source: Path, cache: Path) -> Photos:
     """
     source = photo_folder(source, cache)
     if (source / "train").is_dir():
-        pool = _class_folders(source / "train")
+        pool = class_folders(source / "train")
         known = {photo.label for photo in pool}
-        val = _class_folders(source / "val") if (source / "val").is_dir() else ()
-        test = _class_folders(source / "test") if (source / "test").is_dir() else ()
+        val = class_folders(source / "val") if (source / "val").is_dir() else ()
+        test = class_folders(source / "test") if (source / "test").is_dir() else ()
         for name, photos in (("val", val), ("test", test)):
             extra = sorted({photo.label for photo in photos} - known)
             if extra:
@@ -87,7 +87,7 @@ def load_photos(source: Path, cache: Path) -> Photos:
                 )
         found = Photos(pool=pool + val, test=test)
     else:
-        found = Photos(pool=_class_folders(source), test=())
+        found = Photos(pool=class_folders(source), test=())
     counts = Counter(photo.label for photo in found.pool)
     if not counts:
         raise InputError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)}) in class folders")
@@ -154,7 +154,8 @@ def _photo(path: Path, label: str) -> Photo:
     return Photo(path=path, label=label, sha256=hashlib.sha256(data).hexdigest())
 
 
-def _class_folders(folder: Path) -> tuple[Photo, ...]:
+def class_folders(folder: Path) -> tuple[Photo, ...]:
+    """The images of each folder in `folder`, which is their label."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     return tuple(_photo(path, sub.name) for sub in classes for path in _images(sub))
 
