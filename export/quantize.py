@@ -15,8 +15,9 @@ which is close to 8 bits.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,9 @@ LARGEST_PAIR = 127.5
 Scales = npt.NDArray[np.float64]
 
 
+Feed = Mapping[str, npt.NDArray[Any]]
+
+
 def to_int8(graph: bytes, images: Iterable[Pixels]) -> bytes:
     """Quantise a fused float32 graph with ranges measured on `images`, batches of uint8 `[B, H, W, 3]`.
 
@@ -47,6 +51,11 @@ def to_int8(graph: bytes, images: Iterable[Pixels]) -> bytes:
 
     The same graph and images give the same bytes.
     """
+    return quantised(graph, ({INPUT_NAME: batch} for batch in images))
+
+
+def quantised(graph: bytes, feeds: Iterable[Feed]) -> bytes:
+    """The same for a graph with other inputs, by name: the heads of a wrapped classifier."""
     with tempfile.TemporaryDirectory() as folder:
         given, ready, small = (Path(folder) / f"{name}.onnx" for name in ("float", "ready", "int8"))
         given.write_bytes(graph)
@@ -57,7 +66,7 @@ def to_int8(graph: bytes, images: Iterable[Pixels]) -> bytes:
         quantize_static(
             str(ready),
             str(small),
-            _Batches(images),
+            _Batches(feeds),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(KINDS),
             nodes_to_quantize=[node.name for node in nodes],
@@ -75,13 +84,12 @@ def to_int8(graph: bytes, images: Iterable[Pixels]) -> bytes:
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
     """Batches as the quantiser asks for them."""
 
-    def __init__(self, images: Iterable[Pixels]) -> None:
-        self._batches: Iterator[Pixels] = iter(images)
+    def __init__(self, feeds: Iterable[Feed]) -> None:
+        self._feeds: Iterator[Feed] = iter(feeds)
 
-    def get_next(self) -> dict[str, Pixels] | None:
+    def get_next(self) -> Feed | None:
         """The next batch by input name, None at the end."""
-        batch = next(self._batches, None)
-        return None if batch is None else {INPUT_NAME: batch}
+        return next(self._feeds, None)
 
 
 def quantised_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
