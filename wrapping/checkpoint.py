@@ -96,8 +96,8 @@ def load_classifier(path: Path, backbone: str) -> tuple[nn.Module, str | None]:
 def module_to_onnx(module: nn.Module, *, height: int, width: int, feature: str | None = None) -> bytes:
     """A module that takes float32 `[B, 3, height, width]` as one ONNX file with the output `logits`.
 
-    feature: the name of the submodule whose output becomes the output `feature`. Raises `InputError` where there is none, or PyTorch
-    cannot export the module.
+    feature: the name of the submodule whose output becomes the output `feature`. Raises `InputError` where there
+    is none, or PyTorch cannot export the module.
     """
     network = _Named(module, feature).eval()
     names = ["logits", *(["feature"] if feature else [])]
@@ -138,7 +138,7 @@ def _export(network: nn.Module, example: Tensor, target: io.BytesIO, names: list
             torch.onnx.export(
                 network,
                 (example,),
-                target,
+                target,  # type: ignore[arg-type]  # a stream is taken and not declared
                 dynamo=False,
                 input_names=["input"],
                 output_names=names,

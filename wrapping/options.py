@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -29,6 +30,11 @@ SHARED = (
     "cache",
     "threads",
 )
+
+
+def _of_training(name: str) -> Any:
+    """A field of `TrainOptions`: its default, limits and description."""
+    return copy.copy(TrainOptions.model_fields[name])
 
 
 class WrapOptions(BaseModel):
@@ -72,23 +78,23 @@ class WrapOptions(BaseModel):
     backbone: str | None = Field(
         None, description="The timm model that a checkpoint (.pth, .pt, .safetensors) is of; its head is kept."
     )
-    seed: int = TrainOptions.model_fields["seed"]
-    views: int = TrainOptions.model_fields["views"]
-    members: int = TrainOptions.model_fields["members"]
-    hidden: int = TrainOptions.model_fields["hidden"]
-    anchors: int = TrainOptions.model_fields["anchors"]
-    epochs: int = TrainOptions.model_fields["epochs"]
-    batch_size: int = TrainOptions.model_fields["batch_size"]
-    lr: float = TrainOptions.model_fields["lr"]
-    neighbours: int = TrainOptions.model_fields["neighbours"]
-    bank_size: int = TrainOptions.model_fields["bank_size"]
-    calibration_fraction: float = TrainOptions.model_fields["calibration_fraction"]
-    test_fraction: float = TrainOptions.model_fields["test_fraction"]
-    confidence: float | None = TrainOptions.model_fields["confidence"]
-    outliers: Path | None = TrainOptions.model_fields["outliers"]
-    on_unreadable: Literal["skip", "refuse"] = TrainOptions.model_fields["on_unreadable"]
-    cache: Path = TrainOptions.model_fields["cache"]
-    threads: int = TrainOptions.model_fields["threads"]
+    seed: int = _of_training("seed")
+    views: int = _of_training("views")
+    members: int = _of_training("members")
+    hidden: int = _of_training("hidden")
+    anchors: int = _of_training("anchors")
+    epochs: int = _of_training("epochs")
+    batch_size: int = _of_training("batch_size")
+    lr: float = _of_training("lr")
+    neighbours: int = _of_training("neighbours")
+    bank_size: int = _of_training("bank_size")
+    calibration_fraction: float = _of_training("calibration_fraction")
+    test_fraction: float = _of_training("test_fraction")
+    confidence: float | None = _of_training("confidence")
+    outliers: Path | None = _of_training("outliers")
+    on_unreadable: Literal["skip", "refuse"] = _of_training("on_unreadable")
+    cache: Path = _of_training("cache")
+    threads: int = _of_training("threads")
 
     @model_validator(mode="after")
     def _calibrates(self) -> Self:
