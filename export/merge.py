@@ -60,6 +60,15 @@ def merge(classifier: bytes, heads: bytes, *, metadata: Mapping[str, str], keep:
     return with_metadata(model.SerializeToString(), metadata)
 
 
+def alone(classifier: bytes) -> bytes:
+    """A classifier with its probabilities as the only output."""
+    model = onnx.load_from_string(classifier)
+    kept = [value.SerializeToString() for value in model.graph.output if value.name == PROBABILITIES_NAME]
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto.FromString(value) for value in kept)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
 def _free(graph: onnx.GraphProto, names: Collection[str]) -> None:
     """Rename values of the classifier that are called what outputs of the guard are called."""
     taken = all_names(graph)

@@ -55,13 +55,19 @@ def to_int8(graph: bytes, images: Iterable[Pixels]) -> bytes:
 
 
 def quantised(graph: bytes, feeds: Iterable[Feed]) -> bytes:
-    """The same for a graph with other inputs, by name: the heads of a wrapped classifier."""
+    """The same for a graph with other inputs, by name: the heads of a wrapped classifier.
+
+    Only what their first layer reads is rounded; the densities read the classifier's feature as it is.
+    """
     with tempfile.TemporaryDirectory() as folder:
         given, ready, small = (Path(folder) / f"{name}.onnx" for name in ("float", "ready", "int8"))
         given.write_bytes(graph)
         # Constants folded and every shape known: the quantiser skips tensors whose shape it cannot see.
         quant_pre_process(str(given), str(ready), skip_symbolic_shape=True)
         model = onnx.load(ready)
+        if not any(value.name == INPUT_NAME for value in model.graph.input):
+            _set_apart(model)
+            onnx.save(model, ready)
         nodes = quantised_nodes(model)
         quantize_static(
             str(ready),
@@ -79,6 +85,17 @@ def quantised(graph: bytes, feeds: Iterable[Feed]) -> bytes:
         made = onnx.load(small)
     onnx.checker.check_model(made)
     return bytes(made.SerializeToString(deterministic=True))
+
+
+def _set_apart(model: onnx.ModelProto) -> None:
+    """Let the heads' first layer read a tensor of its own: the quantiser rounds a tensor for all of its readers."""
+    layer = first_layer(model)
+    place, maker = next((i, n) for i, n in enumerate(model.graph.node) if layer.input[0] in n.output)
+    copy = onnx.NodeProto()
+    copy.CopyFrom(maker)
+    copy.name, copy.output[0] = f"{maker.name}_apart", f"{maker.output[0]}_apart"
+    layer.input[0] = copy.output[0]
+    model.graph.node.insert(place, copy)
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]

@@ -74,7 +74,7 @@ class Wrapped:
 
         Raises `QualityError` where no such graph leaves them as they are.
         """
-        return joined(self.own, self._heads, self._batches, metadata=metadata)
+        return joined(self.own, self.heads, self._batches, metadata=metadata)
 
     def int8(self, images: Iterable[Pixels]) -> bytes:
         """The same with the heads' first layer in int8, by ranges measured on `images`, batches of pixels.
@@ -87,12 +87,13 @@ class Wrapped:
                 f"int8 needs opset {INT8_OPSET} or newer, and {CLASSIFIER_FILE} in {self.run_folder} is of opset "
                 f"{opset}; export fp32, in which the heads cost little"
             )
-        small = quantised(self._heads, self._feeds(images))
+        small = quantised(self.heads, self._feeds(images))
         graph, _ = joined(self.own, small, self._batches, metadata={}, exact=False)
         return graph
 
     @cached_property
-    def _heads(self) -> bytes:
+    def heads(self) -> bytes:
+        """The heads by themselves, from `feature` and `logits`."""
         shapes = self.run.record.heads
         return heads_to_onnx(AppendedHeads(self.run).eval(), width=shapes.width, classes=shapes.own_classes)
 

@@ -84,10 +84,10 @@ def pooled(write: Writer, pixels: str, output: str = FEATURE_NAME) -> str:
     return write.add("Flatten", [mean], output)
 
 
-def last_layer(write: Writer, feature: str, output: str = LOGITS_NAME, *, scale: float = 1.0) -> str:
+def last_layer(write: Writer, feature: str, output: str = LOGITS_NAME) -> str:
     """The logits of a feature."""
     rng = np.random.default_rng(1)
-    write.weight("last", rng.normal(0, scale, (CLASSES, WIDTH)))
+    write.weight("last", rng.normal(0, 1.0, (CLASSES, WIDTH)))
     write.weight("bias", rng.normal(0, 0.1, CLASSES))
     return write.add("Gemm", [feature, "last", "bias"], output, transB=1)
 
@@ -99,8 +99,8 @@ def plain(opset: int, *, ir_version: int = 7, activation: str = "Softmax") -> on
     return model_of(write, opset=opset, ir_version=ir_version)
 
 
-def half(opset: int = 17) -> onnx.ModelProto:
-    """Weights and arithmetic in float16; what leaves it is float32."""
+def half(taught: onnx.ModelProto | None = None) -> onnx.ModelProto:
+    """Weights and arithmetic in float16; what leaves it is float32. taught: whose last layer it has."""
     write = Writer()
     pixels = write.add("Cast", [scaled_pixels(write)], "half", to=TensorProto.FLOAT16)
     feature = pooled(write, pixels, "feature_half")
@@ -109,10 +109,11 @@ def half(opset: int = 17) -> onnx.ModelProto:
     write.add("Cast", [logits], LOGITS_NAME, to=TensorProto.FLOAT)
     softmax = write.add("Softmax", [logits], "probabilities_half")
     write.add("Cast", [softmax], PROBABILITIES_NAME, to=TensorProto.FLOAT)
+    given = {one.name: numpy_helper.to_array(one) for one in (taught.graph.initializer if taught else write.weights)}
     for tensor in write.weights:
         if tensor.name != "scale":
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
-    return model_of(write, opset=opset)
+            tensor.CopyFrom(numpy_helper.from_array(given[tensor.name].astype(np.float16), tensor.name))
+    return model_of(write, opset=17)
 
 
 def microsoft(opset: int = 17) -> onnx.ModelProto:
@@ -155,8 +156,8 @@ def one_by_one(opset: int = 17) -> onnx.ModelProto:
     return model_of(write, opset=opset)
 
 
-def integers(opset: int = 17) -> onnx.ModelProto:
-    """A QDQ graph of ONNX Runtime's `quantize_static`."""
+def integers(taught: onnx.ModelProto | None = None) -> onnx.ModelProto:
+    """A QDQ graph of ONNX Runtime's `quantize_static`, of a taught classifier or of an untaught one."""
 
     class Pictures(CalibrationDataReader):  # type: ignore[misc]
         left = 4
@@ -167,7 +168,7 @@ def integers(opset: int = 17) -> onnx.ModelProto:
 
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder) / "given.onnx", Path(folder) / "made.onnx"
-        onnx.save(plain(opset), given)
+        onnx.save(taught or plain(17), given)
         quantize_static(given, made, Pictures(), quant_format=QuantFormat.QDQ, per_channel=True)
         return onnx.load(made)
 
