@@ -61,7 +61,7 @@ def found_again(photos: Photos, part: Mapping[str, Mapping[str, int | None]]) ->
     are missing.
     """
     grouped = any(group is not None for photos_of_class in part.values() for group in photos_of_class.values())
-    where = (*photos.pool, *photos.held) if grouped else (*photos.test, *photos.pool)
+    where = (*photos.pool, *photos.held, *photos.test) if grouped else (*photos.test, *photos.pool)
     found: dict[tuple[str, str], Photo] = {}
     for photo in where:
         if photo.sha256 in part.get(photo.label, ()):
