@@ -45,7 +45,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 PLAIN_ONLY = (
     "the network takes uint8, so pixels enter it as they are; "
-    "give --scale 1 --mean 0,0,0 --std 1,1,1, or a preprocessing that says so"
+    "give --scale 1 --mean 0 0 0 --std 1 1 1, or a preprocessing that says so"
 )
 # Of a frame, in pixels.
 MAX_SIDE = 4096

@@ -78,7 +78,7 @@ def _require_fit(own: Any, preprocessing: Preprocessing, *, layout: Layout, dtyp
         declared = " x ".join("?" if size is None else str(size) for size in sizes)
         raise InputError(
             f"input {own.name} takes {declared}, and the preprocessing gives {' x '.join(map(str, image))} ({layout}) "
-            "for each image; give --crop, --layout or a preprocessing of that size"
+            "for each image; give --crop and --width, or a preprocessing of that size"
         )
 
 

@@ -125,7 +125,7 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Trial:
+class ConventionTrial:
     """All that was tried, the best first, and which of it is right; or the sentence that says why none is.
 
     chance: the accuracy of always giving the most frequent label.
@@ -182,7 +182,7 @@ def try_conventions(
     dtype: InputType,
     report: Reporter | None = None,
     seed: int = 0,
-) -> Trial:
+) -> ConventionTrial:
     """Run the classifier on a sample of labelled photos under each convention, and say which it was trained with.
 
     `targets` are the classifier's classes, -1 where a photo's is none of them. Values are compared with one fit (with
@@ -213,7 +213,7 @@ def try_conventions(
     if fault is None:
         best, fault = _clear(best, alive[1:], conventions.values, notes)
     if fault is not None:
-        return Trial(tuple(values), None, fault, chance)
+        return ConventionTrial(tuple(values), None, fault, chance)
     fits = [best] + [
         Tried(best.values, one, conventions.preprocessing(best.values, one))
         for one in conventions.fits
@@ -221,10 +221,12 @@ def try_conventions(
     ]
     stage.compare(fits, "ways to fit a picture to the input", most=SAMPLE)
     found = _usual(fits, conventions.fits, notes)
-    return Trial((*(one for one in values if one is not best), *fits), found, None, chance, tuple(notes))
+    return ConventionTrial((*(one for one in values if one is not best), *fits), found, None, chance, tuple(notes))
 
 
-def try_class_maps(maps: Sequence[ClassMap], attempt: Callable[[ClassMap], Trial]) -> tuple[ClassMap, Trial]:
+def try_class_maps(
+    maps: Sequence[ClassMap], attempt: Callable[[ClassMap], ConventionTrial]
+) -> tuple[ClassMap, ConventionTrial]:
     """The trial of the map whose classes the classifier knows best, where only the folders' order names its classes."""
     tried = [(one, attempt(one)) for one in maps]
     return max(tried, key=lambda pair: (pair[1].chosen is not None, max(map(_rank, pair[1].tried))))

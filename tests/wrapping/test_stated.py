@@ -151,25 +151,18 @@ def test_a_folder_gives_the_file_that_says_something(tmp_path: Path) -> None:
     assert stated(PreprocessingOptions(preprocessing=tmp_path), metadata={}).fields["crop"] == 224
 
 
-TOML = """
-[preprocessing]
-fit = "pad"
-resize = 224
-crop = 224
-interpolation = "lanczos"
-channels = "bgr"
-scale = 1
-mean = [103.939, 116.779, 123.68]
-std = [1, 1, 1]
-fill = [114, 114, 114]
-"""
+# The example of the documents.
+DOCUMENT = Path(__file__).parents[2] / "docs" / "DATA.md"
+TOML = DOCUMENT.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
 
 
 @pytest.mark.parametrize("text", [TOML, TOML.replace("[preprocessing]", "")])
 def test_a_toml_has_the_names_of_the_manifest(text: str, tmp_path: Path) -> None:
     found = made(tmp_path / "p.toml", text)
-    assert (found.fit, found.interpolation, found.channels, found.scale) == ("pad", "lanczos", "bgr", 1.0)
+    assert (found.fit, found.interpolation, found.channels, found.scale) == ("pad", "bilinear", "bgr", 1.0)
     assert (found.mean, found.fill) == ((103.939, 116.779, 123.68), (114, 114, 114))
+    rows = DOCUMENT.read_text(encoding="utf-8").split("## What enters the network")[1].split("```toml")[0]
+    assert all(f"`{name}`" in rows for name in Preprocessing.model_fields)
     # A manifest says as much.
     again = made(tmp_path / "manifest.json", {"preprocessing": found.model_dump(mode="json", exclude_none=True)})
     assert again == found

@@ -18,7 +18,16 @@ from oodguard.core.preprocessing import Preprocessing, load_pixels, network_inpu
 from oodguard.wrapping.classes import match_classes
 from oodguard.wrapping.conventions import FITS, VALUES, Convention, Conventions, conventions
 from oodguard.wrapping.stated import Stated
-from oodguard.wrapping.trial import MIN_SAMPLE, Run, Trial, Tried, _clear, sample, try_class_maps, try_conventions
+from oodguard.wrapping.trial import (
+    MIN_SAMPLE,
+    ConventionTrial,
+    Run,
+    Tried,
+    _clear,
+    sample,
+    try_class_maps,
+    try_conventions,
+)
 
 SIDE = 32
 EACH = 60
@@ -113,7 +122,7 @@ def in_onnxruntime(layers: dict[str, Any]) -> Run:
     return lambda values: np.asarray(session.run(None, {"x": values})[0])
 
 
-def tried(run: Run, paths: list[Path], targets: list[int], **said: Any) -> Trial:
+def tried(run: Run, paths: list[Path], targets: list[int], **said: Any) -> ConventionTrial:
     left = conventions(Stated(said, ()), size=(SIDE, SIDE), dtype="float32")
     return try_conventions(run, paths, targets, conventions=left, layout="NCHW", dtype="float32")
 
