@@ -27,7 +27,7 @@ from oodguard.wrapping.pixels import with_pixels
 from oodguard.wrapping.prepare import Prepared
 from oodguard.wrapping.same import Original
 from oodguard.wrapping.stated import PreprocessingOptions, stated
-from oodguard.wrapping.trial import Trial, try_conventions
+from oodguard.wrapping.trial import ConventionTrial, try_class_maps, try_conventions
 
 # Photos on which the network with pixels in front must answer as the classifier's own file, bit for bit.
 COMPARED = 64
@@ -87,9 +87,8 @@ class Case:
         def run(array: npt.NDArray[Any]) -> npt.NDArray[np.floating[Any]]:
             return self.original.probabilities(array, batch=len(array))
 
-        trials: list[tuple[Trial, ClassMap]] = []
-        for names in maps:
-            trial = try_conventions(
+        def attempt(names: ClassMap) -> ConventionTrial:
+            return try_conventions(
                 run,
                 [photo.path for photo in self.photos.pool],
                 names.targets(photo.label for photo in self.photos.pool),
@@ -99,10 +98,8 @@ class Case:
                 report=report,
                 seed=self.options.seed,
             )
-            trials.append((trial, names))
-            if trial.chosen is not None:
-                break
-        trial, names = trials[-1] if trials[-1][0].chosen is not None else trials[0]
+
+        names, trial = try_class_maps(maps, attempt)
         for row in (("preprocessing", "accuracy", "log-likelihood", "photos"), *trial.table()):
             report.note(f"  {row[0]:42} {row[1]:>8} {row[2]:>14} {row[3]:>6}")
         chosen = trial.preprocessing

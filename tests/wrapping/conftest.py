@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +28,7 @@ class Net(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(3, 12, 5, stride=3), nn.ReLU(), nn.Conv2d(12, 24, 3, stride=2), nn.ReLU()
-        )
+        self.body = nn.Sequential(nn.Conv2d(3, 12, 5, stride=3), nn.ReLU(), nn.Conv2d(12, 24, 3, stride=2), nn.ReLU())
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(24, classes)
 
@@ -89,7 +86,7 @@ def exported(net: nn.Module, path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shop(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def shop(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The photos of the session with a val/ of 30 new ones a class beside train/ and test/."""
     root = tmp_path_factory.mktemp("shop") / "photos"
     shutil.copytree(photos, root)
@@ -100,7 +97,7 @@ def shop(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
         for index in range(30):
             seed += 1
             draw(colour, seed).save(folder / f"{index:03d}.jpg", quality=90)
-    yield root
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,9 @@ class Notes:
 
 def quick(data: Path, cache: Path, **more: object) -> WrapOptions:
     """Options that train in seconds."""
-    return WrapOptions(data=data, cache=cache, epochs=8, hidden=16, views=1, threads=1, calibration_fraction=0.3, **more)  # type: ignore[arg-type]
+    return WrapOptions(
+        data=data, cache=cache, epochs=8, hidden=16, views=1, threads=1, calibration_fraction=0.3, **more
+    )  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ def test_evaluate_diagnose_export_and_predict_take_it_as_they_are(
         files = sorted((shop / "test").rglob("*.jpg"))
         right = trained.net(entered(files)).argmax(1) == torch.tensor([CLASSES.index(p.parent.name) for p in files])
     assert found.accuracy.share == pytest.approx(right.float().mean().item())
-    assert found.ood["noise"].rows["fused"].auroc > 90
+    assert found.ood["noise"].scores["fused"].auroc > 0.9
     assert diagnose_run(run_folder).verdict
     manifest = export_bundle(run_folder, tmp_path / "bundle")
     assert manifest.classifier is not None
@@ -181,9 +183,7 @@ def test_a_folder_of_new_photos_calibrates(shop: Path, trained: Trained, cache: 
     assert evaluate(tmp_path / "run", ood={}, out=tmp_path / "report").accuracy.share > 0.5
 
 
-def test_unlabelled_photos_take_its_own_answers(
-    shop: Path, trained: Trained, cache: Path, tmp_path: Path
-) -> None:
+def test_unlabelled_photos_take_its_own_answers(shop: Path, trained: Trained, cache: Path, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     flat.mkdir()
     for number, path in enumerate(sorted((shop / "train").rglob("*.jpg"))):
@@ -267,9 +267,7 @@ def test_preprocessing_is_found_by_trial(shop: Path, trained: Trained, cache: Pa
     assert "accuracy" in notes.text
 
 
-def test_a_module_keeps_its_own_weights_and_hooks(
-    shop: Path, trained: Trained, cache: Path, tmp_path: Path
-) -> None:
+def test_a_module_keeps_its_own_weights_and_hooks(shop: Path, trained: Trained, cache: Path, tmp_path: Path) -> None:
     record: RunRecord = oodguard.wrap(
         trained.net,
         shop,
