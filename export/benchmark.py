@@ -23,7 +23,7 @@ from oodguard.core.manifest import INPUT_NAME
 from oodguard.export.fuse import FusedGuard
 from oodguard.export.graph import OUTPUTS, session, to_onnx
 from oodguard.export.merge import alone, merge
-from oodguard.export.wrapped import Wrapped
+from oodguard.export.wrapped_graph import WrappedGraph
 from oodguard.training.progress import Silent
 from oodguard.training.run import Run, load_run
 
@@ -73,7 +73,9 @@ def main() -> None:
 def both(run: Run, folder: Path) -> dict[str, bytes]:
     """The fused graph, and the plain one: of a wrapped classifier, its own with the output that its callers read."""
     preprocessing = run.record.preprocessing
-    wrapped = Wrapped.of(run, folder, golden=np.empty((0, *preprocessing.shape), np.uint8), data=None, report=Silent())
+    wrapped = WrappedGraph.of(
+        run, folder, golden=np.empty((0, *preprocessing.shape), np.uint8), data=None, report=Silent()
+    )
     if wrapped is not None:
         return {"fused": merge(wrapped.own.graph, wrapped.heads, metadata={}), "plain": alone(wrapped.own.graph)}
     return {

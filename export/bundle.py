@@ -47,7 +47,7 @@ from oodguard.export.reduce import Lower, Material, gather, reduce
 from oodguard.export.standalone import standalone
 from oodguard.export.standalone_parity import measure_standalone
 from oodguard.export.thumbnails import bank_photos, pack
-from oodguard.export.wrapped import Wrapped
+from oodguard.export.wrapped_graph import WrappedGraph
 from oodguard.training.backbone.features import TRAINING_LIMITS
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import GOLDEN_FOLDER, RunRecord
@@ -136,7 +136,7 @@ def export_bundle(
         # The probabilities of a wrapped classifier are its own, and leave the guard as they are.
         keep = keep_probabilities or own is not None
         writer = _Writer(run, run_folder, scratch, name=name, version=version, keep_probabilities=keep)
-        writer.wrapped = Wrapped.of(run, run_folder, golden=writer.images, data=data, report=report)
+        writer.wrapped = WrappedGraph.of(run, run_folder, golden=writer.images, data=data, report=report)
         report.progress("fused graph", 0, 1)
         content = writer.exact()
         report.progress("fused graph", 1, 1)
@@ -167,7 +167,7 @@ class _Writer:
         if not originals:
             raise FormatError(f"{run_folder} is incomplete: it has no golden images")
         (scratch / GOLDEN_FOLDER).mkdir()
-        self.wrapped: Wrapped | None = None
+        self.wrapped: WrappedGraph | None = None
         self.golden = tuple(Path(shutil.copyfile(p, scratch / GOLDEN_FOLDER / p.name)) for p in originals)
         self.images: Pixels = np.stack(
             [load_pixels(p.read_bytes(), run.record.preprocessing, TRAINING_LIMITS) for p in self.golden]

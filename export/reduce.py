@@ -20,7 +20,7 @@ from oodguard.export.half import to_float16
 from oodguard.export.parity import Judged
 from oodguard.export.photos import RunPhotos, pixel_batches, run_photos, spread
 from oodguard.export.quantize import to_int8
-from oodguard.export.wrapped import Wrapped
+from oodguard.export.wrapped_graph import WrappedGraph
 from oodguard.training.photos.division import label_numbers
 from oodguard.training.photos.labelled import Photo, load_unlabelled
 from oodguard.training.progress import Reporter
@@ -60,7 +60,7 @@ def reduce(
     precision: Lower,
     material: Material,
     *,
-    wrapped: Wrapped | None = None,
+    wrapped: WrappedGraph | None = None,
     keep_probabilities: bool = False,
     report: Reporter,
 ) -> Reduced:

@@ -33,11 +33,11 @@ INT8_OPSET = 13
 
 
 @dataclass(frozen=True)
-class Wrapped:
+class WrappedGraph:
     """What the fused graph of a wrapped classifier is made of, and the images that it is compared on.
 
     ```python
-    graph, images = Wrapped(run, run_folder, golden=pixels, data=None, report=report).float32(metadata)
+    graph, images = WrappedGraph(run, run_folder, golden=pixels, data=None, report=report).float32(metadata)
     ```
 
     data: where the run's photos are now (None: where they were). Its test photos are compared on where they are found.
@@ -50,7 +50,9 @@ class Wrapped:
     report: Reporter
 
     @classmethod
-    def of(cls, run: Run, run_folder: Path, *, golden: Pixels, data: Path | None, report: Reporter) -> Wrapped | None:
+    def of(
+        cls, run: Run, run_folder: Path, *, golden: Pixels, data: Path | None, report: Reporter
+    ) -> WrappedGraph | None:
         """None for a run of a backbone: nothing was wrapped."""
         if run.record.classifier is None:
             return None
