@@ -45,8 +45,6 @@ class ClassifierParts:
     classes: int
     class_names: tuple[str, ...] = ()
     """As the metadata give them; empty where they do not."""
-    dropout: bool = False
-    """Whether a Dropout was live in the file."""
     last: tuple[str, ...] = ()
     """The operators from the feature to the output."""
     probe: tuple[int, int]
