@@ -42,7 +42,15 @@ from oodguard.core.thumbnails import THUMBNAILS_FILE
 from oodguard.core.verdict import Outputs
 from oodguard.export.fuse import FusedGuard
 from oodguard.export.graph import run_graph, session, to_onnx, with_metadata
-from oodguard.export.parity import ALLOWED, compare, compare_decisions, require, require_decisions, require_distances
+from oodguard.export.parity import (
+    ALLOWED,
+    compare,
+    compare_decisions,
+    require,
+    require_decisions,
+    require_distances,
+    undecided,
+)
 from oodguard.export.reduce import Lower, Material, gather, reduce
 from oodguard.export.standalone import standalone
 from oodguard.export.standalone_parity import measure_standalone
@@ -189,6 +197,11 @@ class _Writer:
         if self.keep_probabilities and answering is not None and answering.sharpening != Sharpening():
             calibration = calibration.answered(self.run.labelled, keep_probabilities=True)
         found = run_graph(session(graph), self.images)
+        edge = undecided(calibration, expected, found)
+        if edge.any() and not edge.all():
+            # A calibration photo can be the threshold itself; a golden image must be answered alike by every runtime.
+            self._keep(np.flatnonzero(~edge).tolist())
+            expected, found = expected.rows(~edge), found.rows(~edge)
         parity = compare(calibration, expected, found)
         require(parity)
         require_distances(self.run.distances(self.images), found)
@@ -233,12 +246,14 @@ class _Writer:
             raise QualityError(
                 f"the {content.precision} graph changes the answer for every golden image; nothing was exported"
             )
-        for i in set(range(len(self.golden))) - set(steady):
+        self._keep(steady)
+        return replace(content, golden=self.golden, answers=content.answers.rows(np.array(steady)))
+
+    def _keep(self, places: list[int]) -> None:
+        """Let go of the golden images at other places."""
+        for i in set(range(len(self.golden))) - set(places):
             self.golden[i].unlink()
-        self.golden, self.images = tuple(self.golden[i] for i in steady), self.images[steady]
-        answers = content.answers
-        kept = Outputs(probabilities=answers.probabilities[steady], scores=answers.scores[steady])
-        return replace(content, golden=self.golden, answers=kept)
+        self.golden, self.images = tuple(self.golden[i] for i in places), self.images[places]
 
     def standalone(self, content: Content) -> Standalone:
         """The graph that gives verdicts by itself, beside the one that it is made of."""

@@ -22,7 +22,7 @@ from oodguard.training.record import RunRecord
 from oodguard.wrapping.checkpoint import load_classifier, module_to_onnx
 from oodguard.wrapping.options import WrapOptions
 from oodguard.wrapping.stated import PreprocessingOptions, stated
-from oodguard.wrapping.wrap import Source, wrap_file
+from oodguard.wrapping.wrap import OnnxFile, wrap_file
 
 # How far the logits of an exported module may be from its own, relative to the largest or to 1.
 EXPORTED = 1e-3
@@ -47,7 +47,7 @@ def wrap_path(
             raise InputError(
                 f"{path} is a checkpoint; say which timm model it is of with --backbone, or export it to ONNX"
             )
-        return wrap_file(Source(path, path.name, said), options, out, report=report)
+        return wrap_file(OnnxFile(path, path.name, said), options, out, report=report)
     model, place = load_classifier(path, options.backbone)
     if report is not None and place is not None:
         report.note(f"weights taken from {place!r} of {path.name}")
@@ -128,7 +128,7 @@ def _wrap_exported(
             listed = Path(folder) / "classes.json"
             listed.write_text(json.dumps(list(classes)), encoding="utf-8")
             named["classes"] = listed
-        return wrap_file(Source(path, name, said), options.model_copy(update=named), out, report=report)
+        return wrap_file(OnnxFile(path, name, said), options.model_copy(update=named), out, report=report)
 
 
 def _require_same(module: nn.Module, graph: bytes, name: str, size: tuple[int, int]) -> None:

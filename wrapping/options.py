@@ -81,7 +81,9 @@ class WrapOptions(BaseModel):
     seed: int = _of_training("seed")
     views: int = _of_training("views")
     members: int = _of_training("members")
-    hidden: int = _of_training("hidden")
+    hidden: int = Field(
+        64, ge=8, le=4096, description="Hidden width of the ensemble's members and of the anchored head."
+    )
     anchors: int = _of_training("anchors")
     epochs: int = _of_training("epochs")
     batch_size: int = _of_training("batch_size")

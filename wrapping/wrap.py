@@ -22,7 +22,7 @@ from oodguard.wrapping.stated import PreprocessingOptions
 
 
 @dataclass(frozen=True)
-class Source:
+class OnnxFile:
     """The classifier's ONNX file, what it is called, and what came with it."""
 
     path: Path
@@ -30,7 +30,7 @@ class Source:
     said: PreprocessingOptions
 
 
-def wrap_file(source: Source, options: WrapOptions, out: Path, *, report: Reporter | None = None) -> RunRecord:
+def wrap_file(source: OnnxFile, options: WrapOptions, out: Path, *, report: Reporter | None = None) -> RunRecord:
     """Put a guard around the classifier in an ONNX file, and write its run folder.
 
     Raises an `OodguardError` in one sentence for anything a user can mend; nothing is left at `out` then.
