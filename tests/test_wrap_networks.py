@@ -22,6 +22,11 @@ from oodguard.wrapping.options import WrapOptions
 from oodguard.wrapping.prepare import prepare
 from oodguard.wrapping.stated import PreprocessingOptions
 
+# PyTorch's exporters warn of PyTorch itself.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 ROOT = Path(__file__).parents[1]
 LIGHT = Path(str(onnx.backend.test.__file__)).parent / "data" / "light"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
