@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def sigmoid_in_steps(net: Net, at: str) -> str:
     return net.add("Div", one, net.add("Add", net.add("Exp", net.add("Neg", at)), one), to="out")
 
 
-ENDS = {
+ENDS: dict[str, tuple[Callable[[Net, str], str], str]] = {
     "Softmax": (lambda net, at: net.add("Softmax", at, to="out", axis=1), "softmax"),
     "LogSoftmax": (lambda net, at: net.add("LogSoftmax", at, to="out", axis=1), "softmax"),
     "Sigmoid": (lambda net, at: net.add("Sigmoid", at, to="out"), "sigmoid"),
@@ -222,8 +223,8 @@ def test_two_heads_are_refused_until_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as refusal:
         find_parts(path)
     assert str(refusal.value) == (
-        "net.onnx has several outputs (kind [2, 6], colour [2, 4]), as detectors have; give a classifier, or name a head "
-        "with --logits"
+        "net.onnx has several outputs (kind [2, 6], colour [2, 4]), as detectors have; give a classifier, or name a "
+        "head with --logits"
     )
     parts = find_parts(path, logits="colour.raw")
     assert (parts.output, parts.activation, parts.feature, parts.classes) == ("colour", "softmax", "feat", 4)
@@ -246,7 +247,9 @@ def test_further_inputs_are_asked_for_and_taken(tmp_path: Path) -> None:
     assert parts.input == "x"
 
 
-class Pictures(CalibrationDataReader):
+class Pictures(CalibrationDataReader):  # type: ignore[misc]
+    """Noise to calibrate with."""
+
     def __init__(self, model: Any) -> None:
         random = np.random.default_rng(1)
         self.rows = iter([{"x": random.normal(size=(8, 3, SIDE, SIDE)).astype(np.float32)} for _ in range(4)])
@@ -341,8 +344,8 @@ def test_a_last_layer_that_is_not_found_lists_what_may_be_meant(tmp_path: Path) 
     with pytest.raises(InputError) as refusal:
         find_parts(path)
     assert str(refusal.value) == (
-        "the last layer of net.onnx was not found behind 'raw'; name it with --feature, one of: t2 [2, 8, 1, 1], feat [2, 8], "
-        "one [2, 6], two [2, 6]"
+        "the last layer of net.onnx was not found behind 'raw'; name it with --feature, one of: t2 [2, 8, 1, 1], "
+        "feat [2, 8], one [2, 6], two [2, 6]"
     )
     assert find_parts(path, feature="feat").width == WIDTH
 
