@@ -167,7 +167,7 @@ class _Preparation:
             right = self._is_right(graph, model)
             if right == "bits":
                 return bytes(graph), "made dynamic"
-            reason = f"it takes batches of {fixed} only, and its nodes hold to that"
+            reason = f"it takes batches of {fixed} only, and gives no right answers in others"
             if right == "numbers":
                 reason = (
                     f"it takes batches of {fixed} only, and in others the last digits of its probabilities would change"

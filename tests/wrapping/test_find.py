@@ -56,6 +56,17 @@ def test_a_free_size_and_a_batch_of_minus_one(tmp_path: Path) -> None:
     assert (parts.size, parts.fixed_batch, parts.probe) == ((None, None), None, (224, 224))
 
 
+def test_a_size_that_is_declared_free_and_is_none(tmp_path: Path) -> None:
+    net = Net()
+    flat = net.add("Flatten", net.body(), to="flat", axis=1)
+    net.gemm(flat, width=WIDTH * 16 * 16)
+    model = net.model("raw")
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "s"
+    parts = find_parts(saved(model, tmp_path))
+    assert (parts.size, parts.probe) == ((32, 32), (32, 32))
+
+
 def test_an_input_that_is_not_square(tmp_path: Path) -> None:
     model = plain()
     model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 24
