@@ -60,6 +60,17 @@ def energy(logits: Tensor) -> Tensor:
     return -logits.logsumexp(-1)
 
 
+def entropy(logits: Tensor) -> Tensor:
+    """`H[softmax(f)]` of one classifier's logits `[B, C]`, in nats, in [0, log C]."""
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def one_minus_msp(logits: Tensor) -> Tensor:
+    """`1 - max_c softmax(f)_c` of one classifier's logits `[B, C]`. Hendrycks & Gimpel 2017, who score ID higher."""
+    return 1.0 - logits.softmax(-1).amax(-1)
+
+
 def anchor_temperature(anchored: Tensor, *, reduce: str = "mean") -> Tensor:
     """`1 + exp(tau)`, `[B, 1]`, with tau the spread over anchors of the sigmoid logits.
 

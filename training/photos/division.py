@@ -61,7 +61,7 @@ def found_again(photos: Photos, part: Mapping[str, Mapping[str, int | None]]) ->
     are missing.
     """
     grouped = any(group is not None for photos_of_class in part.values() for group in photos_of_class.values())
-    where = photos.pool if grouped else (*photos.test, *photos.pool)
+    where = (*photos.pool, *photos.held, *photos.test) if grouped else (*photos.test, *photos.pool)
     found: dict[tuple[str, str], Photo] = {}
     for photo in where:
         if photo.sha256 in part.get(photo.label, ()):
@@ -97,15 +97,26 @@ def divide(
     pool = extractor.readable(
         photos.pool, lambda done, total: report.progress("features of training images", done, total)
     )
+    own = extractor.readable(
+        photos.held, lambda done, total: report.progress("features of calibration images", done, total)
+    )
     test = extractor.readable(photos.test, lambda done, total: report.progress("features of test images", done, total))
     if extractor.unreadable:
         report.note(f"skipped {len(extractor.unreadable)} images that cannot be read (named in the run record)")
     require_enough(Counter(photo.label for photo in pool) + Counter(dict.fromkeys(photos.classes, 0)))
+    pool, whole = (*pool, *own), len(pool)
     frozen = tail_features(extractor.backbone.tail, extractor.extract(pool)[0])
     labels = label_numbers(pool, photos.classes)
-    groups = near_duplicate_groups(frozen.numpy(), labels)
-    rest = held = learn = np.arange(len(pool))
-    if not options.cross_fit:
+    groups = near_duplicate_groups(extractor.backbone.feature(frozen).numpy(), labels)
+    rest = held = np.arange(len(pool))
+    if own:
+        # What a wrapped classifier has not seen calibrates, and tests where there is no test folder.
+        rest, held = rest[:whole], held[whole:]
+        if not test:
+            kept, tested = split_off(labels[held], groups[held], fraction=options.test_fraction, seed=options.seed)
+            test, held = tuple(pool[i] for i in held[tested]), held[kept]
+    elif not options.cross_fit:
+        learn = rest
         if not test:
             learn, tested = split_off(labels, groups, fraction=options.test_fraction, seed=options.seed)
             test = tuple(pool[i] for i in tested)

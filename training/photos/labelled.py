@@ -29,10 +29,14 @@ class Photo:
 
 @dataclass(frozen=True)
 class Photos:
-    """A labelled data set: the images to learn from and, where the user gave one, the test split."""
+    """A labelled data set: the images to learn from and, where the user gave one, the test split.
+
+    held: images that are to calibrate, where a wrapped classifier has not been trained on them.
+    """
 
     pool: tuple[Photo, ...]
     test: tuple[Photo, ...]
+    held: tuple[Photo, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -43,7 +47,7 @@ class Photos:
     def fingerprint(self) -> str:
         """SHA-256 over every image's identity and label: the same photos give the same value anywhere."""
         digest = hashlib.sha256()
-        for split, photos in (("pool", self.pool), ("test", self.test)):
+        for split, photos in (("pool", self.pool), ("test", self.test), ("held", self.held)):
             for line in sorted(f"{split}\0{photo.label}\0{photo.sha256}\n" for photo in photos):
                 digest.update(line.encode())
         return digest.hexdigest()
@@ -53,6 +57,7 @@ class Photos:
         return Photos(
             pool=tuple(p for p in self.pool if p.label not in labels),
             test=tuple(p for p in self.test if p.label not in labels),
+            held=tuple(p for p in self.held if p.label not in labels),
         )
 
 
@@ -67,20 +72,12 @@ def load_photos(source: Path, cache: Path) -> Photos:
     `val` images join the pool: the calibration set is chosen from the pool by content, so that near-duplicates stay
     on one side. Raises `InputError` in one sentence for anything that cannot be trained on.
     """
-    if str(source) == DIGITS and not source.exists():
-        from oodguard.training.photos.digits import write_digits
-
-        source = write_digits(cache)
-    if not source.exists():
-        raise InputError(f"{source} does not exist")
-    if source.is_file():
-        source = _unzip(source, cache)
-    source = _descend(source)
+    source = photo_folder(source, cache)
     if (source / "train").is_dir():
-        pool = _class_folders(source / "train")
+        pool = class_folders(source / "train")
         known = {photo.label for photo in pool}
-        val = _class_folders(source / "val") if (source / "val").is_dir() else ()
-        test = _class_folders(source / "test") if (source / "test").is_dir() else ()
+        val = class_folders(source / "val") if (source / "val").is_dir() else ()
+        test = class_folders(source / "test") if (source / "test").is_dir() else ()
         for name, photos in (("val", val), ("test", test)):
             extra = sorted({photo.label for photo in photos} - known)
             if extra:
@@ -90,7 +87,7 @@ def load_photos(source: Path, cache: Path) -> Photos:
                 )
         found = Photos(pool=pool + val, test=test)
     else:
-        found = Photos(pool=_class_folders(source), test=())
+        found = Photos(pool=class_folders(source), test=())
     counts = Counter(photo.label for photo in found.pool)
     if not counts:
         raise InputError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)}) in class folders")
@@ -98,6 +95,22 @@ def load_photos(source: Path, cache: Path) -> Photos:
         raise InputError(f"{source} has one class ({next(iter(counts))}); at least 2 are needed")
     require_enough(counts)
     return found
+
+
+def photo_folder(source: Path, cache: Path) -> Path:
+    """The folder that holds the photos of `source`: a folder, a zip, which is unpacked, or the embedded example.
+
+    Raises `InputError` where there is none.
+    """
+    if str(source) == DIGITS and not source.exists():
+        from oodguard.training.photos.digits import write_digits
+
+        source = write_digits(cache)
+    if not source.exists():
+        raise InputError(f"{source} does not exist")
+    if source.is_file():
+        source = _unzip(source, cache)
+    return _descend(source)
 
 
 def require_enough(counts: Counter[str]) -> None:
@@ -141,7 +154,8 @@ def _photo(path: Path, label: str) -> Photo:
     return Photo(path=path, label=label, sha256=hashlib.sha256(data).hexdigest())
 
 
-def _class_folders(folder: Path) -> tuple[Photo, ...]:
+def class_folders(folder: Path) -> tuple[Photo, ...]:
+    """The images of each folder in `folder`, which is their label."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     return tuple(_photo(path, sub.name) for sub in classes for path in _images(sub))
 
