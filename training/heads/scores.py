@@ -61,7 +61,7 @@ def energy(logits: Tensor) -> Tensor:
 
 
 def classifier_scores(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Energy, entropy and `1 - max_c p_c` of a wrapped classifier's own logits `[B, C]`, `[B]` each; p is their softmax.
+    """Energy, entropy and `1 - max_c p_c` of a classifier's own logits `[B, C]`, `[B]` each; p is their softmax.
 
     E = -logsumexp_c f_c in nats (Liu et al. 2020); H[p] in nats, in [0, log C]; the last in [0, 1 - 1/C] (Hendrycks &
     Gimpel 2017, who score ID higher). They share one logsumexp, since small graphs pay for every node.
