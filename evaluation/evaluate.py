@@ -138,6 +138,7 @@ def examine(
         command=command,
         versions={"oodguard": importlib.metadata.version("oodguard"), **versions()},
         seed=record.seed,
+        wrapped=None if record.classifier is None else record.classifier.file,
         accept=accept,
         accuracy=share(right),
         member_accuracy=tuple(float(np.mean(votes == targets)) for votes in answers.votes),

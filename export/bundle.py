@@ -300,7 +300,8 @@ class _Writer:
             calibration=content.calibration,
             targets=record.targets,
             provenance=provenance(record),
-            classifier=record.classifier,
+            # Where photos lie on the machine that trained is nobody else's business.
+            classifier=record.classifier and record.classifier.model_copy(update={"unseen": None}),
             diagnosis=record.diagnosis,
             parity=content.parity,
             golden=tuple(

@@ -52,7 +52,9 @@ def wrap_path(
     if report is not None and place is not None:
         report.note(f"weights taken from {place!r} of {path.name}")
     own = preprocessing_of(model)
-    return _wrap_exported(model, path.name, own.size, _completed(said, own), options, out, report=report)
+    return _wrap_exported(
+        model, path.name, own.size, _completed(said, own), options, out, made_from=path, report=report
+    )
 
 
 def wrap_module(
@@ -112,6 +114,7 @@ def _wrap_exported(
     *,
     feature: str | None = None,
     classes: Sequence[str] | None = None,
+    made_from: Path | None = None,
     report: Reporter | None = None,
 ) -> RunRecord:
     """Export a module to ONNX, and put a guard around that."""
@@ -128,7 +131,7 @@ def _wrap_exported(
             listed = Path(folder) / "classes.json"
             listed.write_text(json.dumps(list(classes)), encoding="utf-8")
             named["classes"] = listed
-        return wrap_file(OnnxFile(path, name, said), options.model_copy(update=named), out, report=report)
+        return wrap_file(OnnxFile(path, name, said, made_from), options.model_copy(update=named), out, report=report)
 
 
 def _require_same(module: nn.Module, graph: bytes, name: str, size: tuple[int, int]) -> None:

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from oodguard.wrapping.file import opset_of
-from oodguard.wrapping.graph import Graph, attribute, names_of, rename
+from oodguard.wrapping.graph import Graph, attribute, names_of, prune, rename
 from oodguard.wrapping.outputs import PREFIX
 
 BATCH = "batch"
@@ -45,6 +45,7 @@ def opened(model: Any, input_name: str, fixed: int) -> Any:
         copy.graph.initializer.append(numpy_helper.from_array(changed, name))
         node.input[1] = name
     del copy.graph.value_info[:]
+    prune(copy.graph, [one.name for one in copy.graph.output])
     return copy
 
 

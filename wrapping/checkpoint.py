@@ -80,7 +80,8 @@ def load_classifier(path: Path, backbone: str) -> tuple[nn.Module, str | None]:
     if not heads:
         wanted = " or ".join(f"{layer}.weight" for layer in layers) or "a classifier"
         raise InputError(
-            f"{path} has no classifier ({wanted}); oodguard train --weights {path} makes a new one on its backbone"
+            f"{path} has no classifier of {name} ({wanted}): it is of another model, or was saved without its head, "
+            "which oodguard train --weights makes anew"
         )
     model: nn.Module = timm.create_model(name, pretrained=False, num_classes=len(heads[0]))
     wanted_state = model.state_dict()

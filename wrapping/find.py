@@ -19,7 +19,7 @@ from oodguard.wrapping.heads import class_output, shape_of
 from oodguard.wrapping.inputs import DTYPES, further_inputs, image_input, layouts, sizes
 from oodguard.wrapping.labels import class_names
 from oodguard.wrapping.parts import ClassifierParts
-from oodguard.wrapping.probe import FREE_SIDES, images, run, session
+from oodguard.wrapping.probe import FREE_SIDES, OTHER, images, run, session
 from oodguard.wrapping.trace import CONVOLUTIONS, Found, trace
 
 MAX_WIDTH = int(next(one.le for one in ClassifierRecord.model_fields["width"].metadata if hasattr(one, "le")))
@@ -93,7 +93,6 @@ class _Search:
             where = f", and the feature is in front of {found.dropout}" if found.dropout in self.live else ""
             shown = ", ".join(self.live[:3])
             notes = (f"Dropout is switched on in the file ({shown}); it is off in the guarded copy{where}", *notes)
-        height, wide = self.dims[2:] if self.layout == "NCHW" else self.dims[1:3]
         return ClassifierParts(
             file=self.file,
             sha256=self.foreign.sha256,
@@ -103,7 +102,7 @@ class _Search:
             input=self.image.name,
             layout=self.layout,
             dtype=self.dtype,
-            size=(height, wide),
+            size=self._sizes(),
             fixed_batch=self.batch,
             constants=tuple((name, tuple(map(float, value.ravel()))) for name, value in self.more.items()),
             output=self.output,
@@ -141,6 +140,20 @@ class _Search:
                 self.layout, self.size = layout, size
                 return dict(zip(names, values, strict=True))
         raise InputError(f"{self.file} cannot be run on images of the size it asks for: {reason}")
+
+    def _sizes(self) -> tuple[int | None, int | None]:
+        """Height and width; a size that is declared free and is the only one that runs is fixed."""
+        height, width = self.dims[2:] if self.layout == "NCHW" else self.dims[1:3]
+        if height is not None and width is not None:
+            return height, width
+        other = (height or self.size[0] + OTHER, width or self.size[1] + OTHER)
+        batch = images(self.rows, other, layout=self.layout, dtype=self.dtype, seed=1, centred=True)
+        try:
+            of = session(self.foreign.path, name=self.file)
+            answer = run(of, [self.output], {self.image.name: batch, **self.more})[0]
+        except RuntimeError:
+            return self.size
+        return (height, width) if answer.shape == self.value.shape else self.size
 
     def _values(self, names: Sequence[str]) -> dict[str, Array]:
         """The values of tensors inside, computed as the file spells them."""

@@ -35,7 +35,9 @@ class Known:
     photos: Photos
     accuracy: float | None
 
-    def record(self, prepared: Prepared, *, name: str, options: WrapOptions, report: Reporter) -> ClassifierRecord:
+    def record(
+        self, prepared: Prepared, *, name: str, sha256: str, options: WrapOptions, report: Reporter
+    ) -> ClassifierRecord:
         """What the run keeps of the classifier, after saying what the photos cannot show."""
         covered = {photo.label for photo in self.photos.pool}
         uncovered = tuple(one for one in self.names if one not in covered)
@@ -59,6 +61,7 @@ class Known:
         return prepared.record().model_copy(
             update={
                 "file": name,
+                "sha256": sha256,
                 "uncovered": uncovered,
                 "unseen": None if options.unseen is None else str(options.unseen),
                 "seen": seen,

@@ -58,6 +58,8 @@ class Nodes:
 def probabilities(parts: ClassifierParts, source: str) -> Nodes:
     """From the file's own output to probabilities, float32 `[batch, classes]`."""
     nodes = Nodes(source, PROBABILITIES_NAME)
+    # Float16 goes through this node first: ONNX Runtime takes a pair of Casts out, and their rounding with it.
+    nodes.add("Flatten", axis=1)
     if parts.output_scale is not None:
         scale, zero = parts.output_scale
         dtype = np.dtype(parts.output_dtype)
@@ -68,7 +70,6 @@ def probabilities(parts: ClassifierParts, source: str) -> Nodes:
         )
     elif parts.output_dtype != "float32":
         nodes.add("Cast", to=TensorProto.FLOAT)
-    nodes.add("Flatten", axis=1)
     if parts.activation == "none":
         nodes.add("Softmax", axis=1)
     elif parts.is_log:
@@ -88,9 +89,9 @@ def as_float(nodes: Nodes, graph: Graph, dtype: str) -> None:
         nodes.add("Cast", to=TensorProto.FLOAT)
 
 
-def feature(parts: ClassifierParts, graph: Graph, found: Found, opset: int) -> Nodes:
-    """From the feature's tensor to float32 `[batch, width]`; what has places beside is averaged over them."""
-    nodes = Nodes(parts.feature, FEATURE_NAME)
+def feature(parts: ClassifierParts, graph: Graph, found: Found, tap: str, opset: int) -> Nodes:
+    """From the feature, or a `tap` with its values, to float32 `[batch, width]`; a map is averaged over its places."""
+    nodes = Nodes(tap, FEATURE_NAME)
     as_float(nodes, graph, parts.feature_dtype)
     if int(np.prod(parts.feature_shape)) != parts.width:
         rank = len(parts.feature_shape) + 1
@@ -174,8 +175,10 @@ def _dequantised(value: Array, scale: Array | None, zero: Array | None) -> Array
     return np.asarray((value.astype(np.int32) - shift) * step, dtype=np.float32)
 
 
-def put_outputs(model: Any, parts: ClassifierParts, *, copied: bool) -> bool:
+def put_outputs(model: Any, parts: ClassifierParts, *, tap: str, copied: bool) -> bool:
     """Give the model the three outputs in place of its own; False where the logits should be `copied` and cannot be.
+
+    The feature is read at `tap`.
 
     Raises `InputError` where a tensor has no scale to be read by.
     """
@@ -184,7 +187,7 @@ def put_outputs(model: Any, parts: ClassifierParts, *, copied: bool) -> bool:
     read = copied_logits(parts, graph, found) if copied else logits(parts, graph)
     if read is None:
         return False
-    for nodes in (probabilities(parts, parts.output), feature(parts, graph, found, opset_of(model)), read):
+    for nodes in (probabilities(parts, parts.output), feature(parts, graph, found, tap, opset_of(model)), read):
         nodes.join(model.graph)
     del model.graph.output[:]
     widths = (parts.classes, parts.width, parts.classes)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 
@@ -18,6 +19,7 @@ from oodguard.wrapping.graph import Array, Graph, prune
 from oodguard.wrapping.outputs import OUTPUTS, put_outputs
 from oodguard.wrapping.parts import ClassifierParts
 from oodguard.wrapping.same import LARGEST, Original, alike, answers, equal, feeds_of, is_independent, samples
+from oodguard.wrapping.trace import taps
 
 # The oldest operators that heads are written in.
 MIN_OPSET = 12
@@ -82,8 +84,6 @@ class _Preparation:
         self.model = _modern(model, parts)
         taken = (*OUTPUTS, BATCH) if parts.input == INPUT_NAME else (*OUTPUTS, INPUT_NAME)
         changed = clear_of_ours(self.model.graph, taken)
-        if changed:
-            self.notes.append(f"tensors called as ours got other names: {', '.join(sorted(changed))}")
         names = {
             key: changed.get(getattr(parts, key), getattr(parts, key))
             for key in ("input", "output", "logits", "feature")
@@ -100,9 +100,11 @@ class _Preparation:
     def _with_outputs(self) -> Any:
         """The model with the three outputs, and nothing changed in its probabilities."""
         expected = self._expected()
-        for copied in (False, True):
+        # Reading a tensor may keep the runtime from fusing what makes it; in front of a reshape, it often does not.
+        places = taps(Graph(self.model), self.renamed.feature)
+        for copied, tap in itertools.product((False, True), places):
             model = _copy(self.model)
-            if not put_outputs(model, self.renamed, copied=copied):
+            if not put_outputs(model, self.renamed, tap=tap, copied=copied):
                 continue
             prune(model.graph, OUTPUTS)
             if self._keeps(model, expected):
@@ -139,7 +141,7 @@ class _Preparation:
         """The tensor whose reading changes the probabilities."""
         for name, tensor in ((FEATURE_NAME, self.parts.feature), (LOGITS_NAME, self.parts.logits)):
             model = _copy(self.model)
-            put_outputs(model, self.renamed, copied=False)
+            put_outputs(model, self.renamed, tap=self.renamed.feature, copied=False)
             # The other tensor is still an output, but it is the probabilities.
             other = LOGITS_NAME if name == FEATURE_NAME else FEATURE_NAME
             for node in model.graph.node:
@@ -162,34 +164,40 @@ class _Preparation:
             reason = "it takes batches, but their images influence each other"
         else:
             graph = opened(model, name, fixed).SerializeToString()
-            if self._is_right(graph, model):
+            right = self._is_right(graph, model)
+            if right == "bits":
                 return bytes(graph), "made dynamic"
-            reason = f"it takes batches of {fixed} only, and its nodes hold to that"
+            reason = f"it takes batches of {fixed} only, and gives no right answers in others"
+            if right == "numbers":
+                reason = (
+                    f"it takes batches of {fixed} only, and in others the last digits of its probabilities would change"
+                )
         self.notes.append(f"images run one by one: {reason}")
         graph = one_by_one(model, name, fixed).SerializeToString()
-        if not self._is_right(graph, model):
+        if self._is_right(graph, model) != "bits":
             raise InputError(
                 f"{self.parts.file} gives other probabilities when its images run one by one; export it with a "
                 "dynamic batch"
             )
         return bytes(graph), "one by one"
 
-    def _is_right(self, graph: bytes, model: Any) -> bool:
-        """Whether a graph gives for batches of every size what the file gives image by image."""
+    def _is_right(self, graph: bytes, model: Any) -> Literal["bits", "numbers", "no"]:
+        """How well a graph gives in batches of every size what the file gives: to the bit, or but for rounding."""
         name = self.renamed.input
         fixed = self.parts.fixed_batch or 1
-        count = len(self.pixels) // fixed * fixed
-        pixels = self.pixels[:count]
+        pixels = self.pixels[: len(self.pixels) // fixed * fixed]
         wanted = self.original.probabilities(pixels, batch=fixed)
-        try:
-            before = answers(model.SerializeToString(), self.parts, name, pixels, batch=fixed)
-            for batch in (1, 3, LARGEST):
+        before = answers(model.SerializeToString(), self.parts, name, pixels, batch=fixed)
+        exact = True
+        for batch in (1, 3, LARGEST):
+            try:
                 after = answers(graph, self.parts, name, pixels, batch=batch)
-                if not equal(after[0], wanted) or not all(map(alike, before, after)):
-                    return False
-        except (RuntimeError, InputError):
-            return False
-        return True
+            except (RuntimeError, InputError):
+                return "no"
+            if not all(map(alike, before, after)):
+                return "no"
+            exact = exact and equal(after[0], wanted)
+        return "bits" if exact else "numbers"
 
 
 def _modern(model: Any, parts: ClassifierParts) -> Any:

@@ -16,8 +16,12 @@ from oodguard.core.errors import InputError
 
 Array = npt.NDArray[Any]
 # Sides to try where a file leaves the size of its input free.
-FREE_SIDES = (224, 299, 64, 32)
+FREE_SIDES = (224, 256, 384, 299, 240, 260, 128, 96, 64, 32)
+# Added to a side to see whether another one runs as well: a multiple of what networks halve.
+OTHER = 64
 _CODE = re.compile(r"^(?:\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : )+")
+_MAX_WORDS = 240
+_LOADING = re.compile(r"^Load model from .*? failed: ?")
 _SOURCE = re.compile(r"(?:/[\w.+-]+)+\.(?:cc|h):\d+ ")
 _TEMPLATE = re.compile(r"^.*?(?=Non-zero status|Could not find|Failed to|This is an invalid)")
 
@@ -50,10 +54,11 @@ def run(of: ort.InferenceSession, wanted: Sequence[str], feeds: Mapping[str, Arr
 def first_line(error: Exception) -> str:
     """What ONNX Runtime says, without its codes, its source files and all but the first line."""
     line = next((one for one in str(error).splitlines() if one.strip()), type(error).__name__)
-    line = _CODE.sub("", line)
+    line = _LOADING.sub("", _CODE.sub("", line))
     if _SOURCE.search(line):
         line = _SOURCE.sub("", _TEMPLATE.sub("", line, count=1))
-    return line.strip().rstrip(".;")[:300]
+    line = line.strip().rstrip(".;")
+    return line if len(line) <= _MAX_WORDS else f"{line[:_MAX_WORDS]}..."
 
 
 def images(

@@ -36,6 +36,7 @@ CONVOLUTIONS = frozenset({"Conv", "QLinearConv", "ConvInteger", "FusedConv"})
 _INTEGER_ONLY = frozenset({"MatMulInteger", "ConvInteger", "MatMulIntegerToFloat"})
 _SAME = frozenset(("Identity", "Cast", "QuantizeLinear", "DequantizeLinear", "Dropout"))
 _SHAPES = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand"))
+_RESHAPES = frozenset(("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"))
 _POOLS = frozenset(("GlobalAveragePool", "AveragePool", "GlobalMaxPool", "ReduceMean", "QLinearGlobalAveragePool"))
 # What may stand between a convolution's classes and the pool behind it.
 _CURVES = frozenset(("Relu", "LeakyRelu", "Clip"))
@@ -100,6 +101,14 @@ def _behind(graph: Graph, name: str) -> str:
     while (node := graph.makers.get(name)) is not None and node.op_type == "Identity":
         name = node.input[0]
     return name
+
+
+def taps(graph: Graph, name: str) -> list[str]:
+    """The tensors with the values of this one in its order, itself first: those in front of nodes that reshape."""
+    found = [name]
+    while (node := graph.makers.get(found[-1])) is not None and node.op_type in _RESHAPES:
+        found.append(node.input[0])
+    return found
 
 
 def _source(graph: Graph, name: str, kind: str) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oodguard.core.errors import InputError
+from oodguard.core.files import file_sha256
 from oodguard.training.pipeline import train
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import RunRecord
@@ -23,11 +24,12 @@ from oodguard.wrapping.stated import PreprocessingOptions
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """The classifier's ONNX file, what it is called, and what came with it."""
+    """The classifier's ONNX file, its name, what is said of its preprocessing, and the file that it was made from."""
 
     path: Path
     name: str
     said: PreprocessingOptions
+    made_from: Path | None = None
 
 
 def wrap_file(source: OnnxFile, options: WrapOptions, out: Path, *, report: Reporter | None = None) -> RunRecord:
@@ -44,6 +46,8 @@ def wrap_file(source: OnnxFile, options: WrapOptions, out: Path, *, report: Repo
     prepared = prepare(source.path, parts)
     for line in prepared.notes:
         report.note(line)
+    if prepared.batch == "made dynamic":
+        report.note("its batch is open in the guarded copy: it takes any number of images and gives the same bits")
     photos = find_photos(options)
     foreign = read(source.path)
     feeds = feeds_of({one.name: one for one in foreign.model.graph.input}, parts)
@@ -54,7 +58,13 @@ def wrap_file(source: OnnxFile, options: WrapOptions, out: Path, *, report: Repo
     network = case.network(preprocessing)
     known = case.labelled(network, maps, preprocessing, name=source.name)
     wrapped = Wrapped(
-        record=known.record(prepared, name=source.name, options=options, report=report),
+        record=known.record(
+            prepared,
+            name=source.name,
+            sha256=parts.sha256 if source.made_from is None else file_sha256(source.made_from),
+            options=options,
+            report=report,
+        ),
         network=network,
         classes=known.names,
         preprocessing=preprocessing,

@@ -296,10 +296,16 @@ def _wrapped(classifier: ClassifierRecord) -> str:
         if classifier.labels == "model"
         else ""
     )
+    seen = (
+        " It was trained on photos like those that calibrated: thresholds come from changed views of them, and new "
+        "photos may pass more or less often than promised."
+        if classifier.seen
+        else ""
+    )
     return (
         f"The guard was put around {classifier.file} (SHA-256 {classifier.sha256[:16]}; {maker}opset "
         f"{classifier.opset}): labels and probabilities are its own. Its feature is {classifier.feature}, of "
-        f"{classifier.width:,} numbers, and its logits are {classifier.logits}.{labels}"
+        f"{classifier.width:,} numbers, and its logits are {classifier.logits}.{labels}{seen}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,17 @@ def test_a_free_size_and_a_batch_of_minus_one(tmp_path: Path) -> None:
     assert (parts.size, parts.fixed_batch, parts.probe) == ((None, None), None, (224, 224))
 
 
+def test_a_size_that_is_declared_free_and_is_none(tmp_path: Path) -> None:
+    net = Net()
+    flat = net.add("Flatten", net.body(), to="flat", axis=1)
+    net.gemm(flat, width=WIDTH * 16 * 16)
+    model = net.model("raw")
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "s"
+    parts = find_parts(saved(model, tmp_path))
+    assert (parts.size, parts.probe) == ((32, 32), (32, 32))
+
+
 def test_an_input_that_is_not_square(tmp_path: Path) -> None:
     model = plain()
     model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 24
@@ -76,7 +88,7 @@ def sigmoid_in_steps(net: Net, at: str) -> str:
     return net.add("Div", one, net.add("Add", net.add("Exp", net.add("Neg", at)), one), to="out")
 
 
-ENDS = {
+ENDS: dict[str, tuple[Callable[[Net, str], str], str]] = {
     "Softmax": (lambda net, at: net.add("Softmax", at, to="out", axis=1), "softmax"),
     "LogSoftmax": (lambda net, at: net.add("LogSoftmax", at, to="out", axis=1), "softmax"),
     "Sigmoid": (lambda net, at: net.add("Sigmoid", at, to="out"), "sigmoid"),
@@ -222,8 +234,8 @@ def test_two_heads_are_refused_until_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as refusal:
         find_parts(path)
     assert str(refusal.value) == (
-        "net.onnx has several outputs (kind [2, 6], colour [2, 4]), as detectors have; give a classifier, or name a head "
-        "with --logits"
+        "net.onnx has several outputs (kind [2, 6], colour [2, 4]), as detectors have; give a classifier, or name a "
+        "head with --logits"
     )
     parts = find_parts(path, logits="colour.raw")
     assert (parts.output, parts.activation, parts.feature, parts.classes) == ("colour", "softmax", "feat", 4)
@@ -246,7 +258,9 @@ def test_further_inputs_are_asked_for_and_taken(tmp_path: Path) -> None:
     assert parts.input == "x"
 
 
-class Pictures(CalibrationDataReader):
+class Pictures(CalibrationDataReader):  # type: ignore[misc]
+    """Noise to calibrate with."""
+
     def __init__(self, model: Any) -> None:
         random = np.random.default_rng(1)
         self.rows = iter([{"x": random.normal(size=(8, 3, SIDE, SIDE)).astype(np.float32)} for _ in range(4)])
@@ -341,8 +355,8 @@ def test_a_last_layer_that_is_not_found_lists_what_may_be_meant(tmp_path: Path) 
     with pytest.raises(InputError) as refusal:
         find_parts(path)
     assert str(refusal.value) == (
-        "the last layer of net.onnx was not found behind 'raw'; name it with --feature, one of: t2 [2, 8, 1, 1], feat [2, 8], "
-        "one [2, 6], two [2, 6]"
+        "the last layer of net.onnx was not found behind 'raw'; name it with --feature, one of: t2 [2, 8, 1, 1], "
+        "feat [2, 8], one [2, 6], two [2, 6]"
     )
     assert find_parts(path, feature="feat").width == WIDTH
 

@@ -184,7 +184,7 @@ def test_a_batch_that_several_nodes_hold_to_runs_one_by_one(tmp_path: Path) -> N
     path = saved(net.model("soft"), tmp_path)
     made = prepared_of(path)
     assert made.batch == "one by one"
-    assert made.notes == ("images run one by one: it takes batches of 1 only, and its nodes hold to that",)
+    assert made.notes == ("images run one by one: it takes batches of 1 only, and gives no right answers in others",)
     for count in (1, 5):
         pixels = pictures(made, count)
         probabilities, feature, logits = outputs(made, pixels)

@@ -99,8 +99,8 @@ def test_a_detector(tmp_path: Path) -> None:
     net.gemm(at, to="scores", classes=10, name="b")
     model = net.model({"boxes": (FLOAT, ["N", 10, 4]), "scores": (FLOAT, ["N", 10])})
     assert refusal(saved(model, tmp_path)) == (
-        "net.onnx has several outputs (boxes [2, 10, 4], scores [2, 10]), as detectors have; give a classifier, or name a "
-        "head with --logits"
+        "net.onnx has several outputs (boxes [2, 10, 4], scores [2, 10]), as detectors have; give a classifier, or "
+        "name a head with --logits"
     )
 
 

@@ -121,10 +121,13 @@ class GuardHeads(nn.Module):
         if linear is not None:
             computed[ScoreName.LINEAR_ENERGY] = scores.energy(linear)
         if own is not None:
-            computed[ScoreName.CLASSIFIER_ENERGY] = scores.energy(own)
-            computed[ScoreName.CLASSIFIER_ENTROPY] = scores.entropy(own)
-            computed[ScoreName.CLASSIFIER_ONE_MINUS_MSP] = scores.one_minus_msp(own)
-        return logits, torch.stack([computed[name] for name in self.shapes.scores], dim=-1)
+            energy, entropy, one_minus_msp = scores.classifier_scores(own)
+            computed[ScoreName.CLASSIFIER_ENERGY] = energy
+            computed[ScoreName.CLASSIFIER_ENTROPY] = entropy
+            computed[ScoreName.CLASSIFIER_ONE_MINUS_MSP] = one_minus_msp
+        columns = torch.cat([computed[name] for name in self.shapes.scores])
+        # A stack, in three nodes of the graph in place of one for each score.
+        return logits, columns.view(len(self.shapes.scores), -1).T
 
 
 def head_shapes(options: TrainOptions, *, rows: Rows, classes: int, images: int) -> HeadShapes:

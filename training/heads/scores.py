@@ -60,15 +60,16 @@ def energy(logits: Tensor) -> Tensor:
     return -logits.logsumexp(-1)
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """`H[softmax(f)]` of one classifier's logits `[B, C]`, in nats, in [0, log C]."""
-    log_p = logits.log_softmax(-1)
-    return -(log_p.exp() * log_p).sum(-1)
+def classifier_scores(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Energy, entropy and `1 - max_c p_c` of a classifier's own logits `[B, C]`, `[B]` each; p is their softmax.
 
-
-def one_minus_msp(logits: Tensor) -> Tensor:
-    """`1 - max_c softmax(f)_c` of one classifier's logits `[B, C]`. Hendrycks & Gimpel 2017, who score ID higher."""
-    return 1.0 - logits.softmax(-1).amax(-1)
+    E = -logsumexp_c f_c in nats (Liu et al. 2020); H[p] in nats, in [0, log C]; the last in [0, 1 - 1/C] (Hendrycks &
+    Gimpel 2017, who score ID higher). They share one logsumexp, since small graphs pay for every node.
+    """
+    total = logits.logsumexp(-1, keepdim=True)
+    log_p = logits - total
+    p = log_p.exp()
+    return -total.squeeze(-1), -(p * log_p).sum(-1), 1.0 - p.amax(-1)
 
 
 def anchor_temperature(anchored: Tensor, *, reduce: str = "mean") -> Tensor:
