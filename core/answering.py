@@ -234,7 +234,8 @@ def class_offsets(surprise: Scores, predicted: Labels, classes: int) -> Scores:
     """How much more surprising the photos given to each class are than all photos are, `[C]` in nats, shrunk.
 
     The difference of the 90 % quantiles, times n / (n + 60) for a class that n photos were given to: a class with few
-    photos is judged like all others, and with fewer than 20 exactly so. The class *given* counts, since no other is known of a new image.
+    photos is judged like all others, and with fewer than 20 exactly so. The class *given* counts, since no other is
+    known of a new image.
     """
     offsets = np.zeros(classes)
     whole = np.quantile(surprise, OFFSET_LEVEL)
