@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 from keras import layers
 
-SIZE, EPOCHS = 64, 25
+SIZE, EPOCHS = 64, 8
 
 
 def main(photos: Path, out: Path) -> None:
