@@ -39,18 +39,17 @@ def left_out(produce: Path, seed: int) -> list[str]:
 
 
 def split_produce(produce: Path, out: Path, seed: int) -> tuple[Path, Path]:
-    """Folders of links: the photos of the classes that stay, in train/, val/ and test/, and the tests of the others."""
+    """Copies: the photos of the classes that stay, in train/, val/ and test/, and the test photos of the others."""
     gone = left_out(produce, seed)
     known, near = out / f"produce-{seed}", out / f"left-out-{seed}"
     for split in ("train", "val", "test"):
         (known / split).mkdir(parents=True, exist_ok=True)
         for folder in (produce / split).iterdir():
-            link = near / folder.name if folder.name in gone else known / split / folder.name
             if split != "test" and folder.name in gone:
                 continue
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.is_symlink():
-                link.symlink_to(folder.resolve())
+            copy = near / folder.name if folder.name in gone else known / split / folder.name
+            if not copy.is_dir():
+                shutil.copytree(folder, copy)
     return known, near
 
 

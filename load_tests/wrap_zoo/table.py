@@ -31,7 +31,7 @@ from oodguard.wrapping.find import find_parts
 from oodguard.wrapping.prepare import prepare
 
 FUSED = "fused"
-OWN_SCORES = ("classifier_energy", "classifier_entropy", "classifier_max_softmax")
+OWN_SCORES = ("classifier_energy", "classifier_entropy", "classifier_one_minus_msp")
 # The probabilities of so many test photos are compared bit for bit.
 COMPARED = 32
 
