@@ -24,7 +24,9 @@ def export(
     run: Annotated[Path, Parameter(help="Run folder written by train; with --triton also a bundle folder.")],
     *,
     out: Annotated[Path | None, Parameter(help="Bundle folder to write.")] = None,
-    name: Annotated[str | None, Parameter(help="Model name; default: the run folder's name, or that of the run it follows.")] = None,
+    name: Annotated[
+        str | None, Parameter(help="Model name; default: the run folder's name, or that of the run it follows.")
+    ] = None,
     model_version: Annotated[
         str | None,
         Parameter(

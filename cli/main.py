@@ -20,15 +20,28 @@ INTERRUPTED = 130
 
 # Every command as the help groups it, and the extra whose packages it needs.
 COMMANDS = {
-    "Train and evaluate": {"train": "train", "evaluate": "train", "diagnose": "train", "bench": "train"},
+    "Train and evaluate": {
+        "train": "train",
+        "evaluate": "train",
+        "compare": "train",
+        "diagnose": "train",
+        "bench": "train",
+    },
     "Export and serve": {
         "export": "export",
+        "releases": "serve",
         "recalibrate": "guard",
         "tune": "serve",
         "serve": "serve",
         "key": "serve",
     },
-    "Judge images": {"predict": "client", "score": "serve,score", "review": "client", "samples": "train"},
+    "Judge images": {
+        "predict": "client",
+        "score": "serve,score",
+        "drift": "score",
+        "review": "client",
+        "samples": "train",
+    },
 }
 
 EPILOGUE = """

@@ -243,9 +243,7 @@ def _manifest(
             **dict(old),
             **changed,
             "version": version,
-            "follows": VersionRef(
-                name=old.name, version=old.version, created=old.provenance.created, sha256=parent
-            ),
+            "follows": VersionRef(name=old.name, version=old.version, created=old.provenance.created, sha256=parent),
             "golden": golden,
             "files": tuple(ref for ref in old.files if ref.path in kept),
             "recalibrations": (*(one for one in old.recalibrations if one.source != source), done),

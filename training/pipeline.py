@@ -70,9 +70,7 @@ class Learned:
     seconds_per_head_epoch: float
 
 
-def train(
-    options: TrainOptions, out: Path, *, parent: Path | None = None, report: Reporter | None = None
-) -> RunRecord:
+def train(options: TrainOptions, out: Path, *, parent: Path | None = None, report: Reporter | None = None) -> RunRecord:
     """Train a guard and write its run folder.
 
     ```python
@@ -194,9 +192,7 @@ class Calibrated:
     diagnosis: CollusionReport
 
 
-def _write(
-    learned: Learned, options: TrainOptions, scratch: Path, started: float, lineage: runs.Lineage
-) -> None:
+def _write(learned: Learned, options: TrainOptions, scratch: Path, started: float, lineage: runs.Lineage) -> None:
     """Calibrate and test a trained guard, and write its folder."""
     division, backbone, heads = learned.learning.division, learned.learning.backbone, learned.heads
     calibrated = _calibrate(learned)
@@ -207,9 +203,7 @@ def _write(
     runs.write_bank(scratch, _bank(learned))
     runs.write_calibration(scratch, calibrated.answers.scores, calibrated.labelled)
     runs.write_weights(scratch, trunk=backbone.trunk, tail=backbone.tail, heads=heads)
-    record = _record(
-        learned, calibrated, options, metrics, lineage, weights_sha256=file_sha256(scratch / WEIGHTS_FILE)
-    )
+    record = _record(learned, calibrated, options, metrics, lineage, weights_sha256=file_sha256(scratch / WEIGHTS_FILE))
     (scratch / RECORD_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
 
 

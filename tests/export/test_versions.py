@@ -38,7 +38,7 @@ def test_a_bundle_counts_up_where_it_is_and_beside_it(run: Path, tmp_path: Path)
 
 def test_a_version_by_name_is_taken_as_it_is_and_followed_only_by_one_more(run: Path, tmp_path: Path) -> None:
     assert export_bundle(run, tmp_path / "discs", version="spring").version == "spring"
-    with pytest.raises(InputError, match="version spring is no whole number.*give --model-version"):
+    with pytest.raises(InputError, match=r"version spring is no whole number.*give --model-version"):
         export_bundle(run, tmp_path / "discs")
     assert load_manifest(tmp_path / "discs").version == "spring"
 
@@ -49,12 +49,12 @@ def test_names_that_no_manifest_takes_are_refused_in_one_sentence(
 ) -> None:
     assert command(["export", str(run), "--out", str(tmp_path / "b"), flag, value]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert said == (
-        f"error: {flag} takes letters, digits, dots, hyphens and underscores, at most 64; got '{value}'"
-    )
+    assert said == (f"error: {flag} takes letters, digits, dots, hyphens and underscores, at most 64; got '{value}'")
 
 
-@pytest.mark.parametrize("words", [("export", "runs/photos", "--version", "2"), ("serve", "b", "--version=2"), ("key", "--version")])
+@pytest.mark.parametrize(
+    "words", [("export", "runs/photos", "--version", "2"), ("serve", "b", "--version=2"), ("key", "--version")]
+)
 def test_a_version_after_a_command_is_no_question_about_the_program(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
