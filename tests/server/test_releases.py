@@ -205,9 +205,8 @@ def test_a_server_takes_over_what_is_promoted_and_rolled_back(server: Callable[.
     running = server("--watch-interval", "3600", folder=bundles / "current")
     for change, version in ((lambda: releases.promote("discs-8"), "8"), (releases.rollback, "7")):
         change()
-        wait_until(
-            lambda version=version: running.sample(f'oodguard_model_info{{name="discs",version="{version}"}}') == 1, 20
-        )  # type: ignore[misc]
+        line = f'oodguard_model_info{{name="discs",version="{version}"}} 1.0'
+        wait_until(lambda line=line: line in running.metrics(), 20)  # type: ignore[misc]
     assert running.sample('oodguard_reloads_total{result="refused"}') == 0
 
 
