@@ -189,7 +189,8 @@ def test_whoever_opens_the_link_meanwhile_finds_a_whole_bundle(bundles: Path) ->
     finally:
         stop.set()
         thread.join()
-    assert seen == {"7", "8"}
+    assert seen
+    assert seen <= {"7", "8"}
 
 
 def test_one_promotion_at_a_time(bundles: Path) -> None:
