@@ -94,10 +94,11 @@ class Reader:
             "OODGUARD_PREDICT_URL": f"http://localhost:{self.port}",
             # Trained in seconds; what is said of training does not depend on them.
             "OODGUARD_TRAIN_IMAGE_SIZE": "64",
-            "OODGUARD_TRAIN_VIEWS": "0",
-            "OODGUARD_TRAIN_TUNE": "false",
-            "OODGUARD_TRAIN_EPOCHS": "10",
-            "OODGUARD_TRAIN_CHECK_FOLDS": "0",
+            "OODGUARD_TRAIN_VIEWS": "1",
+            "OODGUARD_TRAIN_TUNE_EPOCHS": "3",
+            "OODGUARD_TRAIN_EPOCHS": "20",
+            "OODGUARD_TRAIN_HIDDEN": "32",
+            "OODGUARD_TRAIN_CALIBRATION_FRACTION": "0.33",
         }
 
     def type(self, block: str) -> None:
