@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shutil
 import subprocess
@@ -187,7 +188,7 @@ def builders(produce: Path, out: Path) -> dict[str, tuple[str, Callable[[], None
         "transformers-vit": ("model.onnx", lambda: elsewhere(
             "transformers_vit.py", "transformers", produce, out / "transformers-vit", out)),
         "keras-cnn": ("model.onnx", lambda: elsewhere("keras_cnn.py", "keras", produce, out / "keras-cnn", out)),
-        **{f"lite0-left-out-{seed}": ("checkpoint.pth", lambda seed=seed: known(seed)) for seed in range(3)},
+        **{f"lite0-left-out-{seed}": ("checkpoint.pth", functools.partial(known, seed)) for seed in range(3)},
     }  # fmt: skip
 
 
