@@ -33,6 +33,12 @@ class Net:
         self.nodes.append(helper.make_node(kind, list(inputs), [made], domain=domain, **attributes))
         return made
 
+    def cast(self, at: str, dtype: Any, *, to: str = "") -> str:
+        made = self.add("Cast", at, to=to)
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        self.nodes[-1].attribute.append(helper.make_attribute("to", kind))
+        return made
+
     def constant(self, name: str, value: Any, dtype: Any = np.float32) -> str:
         self.constants.append(numpy_helper.from_array(np.asarray(value, dtype=dtype), name))
         return name

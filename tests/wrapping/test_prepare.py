@@ -145,6 +145,34 @@ def test_float16_inside_and_outside(tmp_path: Path) -> None:
     assert {one.dtype for one in (probabilities, feature, logits)} == {np.dtype(np.float32)}
 
 
+@pytest.mark.parametrize("head", ["MatMul", "Conv", "tokens"])
+def test_a_feature_rounded_to_float16_keeps_its_rounding(head: str, tmp_path: Path) -> None:
+    """As Keras' mixed precision spells it: a float32 feature, a Cast, the last layer in float16, a Cast back."""
+    net = Net()
+    if head == "MatMul":
+        weight = net.normal("w", WIDTH, CLASSES, scale=1, dtype=np.float16)
+        made = net.add("MatMul", net.cast(net.pooled(), np.float16, to="half"), weight)
+    elif head == "tokens":
+        weight = net.normal("w", WIDTH, CLASSES, scale=1, dtype=np.float16)
+        tokens = net.add("Reshape", net.body(), net.constant("shape", [0, WIDTH, -1], np.int64))
+        made = net.add("MatMul", net.cast(net.add("Transpose", tokens, perm=[0, 2, 1]), np.float16, to="half"), weight)
+        made = net.add("ReduceMean", made, axes=[1], keepdims=0)
+    else:
+        weight = net.normal("w", CLASSES, WIDTH, 1, 1, scale=1, dtype=np.float16)
+        made = net.add("Conv", net.cast(net.body(), np.float16, to="half"), weight)
+        made = net.add("Flatten", net.add("GlobalAveragePool", made))
+    net.add("Softmax", net.cast(made, np.float32, to="raw"), to="soft", axis=1)
+    path = saved(net.model("soft"), tmp_path)
+    copy = prepared_of(path)
+    pixels = pictures(copy)
+    probabilities, feature, _ = outputs(copy, pixels)
+    assert (copy.parts.feature, copy.parts.feature_dtype) == ("half", "float16")
+    assert probabilities.tobytes() == own(path, copy, pixels).tobytes()
+    if head == "MatMul":
+        assert np.array_equal(feature, feature.astype(np.float16).astype(np.float32))
+    assert feature.shape == (8, WIDTH)
+
+
 def test_convolution_heads_give_rows(tmp_path: Path) -> None:
     net = Net()
     relu = net.body()
