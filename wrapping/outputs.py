@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,32 +78,34 @@ def probabilities(parts: ClassifierParts, source: str) -> Nodes:
     return nodes
 
 
-def as_float(nodes: Nodes, graph: Graph, dtype: str, *, shape: Sequence[int] = (0, -1)) -> None:
-    """Turn the tensor at hand, of this type, into float32; floats of other types into this shape too."""
+def as_float(nodes: Nodes, graph: Graph, dtype: str) -> None:
+    """Turn the tensor at hand, of this type, into float32."""
     if dtype in _ELEMENTS:
         scales = graph.quantisation(nodes.at)
         if scales is None:
             raise InputError(f"{nodes.at!r} is {dtype} and nothing says its scale; name another tensor")
         nodes.add("DequantizeLinear", *(one for one in scales if one))
+    elif dtype == "float16":
+        # A layer without float16 kernels computes in float32, and ONNX Runtime leaves out the rounding in front of it
+        # unless somebody reads the rounded tensor. Neg has no such kernel either, and changes no bit of a number.
+        nodes.add("Neg")
+        nodes.add("Cast", to=TensorProto.FLOAT)
+        nodes.add("Neg")
     elif dtype != "float32":
-        # ONNX Runtime takes a pair of Casts out, and the rounding between them, for all who read the tensor there.
-        nodes.add("Reshape", nodes.constant("shape", np.asarray(shape, dtype=np.int64)))
         nodes.add("Cast", to=TensorProto.FLOAT)
 
 
 def feature(parts: ClassifierParts, graph: Graph, found: Found, tap: str, opset: int) -> Nodes:
     """From the feature, or a `tap` with its values, to float32 `[batch, width]`; a map is averaged over its places."""
     nodes = Nodes(tap, FEATURE_NAME)
-    if int(np.prod(parts.feature_shape)) == parts.width:
-        as_float(nodes, graph, parts.feature_dtype)
-    elif found.layer is None or found.layer.op_type in CONVOLUTIONS:
-        as_float(nodes, graph, parts.feature_dtype, shape=(0, parts.width, -1))
-        nodes.add("GlobalAveragePool")
-    else:
-        as_float(nodes, graph, parts.feature_dtype, shape=(0, -1, parts.width))
-        is_reshaped = parts.feature_dtype not in ("float32", *_ELEMENTS)
-        axes = [1] if is_reshaped else list(range(1, len(parts.feature_shape)))
-        if opset >= 18:
+    as_float(nodes, graph, parts.feature_dtype)
+    if int(np.prod(parts.feature_shape)) != parts.width:
+        rank = len(parts.feature_shape) + 1
+        channel_first = found.layer is None or found.layer.op_type in CONVOLUTIONS
+        axes = list(range(2, rank)) if channel_first else list(range(1, rank - 1))
+        if channel_first:
+            nodes.add("GlobalAveragePool")
+        elif opset >= 18:
             nodes.add("ReduceMean", nodes.constant("axes", np.asarray(axes, dtype=np.int64)), keepdims=0)
         else:
             nodes.add("ReduceMean", axes=axes, keepdims=0)

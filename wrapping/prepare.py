@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 
 from oodguard.core.classifier import FEATURE_NAME, LOGITS_NAME, Batch, ClassifierRecord
@@ -15,7 +16,7 @@ from oodguard.core.manifest import INPUT_NAME
 from oodguard.wrapping.batch import BATCH, clear_of_ours, one_by_one, opened
 from oodguard.wrapping.file import MAX_BYTES, opset_of, read
 from oodguard.wrapping.fixed import settle, still
-from oodguard.wrapping.graph import Array, Graph, prune
+from oodguard.wrapping.graph import Array, Graph, attribute, prune
 from oodguard.wrapping.outputs import OUTPUTS, put_outputs
 from oodguard.wrapping.parts import ClassifierParts
 from oodguard.wrapping.same import LARGEST, Original, alike, answers, equal, feeds_of, is_independent, samples
@@ -161,7 +162,7 @@ class _Preparation:
             graph = _named(model, name).SerializeToString()
             if is_independent(graph, self.parts, name):
                 return bytes(graph), "dynamic"
-            reason = "it takes batches, but their images influence each other"
+            reason = f"it takes batches, but their images influence each other{_mixes(Graph(model))}"
         else:
             graph = opened(model, name, fixed).SerializeToString()
             right = self._is_right(graph, model)
@@ -175,9 +176,11 @@ class _Preparation:
         self.notes.append(f"images run one by one: {reason}")
         graph = one_by_one(model, name, fixed).SerializeToString()
         if self._is_right(graph, model) != "bits":
+            # Inside a Scan, ONNX Runtime fuses some networks otherwise.
+            how = "with a dynamic batch" if fixed else "so that the images of a batch do not influence each other"
             raise InputError(
-                f"{self.parts.file} gives other probabilities when its images run one by one; export it with a "
-                "dynamic batch"
+                f"{self.parts.file} gives other probabilities when its images run one by one, as they must: {reason}; "
+                f"export it {how}"
             )
         return bytes(graph), "one by one"
 
@@ -198,6 +201,18 @@ class _Preparation:
                 return "no"
             exact = exact and equal(after[0], wanted)
         return "bits" if exact else "numbers"
+
+
+def _mixes(graph: Graph) -> str:
+    """What makes images of a batch influence each other, as far as operators tell."""
+    for node in graph.graph.node:
+        if node.op_type in ("DynamicQuantizeLinear", "DynamicQuantizeMatMul"):
+            return " (its int8 steps are chosen for a whole batch; quantise it statically)"
+        if node.op_type == "ReduceMean" and node.input[0] in graph.varying:
+            given = graph.value(node.input[1]) if len(node.input) > 1 else attribute(node, "axes")
+            if given is not None and 0 in np.asarray(given):
+                return " (it takes means of a whole batch, as in training; export it for inference)"
+    return ""
 
 
 def _modern(model: Any, parts: ClassifierParts) -> Any:

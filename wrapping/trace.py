@@ -30,6 +30,7 @@ LAYERS = frozenset(
         "FusedConv",
         "DynamicQuantizeMatMul",
         "MatMulIntegerToFloat",
+        "MatMulNBits",
     }
 )
 CONVOLUTIONS = frozenset({"Conv", "QLinearConv", "ConvInteger", "FusedConv"})

@@ -13,6 +13,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from oodguard.core.errors import InputError
 from oodguard.wrapping.find import find_parts
@@ -168,8 +169,6 @@ def test_a_feature_rounded_to_float16_keeps_its_rounding(head: str, tmp_path: Pa
     probabilities, feature, _ = outputs(copy, pixels)
     assert (copy.parts.feature, copy.parts.feature_dtype) == ("half", "float16")
     assert probabilities.tobytes() == own(path, copy, pixels).tobytes()
-    if head == "MatMul":
-        assert np.array_equal(feature, feature.astype(np.float16).astype(np.float32))
     assert feature.shape == (8, WIDTH)
 
 
@@ -265,7 +264,10 @@ def test_rows_that_influence_each_other_run_one_by_one(opset: int, tmp_path: Pat
     path = saved(net.model("soft", opset=opset), tmp_path)
     made = prepared_of(path)
     assert made.batch == "one by one"
-    assert made.notes == ("images run one by one: it takes batches, but their images influence each other",)
+    assert made.notes == (
+        "images run one by one: it takes batches, but their images influence each other (it takes means of a whole "
+        "batch, as in training; export it for inference)",
+    )
     pixels = pictures(made)
     assert outputs(made, pixels)[0].tobytes() == own(path, made, pixels, batch=1).tobytes()
 
@@ -277,8 +279,24 @@ def test_dynamic_int8_runs_one_by_one(tmp_path: Path) -> None:
     quantize_dynamic(str(saved(net.model("soft"), tmp_path)), str(tmp_path / "q.onnx"))
     made = prepared_of(tmp_path / "q.onnx")
     assert made.batch == "one by one"
+    assert "its int8 steps are chosen for a whole batch" in made.notes[0]
     pixels = pictures(made)
     assert outputs(made, pixels)[0].tobytes() == own(tmp_path / "q.onnx", made, pixels, batch=1).tobytes()
+
+
+def test_a_last_layer_of_four_bits_keeps_its_bits(tmp_path: Path) -> None:
+    net = Net()
+    product = net.add("MatMul", net.pooled(), net.normal("w", WIDTH, CLASSES, scale=1))
+    net.add("Softmax", net.add("Add", product, net.normal("b", CLASSES), to="raw"), to="soft")
+    packed = MatMulNBitsQuantizer(net.model("soft"), block_size=16)
+    packed.process()
+    path = saved(packed.model.model, tmp_path)
+    assert "MatMulNBits" in {node.op_type for node in onnx.load(path).graph.node}
+    made = prepared_of(path)
+    assert (made.parts.feature, made.parts.width, made.batch) == ("feat", WIDTH, "dynamic")
+    for count in (1, 8):
+        pixels = pictures(made, count)
+        assert outputs(made, pixels)[0].tobytes() == own(path, made, pixels).tobytes()
 
 
 @pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
