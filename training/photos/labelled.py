@@ -29,10 +29,18 @@ class Photo:
 
 @dataclass(frozen=True)
 class Photos:
-    """A labelled data set: the images to learn from and, where the user gave one, the test split."""
+    """A labelled data set: the images to learn from and, where the user gave one, the test split.
+
+    root: the data folder, or the folder that an archive was unpacked to.
+    """
 
     pool: tuple[Photo, ...]
     test: tuple[Photo, ...]
+    root: Path = Path()
+
+    def name(self, photo: Photo) -> str:
+        """The path of a photo relative to the data folder, with slashes."""
+        return photo.path.relative_to(self.root).as_posix()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -53,6 +61,15 @@ class Photos:
         return Photos(
             pool=tuple(p for p in self.pool if p.label not in labels),
             test=tuple(p for p in self.test if p.label not in labels),
+            root=self.root,
+        )
+
+    def without_photos(self, dropped: frozenset[Photo]) -> Photos:
+        """The same data without some photos."""
+        return Photos(
+            pool=tuple(p for p in self.pool if p not in dropped),
+            test=tuple(p for p in self.test if p not in dropped),
+            root=self.root,
         )
 
 
@@ -67,15 +84,26 @@ def load_photos(source: Path, cache: Path) -> Photos:
     `val` images join the pool: the calibration set is chosen from the pool by content, so that near-duplicates stay
     on one side. Raises `InputError` in one sentence for anything that cannot be trained on.
     """
+    found = find_photos(source, cache)
+    require_enough(Counter(photo.label for photo in found.pool))
+    return found
+
+
+def data_folder(source: Path, cache: Path) -> Path:
+    """The folder that `source` is or holds: itself, the embedded example, or what a zip unpacks to."""
     if str(source) == DIGITS and not source.exists():
         from oodguard.training.photos.digits import write_digits
 
         source = write_digits(cache)
     if not source.exists():
         raise InputError(f"{source} does not exist")
-    if source.is_file():
-        source = _unzip(source, cache)
-    source = _descend(source)
+    return _unzip(source, cache) if source.is_file() else source
+
+
+def find_photos(source: Path, cache: Path) -> Photos:
+    """As `load_photos`, but classes may be as small as they are. Raises `InputError` where there are not 2 classes."""
+    root = data_folder(source, cache)
+    source = _descend(root)
     if (source / "train").is_dir():
         pool = _class_folders(source / "train")
         known = {photo.label for photo in pool}
@@ -88,15 +116,14 @@ def load_photos(source: Path, cache: Path) -> Photos:
                     f"{source / name} has classes that {source / 'train'} lacks: {_listed(extra)}; "
                     "add training images or remove those folders"
                 )
-        found = Photos(pool=pool + val, test=test)
+        found = Photos(pool=pool + val, test=test, root=root)
     else:
-        found = Photos(pool=_class_folders(source), test=())
+        found = Photos(pool=_class_folders(source), test=(), root=root)
     counts = Counter(photo.label for photo in found.pool)
     if not counts:
         raise InputError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)}) in class folders")
     if len(counts) < 2:
         raise InputError(f"{source} has one class ({next(iter(counts))}); at least 2 are needed")
-    require_enough(counts)
     return found
 
 
