@@ -32,7 +32,10 @@ def export(
     ] = None,
     data: Annotated[
         Path | None,
-        Parameter(help="int8, fp16, --thumbnails: where the run's photos are now; default: where train found them."),
+        Parameter(
+            help="int8, fp16, --thumbnails, wrapped classifiers: where the run's photos are now; default: where train "
+            "found them."
+        ),
     ] = None,
     ood: Annotated[
         list[str] | None,
@@ -50,7 +53,11 @@ def export(
         ),
     ] = False,
     keep_probabilities: Annotated[
-        bool, Parameter(help="Answer with the graph's own probabilities, not with the chances fitted to them.")
+        bool,
+        Parameter(
+            help="Answer with the graph's own probabilities, not with the chances fitted to them; a wrapped classifier "
+            "always keeps its own."
+        ),
     ] = False,
     standalone: Annotated[
         bool, Parameter(help="Add standalone.onnx, which gives verdicts by itself, in browsers for example.")
@@ -63,6 +70,7 @@ def export(
     A bundle is one fused ONNX graph with its manifest and golden images. The command writes it only if the graph agrees
     with PyTorch on real images: scores within 1e-4 relative, labels and verdicts identical. An int8 or fp16 graph must
     come to the fp32 graph's decisions on the run's calibration photos, and gets thresholds from its own scores.
+    Around a wrapped classifier, the probabilities must be its own, bit for bit.
 
     Example: oodguard export runs/photos --out bundles/photos
 
@@ -148,6 +156,11 @@ def _print_bundle(console: Terminal, out: Path, manifest: Manifest) -> None:
         console.print(
             f"{alone.graph}: the same verdicts on the golden images and {alone.rows} rows of scores; fused scores "
             f"within {alone.max_score_error:.1e}"
+        )
+    if manifest.classifier is not None and parity.own_images is not None:
+        console.print(
+            f"probabilities on {parity.own_images} real images: those of {escape(manifest.classifier.file)}, bit for "
+            "bit, at batch 1 and 8"
         )
     if manifest.precision == "fp32":
         worst = max(parity.max_score_error.values())

@@ -20,7 +20,14 @@ INTERRUPTED = 130
 
 # Every command as the help groups it, and the extra whose packages it needs.
 COMMANDS = {
-    "Train and evaluate": {"train": "train", "evaluate": "train", "diagnose": "train", "bench": "train"},
+    "Train and evaluate": {
+        "check": "train",
+        "train": "train",
+        "wrap": "train",
+        "evaluate": "train",
+        "diagnose": "train",
+        "bench": "train",
+    },
     "Export and serve": {
         "export": "export",
         "recalibrate": "guard",

@@ -14,6 +14,7 @@ FEATURE_NAME = "feature"
 LOGITS_NAME = "logits"
 
 Layout = Literal["NCHW", "NHWC"]
+InputType = Literal["uint8", "float32", "float16"]
 Activation = Literal["softmax", "sigmoid", "none"]
 Batch = Literal["dynamic", "made dynamic", "one by one"]
 
@@ -27,7 +28,7 @@ class ClassifierRecord(Frozen):
     opset: int = Field(ge=1, description="Its version of the ai.onnx operators.")
     input: str = Field(description="The tensor that takes the pixels.")
     layout: Layout
-    dtype: Literal["uint8", "float32", "float16"]
+    dtype: InputType
     batch: Batch = Field(description="Whether it took batches, was made to, or runs image by image.")
     output: str = Field(description="The tensor that its callers read.")
     activation: Activation = Field(description="What turns its logits into its probabilities; none: it returns logits.")
@@ -35,6 +36,12 @@ class ClassifierRecord(Frozen):
     feature: str = Field(description="The tensor that enters its last layer, `[batch, width]`.")
     width: int = Field(ge=1, le=16384, description="Of the feature.")
     uncovered: tuple[str, ...] = Field((), description="Its classes of which no photo was given.")
+    unseen: str | None = Field(
+        None, description="The folder of photos that it was not trained on, which calibrate; null: see `seen`."
+    )
+    seen: bool = Field(
+        False, description="Whether it was trained on photos like those that calibrate, for want of any others."
+    )
     labels: Literal["photos", "model"] = Field(
         "photos", description="Whether the photos came with labels, or its own answers were taken for them."
     )

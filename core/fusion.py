@@ -11,10 +11,13 @@ from pydantic import Field, model_validator
 
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.frozen import Frozen
-from oodguard.core.scores import REGISTRY, Family, ScoreName
+from oodguard.core.scores import REGISTRY, WRAPPED, Family, ScoreName
 
 # The confidence family's share of the false alarms where no left-out class could choose it (docs/SCORES.md).
 DEFAULT_SHARE = 0.8
+# The same around a wrapped classifier. Left-out classes can choose nothing there, since it was trained on them, and
+# training it whole has cost its feature much of what finds far OOD (docs/WRAP.md).
+WRAPPED_SHARE = 0.5
 # The AUROC, in percent, that a score must reach on left-out classes to join the fused score.
 MIN_LEFT_OUT_AUROC = 55.0
 
@@ -114,7 +117,8 @@ class Fusion(Frozen):
         """
         joined = tuple(chosen_members(curves, check) if members is None else members)
         if share is None:
-            share = DEFAULT_SHARE if check is None else chosen_share(check)
+            usual = WRAPPED_SHARE if _is_wrapped(curves) else DEFAULT_SHARE
+            share = usual if check is None else chosen_share(check)
         given = {Family.CONFIDENCE: share, Family.DENSITY: 1.0 - share}
         by_family = {family: tuple(name for name in joined if REGISTRY[name].family is family) for family in Family}
         present = [family for family in Family if by_family[family] and given[family] > 0]
@@ -165,14 +169,21 @@ class Fusion(Frozen):
 def chosen_members(names: Iterable[ScoreName], check: LeftOutCheck | None) -> tuple[ScoreName, ...]:
     """The scores of `names` that the registry fuses, but for those that failed `check`.
 
-    A density score joins whatever the check says: it is there for far OOD, which no left-out class is.
+    A density score joins whatever the check says: it is there for far OOD, which no left-out class is. Around a wrapped
+    classifier neighbours stay out: training has drawn the photos of a class together, and unseen ones lie outside.
     """
+    names = tuple(names)
     failed = {} if check is None else check.failed
+    out = {ScoreName.KNN} if _is_wrapped(names) else set()
     return tuple(
         name
         for name in names
-        if REGISTRY[name].fused and (name not in failed or REGISTRY[name].family is Family.DENSITY)
+        if REGISTRY[name].fused and name not in out and (name not in failed or REGISTRY[name].family is Family.DENSITY)
     )
+
+
+def _is_wrapped(names: Iterable[ScoreName]) -> bool:
+    return any(spec.name in names for spec in WRAPPED)
 
 
 def chosen_share(check: LeftOutCheck) -> float:

@@ -46,15 +46,15 @@ def name_of(image: ImageLike) -> str | None:
 
 
 def pixels_of(image: ImageLike, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
-    """The graph's input, `[crop, crop, 3]` uint8, of an image in any of its forms. Raises `ImageError`.
+    """The graph's input, `[height, width, 3]` uint8, of an image in any of its forms. Raises `ImageError`.
 
     ```python
     pixels = pixels_of("photo.jpg", manifest.preprocessing)
     ```
 
     Files and bytes go through `load_pixels`. PIL images and arrays are decoded already: they are put upright, made RGB,
-    resized and cropped by the same functions, so a lossless file gives the same pixels in every form. (A JPEG that is
-    given as a file may be decoded at a reduced scale; see `Preprocessing.reduced_jpeg`.)
+    resized and cropped (or padded) by the same functions, so a lossless file gives the same pixels in every form. (A
+    JPEG that is given as a file may be decoded at a reduced scale; see `Preprocessing.reduced_jpeg`.)
     """
     if isinstance(image, str | Path):
         image = read_file(image, max_bytes=limits.max_bytes)

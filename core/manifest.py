@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from oodguard.core.calibration import Calibration
+from oodguard.core.classifier import ClassifierRecord
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import FormatError, QualityError
 from oodguard.core.files import file_sha256
@@ -116,7 +117,8 @@ class Parity(Frozen):
 
     fp32: PyTorch against ONNX Runtime, number by number. int8 and fp16: the graph's decisions against the fp32 graph's,
     each by its own thresholds: shares of equal labels and equal flags, and, by OOD set, the fused score's AUROC less
-    the fp32 graph's. `tolerance` is how far a runtime may be from the golden images' expected scores.
+    the fp32 graph's. `tolerance` is how far a runtime may be from the golden images' expected scores. `own_images`: on
+    so many images the probabilities were those of the wrapped classifier, bit for bit, at batch 1 and 8.
     """
 
     images: int = Field(ge=1)
@@ -129,6 +131,7 @@ class Parity(Frozen):
     label_agreement: float = Field(1.0, ge=0, le=1)
     flag_agreement: float = Field(1.0, ge=0, le=1)
     auroc_change: dict[str, float] = Field(default_factory=dict)
+    own_images: int | None = Field(None, ge=1)
 
 
 class Standalone(Frozen):
@@ -172,7 +175,7 @@ class Manifest(Frozen):
         "also the nearest rows of the bank and their distances.",
     )
     preprocessing: Preprocessing = Field(
-        description="How image bytes become those pixels; mean and std are applied inside the graph."
+        description="How image bytes become those pixels; channels, scale, mean and std are applied inside the graph."
     )
     classes: tuple[str, ...] = Field(min_length=2, description="Class names, in the order of the probabilities.")
     scores: tuple[ScoreEntry, ...] = Field(min_length=1, description="Each column of the scores, in graph order.")
@@ -192,6 +195,9 @@ class Manifest(Frozen):
     )
     provenance: Provenance = Field(
         description="What it was trained from: data, weights, options, versions, and the accuracy it reached."
+    )
+    classifier: ClassifierRecord | None = Field(
+        None, description="The classifier that the guard was put around: its file and its parts; null: it has its own."
     )
     diagnosis: CollusionReport | None = Field(
         None, description="Whether the ensemble's members collude, on calibration images."

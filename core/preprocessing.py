@@ -1,7 +1,7 @@
 """Image bytes to pixels: the only image path in the project.
 
 Training, evaluation, export and the server all call `load_pixels`, so what was calibrated is what is served.
-Normalisation is not here: it is part of the graph.
+Normalisation is part of the graph; `network_input` says what it computes.
 """
 
 from __future__ import annotations
@@ -10,21 +10,28 @@ import io
 import math
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
+from oodguard.core.classifier import InputType, Layout
 from oodguard.core.codes import Code
-from oodguard.core.errors import ImageError
+from oodguard.core.errors import ImageError, InputError
 from oodguard.core.formats import FORMAT_NAMES
 
 Pixels = npt.NDArray[np.uint8]
+Channel = npt.NDArray[np.float32]
 Box = tuple[float, float, float, float]
+Triple = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Fit = Literal["crop", "squash", "pad"]
+Channels = Literal["rgb", "bgr"]
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 # The final resize still shrinks by two, so what is left of the decoder's own filter is hardly seen.
 REDUCED_MARGIN = 2
@@ -36,30 +43,91 @@ _EXTENT = "oodguard.extent"
 Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+PLAIN_ONLY = (
+    "the network takes uint8, so pixels enter it as they are; "
+    "give --scale 1 --mean 0 0 0 --std 1 1 1, or a preprocessing that says so"
+)
+# Of a frame, in pixels.
+MAX_SIDE = 4096
+FILTERS: Mapping[str, Image.Resampling] = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
+# These take hard-edged parts of a picture: other parts, where it is decoded at a reduced scale.
+_HARD_EDGED = ("nearest", "box")
+# Orientations (EXIF) of pictures that are stored lying on their side.
+_LYING = (5, 6, 7, 8)
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 # One image object may be given twice, to two threads; Pillow reads the file behind it without a guard.
 _LOADING = threading.Lock()
 
 
 class Preprocessing(BaseModel):
-    """How an image becomes the `[crop, crop, 3]` uint8 array the graph takes.
+    """How an image becomes the `[height, width, 3]` uint8 array the graph takes, and that what its network takes.
 
-    The short side is resized to `resize` pixels, then the central `crop` x `crop` square is cut out.
-    `mean` and `std` (RGB, for pixels scaled to 0..1) are applied inside the graph.
+    A frame is laid over the picture: `resize` pixels high, and as wide as the input is in proportion. `fit` says how
+    they meet: crop, the picture is scaled until it covers the frame; squash, each side is scaled to the frame's; pad,
+    the picture is scaled until it lies within the frame, in the middle of `fill`. Then the central `crop` x `width`
+    pixels are cut out. For a square input and `crop`, that is: the short side is resized to `resize` pixels, then the
+    central square is cut out.
 
-    reduced_jpeg: decode a JPEG at 1/2, 1/4 or 1/8 scale while its short side stays at least `REDUCED_MARGIN` times
-    `resize`. The pixels then differ from the full path's by less than `REDUCED_TOLERANCE` grey levels on average.
+    Inside the graph: channels in the order `channels`, divided by `scale`, less `mean`, divided by `std` (one number
+    for each channel, in that order). See `network_input`.
+
+    reduced_jpeg: decode a JPEG at 1/2, 1/4 or 1/8 scale while the picture stays at least `REDUCED_MARGIN` times as
+    large as it will be. The pixels then differ from the full path's by less than `REDUCED_TOLERANCE` grey levels on
+    average.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    resize: int = Field(ge=8, le=4096)
-    crop: int = Field(ge=8, le=4096)
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    reduced_jpeg: bool = False
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    resize: int = Field(ge=8, le=MAX_SIDE, description="The height that the picture is fitted to, in pixels.")
+    crop: int = Field(ge=8, le=MAX_SIDE, description="The input's height, and its width where `width` does not say.")
+    interpolation: Interpolation = Field("bicubic", description="The filter, as Pillow names it.")
+    reduced_jpeg: bool = Field(False, description="Whether large JPEG files are decoded at a reduced scale.")
+    mean: Triple = Field(description="Subtracted from each channel.")
+    std: Triple = Field(description="What each channel is divided by after that.")
+    fit: Fit = Field("crop", description="How a picture of another shape meets the input.")
+    width: int | None = Field(None, ge=8, le=MAX_SIDE, description="The input's width, where it is not square.")
+    fill: tuple[Byte, Byte, Byte] = Field((0, 0, 0), description="The colour (RGB) around a picture that is padded.")
+    channels: Channels = Field("rgb", description="The order in which the network takes the channels.")
+    scale: FiniteFloat = Field(255.0, gt=0, description="What pixels are divided by before mean and std.")
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, std: Triple) -> Triple:
+        if not all(std):
+            raise ValueError("no std may be 0")
+        return std
+
+    @model_validator(mode="after")
+    def _frame_is_bounded(self) -> Preprocessing:
+        if self.frame[1] > MAX_SIDE:
+            raise ValueError(f"the picture would be fitted to {self.frame[1]} pixels; at most {MAX_SIDE} are allowed")
+        return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the graph's input."""
+        return self.crop, self.crop if self.width is None else self.width
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of one image's pixels: height, width, channels."""
+        return (*self.size, 3)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the network takes the pixels' own numbers."""
+        return self.scale == 1 and not any(self.mean) and self.std == (1, 1, 1)
+
+    @property
+    def constants(self) -> tuple[np.float32, Channel, Channel]:
+        """`scale`, `mean` and `std` as graphs hold them."""
+        return np.float32(self.scale), np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Height and width of what the picture is fitted to, of which `size` is the middle."""
+        height, width = self.size
+        return self.resize, max(1, round(self.resize * width / height))
 
 
 class ImageLimits(BaseModel):
@@ -93,7 +161,7 @@ def open_image(
         )
     with _refusals(), Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
         _require_room(image, limits)
-        extent = _reduce(image, shrink_for) if shrink_for is not None and shrink_for.reduced_jpeg else None
+        extent = None if shrink_for is None else _reduce(image, shrink_for)
         image.load()
         found = _as_rgb(ImageOps.exif_transpose(image))
         if extent is not None:
@@ -107,7 +175,14 @@ def _reduce(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, fl
     The size is a fraction where the reduction does not divide the sides: the last row and column are then larger than
     the picture. Chroma at half or a quarter of the width alone (4:2:2, 4:4:0, 4:1:1) comes out in blocks.
     """
-    side = REDUCED_MARGIN * preprocessing.resize / min(image.size)
+    if not preprocessing.reduced_jpeg or preprocessing.interpolation in _HARD_EDGED:
+        return None
+    height, width = preprocessing.frame
+    if image.getexif().get(ExifTags.Base.Orientation, 1) in _LYING:
+        height, width = width, height
+    sides = width / image.width, height / image.height
+    # The scale of the side that is shrunk least; a picture that is padded is shrunk as its other side demands.
+    side = REDUCED_MARGIN * (min(sides) if preprocessing.fit == "pad" else max(sides))
     sampling = {tuple(layer[1:3]) for layer in getattr(image, "layer", ())}
     if side >= 1 or not sampling <= {(1, 1), (2, 2)}:
         return None
@@ -121,7 +196,7 @@ def _turned(extent: tuple[float, float], size: tuple[int, int], orientation: int
     (w, h), (width, height) = extent, size
     x = (width - w, float(width)) if orientation in (2, 3, 7, 8) else (0.0, w)
     y = (height - h, float(height)) if orientation in (3, 4, 6, 7) else (0.0, h)
-    if orientation in (5, 6, 7, 8):
+    if orientation in _LYING:
         x, y = y, x
     return x[0], y[0], x[1], y[1]
 
@@ -178,19 +253,85 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """Resize the short side, crop the centre: `[crop, crop, 3]` uint8.
+    """Fit the picture and cut out the middle: `[height, width, 3]` uint8. See `Preprocessing`.
 
-    The crop is taken before resampling wherever the result is the same, so a 1 x 100,000 image costs no more than
-    a square one.
+    A 1 x 100,000 image costs no more than a square one: what crop cuts off is left out before resampling, and what
+    squash makes broader is shrunk first. squash and pad give the very pixels of timm's `squash` and `border`; crop's
+    lie up to half a pixel beside those of `center`, which rounds the scaled picture to whole pixels.
     """
-    left, top, right, bottom = image.info.get(_EXTENT, (0.0, 0.0, *image.size))
-    side = min(right - left, bottom - top)
+    extent = image.info.get(_EXTENT, (0.0, 0.0, *map(float, image.size)))
+    if preprocessing.fit != "crop":
+        return _fitted(image, extent, preprocessing)
+    left, top, right, bottom = extent
+    height, width = preprocessing.size
+    aspect = width / height
+    side = min((right - left) / aspect, bottom - top)
     # crop > resize would ask for pixels beyond the edge: the whole short side is used instead.
     half = min(side * preprocessing.crop / preprocessing.resize, side) / 2
     x, y = (left + right) / 2, (top + bottom) / 2
-    box = (x - half, y - half, x + half, y + half)
-    size = (preprocessing.crop, preprocessing.crop)
-    return np.asarray(image.resize(size, _FILTERS[preprocessing.interpolation], box=box), dtype=np.uint8)
+    box = (x - half * aspect, y - half, x + half * aspect, y + half)
+    return np.asarray(image.resize((width, height), FILTERS[preprocessing.interpolation], box=box), dtype=np.uint8)
+
+
+def _fitted(image: Image.Image, extent: Box, preprocessing: Preprocessing) -> Pixels:
+    """The middle of the picture, which lies in `extent` of the image, squashed to the frame or padded to it."""
+    left, top, right, bottom = extent
+    height, width = preprocessing.frame
+    if preprocessing.fit == "pad":
+        ratio = max((bottom - top) / height, (right - left) / width)
+        height, width = max(1, round((bottom - top) / ratio)), max(1, round((right - left) / ratio))
+    fitted = _resized(image, (width, height), FILTERS[preprocessing.interpolation], extent)
+    canvas = np.empty(preprocessing.shape, dtype=np.uint8)
+    canvas[:] = preprocessing.fill
+    (goal, rows), (goal_across, columns) = (
+        _middle(h, w) for h, w in zip((height, width), preprocessing.size, strict=True)
+    )
+    canvas[goal, goal_across] = fitted[rows, columns]
+    return canvas
+
+
+def _middle(have: int, want: int) -> tuple[slice, slice]:
+    """Where the middle of `have` pixels goes in a side of `want`, and which pixels that is. Rounds as timm does."""
+    if have <= want:
+        place = (want - have) // 2
+        return slice(place, place + have), slice(have)
+    start = round((have - want) / 2)
+    return slice(want), slice(start, start + want)
+
+
+def _resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, box: Box) -> Pixels:
+    """A box of the image at another size."""
+    (width, height), (left, top, right, bottom) = size, box
+    # Pillow resizes the width first: of a thin picture that would make a broad one of its full height.
+    if width * (bottom - top) > 4 * max((right - left) * (bottom - top), width * height):
+        image = image.resize((image.width, height), resample, box=(0, top, image.width, bottom))
+        box = (left, 0, right, height)
+    return np.asarray(image.resize(size, resample, box=box), dtype=np.uint8)
+
+
+def network_input(
+    pixels: Pixels, preprocessing: Preprocessing, *, layout: Layout = "NHWC", dtype: InputType = "float32"
+) -> npt.NDArray[Any]:
+    """What enters the network for pixels `[..., height, width, 3]`: the definition of what graphs compute.
+
+    The channels in the network's order, then `/ scale`, `- mean`, `/ std`, each a float32 operation that is left out
+    where it changes nothing; then the network's own layout and type.
+
+    Raises `InputError` for a network that takes uint8 and a preprocessing that divides or subtracts.
+    """
+    values: npt.NDArray[Any] = pixels[..., ::-1] if preprocessing.channels == "bgr" else pixels
+    if dtype == "uint8":
+        if not preprocessing.is_plain:
+            raise InputError(PLAIN_ONLY)
+    else:
+        values = values.astype(np.float32)
+        scale, mean, std = preprocessing.constants
+        values = values if scale == 1 else values / scale
+        values = values - mean if mean.any() else values
+        values = values / std if (std != 1).any() else values
+    if layout == "NCHW":
+        values = np.moveaxis(values, -1, -3)
+    return np.ascontiguousarray(values, dtype=dtype)
 
 
 def load_pixels(data: bytes, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:

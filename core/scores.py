@@ -25,6 +25,9 @@ class ScoreName(StrEnum):
     KNN = "knn"
     MAHALANOBIS = "mahalanobis"
     LINEAR_ENERGY = "linear_energy"
+    CLASSIFIER_ENERGY = "classifier_energy"
+    CLASSIFIER_ENTROPY = "classifier_entropy"
+    CLASSIFIER_ONE_MINUS_MSP = "classifier_one_minus_msp"
 
 
 class Family(StrEnum):
@@ -115,4 +118,29 @@ CERTIFIED = ScoreSpec(
     meaning="how little evidence a linear head sees; within the certified radius its verdict cannot change",
 )
 
-REGISTRY: Mapping[ScoreName, ScoreSpec] = {spec.name: spec for spec in (*SCORES, CERTIFIED)}
+# Only of runs around a classifier that was there before, whose own logits these are.
+WRAPPED: tuple[ScoreSpec, ...] = (
+    ScoreSpec(
+        name=ScoreName.CLASSIFIER_ENERGY,
+        family=Family.CONFIDENCE,
+        title="energy of the wrapped classifier",
+        meaning="how little total evidence the classifier's own logits hold for any class",
+        fused=True,
+    ),
+    ScoreSpec(
+        name=ScoreName.CLASSIFIER_ENTROPY,
+        family=Family.CONFIDENCE,
+        title="entropy of the wrapped classifier",
+        meaning="how spread out the softmax of the classifier's own logits is",
+        fused=True,
+    ),
+    ScoreSpec(
+        name=ScoreName.CLASSIFIER_ONE_MINUS_MSP,
+        family=Family.CONFIDENCE,
+        title="1 - maximum softmax probability of the wrapped classifier",
+        meaning="how far the largest softmax probability of the classifier's own logits is from certainty",
+        fused=True,
+    ),
+)
+
+REGISTRY: Mapping[ScoreName, ScoreSpec] = {spec.name: spec for spec in (*SCORES, CERTIFIED, *WRAPPED)}

@@ -39,7 +39,8 @@ class Sharpening(Frozen):
     def apply(self, probabilities: npt.ArrayLike) -> Table:
         """Chances `[B, C]` of probabilities `[B, C]`."""
         if self == Sharpening():
-            return np.asarray(probabilities, dtype=np.float64)
+            # A foreign graph may round a probability up to a little more than 1.
+            return np.minimum(np.asarray(probabilities, dtype=np.float64), 1.0)
         return _normalised(self.power * _logs(probabilities, self.floor))
 
     @classmethod

@@ -34,6 +34,16 @@ class Outputs(Frozen):
     neighbours: Rows | None = None
     distances: Floats | None = None
 
+    def rows(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Outputs:
+        """The same for some of the images."""
+        neighbours, distances = self.neighbours, self.distances
+        return Outputs(
+            probabilities=self.probabilities[chosen],
+            scores=self.scores[chosen],
+            neighbours=None if neighbours is None else neighbours[chosen],
+            distances=None if distances is None else distances[chosen],
+        )
+
 
 class ClassProbability(Frozen):
     """One class and its probability."""

@@ -10,8 +10,8 @@ from oodguard.core.collusion import CollusionReport
 from oodguard.evaluation.evidence import options_of, prepare, test_photos
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.heads.collusion import diagnose
+from oodguard.training.photos.again import photos_of_run
 from oodguard.training.photos.division import label_numbers
-from oodguard.training.photos.labelled import load_photos
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.run import load_run
 
@@ -24,13 +24,13 @@ def diagnose_run(folder: Path, *, report: Reporter | None = None) -> CollusionRe
     report = report or Silent()
     run = load_run(folder)
     options = options_of(run.record)
-    photos = load_photos(options.data, options.cache)
+    photos = photos_of_run(run.record, run.division, options)
     backbone, extractor = prepare(run, options)
     test = test_photos(run, photos, extractor, report)
     features = tail_features(backbone.tail, extractor.extract(test)[0])
     with torch.no_grad():
         logits = run.heads.members(features)
-    found = diagnose(logits, torch.from_numpy(label_numbers(test, run.record.classes)))
+    found = diagnose(logits, torch.from_numpy(label_numbers(test, run.known)))
     before = run.record.diagnosis
     if before is None or before.generalisation_gap is None:
         return found

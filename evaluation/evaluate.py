@@ -38,10 +38,12 @@ from oodguard.evaluation.threshold import baseline_points, deciding, score_point
 from oodguard.evaluation.trainings import Repeats, unseen
 from oodguard.pages.text import plain
 from oodguard.training.metrics import calibration_error, detection, promised_acceptance, reliability, share
-from oodguard.training.photos.labelled import Photo, Photos, load_photos, load_unlabelled
+from oodguard.training.photos.again import photos_of_run
+from oodguard.training.photos.labelled import Photo, Photos, load_unlabelled
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import RunRecord
 from oodguard.training.run import load_run, versions
+from oodguard.training.wrapped import wrapped_of
 
 LEFT_OUT = "left-out classes"
 
@@ -82,7 +84,9 @@ def evaluate(
     options = options_of(run.record)
     if data is not None:
         options = options.model_copy(update={"data": data})
-    photos = load_photos(options.data, options.cache)
+    if run.record.classifier is not None and leave_out:
+        raise InputError("--leave-out trains without some classes, and a wrapped classifier is trained elsewhere")
+    photos = photos_of_run(run.record, run.division, options)
     given = {name: load_unlabelled(folder) for name, folder in ood.items()}
 
     def sets(photos: Photos, record: RunRecord) -> dict[str, tuple[Photo, ...]]:
@@ -96,7 +100,9 @@ def evaluate(
     left_out = trainings.leave_out(options, count=leave_out, draws=draws, report=report) if leave_out else {}
     again = None
     if repeats > 1:
-        again = trainings.repeat(evidence, options, sets, count=repeats, accept=accept, report=report)
+        again = trainings.repeat(
+            evidence, options, sets, wrapped=wrapped_of(run, photos), count=repeats, accept=accept, report=report
+        )
     result = examine(
         evidence,
         accept=accept,
@@ -132,6 +138,7 @@ def examine(
         command=command,
         versions={"oodguard": importlib.metadata.version("oodguard"), **versions()},
         seed=record.seed,
+        wrapped=None if record.classifier is None else record.classifier.file,
         accept=accept,
         accuracy=share(right),
         member_accuracy=tuple(float(np.mean(votes == targets)) for votes in answers.votes),

@@ -67,6 +67,7 @@ class Evaluation(BaseModel):
     fused score is made of. `calibration_groups`: the calibration images, near-duplicates counted once. `answered`: what
     answers are worth; None where the run knows no classes. `leak`: test acceptance of a kNN threshold, by calibration
     split and number of neighbours. `shifts`: test photos after mild shifts; None where they were not asked for.
+    `wrapped`: the file of the classifier that the guard was put around; None where it was trained with the guard.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,6 +100,7 @@ class Evaluation(BaseModel):
     leave_out: dict[str, DetectionTable]
     repeats: Repeats | None
     shifts: ShiftTable | None = None
+    wrapped: str | None = None
     leak: dict[str, dict[int, float]]
     extremes: tuple[Extremes, ...]
 

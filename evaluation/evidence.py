@@ -154,6 +154,7 @@ def prepare(run: Run, options: TrainOptions) -> tuple[Backbone, Extractor]:
         preprocessing=record.preprocessing,
         trunk=run.trunk,
         tail=run.tail,
+        rows=run.heads.rows if run.heads.shapes.own_classes else None,
     )
     return backbone, Extractor(backbone, cache=options.cache, threads=options.threads)
 
@@ -162,7 +163,8 @@ def prepare(run: Run, options: TrainOptions) -> tuple[Backbone, Extractor]:
 def member_losses(heads: GuardHeads, features: torch.Tensor, targets: Labels) -> npt.NDArray[np.float64]:
     """Cross-entropy `-log p_y^m` of every member on every image, `[M, N]`, in nats."""
     logits = heads.members(features)
-    rows = torch.from_numpy(targets).expand(len(logits), -1)
+    known = np.searchsorted(heads.shapes.covered, targets) if heads.shapes.covered else targets
+    rows = torch.from_numpy(known).expand(len(logits), -1)
     return np.asarray(functional.nll_loss(logits.log_softmax(-1).mT, rows, reduction="none").double().numpy())
 
 

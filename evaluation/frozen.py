@@ -67,7 +67,7 @@ def frozen_features(
     def of(found: Sequence[Photo]) -> Features:
         stage = "features for the baselines"
         activations = extractor.extract(found, progress=lambda done, total: report.progress(stage, done, total))[0]
-        features = tail_features(tail, activations).numpy()
+        features = extractor.backbone.feature(tail_features(tail, activations)).numpy()
         return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12))
 
     def labelled(part: Mapping[str, Mapping[str, int]]) -> LabelledFeatures:

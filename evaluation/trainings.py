@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from oodguard.evaluation.evidence import FUSED, Evidence, gather
 from oodguard.training.metrics import Values
 from oodguard.training.options import TrainOptions
-from oodguard.training.photos.labelled import Photo, Photos, load_photos
+from oodguard.training.photos.again import photos_of_run
+from oodguard.training.photos.labelled import Photo, Photos
 from oodguard.training.pipeline import train
 from oodguard.training.progress import Reporter
 from oodguard.training.record import RunRecord
 from oodguard.training.run import load_run
+from oodguard.training.wrapped import Wrapped
 
 Sets = Callable[[Photos, RunRecord], Mapping[str, tuple[Photo, ...]]]
 
@@ -53,9 +55,18 @@ class Repeats(BaseModel):
 
 
 def repeat(
-    first: Evidence, options: TrainOptions, sets: Sets, *, count: int, accept: float, report: Reporter
+    first: Evidence,
+    options: TrainOptions,
+    sets: Sets,
+    *,
+    count: int,
+    accept: float,
+    report: Reporter,
+    wrapped: Wrapped | None = None,
 ) -> Repeats:
     """Train `count - 1` further guards with the seeds after the run's, and measure all of them alike.
+
+    wrapped: the classifier that they are put around.
 
     Where the data has no test folder, another seed also draws other test photos.
     """
@@ -63,7 +74,7 @@ def repeat(
     for number in range(1, count):
         varied = options.model_copy(update={"seed": options.seed + number})
         report.note(f"training {number + 1} of {count}: seed {varied.seed}")
-        found.append(retrained(varied, sets, report, baselines=False))
+        found.append(retrained(varied, sets, report, baselines=False, wrapped=wrapped))
     return Repeats(
         seeds=tuple(evidence.record.seed for evidence in found),
         accuracy=Scatter.over([float(evidence.right.mean()) for evidence in found]),
@@ -90,12 +101,14 @@ def _unseen_set(name: str, photos: Photos, record: RunRecord) -> dict[str, tuple
     return {name: unseen(photos, record)}
 
 
-def retrained(options: TrainOptions, sets: Sets, report: Reporter, *, baselines: bool = True) -> Evidence:
+def retrained(
+    options: TrainOptions, sets: Sets, report: Reporter, *, baselines: bool = True, wrapped: Wrapped | None = None
+) -> Evidence:
     """What a guard that is trained with other options says of its own test photos and of OOD sets."""
     with tempfile.TemporaryDirectory() as folder:
-        record = train(options, Path(folder) / "run", report=report)
+        record = train(options, Path(folder) / "run", wrapped=wrapped, report=report)
         run = load_run(Path(folder) / "run")
-    photos = load_photos(options.data, options.cache)
+    photos = photos_of_run(run.record, run.division, options)
     return gather(run, photos, options, sets(photos, record), report, baselines=baselines)
 
 

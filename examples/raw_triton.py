@@ -14,7 +14,7 @@ import numpy as np
 import tritonclient.grpc
 from PIL import Image, ImageOps
 
-FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+FILTERS = {filter.name.lower(): filter for filter in Image.Resampling}
 
 
 def read_manifest(client, model):
@@ -26,13 +26,24 @@ def read_manifest(client, model):
 
 
 def load_pixels(path, how):
-    """The image upright, its short side resized, its centre cut out: [crop, crop, 3] uint8."""
+    """The image upright, cropped, squashed or padded to what the graph takes: [height, width, 3] uint8."""
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    width, height = image.size
-    window = min(width, height) * min(how["crop"] / how["resize"], 1.0)
-    left, top = (width - window) / 2, (height - window) / 2
-    box = (left, top, left + window, top + window)
-    return np.asarray(image.resize((how["crop"], how["crop"]), FILTERS[how["interpolation"]], box=box))
+    filter, height, width = FILTERS[how["interpolation"]], how["crop"], how["width"] or how["crop"]
+    if how["fit"] == "crop":
+        window = min(image.width * height / width, image.height) * min(how["crop"] / how["resize"], 1.0)
+        x, y = window * width / height / 2, window / 2
+        box = (image.width / 2 - x, image.height / 2 - y, image.width / 2 + x, image.height / 2 + y)
+        return np.asarray(image.resize((width, height), filter, box=box))
+    w, h = round(how["resize"] * width / height), how["resize"]
+    if how["fit"] == "pad":
+        ratio = max(image.width / w, image.height / h)
+        w, h = max(1, round(image.width / ratio)), max(1, round(image.height / ratio))
+    canvas = Image.new("RGB", (width, height), tuple(how["fill"]))
+    corner = [
+        (have - want) // 2 if want < have else -round((want - have) / 2) for have, want in ((width, w), (height, h))
+    ]
+    canvas.paste(image.resize((w, h), filter), tuple(corner))
+    return np.asarray(canvas)
 
 
 def surprise(curve, x):

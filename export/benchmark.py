@@ -1,7 +1,8 @@
 """What the guard costs: the fused graph's time over the plain classifier's.
 
 Both are the same backbone in the same ONNX Runtime settings on the same images; the plain one ends in one linear
-head and a softmax. Runs are interleaved, so that a machine whose speed drifts treats both alike.
+head and a softmax, or is the classifier that was wrapped. Runs are interleaved, so that a machine whose speed drifts
+treats both alike.
 
     python -m oodguard.export.benchmark runs/produce
 """
@@ -21,6 +22,9 @@ from torch import nn
 from oodguard.core.manifest import INPUT_NAME
 from oodguard.export.fuse import FusedGuard
 from oodguard.export.graph import OUTPUTS, session, to_onnx
+from oodguard.export.merge import alone, merge
+from oodguard.export.wrapped_graph import WrappedGraph
+from oodguard.training.progress import Silent
 from oodguard.training.run import Run, load_run
 
 
@@ -47,22 +51,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="ONNX Runtime intra-op threads")
     options = parser.parse_args()
     run = load_run(options.run)
-    size = run.record.preprocessing.crop
-    graphs = {
-        name: session(
-            to_onnx(network.eval(), run.record.preprocessing, metadata={"oodguard.name": name}, output_names=outputs),
-            threads=options.threads,
-        )
-        for name, network, outputs in (
-            ("fused", FusedGuard(run), OUTPUTS),
-            ("plain", PlainClassifier(run), OUTPUTS[:2]),
-        )
-    }
-    table = Table(title=f"{run.record.backbone.name} at {size} px, {options.threads} thread(s)")
+    shape = run.record.preprocessing.shape
+    graphs = {name: session(graph, threads=options.threads) for name, graph in both(run, options.run).items()}
+    table = Table(title=f"{run.record.backbone.name} at {shape[0]} x {shape[1]} px, {options.threads} thread(s)")
     for column in ("batch", "plain ms", "fused ms", "fused / plain"):
         table.add_column(column, justify="right")
     for batch in (1, 8):
-        images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+        images = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
         times = np.array(
             [
                 [_seconds(graphs[name], images) for name in ("plain", "fused")]
@@ -73,6 +68,20 @@ def main() -> None:
         ratio = np.median(times[:, 1] / times[:, 0])
         table.add_row(str(batch), f"{plain:.2f}", f"{fused:.2f}", f"{ratio:.3f}")
     Console().print(table)
+
+
+def both(run: Run, folder: Path) -> dict[str, bytes]:
+    """The fused graph, and the plain one: of a wrapped classifier, its own with the output that its callers read."""
+    preprocessing = run.record.preprocessing
+    wrapped = WrappedGraph.of(
+        run, folder, golden=np.empty((0, *preprocessing.shape), np.uint8), data=None, report=Silent()
+    )
+    if wrapped is not None:
+        return {"fused": merge(wrapped.own.graph, wrapped.heads, metadata={}), "plain": alone(wrapped.own.graph)}
+    return {
+        "fused": to_onnx(FusedGuard(run).eval(), preprocessing, metadata={}),
+        "plain": to_onnx(PlainClassifier(run).eval(), preprocessing, metadata={}, output_names=OUTPUTS[:2]),
+    }
 
 
 def _seconds(graph: ort.InferenceSession, images: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -37,15 +37,25 @@ from oodguard.core.manifest import (
     load_manifest,
 )
 from oodguard.core.preprocessing import Pixels, load_pixels
+from oodguard.core.sharpening import Sharpening
 from oodguard.core.thumbnails import THUMBNAILS_FILE
 from oodguard.core.verdict import Outputs
 from oodguard.export.fuse import FusedGuard
 from oodguard.export.graph import run_graph, session, to_onnx, with_metadata
-from oodguard.export.parity import compare, compare_decisions, require, require_decisions, require_distances
+from oodguard.export.parity import (
+    ALLOWED,
+    compare,
+    compare_decisions,
+    require,
+    require_decisions,
+    require_distances,
+    undecided,
+)
 from oodguard.export.reduce import Lower, Material, gather, reduce
 from oodguard.export.standalone import standalone
 from oodguard.export.standalone_parity import measure_standalone
 from oodguard.export.thumbnails import bank_photos, pack
+from oodguard.export.wrapped_graph import WrappedGraph
 from oodguard.training.backbone.features import TRAINING_LIMITS
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import GOLDEN_FOLDER, RunRecord
@@ -91,7 +101,8 @@ def export_bundle(
     manifest = export_bundle(Path("runs/produce"), Path("bundles/produce"), precision="int8")
     ```
 
-    keep_probabilities: let probabilities leave the guard as the graph gives them, in place of chances.
+    keep_probabilities: let probabilities leave the guard as the graph gives them, in place of chances; those of a
+    wrapped classifier always do.
 
     int8 and fp16 need the run's photos, at `data` where they have moved, and set every threshold anew on the converted
     graph's scores; `ood` are folders whose detection must not suffer. `thumbnails` need the photos, too: whoever has
@@ -112,10 +123,16 @@ def export_bundle(
     name = name or run_folder.resolve().name
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not a bundle; choose another --out")
-    if precision == "fp32" and (ood or (data and not thumbnails)):
+    own = run.record.classifier
+    if precision == "fp32" and (ood or (data and not thumbnails and own is None)):
         raise InputError(
-            "--data and --ood are for --precision int8 and fp16, --data also for --thumbnails; fp32 has the run's own "
-            "thresholds"
+            "--data and --ood are for --precision int8 and fp16, --data also for --thumbnails and for wrapped "
+            "classifiers; fp32 has the run's own thresholds"
+        )
+    if own is not None and precision == "fp16":
+        raise InputError(
+            f"fp16 would change the probabilities of {own.file}, which keeps its own arithmetic; export fp32 or int8, "
+            "or wrap a float16 file of it"
         )
     scratch = out.with_name(out.name + ".partial")
     try:
@@ -124,7 +141,10 @@ def export_bundle(
         # First of all: it is quick, and what it finds missing only the user can mend.
         material = None if precision == "fp32" else gather(run, run_folder, data=data, ood=ood or {})
         pictured = bank_photos(run, run_folder, data=data) if thumbnails else ()
-        writer = _Writer(run, run_folder, scratch, name=name, version=version, keep_probabilities=keep_probabilities)
+        # The probabilities of a wrapped classifier are its own, and leave the guard as they are.
+        keep = keep_probabilities or own is not None
+        writer = _Writer(run, run_folder, scratch, name=name, version=version, keep_probabilities=keep)
+        writer.wrapped = WrappedGraph.of(run, run_folder, golden=writer.images, data=data, report=report)
         report.progress("fused graph", 0, 1)
         content = writer.exact()
         report.progress("fused graph", 1, 1)
@@ -155,6 +175,7 @@ class _Writer:
         if not originals:
             raise FormatError(f"{run_folder} is incomplete: it has no golden images")
         (scratch / GOLDEN_FOLDER).mkdir()
+        self.wrapped: WrappedGraph | None = None
         self.golden = tuple(Path(shutil.copyfile(p, scratch / GOLDEN_FOLDER / p.name)) for p in originals)
         self.images: Pixels = np.stack(
             [load_pixels(p.read_bytes(), run.record.preprocessing, TRAINING_LIMITS) for p in self.golden]
@@ -165,16 +186,33 @@ class _Writer:
         record = self.run.record
         probabilities, scores = self.run.predict(self.images)
         expected = Outputs(probabilities=probabilities, scores=scores)
-        graph = to_onnx(FusedGuard(self.run).eval(), record.preprocessing, metadata=self._metadata("fp32"))
+        metadata, own_images = self._metadata("fp32"), None
+        if self.wrapped is None:
+            graph = to_onnx(FusedGuard(self.run).eval(), record.preprocessing, metadata=metadata)
+        else:
+            graph, own_images = self.wrapped.float32(metadata)
         (self.scratch / GRAPH_FILE).write_bytes(graph)
         calibration = record.calibration
-        if self.keep_probabilities:
+        answering = calibration.answering
+        if self.keep_probabilities and answering is not None and answering.sharpening != Sharpening():
             calibration = calibration.answered(self.run.labelled, keep_probabilities=True)
         found = run_graph(session(graph), self.images)
+        edge = undecided(calibration, expected, found)
+        if edge.any() and not edge.all():
+            # A calibration photo can be the threshold itself; a golden image must be answered alike by every runtime.
+            self._keep(np.flatnonzero(~edge).tolist())
+            expected, found = expected.rows(~edge), found.rows(~edge)
         parity = compare(calibration, expected, found)
         require(parity)
         require_distances(self.run.distances(self.images), found)
-        return Content("fp32", calibration, self.golden, expected, parity)
+        parity = parity.model_copy(update={"own_images": own_images})
+        content = Content("fp32", calibration, self.golden, expected, parity)
+        lower = "fp32" if self.wrapped is None else self.wrapped.arithmetic
+        if lower == "fp32":
+            return content
+        # Kernels of integers and of float16 differ from machine to machine, the classifier's own as ours.
+        parity = parity.model_copy(update={"tolerance": ALLOWED[lower].tolerance})
+        return self._steady(replace(content, parity=parity), content, graph)
 
     def reduced(self, exact: Content, precision: Lower, material: Material, *, report: Reporter) -> Content:
         """A graph of lower precision in place of the float32 one, which must come to the same decisions."""
@@ -183,34 +221,46 @@ class _Writer:
             (self.scratch / GRAPH_FILE).read_bytes(),
             precision,
             material,
+            wrapped=self.wrapped,
             keep_probabilities=self.keep_probabilities,
             report=report,
         )
         graph = with_metadata(made.graph, self._metadata(precision))
         (self.scratch / GRAPH_FILE).write_bytes(graph)
         parity = compare_decisions(made.reference, made.reduced, precision)
+        parity = parity.model_copy(update={"own_images": exact.parity.own_images})
         require_decisions(parity)
         calibration = made.reduced.calibration
         answers = run_graph(session(graph), self.images)
         content = Content(precision, calibration, self.golden, answers, parity)
-        # A golden image must be answered alike by every runtime, so those on the edge of a decision cannot serve.
+        return self._steady(content, exact, graph)
+
+    def _steady(self, content: Content, exact: Content, graph: bytes) -> Content:
+        """Without the golden images on the edge of a decision: every runtime must answer the others alike."""
         plain = run_graph(session(graph, optimised=False), self.images)
-        elsewhere = Content(precision, calibration, self.golden, plain, parity).verdicts
+        elsewhere = replace(content, answers=plain).verdicts
         steady = [
             i for i, path in enumerate(self.golden) if exact.verdicts[path] == content.verdicts[path] == elsewhere[path]
         ]
         if not steady:
-            raise QualityError(f"the {precision} graph changes the answer for every golden image; nothing was exported")
-        for i in set(range(len(self.golden))) - set(steady):
+            raise QualityError(
+                f"the {content.precision} graph changes the answer for every golden image; nothing was exported"
+            )
+        self._keep(steady)
+        return replace(content, golden=self.golden, answers=content.answers.rows(np.array(steady)))
+
+    def _keep(self, places: list[int]) -> None:
+        """Let go of the golden images at other places."""
+        for i in set(range(len(self.golden))) - set(places):
             self.golden[i].unlink()
-        kept = Outputs(probabilities=answers.probabilities[steady], scores=answers.scores[steady])
-        return Content(precision, calibration, tuple(self.golden[i] for i in steady), kept, parity)
+        self.golden, self.images = tuple(self.golden[i] for i in places), self.images[places]
 
     def standalone(self, content: Content) -> Standalone:
         """The graph that gives verdicts by itself, beside the one that it is made of."""
         graph, targets = (self.scratch / GRAPH_FILE).read_bytes(), self.run.record.targets
         level = content.calibration.curve.level(targets.accept, confidence=targets.confidence)
-        made = standalone(graph, content.calibration, accept=level)
+        foreign = self.wrapped is not None
+        made = standalone(graph, content.calibration, accept=level, foreign=foreign)
         # Once the file has left the bundle, it must still say which class is which.
         names = json.dumps(self.run.record.classes)
         made = with_metadata(made, {**self._metadata(content.precision), "oodguard.classes": names})
@@ -220,7 +270,7 @@ class _Writer:
 
     def manifest(self, content: Content, standalone: Standalone | None) -> Manifest:
         """The manifest of what lies in the scratch folder."""
-        record, side = self.run.record, self.run.record.preprocessing.crop
+        record = self.run.record
         probabilities, scores = content.answers.probabilities, content.answers.scores
         nearest = ("batch", min(NEAREST, len(self.run.bank)))
         (self.scratch / BANK_FILE).write_text(self.run.bank.model_dump_json(), encoding="utf-8")
@@ -234,7 +284,7 @@ class _Writer:
             name=self.name,
             version=self.version,
             precision=content.precision,
-            input=TensorSpec(name=INPUT_NAME, dtype="uint8", shape=("batch", side, side, 3)),
+            input=TensorSpec(name=INPUT_NAME, dtype="uint8", shape=("batch", *record.preprocessing.shape)),
             outputs=(
                 TensorSpec(name=PROBABILITIES_NAME, dtype="float32", shape=("batch", len(record.classes))),
                 TensorSpec(name=SCORES_NAME, dtype="float32", shape=("batch", len(record.heads.scores))),
@@ -250,6 +300,8 @@ class _Writer:
             calibration=content.calibration,
             targets=record.targets,
             provenance=provenance(record),
+            # Where photos lie on the machine that trained is nobody else's business.
+            classifier=record.classifier and record.classifier.model_copy(update={"unseen": None}),
             diagnosis=record.diagnosis,
             parity=content.parity,
             golden=tuple(

@@ -36,12 +36,30 @@ class FusedGuard(nn.Module):
         return probabilities, scores, neighbours, distances
 
 
+class AppendedHeads(nn.Module):
+    """The heads of a wrapped classifier, from its `feature [B, D]` and `logits [B, C]`: scores, neighbours, distances.
+
+    Its probabilities are its own.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.heads = FusedHeads(run)
+
+    def forward(self, feature: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One pass over all heads, side by side."""
+        _, scores, neighbours, distances = self.heads(feature, logits)
+        return scores, neighbours, distances
+
+
 class FusedHeads(nn.Module):
     """Features `[B, D]` to `probabilities [B, C]`, `scores [B, S]`, `neighbours [B, K]` and `distances [B, K]`.
 
-    Neighbours are rows of the bank, nearest first (`Density.nearest`).
+    Neighbours are rows of the bank, nearest first (`Density.nearest`). Scores of a wrapped classifier's own logits
+    need those, too.
     """
 
+    centre: Tensor | None
     wide: Tensor
     bias: Tensor
     w2: Tensor
@@ -69,9 +87,12 @@ class FusedHeads(nn.Module):
             products.append(heads.linear.weight.T)
             offsets.append(heads.linear.bias)
         wide, bias = torch.cat(products, dim=1), torch.cat(offsets)
-        # Standardisation: (x - c)/s W + b = x (W/s) + (b - c W/s).
+        # Standardisation: (x - c)/s W + b = (x - c) (W/s) + b = x (W/s) + (b - c W/s).
         wide = wide / heads.scale
-        bias = bias - heads.centre @ wide
+        # A foreign feature may lie far from 0, where the difference of two products has no digits left.
+        self.register_buffer("centre", heads.centre.clone() if shapes.own_classes else None)
+        if not shapes.own_classes:
+            bias = bias - heads.centre @ wide
         self.density = heads.density
         self.register_buffer("wide", wide.clone())
         self.register_buffer("bias", bias.clone())
@@ -84,10 +105,11 @@ class FusedHeads(nn.Module):
         self.register_buffer("ice_centres", heads.ice.centres @ white.T)
         self.sizes = [product.shape[1] for product in products]
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All heads on one feature."""
-        first = features @ self.wide + self.bias
-        members, residual_part, z, *linear = torch.split(first, self.sizes, dim=1)
+    def forward(self, features: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All heads on one feature; `own`: the logits `[B, C]` of a wrapped classifier."""
+        centred = features if self.centre is None else features - self.centre
+        first = centred @ self.wide + self.bias
+        members, residual_part, z, *others = torch.split(first, self.sizes, dim=1)
         hidden = functional.relu(members).view(-1, self.members, self.hidden).transpose(0, 1)
         logits = torch.baddbmm(self.b2, hidden, self.w2)
         shared = functional.relu(residual_part.unsqueeze(1) + self.anchor_rows)
@@ -95,5 +117,6 @@ class FusedHeads(nn.Module):
         q, residual = self.density.coordinates(features)
         to_bank, to_means = self.density.distances(q, residual)
         heights = -squared_distances(z, self.ice_centres)
-        logits, scores = self.score(logits, anchored, heights, to_bank, to_means, *linear)
+        linear = others[0] if others else None
+        logits, scores = self.score(logits, anchored, heights, to_bank, to_means, linear=linear, own=own)
         return logits.softmax(-1).mean(0), scores, *self.density.nearest(q, residual, to_bank)

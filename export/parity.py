@@ -46,7 +46,10 @@ ALLOWED: Mapping[Precision, Allowance] = {
 
 
 def compare(calibration: Calibration, expected: Outputs, found: Outputs) -> Parity:
-    """Compare ONNX Runtime (`found`) with PyTorch (`expected`) on the same images, measured and not yet judged."""
+    """Compare ONNX Runtime (`found`) with PyTorch (`expected`) on the same images, measured and not yet judged.
+
+    A score that is its own threshold, as one calibration photo's always is, may fall on either side of it.
+    """
     errors = calibration.score_errors(expected.scores, found.scores)
     thresholds = calibration.thresholds(DEFAULT_ACCEPT)
     limits = np.array([threshold for _, threshold in thresholds.scores])
@@ -58,9 +61,24 @@ def compare(calibration: Calibration, expected: Outputs, found: Outputs) -> Pari
         labels_identical=bool((expected.probabilities.argmax(1) == found.probabilities.argmax(1)).all()),
         verdicts_identical=bool(
             (calibration.flagged(expected) == calibration.flagged(found)).all()
-            and ((expected.scores > limits) == (found.scores > limits)).all()
+            and (
+                ((expected.scores > limits) == (found.scores > limits)) | _on_edge(calibration, expected, limits)
+            ).all()
         ),
     )
+
+
+def _on_edge(calibration: Calibration, expected: Outputs, limits: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which scores are no farther from their thresholds than runtimes may be from one another, `[B, S]`."""
+    return np.asarray(
+        calibration.score_errors(np.broadcast_to(limits, expected.scores.shape), expected.scores) <= TOLERANCE
+    )
+
+
+def undecided(calibration: Calibration, expected: Outputs, found: Outputs) -> npt.NDArray[np.bool_]:
+    """Which images lie on the edge of the fused decision, `[B]`: flagged by one runtime alone, with equal scores."""
+    equal = (calibration.score_errors(expected.scores, found.scores) <= TOLERANCE).all(1)
+    return np.asarray((calibration.flagged(expected) != calibration.flagged(found)) & equal)
 
 
 def require(parity: Parity) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from oodguard.core.errors import ImageError, InputError
-from oodguard.core.preprocessing import Pixels, Preprocessing, load_pixels
+from oodguard.core.preprocessing import Pixels, Preprocessing, open_image, to_pixels
 from oodguard.evaluation.evaluate import options_of
+from oodguard.training.backbone.augment import augmented_pixels
 from oodguard.training.backbone.features import TRAINING_LIMITS, batches
 from oodguard.training.options import DIGITS
+from oodguard.training.photos.again import photos_of_run
 from oodguard.training.photos.division import found_again
-from oodguard.training.photos.labelled import Photo, Photos, load_photos
+from oodguard.training.photos.labelled import Photo, Photos
 from oodguard.training.progress import Reporter
 from oodguard.training.run import Run
 
@@ -59,7 +61,7 @@ def photos_of(run: Run, run_folder: Path, *, data: Path | None) -> tuple[Photos,
             f"the photos {run_folder} was trained on are needed and {source} does not exist; say where they are with "
             "--data"
         )
-    return load_photos(source, options.cache), source
+    return photos_of_run(run.record, run.division, options.model_copy(update={"data": source})), source
 
 
 def spread(photos: Sequence[Photo], count: int, *, seed: int) -> tuple[Photo, ...]:
@@ -76,14 +78,28 @@ def spread(photos: Sequence[Photo], count: int, *, seed: int) -> tuple[Photo, ..
 
 
 def pixel_batches(
-    photos: Sequence[Photo], preprocessing: Preprocessing, *, stage: str, report: Reporter
+    photos: Sequence[Photo],
+    preprocessing: Preprocessing,
+    *,
+    stage: str,
+    report: Reporter,
+    size: int = BATCH,
+    view: int = 0,
 ) -> Iterator[Pixels]:
-    """The photos as batches of uint8 `[B, H, W, 3]`; images that cannot be read are passed over."""
-    for rows in batches(len(photos), BATCH):
+    """The photos as batches of uint8 `[B, H, W, 3]` of at most `size`; images that cannot be read are passed over.
+
+    view: 0 for what is served; others are those that training augments with.
+    """
+    for rows in batches(len(photos), size):
         found = []
         for photo in photos[rows]:
             try:
-                found.append(load_pixels(photo.path.read_bytes(), preprocessing, TRAINING_LIMITS))
+                image = open_image(photo.path.read_bytes(), TRAINING_LIMITS, shrink_for=preprocessing)
+                found.append(
+                    augmented_pixels(image, preprocessing, identity=photo.sha256, view=view)
+                    if view
+                    else to_pixels(image, preprocessing)
+                )
             except ImageError:
                 continue
         if found:

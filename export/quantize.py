@@ -15,8 +15,9 @@ which is close to 8 bits.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,9 @@ LARGEST_PAIR = 127.5
 Scales = npt.NDArray[np.float64]
 
 
+Feed = Mapping[str, npt.NDArray[Any]]
+
+
 def to_int8(graph: bytes, images: Iterable[Pixels]) -> bytes:
     """Quantise a fused float32 graph with ranges measured on `images`, batches of uint8 `[B, H, W, 3]`.
 
@@ -47,17 +51,28 @@ def to_int8(graph: bytes, images: Iterable[Pixels]) -> bytes:
 
     The same graph and images give the same bytes.
     """
+    return quantised(graph, ({INPUT_NAME: batch} for batch in images))
+
+
+def quantised(graph: bytes, feeds: Iterable[Feed]) -> bytes:
+    """The same for a graph with other inputs, by name: the heads of a wrapped classifier.
+
+    Only what their first layer reads is rounded; the densities read the classifier's feature as it is.
+    """
     with tempfile.TemporaryDirectory() as folder:
         given, ready, small = (Path(folder) / f"{name}.onnx" for name in ("float", "ready", "int8"))
         given.write_bytes(graph)
         # Constants folded and every shape known: the quantiser skips tensors whose shape it cannot see.
         quant_pre_process(str(given), str(ready), skip_symbolic_shape=True)
         model = onnx.load(ready)
+        if not any(value.name == INPUT_NAME for value in model.graph.input):
+            _set_apart(model)
+            onnx.save(model, ready)
         nodes = quantised_nodes(model)
         quantize_static(
             str(ready),
             str(small),
-            _Batches(images),
+            _Batches(feeds),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(KINDS),
             nodes_to_quantize=[node.name for node in nodes],
@@ -72,16 +87,26 @@ def to_int8(graph: bytes, images: Iterable[Pixels]) -> bytes:
     return bytes(made.SerializeToString(deterministic=True))
 
 
+def _set_apart(model: onnx.ModelProto) -> None:
+    """Let the heads' first layer read a tensor of its own: the quantiser rounds a tensor for all of its readers."""
+    layer = first_layer(model)
+    place, maker = next((i, n) for i, n in enumerate(model.graph.node) if layer.input[0] in n.output)
+    copy = onnx.NodeProto()
+    copy.CopyFrom(maker)
+    copy.name, copy.output[0] = f"{maker.name}_apart", f"{maker.output[0]}_apart"
+    layer.input[0] = copy.output[0]
+    model.graph.node.insert(place, copy)
+
+
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
     """Batches as the quantiser asks for them."""
 
-    def __init__(self, images: Iterable[Pixels]) -> None:
-        self._batches: Iterator[Pixels] = iter(images)
+    def __init__(self, feeds: Iterable[Feed]) -> None:
+        self._feeds: Iterator[Feed] = iter(feeds)
 
-    def get_next(self) -> dict[str, Pixels] | None:
+    def get_next(self) -> Feed | None:
         """The next batch by input name, None at the end."""
-        batch = next(self._batches, None)
-        return None if batch is None else {INPUT_NAME: batch}
+        return next(self._feeds, None)
 
 
 def quantised_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:

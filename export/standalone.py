@@ -25,7 +25,9 @@ from oodguard.core.manifest import (
     STANDALONE_OUTPUTS,
 )
 from oodguard.core.sharpening import LEAST, Sharpening
-from oodguard.export.portable import GraphWriter, portable
+from oodguard.export.names import all_names, unused
+from oodguard.export.opsets import Rewriter, opset_of
+from oodguard.export.portable import OPSET, GraphWriter, portable
 
 # How far float32 may be off a mean surprise, relative to it or to 1. Steps are moved by so much, so that an image on
 # one, as every calibration image is, is judged as in float64.
@@ -98,16 +100,18 @@ def _margins(values: Floats) -> Floats:
     return np.clip(gaps, SLACK * scale, MARGIN * scale)
 
 
-def standalone(graph: bytes, calibration: Calibration, *, accept: float) -> bytes:
+def standalone(graph: bytes, calibration: Calibration, *, accept: float, foreign: bool = False) -> bytes:
     """A fused graph with the verdict appended: `images` and, optionally, `accept` to the outputs of a verdict.
 
     ```python
     file = standalone(Path("model.onnx").read_bytes(), manifest.calibration, accept=0.95)
     ```
 
-    accept: the target acceptance where none is fed (`QuantileCurve.level`).
+    accept: the target acceptance where none is fed (`QuantileCurve.level`). foreign: the graph is of a wrapped
+    classifier, whose own nodes stay as they are; what was appended is portable already.
     """
-    model = portable(onnx.load_from_string(graph))
+    model = onnx.load_from_string(graph)
+    model = model if foreign else portable(model)
     _append(model, calibration, accept)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
@@ -128,12 +132,15 @@ def verdict_graph(calibration: Calibration, *, classes: int, accept: float) -> b
 
 
 def _append(model: onnx.ModelProto, calibration: Calibration, accept: float) -> None:
-    write = GraphWriter("verdict")
-    _Verdict(write, calibration).write()
     graph = model.graph
-    graph.node.extend(write.nodes)
+    prefix = unused("verdict", all_names(graph))
+    write = GraphWriter(prefix)
+    _Verdict(write, calibration).write()
+    written = Rewriter(write.constants, source=OPSET, target=opset_of(model), prefix=f"{prefix}.lowered")
+    written.rewrite(write.nodes)
+    graph.node.extend(written.nodes)
     default = helper.make_tensor(ACCEPT_NAME, TensorProto.FLOAT, [1], [accept])
-    graph.initializer.extend([*write.constants, default])
+    graph.initializer.extend([*written.constants, default])
     # An input that has a value of its own is one that callers may leave out.
     graph.input.append(helper.make_tensor_value_info(ACCEPT_NAME, TensorProto.FLOAT, [1]))
     kinds = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT}

@@ -49,8 +49,8 @@ def main() -> None:
 
 def times(manifests: dict[Path, Manifest], graphs: dict[Path, bytes], *, rounds: int, threads: list[int]) -> Table:
     """Median milliseconds per image, and how many times faster than the first bundle (median over rounds)."""
-    side = next(iter(manifests.values())).preprocessing.crop
-    table = Table(title=f"ms per image at {side} px, ONNX Runtime {ort.__version__}")
+    shape = next(iter(manifests.values())).preprocessing.shape
+    table = Table(title=f"ms per image at {shape[0]} x {shape[1]} px, ONNX Runtime {ort.__version__}")
     table.add_column("threads", justify="right")
     table.add_column("batch", justify="right")
     for manifest in manifests.values():
@@ -58,7 +58,7 @@ def times(manifests: dict[Path, Manifest], graphs: dict[Path, bytes], *, rounds:
     for count in threads:
         running = [session(graph, threads=count) for graph in graphs.values()]
         for batch in (1, 8):
-            images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
+            images = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
             found = np.array(
                 [[_seconds(one, images) for one in running] for _ in range(max(rounds // batch, 20) + WARM_UP)]
             )[WARM_UP:]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oodguard.core.preprocessing import ImageLimits
     from oodguard.core.problems import Problem, Refused
     from oodguard.server.guard import AsyncGuard, Guard, aload, load
+    from oodguard.wrapping.around import wrap_module as wrap
 
     __version__: str
 else:
@@ -33,7 +34,10 @@ else:
         "oodguard.core.preprocessing": ("ImageLimits",),
         "oodguard.core.problems": ("Problem", "Refused"),
         "oodguard.server.guard": ("AsyncGuard", "Guard", "aload", "load"),
+        "oodguard.wrapping.around": ("wrap",),
     }
+    # What a name is called in its module, where that is longer.
+    _OWN_NAMES = {"wrap": "wrap_module"}
 
     def __getattr__(name: str) -> object:
         if name == "__version__":
@@ -42,7 +46,7 @@ else:
             home = next((module for module, names in _HOMES.items() if name in names), None)
             if home is None:
                 raise AttributeError(f"module 'oodguard' has no attribute {name!r}")
-            found = getattr(importlib.import_module(home), name)
+            found = getattr(importlib.import_module(home), _OWN_NAMES.get(name, name))
         globals()[name] = found
         return found
 
@@ -63,6 +67,7 @@ __all__ = [
     "__version__",
     "aload",
     "load",
+    "wrap",
 ]
 
 # ONNX Runtime reports to its makers unless it is told not to before its first import.

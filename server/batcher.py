@@ -103,9 +103,9 @@ class Batcher:
         self._running: dict[asyncio.Task[None], float] = {}
         self._stalled: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        side = manifest.preprocessing.crop
+        shape = (max_batch, *manifest.preprocessing.shape)
         # One buffer for each slot, reused: a batch is copied into it and never reallocated.
-        self._buffers: list[Batch] = [np.empty((max_batch, side, side, 3), dtype=np.uint8) for _ in range(engine.slots)]
+        self._buffers: list[Batch] = [np.empty(shape, dtype=np.uint8) for _ in range(engine.slots)]
         self._slots = engine.slots
         self._idle = asyncio.Event()
         self._idle.set()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from oodguard.core.answers import ModelRef
 from oodguard.core.calibration import Calibration
+from oodguard.core.classifier import ClassifierRecord
 from oodguard.core.curve import QuantileCurve
 from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.frozen import Frozen
@@ -129,7 +130,8 @@ class ModelCard(Frozen):
 
     `targets` are what a request gets that asks for none. `accepts` are the target acceptances that thresholds are
     listed for, increasing, the other targets being those; `max_accept` is the highest that the calibration can promise.
-    `answers` is null where the calibration had no labels. `thumbnails`:
+    `answers` is null where the calibration had no labels. `classifier` is the one that the guard was put around, whose
+    probabilities are answered; null where the guard has its own. `thumbnails`:
     whether `/thumbnails/SHA256` has small copies of the training photos that explanations name.
     """
 
@@ -138,6 +140,7 @@ class ModelCard(Frozen):
     created: str
     backbone: str
     seed: int
+    classifier: ClassifierRecord | None
     classes: tuple[str, ...]
     targets: Targets
     max_accept: float
@@ -169,6 +172,7 @@ def card_of(model: ServedModel, settings: ServeSettings, shadow: ShadowCard | No
         created=provenance.created,
         backbone=provenance.backbone,
         seed=provenance.seed,
+        classifier=manifest.classifier,
         classes=manifest.classes,
         targets=targets,
         max_accept=manifest.calibration.curve.highest(targets.confidence),
@@ -255,7 +259,7 @@ def scale_of(curve: QuantileCurve) -> Scale:
 
 def checks_of(manifest: Manifest) -> tuple[Check, ...]:
     """What export and training found out about the model, each with a verdict."""
-    found = [_parity(manifest.parity)]
+    found = [_parity(manifest.parity), *_own(manifest)]
     accepted = manifest.provenance.metrics.get("test_acceptance")
     if accepted is not None:
         found.append(_acceptance(accepted, manifest.calibration.samples))
@@ -279,6 +283,16 @@ def _parity(parity: Parity) -> Check:
             f"fp32 graph on {parity.images} images"
         )
     return Check(name=f"Export parity ({parity.precision})", passed=passed, detail=detail)
+
+
+def _own(manifest: Manifest) -> Iterator[Check]:
+    """That a wrapped classifier answers as it does by itself. Export writes no bundle in which it does not."""
+    if manifest.classifier is None or manifest.parity.own_images is None:
+        return
+    detail = (
+        f"On {manifest.parity.own_images} images the probabilities are those of {manifest.classifier.file}, bit for bit"
+    )
+    yield Check(name="The classifier's own answers", passed=True, detail=detail)
 
 
 def _acceptance(accepted: float, samples: int) -> Check:

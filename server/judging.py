@@ -28,7 +28,7 @@ from oodguard.server.shadow import Shadow
 from oodguard.server.stages import Passed, Seconds, Stages
 from oodguard.server.tracing import CURRENT
 
-# One image of a request: encoded, or pixels `[side, side, 3]` uint8, or why it cannot be used.
+# One image of a request: encoded, or pixels `[height, width, 3]` uint8, or why it cannot be used.
 ParsedImage = bytes | Pixels | ImageError
 # A request that names no target.
 NOTHING: Mapping[str, float] = MappingProxyType({})

@@ -157,10 +157,10 @@ class ServedModel:
     async def _difference(self) -> str | None:
         assert self.plan is not None
         assert self.bundle is not None
-        size, side = self.plan.max_batch, self.manifest.preprocessing.crop
+        size = self.plan.max_batch
         try:
             # Warms every slot up, on batches as long as real ones.
-            full = np.zeros((size, side, side, 3), dtype=np.uint8)
+            full = np.zeros((size, *self.manifest.preprocessing.shape), dtype=np.uint8)
             await asyncio.gather(*(self.engine.infer(full) for _ in range(self.engine.slots)))
         except EngineError as error:
             return f"the engine cannot be warmed up ({error})"

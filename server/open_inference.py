@@ -160,12 +160,13 @@ def _base64(text: Any) -> bytes | ImageError:
 
 
 def _pixels(tensor: Tensor, content: Content, manifest: Manifest) -> list[ParsedImage]:
-    side = manifest.preprocessing.crop
+    shape = manifest.preprocessing.shape
     if tensor.datatype != "UINT8":
         raise RequestError(Code.BAD_BODY, f"input {PIXELS}: the datatype is UINT8")
-    if len(tensor.shape) != 4 or tensor.shape[1:] != (side, side, 3):
+    if len(tensor.shape) != 4 or tensor.shape[1:] != shape:
         raise RequestError(
-            Code.BAD_BODY, f"input {PIXELS}: the shape is [N, {side}, {side}, 3]; got {list(tensor.shape)}"
+            Code.BAD_BODY,
+            f"input {PIXELS}: the shape is [N, {', '.join(map(str, shape))}]; got {list(tensor.shape)}",
         )
     count = _count(tensor)
     if isinstance(content, bytes):
@@ -237,7 +238,7 @@ def _to_json(values: Array) -> list[Any]:
 
 def metadata(manifest: Manifest) -> dict[str, Any]:
     """The model metadata of the protocol."""
-    side, classes, scores = manifest.preprocessing.crop, len(manifest.classes), len(manifest.scores)
+    classes, scores = len(manifest.classes), len(manifest.scores)
     sets = [{"name": "label_set", "datatype": "BOOL", "shape": [-1, classes]}] if manifest.has_label_sets else []
     return {
         "name": manifest.name,
@@ -245,7 +246,7 @@ def metadata(manifest: Manifest) -> dict[str, Any]:
         "platform": "oodguard",
         "inputs": [
             {"name": ENCODED, "datatype": "BYTES", "shape": [-1]},
-            {"name": PIXELS, "datatype": "UINT8", "shape": [-1, side, side, 3]},
+            {"name": PIXELS, "datatype": "UINT8", "shape": [-1, *manifest.preprocessing.shape]},
         ],
         "outputs": [
             {"name": "label", "datatype": "BYTES", "shape": [-1]},

@@ -45,11 +45,11 @@ def cross_fit(learning: LearningSet, options: TrainOptions, compute: Fabric, rep
     for number, (rest, held) in enumerate(splitter.split(targets, targets, groups)):
         if missing := np.setdiff1d(targets, targets[rest]).tolist():
             raise InputError(
-                f"all photos of {learning.photos.classes[missing[0]]} fall into one part; add photos, or cross-fit less"
+                f"all photos of {learning.known[missing[0]]} fall into one part; add photos, or cross-fit less"
             )
         report.note(f"cross-fitting, part {number + 1} of {options.cross_fit}")
         torch.manual_seed(options.seed)
-        backbone = backbone_of(options)
+        backbone = backbone_of(options) if options.tune else learning.backbone
         labels = learning.targets[rest]
         activations, frozen = learning.activations[:, rest], learning.frozen[:, rest]
         if options.tune:
@@ -59,10 +59,13 @@ def cross_fit(learning: LearningSet, options: TrainOptions, compute: Fabric, rep
             features,
             labels,
             options,
-            classes=len(learning.photos.classes),
+            classes=len(learning.known),
+            rows=backbone.rows,
             outliers=learning.outliers_of(backbone),
             compute=compute,
         )
+        if learning.covered:
+            heads.cover(learning.covered)
         left = tail_features(backbone.tail, learning.activations[0][held])
         found.append((held, head_answers(heads, left)))
         if diagnosis is None:

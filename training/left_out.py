@@ -20,10 +20,11 @@ from torch import Tensor
 from oodguard.core.calibration import MIN_CALIBRATION
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.fusion import Fusion, LeftOutCheck, chosen_members
-from oodguard.core.scores import SCORES, ScoreName
+from oodguard.core.scores import ScoreName
 from oodguard.core.targets import DEFAULT_ACCEPT
 from oodguard.training.answers import head_answers
 from oodguard.training.heads.guard import fit_heads
+from oodguard.training.heads.rows import Rows
 from oodguard.training.metrics import auroc
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Labels
@@ -37,16 +38,30 @@ EPOCHS_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Labelled:
-    """Frozen features of photos, `[V, N, D]` in V views with the plain one first, and their classes `[N]`."""
+    """Frozen features of photos, `[V, N, D]` in V views with the plain one first, and their classes `[N]`.
+
+    rows: what rows of features hold; None: features alone. covered: which classes of a wrapped classifier these are.
+    """
 
     features: Tensor
     targets: Tensor
+    rows: Rows | None = None
+    covered: tuple[int, ...] = ()
 
     def of(self, classes: Labels) -> tuple[Tensor, Tensor]:
         """The features of the photos of `classes` `[V, n, D]`, and their place in `classes` `[n]`."""
         rows = torch.from_numpy(np.flatnonzero(np.isin(self.targets.numpy(), classes)))
         places = np.searchsorted(classes, self.targets[rows].numpy())
         return self.features[:, rows], torch.from_numpy(places)
+
+    def without(self, classes: Labels) -> Labelled:
+        """The same photos as a classifier would see them that does not know `classes`."""
+        if self.rows is None:
+            return self
+        covered = np.asarray(self.covered or range(self.rows.own_classes))
+        own = np.setdiff1d(np.arange(self.rows.own_classes), covered[classes])
+        rows, features = self.rows.of_classes(self.features, own.tolist())
+        return Labelled(features, self.targets, rows)
 
 
 @dataclass(frozen=True)
@@ -101,12 +116,13 @@ def _fold(
     left_out: Labels,
     compute: Fabric | None,
 ) -> list[_Fold]:
+    training, held = training.without(left_out), held.without(left_out)
     features, targets = training.of(known)
     calibration = held.of(known)[0][0]
     strange = torch.cat([part.of(left_out)[0][0] for part in (training, held)])
     if len(calibration) < MIN_CALIBRATION or not len(strange):
         return []
-    heads = fit_heads(features, targets, options, classes=len(known), compute=compute)
+    heads = fit_heads(features, targets, options, classes=len(known), rows=training.rows, compute=compute)
     return [_Fold(known=head_answers(heads, calibration).scores, strange=head_answers(heads, strange).scores)]
 
 
@@ -114,7 +130,7 @@ def _summary(folds: list[_Fold]) -> LeftOutCheck:
     def mean(figure: Callable[[_Fold], float]) -> float:
         return round(float(np.mean([figure(fold) for fold in folds])), 2)
 
-    names = [spec.name for spec in SCORES]
+    names = list(folds[0].known)
     shown = LeftOutCheck(
         folds=len(folds),
         images=sum(fold.images for fold in folds),

@@ -23,6 +23,7 @@ from oodguard.core.calibration import Calibration
 from oodguard.core.fusion import LeftOutCheck
 from oodguard.training.answers import head_answers
 from oodguard.training.heads.guard import fit_heads
+from oodguard.training.heads.rows import Rows
 from oodguard.training.options import TrainOptions
 
 # From so many calibration photos up they need no help.
@@ -38,6 +39,7 @@ class FrozenPhotos:
     targets: Tensor
     groups: Labels
     held: Tensor
+    rows: Rows | None = None
 
 
 def out_of_fold(
@@ -69,6 +71,7 @@ def out_of_fold(
                 torch.from_numpy(targets[rest]),
                 options.of_folds(),
                 classes=classes,
+                rows=photos.rows,
                 compute=compute,
             )
             usual = Calibration.fit(head_answers(heads, photos.held).scores, check=check)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import shutil
 import time
@@ -17,6 +18,7 @@ from lightning_fabric import Fabric
 from oodguard.core.answering import LabelledPhotos
 from oodguard.core.bank import Bank
 from oodguard.core.calibration import Calibration
+from oodguard.core.classifier import CLASSIFIER_FILE
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.files import file_sha256
@@ -49,6 +51,7 @@ from oodguard.training.record import (
     Splits,
     load_record,
 )
+from oodguard.training.wrapped import Wrapped
 
 GOLDEN_IMAGES = 8
 # Photos out of fold that a run keeps.
@@ -59,19 +62,26 @@ MAX_APART = 8192
 class Learned:
     """A trained guard before calibration, what it was trained on, and what left-out classes say of its scores.
 
-    apart: what heads say of training photos that they did not see; none where the guard was cross-fitted.
+    wrapped: the classifier that the guard is put around. views: augmented views of each photo. apart: what heads say of
+    training photos that they did not see; none where the guard was cross-fitted.
     """
 
     learning: LearningSet
     heads: GuardHeads
     check: LeftOutCheck | None
     crossed: CrossFitted | None
+    wrapped: Wrapped | None
+    views: int
     apart: LabelledPhotos | None
     seconds_per_head_epoch: float
 
 
-def train(options: TrainOptions, out: Path, *, report: Reporter | None = None) -> RunRecord:
+def train(
+    options: TrainOptions, out: Path, *, wrapped: Wrapped | None = None, report: Reporter | None = None
+) -> RunRecord:
     """Train a guard and write its run folder.
+
+    wrapped: the classifier that the guard is put around; None: one is trained from the photos of `options`.
 
     ```python
     record = train(TrainOptions(data=Path("photos")), Path("runs/photos"))
@@ -88,7 +98,7 @@ def train(options: TrainOptions, out: Path, *, report: Reporter | None = None) -
     report = (report if first else None) or Silent()
     scratch = runs.begin(out) if first else out
     try:
-        learned = _learn(options, compute, report)
+        learned = _learn(options, compute, report, wrapped)
         if first:
             _write(learned, options, scratch, started)
     except BaseException as error:
@@ -103,9 +113,9 @@ def train(options: TrainOptions, out: Path, *, report: Reporter | None = None) -
     return load_record(out)
 
 
-def _learn(options: TrainOptions, compute: Fabric, report: Reporter) -> Learned:
+def _learn(options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wrapped | None) -> Learned:
     """The part of training that all processes do together."""
-    learning = learning_set(options, compute, report)
+    learning = learning_set(options, compute, report, wrapped)
     epoch_seconds: list[float] = []
 
     def on_epoch(e: EpochReport) -> None:
@@ -116,18 +126,24 @@ def _learn(options: TrainOptions, compute: Fabric, report: Reporter) -> Learned:
         learning.features,
         learning.targets,
         options,
-        classes=len(learning.photos.classes),
+        classes=len(learning.known),
+        rows=learning.backbone.rows,
         outliers=learning.outliers,
         compute=compute,
         progress=on_epoch,
     )
-    check = _check(learning, options, compute, report)
+    if learning.covered:
+        heads.cover(learning.covered)
+    # A wrapped classifier was trained on all classes: none can be left out any more.
+    check = _check(learning, options, compute, report) if wrapped is None else None
     return Learned(
         learning=learning,
         heads=heads,
         check=check,
         crossed=cross_fit(learning, options, compute, report) if options.cross_fit else None,
         apart=None if options.cross_fit else _apart(learning, options, check, compute, report),
+        wrapped=wrapped,
+        views=options.views,
         seconds_per_head_epoch=float(np.median(epoch_seconds)),
     )
 
@@ -143,9 +159,10 @@ def _apart(
             targets=learning.targets,
             groups=group_numbers(division, division.training),
             held=learning.held,
+            rows=learning.backbone.rows,
         ),
         options,
-        classes=len(learning.photos.classes),
+        classes=len(learning.known),
         check=check,
         compute=compute,
         progress=lambda done, total: report.progress("training photos out of fold", done, total),
@@ -155,16 +172,20 @@ def _apart(
 
 def _check(learning: LearningSet, options: TrainOptions, compute: Fabric, report: Reporter) -> LeftOutCheck | None:
     """Choose the fused score on left-out classes, and say what it leaves out."""
-    division, classes = learning.division, learning.photos.classes
+    division, classes = learning.division, learning.known
+    rows, covered = learning.backbone.rows, learning.covered
     if options.cross_fit:
         groups = [division.groups[photo] for photo in division.training]
         rest, held = split_off(
             learning.targets.numpy(), groups, fraction=options.calibration_fraction, seed=options.seed
         )
-        parts = [Labelled(learning.frozen[:, rows], learning.targets[rows]) for rows in (rest, held)]
+        parts = [Labelled(learning.frozen[:, part], learning.targets[part], rows, covered) for part in (rest, held)]
     else:
         numbers = torch.from_numpy(label_numbers(division.calibration, classes))
-        parts = [Labelled(learning.frozen, learning.targets), Labelled(learning.held.unsqueeze(0), numbers)]
+        parts = [
+            Labelled(learning.frozen, learning.targets, rows, covered),
+            Labelled(learning.held.unsqueeze(0), numbers, rows, covered),
+        ]
     check = check_left_out(
         parts[0],
         parts[1],
@@ -199,6 +220,8 @@ def _write(learned: Learned, options: TrainOptions, scratch: Path, started: floa
     runs.write_division(scratch, division.record)
     runs.write_bank(scratch, _bank(learned))
     runs.write_calibration(scratch, calibrated.answers.scores, calibrated.labelled)
+    if learned.wrapped is not None:
+        shutil.copyfile(learned.wrapped.network, scratch / CLASSIFIER_FILE)
     runs.write_weights(scratch, trunk=backbone.trunk, tail=backbone.tail, heads=heads)
     record = _record(learned, calibrated, options, metrics, weights_sha256=file_sha256(scratch / WEIGHTS_FILE))
     (scratch / RECORD_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
@@ -206,10 +229,12 @@ def _write(learned: Learned, options: TrainOptions, scratch: Path, started: floa
 
 def _bank(learned: Learned) -> Bank:
     """Which training photo each row of the bank is."""
-    targets = learned.learning.targets
+    learning = learned.learning
+    targets = learning.targets
+    numbers = label_numbers(learning.division.training, learning.classes)
     rows = bank_rows(targets, learned.heads.shapes.bank)
-    photos = learned.learning.division.training
-    return Bank(class_indices=tuple(targets[rows].tolist()), sha256=tuple(photos[row].sha256 for row in rows.tolist()))
+    photos = learning.division.training
+    return Bank(class_indices=tuple(numbers[rows].tolist()), sha256=tuple(photos[row].sha256 for row in rows.tolist()))
 
 
 def _calibrate(learned: Learned) -> Calibrated:
@@ -221,9 +246,11 @@ def _calibrate(learned: Learned) -> Calibrated:
         photos = learning.division.calibration
         features = tail_features(learning.backbone.tail, learning.extractor.extract(photos)[0])
         found = head_answers(heads, features)
+        if learned.wrapped is not None and learned.wrapped.record.seen:
+            found = _as_if_unseen(found, learned)
         diagnosis = diagnose_heads(
             heads,
-            (features, torch.from_numpy(label_numbers(photos, learning.photos.classes))),
+            (features, torch.from_numpy(label_numbers(photos, learning.known))),
             (learning.features[0], learning.targets),
         )
     calibration = Calibration.fit(found.scores, check=learned.check, lipschitz=heads.lipschitz)
@@ -232,18 +259,35 @@ def _calibrate(learned: Learned) -> Calibrated:
     labelled = LabelledPhotos(
         surprise=calibration.surprise(found.scores),
         probabilities=found.probabilities,
-        targets=label_numbers(own, learning.photos.classes),
+        targets=label_numbers(own, learning.classes),
         groups=group_numbers(division, own),
     )
     if learned.apart is not None:
         labelled = learned.apart.and_these(labelled)
-    return Calibrated(answers=found, calibration=calibration.answered(labelled), labelled=labelled, diagnosis=diagnosis)
+    wrapped = learned.wrapped
+    if wrapped is None or not (wrapped.record.seen or wrapped.record.labels == "model"):
+        # What a wrapped classifier answers stays as it is.
+        calibration = calibration.answered(labelled, keep_probabilities=wrapped is not None)
+    return Calibrated(answers=found, calibration=calibration, labelled=labelled, diagnosis=diagnosis)
+
+
+def _as_if_unseen(found: Answers, learned: Learned) -> Answers:
+    """The answers for calibration photos that the wrapped classifier was trained on, with other scores.
+
+    It knows these photos better than it will know new ones. Each score is the largest over augmented views of a photo,
+    which it knows less well. That comes nearer to new photos; how near, only photos that it has not seen could say.
+    """
+    learning = learned.learning
+    views = learning.extractor.extract(learning.division.calibration, views=range(1, max(learned.views, 1) + 1))
+    changed = [answers(learning.backbone, learned.heads, view).scores for view in views]
+    scores = {name: np.max([view[name] for view in changed], axis=0) for name in found.scores}
+    return dataclasses.replace(found, scores=scores)
 
 
 def _metrics(learned: Learned, calibrated: Calibrated, options: TrainOptions) -> dict[str, float]:
     """The figures that a run's record keeps."""
     learning, division = learned.learning, learned.learning.division
-    classes, calibration = learning.photos.classes, calibrated.calibration
+    classes, calibration = learning.classes, calibrated.calibration
     metrics = {
         "seconds_per_head_epoch": learned.seconds_per_head_epoch,
         "calibration_accuracy": _accuracy(calibrated.answers, division.calibration, classes),
@@ -268,7 +312,7 @@ def _record(
     """Everything about the run that is not a weight."""
     learning, heads = learned.learning, learned.heads
     photos, division, extractor, backbone = learning.photos, learning.division, learning.extractor, learning.backbone
-    unreadable = {str(p.path) for p in (*photos.pool, *photos.test) if p.sha256 in extractor.unreadable}
+    unreadable = {str(p.path) for p in (*photos.pool, *photos.held, *photos.test) if p.sha256 in extractor.unreadable}
     return RunRecord(
         oodguard=importlib.metadata.version("oodguard"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -276,7 +320,7 @@ def _record(
         options={k: str(v) if isinstance(v, Path) else v for k, v in options.model_dump().items()},
         versions=runs.versions(),
         data_fingerprint=photos.fingerprint,
-        classes=photos.classes,
+        classes=learning.classes,
         preprocessing=backbone.preprocessing,
         backbone=BackboneRecord(
             kind=backbone.kind,
@@ -287,6 +331,7 @@ def _record(
             cut=backbone.cut,
             width=backbone.width,
         ),
+        classifier=None if learned.wrapped is None else learned.wrapped.record,
         heads=heads.shapes,
         splits=Splits(
             train=len(division.training),
@@ -296,6 +341,7 @@ def _record(
             largest_group=division.largest_group,
             unreadable=tuple(sorted(unreadable)),
         ),
+        faults=division.faults,
         calibration=calibrated.calibration,
         targets=Targets(confidence=options.confidence),
         metrics=metrics,

@@ -9,11 +9,12 @@ from typing import Literal, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from oodguard.core.calibration import Calibration
+from oodguard.core.classifier import ClassifierRecord
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import FormatError
 from oodguard.core.frozen import Frozen, first_fault
 from oodguard.core.preprocessing import Preprocessing
-from oodguard.core.scores import CERTIFIED, REGISTRY, ScoreName, ScoreSpec
+from oodguard.core.scores import CERTIFIED, REGISTRY, WRAPPED, ScoreName, ScoreSpec
 from oodguard.core.targets import Targets
 
 RECORD_FILE = "run.json"
@@ -35,6 +36,20 @@ class Splits(Frozen):
     groups: int = Field(description="near-duplicate groups among training and calibration images")
     largest_group: int
     unreadable: tuple[str, ...] = ()
+
+
+class PhotoFaults(Frozen):
+    """What is wrong with the photos of a run, as far as bytes and features show it; `oodguard check` shows more."""
+
+    smallest: int = Field(description="photos of the smallest class")
+    largest: int = Field(description="photos of the largest class")
+    copies: int = Field(description="files that are in their class already")
+    copies_across: int = Field(description="files that are in another class, too")
+    labels: int | None = Field(description="labels that look wrong; None: not looked at")
+    first_labels: tuple[str, ...] = Field((), description="photos with such labels, the most suspect first")
+    left_out: dict[str, int] = Field(
+        default_factory=dict, description="photos that --exclude left out, by kind of suspect"
+    )
 
 
 class BackboneRecord(Frozen):
@@ -62,6 +77,8 @@ class HeadShapes(Frozen):
     bank: int = Field(ge=1)
     neighbours: int = Field(ge=1)
     certified: bool = False
+    own_classes: int = Field(0, ge=0, description="of the wrapped classifier; 0: there is none")
+    covered: tuple[int, ...] = Field((), description="which of those the heads know, in their order; (): all")
     scores: tuple[ScoreName, ...] = Field(min_length=1, description="in graph order")
 
     @model_validator(mode="after")
@@ -70,6 +87,10 @@ class HeadShapes(Frozen):
             raise ValueError("score names repeat")
         if (CERTIFIED.name in self.scores) != self.certified:
             raise ValueError(f"{CERTIFIED.name} belongs to a certified head")
+        if any((spec.name in self.scores) != bool(self.own_classes) for spec in WRAPPED):
+            raise ValueError("scores of the classifier's own logits belong to a wrapped classifier")
+        if self.covered and len(self.covered) != self.classes:
+            raise ValueError("the classes that the heads know are not those of the wrapped classifier")
         return self
 
     @property
@@ -103,8 +124,10 @@ class RunRecord(Frozen):
     classes: tuple[str, ...] = Field(min_length=2)
     preprocessing: Preprocessing
     backbone: BackboneRecord
+    classifier: ClassifierRecord | None = Field(None, description="the wrapped classifier; null: trained here")
     heads: HeadShapes
     splits: Splits
+    faults: PhotoFaults | None = Field(None, description="what is wrong with the photos")
     calibration: Calibration
     targets: Targets = Field(description="what answers are to keep where nobody asks for anything else")
     metrics: dict[str, float]

@@ -22,7 +22,7 @@ from oodguard.core.bank import BANK_FILE, Bank
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
 from oodguard.core.scores import ScoreName
-from oodguard.training.backbone.network import Normalised
+from oodguard.training.backbone.network import pixel_network
 from oodguard.training.backbone.sources import rebuild_backbone
 from oodguard.training.heads.guard import GuardHeads
 from oodguard.training.record import (
@@ -45,7 +45,8 @@ class Run:
 
     division: which photo trained, calibrated or tested it. calibration: the scores `{name: [n]}` of the calibration
     photos. labelled: what was said of photos with labels, those out of fold first and then the calibration photos; of
-    at most 8,192 of the former. bank: which training photo each row of the bank is.
+    at most 8,192 of the former. bank: which training photo each row of the bank is. folder:
+    where it was read from.
     """
 
     record: RunRecord
@@ -56,27 +57,35 @@ class Run:
     calibration: dict[ScoreName, Scores]
     labelled: LabelledPhotos
     bank: Bank
+    folder: Path
 
     @property
     def apart(self) -> LabelledPhotos:
         """The photos out of fold; none of a cross-fitted run."""
         return self.labelled.first(len(self.labelled) - len(next(iter(self.calibration.values()))))
 
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The classes that the heads know: all, but for a wrapped classifier of which photos cover a part."""
+        covered = self.heads.shapes.covered
+        return tuple(self.record.classes[number] for number in covered) if covered else self.record.classes
+
     @torch.no_grad()
     def predict(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Probabilities `[B, C]` and scores `[B, S]` of uint8 images `[B, H, W, 3]`, by plain PyTorch."""
-        logits, scores = self.heads(self._features(images))
-        return logits.softmax(-1).mean(0).numpy(), scores.numpy()
+        rows = self._rows(images)
+        logits, scores = self.heads(rows)
+        return self.heads.probabilities(rows, logits).numpy(), scores.numpy()
 
     @torch.no_grad()
     def distances(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """How far the nearest photos of the bank are from uint8 images `[B, H, W, 3]`, `[B, K]`, by plain PyTorch."""
         density = self.heads.density
-        q, residual = density.coordinates(self._features(images))
+        q, residual = density.coordinates(self.heads.rows.feature(self._rows(images)))
         return density.nearest(q, residual, density.distances(q, residual)[0])[1].numpy()
 
-    def _features(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
-        trunk = Normalised(self.trunk, self.record.preprocessing).eval()
+    def _rows(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        trunk = pixel_network(self.trunk, self.record.preprocessing).eval()
         found: torch.Tensor = self.tail(trunk(torch.from_numpy(images))).flatten(1)
         return found
 
@@ -198,7 +207,7 @@ def load_run(folder: Path) -> Run:
         state = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise FormatError(f"{path} is damaged ({error})") from None
-    trunk, tail = rebuild_backbone(record.backbone, record.preprocessing)
+    trunk, tail = rebuild_backbone(record.backbone, record.preprocessing, folder)
     heads = GuardHeads(record.heads)
     try:
         for part, module in (("trunk", trunk), ("tail", tail), ("heads", heads)):
@@ -216,4 +225,5 @@ def load_run(folder: Path) -> Run:
         calibration=calibration,
         labelled=labelled,
         bank=_read_bank(folder, record),
+        folder=folder,
     )

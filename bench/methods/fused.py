@@ -16,6 +16,7 @@ from oodguard.bench.problem import LearningProblem, Space, batched
 from oodguard.core.calibration import Calibration
 from oodguard.training.heads import scores
 from oodguard.training.heads.guard import GuardHeads, fit_heads, head_shapes
+from oodguard.training.heads.rows import Rows
 from oodguard.training.options import TrainOptions
 
 
@@ -66,7 +67,9 @@ class FusedMethod:
         """Untrained heads."""
         network = problem.space.network(classes=problem.classes)
         width = problem.space.represent(network, problem.space.plain(problem.inputs[0][:2])).shape[1]
-        shapes = head_shapes(self._options(problem), width=width, classes=problem.classes, images=len(problem.targets))
+        shapes = head_shapes(
+            self._options(problem), rows=Rows(width), classes=problem.classes, images=len(problem.targets)
+        )
         return GuardDetector(GuardHeads(shapes), network.eval(), problem.space)
 
     def train(

@@ -260,6 +260,6 @@ def _featured(pixels: Arena, setting: BenchSetting, side: int, report: Reporter)
 
 
 def _enlarged(images: Tensor, preprocessing: Preprocessing) -> np.ndarray:
-    size = (preprocessing.crop, preprocessing.crop)
+    size = preprocessing.size[::-1]
     rows = images.permute(0, 2, 3, 1).numpy()
     return np.stack([np.asarray(Image.fromarray(row).resize(size, Image.Resampling.BICUBIC)) for row in rows])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from oodguard.core.classifier import ClassifierRecord
 from oodguard.core.curve import Scores
 from oodguard.evaluation.answered import Answered
 from oodguard.evaluation.confusion import confusion_counts
@@ -288,6 +289,26 @@ def _ensemble(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
     yield tables.diversity_table(found)
 
 
+def _wrapped(classifier: ClassifierRecord) -> str:
+    maker = f"written by {classifier.producer}, " if classifier.producer else ""
+    labels = (
+        " Its own answers were taken for labels: what it gets wrong counts as right."
+        if classifier.labels == "model"
+        else ""
+    )
+    seen = (
+        " It was trained on photos like those that calibrated: thresholds come from changed views of them, and new "
+        "photos may pass more or less often than promised."
+        if classifier.seen
+        else ""
+    )
+    return (
+        f"The guard was put around {classifier.file} (SHA-256 {classifier.sha256[:16]}; {maker}opset "
+        f"{classifier.opset}): labels and probabilities are its own. Its feature is {classifier.feature}, of "
+        f"{classifier.width:,} numbers, and its logits are {classifier.logits}.{labels}{seen}"
+    )
+
+
 def _provenance(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
     record = evidence.record
     yield Prose(f"Evaluated {found.created}, with this command:")
@@ -300,6 +321,8 @@ def _provenance(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
         f"Backbone {record.backbone.name} ({record.backbone.source}). Photos {record.data_fingerprint[:16]}, weights "
         f"{record.weights_sha256[:16]} (SHA-256)."
     )
+    if record.classifier is not None:
+        yield Prose(_wrapped(record.classifier))
     if found.leak:
         yield Table(
             caption="What keeping near-duplicates together changes: test acceptance of a frozen-feature kNN threshold "

@@ -101,7 +101,7 @@ def _set(name: str, table: DetectionTable) -> Iterator[Finding]:
     passed = round(fused.let_in.share * table.images)
     tone = _tone(fused.let_in.share)
     advice = (
-        " If they resemble your classes, add them as a class or with train --outliers; the table of target acceptances "
+        " If they resemble your classes, add them as a class or with --outliers; the table of target acceptances "
         "says what a lower --accept costs."
     )
     yield Finding(
@@ -160,8 +160,12 @@ def _baselines(found: Evaluation) -> Iterator[Finding]:
                 f"({percent(point.let_in.share)} against "
                 f"{percent(table.at_threshold[FUSED].let_in.share)}: {points(point.fused_less_this)}; "
                 f"it accepts {percent(point.accepted.share)} of ID test). Compare the scores in the "
-                "table of that set; give train --outliers like these, a higher --retain where they "
-                "are far OOD, or --cross-fit 5.",
+                "table of that set; "
+                + (
+                    "give train --outliers like these, a higher --retain where they are far OOD, or --cross-fit 5."
+                    if found.wrapped is None
+                    else "give wrap --outliers like these."
+                ),
             )
     change = found.comparison.accuracy_change
     if change is not None and change.high < 0:
@@ -169,7 +173,10 @@ def _baselines(found: Evaluation) -> Iterator[Finding]:
         yield Finding(
             "weak",
             "Logistic regression on the frozen feature labels more photos rightly than the guard "
-            f"({points(change)}). Train longer (--epochs, --tune-epochs) or with a lower --tune-lr.",
+            f"({points(change)}). Train longer (--epochs, --tune-epochs) or with a lower --tune-lr."
+            if found.wrapped is None
+            else f"Logistic regression on its own feature labels more photos rightly than {found.wrapped} "
+            f"({points(change)}): its last layers could be trained better. The guard leaves its labels as they are.",
         )
     yield Finding("note" if beaten or found.comparison.skipped else "good", found.comparison.sentence)
 
@@ -272,7 +279,7 @@ def _ensemble(found: Evaluation) -> Iterator[Finding]:
             "and the ensemble adds next to nothing. Raise --disagreement, or give --outliers with "
             "--ensemble a2d; PDS says little until then.",
         )
-    elif found.accuracy.share - mean < SMALL_GAIN:
+    elif found.wrapped is None and found.accuracy.share - mean < SMALL_GAIN:
         yield Finding(
             "note",
             "Averaging the members' predictions hardly helps the labels: "

@@ -127,7 +127,7 @@ def node(job):
             ["node", HERE / "judge.mjs", job.bundle.resolve(), file], stdout=subprocess.PIPE, text=True, check=True
         )
         probe = subprocess.run(
-            ["node", "--input-type=module", "-e", PROBE, job.graph.resolve(), one, str(job.pixels.shape[1])],
+            ["node", "--input-type=module", "-e", PROBE, job.graph.resolve(), one, *map(str, job.pixels.shape[1:3])],
             cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True,
         )  # fmt: skip
     found = [json.loads(line) for line in ran.stdout.splitlines()]
@@ -137,19 +137,19 @@ def node(job):
 PROBE = """
 import { readFileSync } from "node:fs";
 import * as ort from "onnxruntime-node";
-const [graph, file, side] = process.argv.slice(1);
+const [graph, file, height, width] = process.argv.slice(1);
 const session = await ort.InferenceSession.create(graph, { logSeverityLevel: 3 });
-const images = new ort.Tensor("uint8", readFileSync(file), [1, +side, +side, 3]);
+const images = new ort.Tensor("uint8", readFileSync(file), [1, +height, +width, 3]);
 const accept = new ort.Tensor("float32", [1e-6], [1]);
 const asked = session.run({ images, accept });
 console.log(await asked.then((found) => (found.is_ood.data[0] === 1 ? "taken" : "ignored"), () => "refused"));
 """
 
-ASK = """async ([images, side]) => {
+ASK = """async ([images, size]) => {
   const pixels = new Uint8Array(await (await fetch("pixels.rgb")).arrayBuffer());
   const found = [];
   for (let i = 0; i < images; i += 16) found.push(...await guard.judgePixels(
-    pixels.subarray(i * side * side * 3, (i + 16) * side * side * 3)));
+    pixels.subarray(i * size, (i + 16) * size)));
   return found;
 }"""
 CANVAS = """async (images) => {
@@ -219,7 +219,7 @@ def chromium(job, canvas=False):
                     continue
                 name = f"ONNX Runtime, web, {device} in Chromium {browser.version.split('.')[0]}"
                 try:
-                    verdicts = page.evaluate(ASK, [len(job.pixels), job.pixels.shape[1]])
+                    verdicts = page.evaluate(ASK, [len(job.pixels), job.pixels[0].size])
                     yield name, number, page.evaluate(REFUSES, job.probe.ravel().tolist()), verdicts
                     if canvas and device == "wasm":
                         yield f"{name}, through the canvas", number, "", page.evaluate(CANVAS, len(job.paths))

@@ -10,7 +10,7 @@
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import * as ort from "onnxruntime-node";
-import { judge } from "./verdict.mjs";
+import { judge, shapeOf } from "./verdict.mjs";
 
 async function main(bundle, file, accept) {
   const manifest = JSON.parse(await readFile(path.join(bundle, "manifest.json"), "utf8"));
@@ -18,13 +18,14 @@ async function main(bundle, file, accept) {
   const session = await ort.InferenceSession.create(path.join(bundle, manifest.standalone.graph), {
     logSeverityLevel: 3,
   });
-  const side = manifest.preprocessing.crop;
+  const shape = shapeOf(manifest);
+  const [height, width] = shape;
   const pixels = new Uint8Array(await readFile(file));
-  if (pixels.length === 0 || pixels.length % (side * side * 3)) {
-    throw new Error(`${file} does not hold images of ${side} x ${side} RGB pixels`);
+  if (pixels.length === 0 || pixels.length % (height * width * 3)) {
+    throw new Error(`${file} does not hold images of ${width} x ${height} RGB pixels`);
   }
   const wanted = accept === undefined ? undefined : Number(accept);
-  for (const verdict of await judge(ort, session, pixels, { side, classes: manifest.classes, accept: wanted })) {
+  for (const verdict of await judge(ort, session, pixels, { shape, classes: manifest.classes, accept: wanted })) {
     console.log(JSON.stringify(verdict));
   }
 }

@@ -2,7 +2,7 @@
 //
 // index.html?bundle=URL names the bundle's folder (default: bundle/); &device=webgpu takes the GPU.
 
-import { judge } from "./verdict.mjs";
+import { judge, shapeOf } from "./verdict.mjs";
 
 const query = new URLSearchParams(location.search);
 const bundle = new URL(query.get("bundle") ?? "bundle/", location.href);
@@ -26,37 +26,44 @@ async function load() {
 }
 
 /**
- * The pixels of an image: upright, its short side resized, its centre cut out, alpha over white.
+ * The pixels of an image: upright, cropped, squashed or padded as the bundle's `preprocessing` says, alpha over white.
  *
  * A canvas resizes in its own way, not as Pillow's bicubic filter does, so scores move a little. Where that matters, send
  * images whose short side already is what the manifest says.
  */
-function pixelsOf(image, { resize, crop }) {
-  const canvas = new OffscreenCanvas(crop, crop);
+function pixelsOf(image, manifest) {
+  const { resize, fit, fill } = manifest.preprocessing;
+  const [height, width] = shapeOf(manifest);
+  const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  const side = Math.min(image.width, image.height);
-  const window = Math.min((side * crop) / resize, side);
+  // Where the picture's own sides come to lie; what is beyond the canvas is cut off.
+  let [w, h] = [(width * resize) / height, resize];
+  if (fit !== "squash") {
+    const scales = [w / image.width, h / image.height];
+    const scale = fit === "pad" ? Math.min(...scales) : Math.max(...scales, width / image.width, height / image.height);
+    [w, h] = [Math.max(1, image.width * scale), Math.max(1, image.height * scale)];
+  }
+  const place = [(width - w) / 2, (height - h) / 2, w, h];
+  context.fillStyle = `rgb(${fill.join()})`;
+  context.fillRect(0, 0, width, height);
   context.fillStyle = "white";
-  context.fillRect(0, 0, crop, crop);
+  context.fillRect(...place);
   context.imageSmoothingQuality = "high";
-  const [left, top] = [(image.width - window) / 2, (image.height - window) / 2];
-  context.drawImage(image, left, top, window, window, 0, 0, crop, crop);
-  const rgba = context.getImageData(0, 0, crop, crop).data;
-  return Uint8Array.from({ length: crop * crop * 3 }, (_, i) => rgba[4 * Math.floor(i / 3) + (i % 3)]);
+  context.drawImage(image, ...place);
+  const rgba = context.getImageData(0, 0, width, height).data;
+  return Uint8Array.from({ length: width * height * 3 }, (_, i) => rgba[4 * Math.floor(i / 3) + (i % 3)]);
 }
 
 /** Verdicts on pixels as they are; what a program calls. */
 async function judgePixels(pixels, accept) {
   const { manifest, session } = await guard;
-  const side = manifest.preprocessing.crop;
-  return judge(ort, session, pixels, { side, classes: manifest.classes, accept });
+  return judge(ort, session, pixels, { shape: shapeOf(manifest), classes: manifest.classes, accept });
 }
 
 /** Whether an image is flagged where the graph's optional input is fed, which this runtime refuses. */
 async function feed(pixels, accept) {
   const { manifest, session } = await guard;
-  const side = manifest.preprocessing.crop;
-  const images = new ort.Tensor("uint8", pixels, [1, side, side, 3]);
+  const images = new ort.Tensor("uint8", pixels, [1, ...shapeOf(manifest)]);
   const { is_ood } = await session.run({ images, accept: new ort.Tensor("float32", [accept], [1]) });
   return is_ood.data[0] === 1;
 }
@@ -65,7 +72,7 @@ async function feed(pixels, accept) {
 async function judgeImage(blob, accept) {
   const { manifest } = await guard;
   const image = await createImageBitmap(blob, { imageOrientation: "from-image" });
-  const [verdict] = await judgePixels(pixelsOf(image, manifest.preprocessing), accept);
+  const [verdict] = await judgePixels(pixelsOf(image, manifest), accept);
   image.close();
   return verdict;
 }
@@ -105,7 +112,7 @@ const guard = load();
 globalThis.guard = { judgePixels, judgeImage, feed };
 try {
   const { manifest } = await guard;
-  slider.value = manifest.default_accept;
+  slider.value = manifest.targets.accept;
   show();
   state.textContent = `${manifest.name}, version ${manifest.version}, on ${device}.`;
   files.disabled = false;

@@ -18,13 +18,16 @@ export function verdicts(outputs, classes, accept) {
   }));
 }
 
-/** Run a session on RGB pixels, `count` images of `side` x `side`, as many at a time as `batch` says. */
-export async function judge(ort, session, pixels, { side, classes, accept, batch = 16 }) {
-  const size = side * side * 3;
+/** The shape of one image that the graph takes: height, width, channels. */
+export const shapeOf = ({ preprocessing: { crop, width } }) => [crop, width ?? crop, 3];
+
+/** Run a session on RGB pixels, images of `shape` one after another, as many at a time as `batch` says. */
+export async function judge(ort, session, pixels, { shape, classes, accept, batch = 16 }) {
+  const size = shape.reduce((product, length) => product * length);
   const found = [];
   for (let start = 0; start < pixels.length; start += batch * size) {
     const part = pixels.subarray(start, start + batch * size);
-    const images = new ort.Tensor("uint8", part, [part.length / size, side, side, 3]);
+    const images = new ort.Tensor("uint8", part, [part.length / size, ...shape]);
     found.push(...verdicts(await session.run({ images }), classes, accept));
   }
   return found;

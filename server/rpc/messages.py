@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,7 +92,7 @@ def _content(request: Any, tensor: oip.Tensor, manifest: Manifest, most_images: 
         return list(typed.bytes_contents)
     if tensor.name == oip.PIXELS and not typed.bytes_contents:
         numbers = typed.uint_contents
-        if len(numbers) > most_images * manifest.preprocessing.crop**2 * 3:
+        if len(numbers) > most_images * math.prod(manifest.preprocessing.shape):
             raise RequestError(Code.TOO_MANY_FILES, f"the request holds more than {most_images} images")
         return np.fromiter(numbers, dtype=np.int64, count=len(numbers))
     raise RequestError(

@@ -33,6 +33,15 @@ function spark(intervals) {
   $('spark').replaceChildren(line);
 }
 
+/** What is known of the classifier that the guard was put around. */
+function wrapped(classifier) {
+  return {
+    File: classifier.file, 'SHA-256': classifier.sha256.slice(0, 12), Producer: classifier.producer || 'not said', Opset: classifier.opset,
+    Feature: `${classifier.feature} (${whole(classifier.width)})`, Batch: classifier.batch, Probabilities: 'its own',
+    ...(classifier.labels === 'model' ? { Labels: 'its own answers' } : {}),
+  };
+}
+
 /** The model card; `index` is the chosen target acceptance. */
 export function showCard(card, index) {
   $('card').hidden = false;
@@ -46,9 +55,10 @@ export function showCard(card, index) {
       Name: card.model.name, Version: card.model.version, Backbone: card.backbone, Precision: card.precision,
       Trained: card.created.slice(0, 10), Seed: card.seed,
     }),
+    ...(card.classifier === null ? [] : [facts('Classifier', wrapped(card.classifier))]),
     facts('Data', {
       'Training images': whole(data.train_images), 'Calibration images': whole(data.calibration_images),
-      Classes: whole(card.classes.length), 'Input': `${preprocessing.crop} × ${preprocessing.crop} pixels`,
+      Classes: whole(card.classes.length), 'Input': `${preprocessing.width ?? preprocessing.crop} × ${preprocessing.crop} pixels`,
       Fingerprint: data.fingerprint.slice(0, 12),
     }),
     facts('Answers keep', {

@@ -5,20 +5,24 @@ from __future__ import annotations
 import io
 import struct
 import time
+import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from pydantic import ValidationError
 
-from oodguard.core.errors import ImageError
+from oodguard.core.errors import ImageError, InputError
 from oodguard.core.preprocessing import (
+    FILTERS,
     REDUCED_MARGIN,
     REDUCED_TOLERANCE,
     ImageLimits,
     Preprocessing,
     _turned,
     load_pixels,
+    network_input,
     open_image,
     to_pixels,
 )
@@ -202,3 +206,134 @@ def test_a_reduced_jpeg_stays_within_the_stated_tolerance(size: tuple[int, int],
     difference = np.abs(load_pixels(data, quick).astype(int) - load_pixels(data, full).astype(int))
     assert difference.mean() < REDUCED_TOLERANCE
     assert bool(difference.any()) is reduced
+
+
+def fitted(fit: str, **more: object) -> Preprocessing:
+    return Preprocessing.model_validate(
+        {"resize": 32, "crop": 32, "fit": fit, "mean": (0, 0, 0), "std": (1, 1, 1), **more}
+    )
+
+
+def halves(width: int, height: int) -> Image.Image:
+    """Left half red, right half blue."""
+    image = Image.new("RGB", (width, height), (255, 0, 0))
+    image.paste((0, 0, 255), (width // 2, 0, width, height))
+    return image
+
+
+def test_a_squashed_picture_is_all_there_and_a_padded_one_lies_between_bars() -> None:
+    image = halves(128, 64)
+    squashed = to_pixels(image, fitted("squash"))
+    assert (squashed[:, :14] == (255, 0, 0)).all()
+    assert (squashed[:, 18:] == (0, 0, 255)).all()
+    padded = to_pixels(image, fitted("pad", fill=(1, 2, 3)))
+    assert (padded[:8] == (1, 2, 3)).all()
+    assert (padded[24:] == (1, 2, 3)).all()
+    assert (padded[8:24, :14] == (255, 0, 0)).all()
+    assert (padded[8:24, 18:] == (0, 0, 255)).all()
+    # Cut to the middle half: no bars are left of the padded picture, and an eighth of each colour.
+    middle = to_pixels(image, fitted("pad", resize=64, fill=(1, 2, 3)))
+    assert (middle[:, :14] == (255, 0, 0)).all()
+    assert not (middle == (1, 2, 3)).all(axis=-1).any()
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+def test_an_input_that_is_not_square(fit: str) -> None:
+    how = fitted(fit, crop=24, resize=24, width=48)
+    assert (how.size, how.shape, how.frame) == ((24, 48), (24, 48, 3), (24, 48))
+    wide, tall = (to_pixels(halves(*size), how) for size in ((200, 100), (100, 200)))
+    assert wide.shape == tall.shape == (24, 48, 3)
+    # The wide picture has the input's shape, so that every fit shows all of it.
+    assert (wide[:, :22] == (255, 0, 0)).all()
+    assert (wide[:, 26:] == (0, 0, 255)).all()
+    red = (tall[..., 0] > 127) & (tall[..., 2] < 128)
+    assert red.sum(1)[12] == {"crop": 24, "squash": 24, "pad": 6}[fit]
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1), (3, 30_000)])
+def test_a_thin_picture_costs_no_more_than_a_square_one(fit: str, size: tuple[int, int]) -> None:
+    how = fitted(fit, crop=224, resize=256)
+    image = Image.new("RGB", size, (10, 200, 30))
+    tracemalloc.start()
+    started = time.monotonic()
+    pixels = to_pixels(image, how)
+    seconds, (_, most) = time.monotonic() - started, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (pixels == (10, 200, 30)).all(axis=-1).any()
+    assert seconds < 0.5
+    assert most < 4 << 20
+
+
+def test_shrinking_a_thin_picture_first_moves_it_by_rounding_alone() -> None:
+    image = picture(40, 2000)
+    whole = np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC), dtype=int)
+    assert np.abs(to_pixels(image, fitted("squash", crop=224, resize=224)) - whole).max() <= 2
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("interpolation", sorted(FILTERS))
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("size", [(2049, 1030), (700, 2500)])
+def test_reduced_decoding_keeps_its_tolerance_for_every_fit(
+    fit: str, interpolation: str, orientation: int, size: tuple[int, int]
+) -> None:
+    stream = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture(*size).save(stream, "JPEG", quality=95, exif=exif)
+    full = fitted(fit, crop=96, resize=96, width=160, interpolation=interpolation)
+    quick = full.model_copy(update={"reduced_jpeg": True})
+    exact, reduced = (load_pixels(stream.getvalue(), one).astype(float) for one in (full, quick))
+    assert np.abs(exact - reduced).mean() < REDUCED_TOLERANCE
+    small = open_image(stream.getvalue(), shrink_for=quick).size
+    upright = size[::-1] if orientation == 6 else size
+    if interpolation in ("nearest", "box"):
+        assert small == upright
+        return
+    # Squashed, the side that is shrunk less decides; padded, the picture is shrunk by one ratio.
+    ratios = upright[0] / 160, upright[1] / 96
+    least = max(ratios) if fit == "pad" else min(ratios)
+    power = max(p for p in (1, 2, 4, 8) if p == 1 or p * REDUCED_MARGIN <= least)
+    assert small == (-(-upright[0] // power), -(-upright[1] // power))
+
+
+def test_network_input_is_what_frameworks_compute() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 9, 3), dtype=np.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    torchvision = network_input(pixels, PLAIN.model_copy(update={"mean": mean, "std": std}), layout="NCHW")
+    expected = (pixels / np.float32(255) - np.array(mean, np.float32)) / np.array(std, np.float32)
+    assert torchvision.dtype == np.float32
+    np.testing.assert_array_equal(torchvision, expected.transpose(0, 3, 1, 2))
+    caffe = fitted("crop", channels="bgr", scale=1, mean=(103.939, 116.779, 123.68))
+    blue, green, red = network_input(pixels, caffe).reshape(-1, 3).T
+    np.testing.assert_array_equal(red, pixels[..., 0].ravel() - np.float32(123.68))
+    np.testing.assert_array_equal(green, pixels[..., 1].ravel() - np.float32(116.779))
+    np.testing.assert_array_equal(blue, pixels[..., 2].ravel() - np.float32(103.939))
+    inception = fitted("crop", scale=127.5, mean=(1, 1, 1))
+    assert network_input(np.array([[[0, 255, 51]]], np.uint8), inception).ravel().tolist() == [-1, 1, np.float32(-0.6)]
+    half = network_input(pixels, inception, dtype="float16")
+    np.testing.assert_array_equal(half, (pixels / np.float32(127.5) - 1).astype(np.float16))
+
+
+def test_a_network_of_bytes_takes_pixels_as_they_are() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    found = network_input(pixels, fitted("crop", scale=1, channels="bgr"), layout="NCHW", dtype="uint8")
+    np.testing.assert_array_equal(found, pixels[..., ::-1].transpose(2, 0, 1))
+    with pytest.raises(InputError, match="takes uint8, so pixels enter it as they are"):
+        network_input(pixels, fitted("crop"), dtype="uint8")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"std": (0.2, 0, 0.2)}, "no std may be 0"),
+        ({"scale": 0}, "greater than 0"),
+        ({"fill": (0, 0, 256)}, "less than or equal to 255"),
+        ({"mean": (0, float("nan"), 0)}, "finite number"),
+        ({"crop": 8, "resize": 4096, "width": 4096}, "at most 4096"),
+    ],
+)
+def test_a_preprocessing_that_cannot_be_computed_is_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        fitted("crop", **wrong)

@@ -8,7 +8,7 @@ import random
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from oodguard.core.preprocessing import Pixels, Preprocessing
+from oodguard.core.preprocessing import FILTERS, MAX_SIDE, Pixels, Preprocessing, to_pixels
 
 AUGMENTATION = "crop.35-1,flip,jitter.3/1"
 MIN_AREA = 0.35
@@ -22,9 +22,14 @@ def augmented_pixels(image: Image.Image, preprocessing: Preprocessing, *, identi
     The same identity (SHA-256 of the bytes) and view give the same pixels in every run.
     """
     rng = random.Random(f"{identity}/{view}/{AUGMENTATION}")
-    size = (preprocessing.crop, preprocessing.crop)
-    resample = Image.Resampling.BILINEAR if preprocessing.interpolation == "bilinear" else Image.Resampling.BICUBIC
-    pixels = image.resize(size, resample, box=_crop_box(image.size, rng))
+    height, width = preprocessing.size
+    if preprocessing.fit == "pad":
+        # A view of a picture that is served with bars has bars, too: it is taken of the padded one, at twice the size.
+        image = Image.fromarray(to_pixels(image, _doubled(preprocessing)))
+    # Served pictures are distorted by none or, squashed, by their own aspect; views by up to `ASPECT` more.
+    natural = image.width / image.height if preprocessing.fit == "squash" else width / height
+    box = _crop_box(image.size, rng, natural=natural)
+    pixels = image.resize((width, height), FILTERS[preprocessing.interpolation], box=box)
     if rng.random() < 0.5:
         pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
@@ -32,15 +37,21 @@ def augmented_pixels(image: Image.Image, preprocessing: Preprocessing, *, identi
     return np.asarray(pixels, dtype=np.uint8)
 
 
-def _crop_box(size: tuple[int, int], rng: random.Random) -> tuple[int, int, int, int]:
+def _doubled(preprocessing: Preprocessing) -> Preprocessing:
+    height, width = (min(2 * side, MAX_SIDE) for side in preprocessing.size)
+    return preprocessing.model_copy(update={"resize": height, "crop": height, "width": width})
+
+
+def _crop_box(size: tuple[int, int], rng: random.Random, *, natural: float) -> tuple[int, int, int, int]:
+    """A random part of an image, of an aspect (width / height) around `natural`."""
     width, height = size
     for _ in range(10):
         area = width * height * rng.uniform(MIN_AREA, 1.0)
-        aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
+        aspect = natural * math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             left, top = rng.randint(0, width - w), rng.randint(0, height - h)
             return left, top, left + w, top + h
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
+    w, h = max(1, min(width, round(height * natural))), max(1, min(height, round(width / natural)))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h

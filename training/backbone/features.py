@@ -29,10 +29,12 @@ from torch import nn
 from oodguard.core.errors import EnvironmentProblem, ImageError, InputError
 from oodguard.core.preprocessing import ImageLimits, Pixels, Preprocessing, open_image, to_pixels
 from oodguard.training.backbone.augment import AUGMENTATION, augmented_pixels
-from oodguard.training.backbone.network import Backbone, Normalised
+from oodguard.training.backbone.classifier_trunk import ClassifierTrunk
+from oodguard.training.backbone.network import Backbone, pixel_network
 from oodguard.training.photos.labelled import Photo
 
-Activations = npt.NDArray[np.float16]
+# float16; of a wrapped classifier float32, since what it says is answered as it is.
+Activations = npt.NDArray[np.floating]
 Progress = Callable[[int, int], None]
 
 CHUNK = 256
@@ -98,7 +100,7 @@ class Extractor:
     def extract(
         self, photos: Sequence[Photo], *, views: Sequence[int] = (0,), progress: Progress | None = None
     ) -> Activations:
-        """Activations `[V, N, ...]` float16 of every photo in every view; view 0 is the plain, served one."""
+        """Activations `[V, N, ...]` of every photo in every view; view 0 is the plain, served one."""
         wanted = [(photo, view) for view in views for photo in photos]
         self._fill(wanted, progress)
         chunks: dict[Path, Activations] = {}
@@ -166,7 +168,8 @@ class Extractor:
                 if pixels:
                     outputs.append(self._infer(np.stack(pixels)))
                 if keys:
-                    self._write(keys, np.concatenate(outputs).astype(np.float16))
+                    kind = np.float16 if self.backbone.rows is None else np.float32
+                    self._write(keys, np.concatenate(outputs).astype(kind))
                     self.computed += len(keys)
                 if progress:
                     progress(finished, len(jobs))
@@ -219,7 +222,9 @@ def trunk_runner(
 
     On a GPU it is PyTorch; on a CPU it is ONNX Runtime, which runs a frozen network about twice as fast.
     """
-    network = Normalised(trunk, preprocessing).eval()
+    if isinstance(trunk, ClassifierTrunk):
+        return trunk.run
+    network = pixel_network(trunk, preprocessing).eval()
     if torch.cuda.is_available():
         network = network.cuda()
 
@@ -250,8 +255,7 @@ def export_onnx(
     output_names: Sequence[str] = ("features",),
 ) -> None:
     """Write a network that takes uint8 images as one ONNX file with a dynamic batch axis."""
-    side = preprocessing.crop
-    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    example = torch.zeros(2, *preprocessing.shape, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter warns about its own internals; its result is checked by the callers.
         warnings.simplefilter("ignore")

@@ -8,26 +8,30 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from oodguard.training.backbone.features import Extractor
+from oodguard.training.backbone.features import Activations, Extractor
 from oodguard.training.backbone.network import Backbone
 from oodguard.training.backbone.sources import backbone_of
-from oodguard.training.backbone.tail import Activations, tail_features, tune_tail
+from oodguard.training.backbone.tail import tail_features, tune_tail
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Division, chosen_photos, divide, label_numbers
 from oodguard.training.photos.labelled import Photos, load_unlabelled
 from oodguard.training.progress import Reporter
+from oodguard.training.wrapped import Wrapped
 
 
 @dataclass(frozen=True)
 class LearningSet:
     """Everything that heads learn from.
 
-    activations: trunk activations of the training photos in all views, `[V, N, ...]`. frozen: their features before
-    tuning, `[V, N, D]`; features: after it. targets `[N]`. held: features of the calibration photos before tuning,
-    `[H, D]`. strange: trunk activations of the user's outliers, `[O, ...]`.
+    classes: what the probabilities are of; known: those that there are photos of, which targets are numbers of. The two
+    differ only around a wrapped classifier. activations: trunk activations of the training photos in all views,
+    `[V, N, ...]`. frozen: their features before tuning, `[V, N, R]`; features: after it. targets `[N]`. held: features
+    of the calibration photos before tuning, `[H, R]`. strange: trunk activations of the user's outliers, `[O, ...]`.
     """
 
     photos: Photos
+    classes: tuple[str, ...]
+    known: tuple[str, ...]
     backbone: Backbone
     extractor: Extractor
     division: Division
@@ -39,6 +43,12 @@ class LearningSet:
     strange: Activations | None
 
     @property
+    def covered(self) -> tuple[int, ...]:
+        """Which of `classes` are `known`; none where all are."""
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        return () if self.known == self.classes else tuple(numbers[name] for name in self.known)
+
+    @property
     def outliers(self) -> Tensor | None:
         """Features `[O, D]` of the user's outliers, after tuning."""
         return self.outliers_of(self.backbone)
@@ -48,13 +58,16 @@ class LearningSet:
         return None if self.strange is None else tail_features(backbone.tail, self.strange)
 
 
-def learning_set(options: TrainOptions, compute: Fabric, report: Reporter) -> LearningSet:
+def learning_set(
+    options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wrapped | None = None
+) -> LearningSet:
     """Find, divide and featurise the photos. All processes call it; the first one fills the cache of activations."""
-    photos, left_out = chosen_photos(options)
+    photos, left_out = chosen_photos(options) if wrapped is None else (wrapped.photos, frozenset())
+    classes, known = (photos.classes,) * 2 if wrapped is None else (wrapped.classes, wrapped.known)
     if left_out:
         report.note(f"left out {len(left_out)} classes: {', '.join(sorted(left_out))}")
     torch.manual_seed(options.seed)  # for weights that start at random
-    backbone = backbone_of(options)
+    backbone = backbone_of(options) if wrapped is None else wrapped.backbone(threads=options.threads)
     extractor = Extractor(backbone, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads)
     with compute.rank_zero_first():
         division, plain, held = divide(photos, extractor, options, report)
@@ -66,12 +79,14 @@ def learning_set(options: TrainOptions, compute: Fabric, report: Reporter) -> Le
         strange = None
         if options.outliers is not None:
             strange = extractor.extract(extractor.readable(load_unlabelled(options.outliers)))[0]
-    targets = torch.from_numpy(label_numbers(division.training, photos.classes))
+    targets = torch.from_numpy(label_numbers(division.training, known))
     frozen = torch.stack([plain, *(tail_features(backbone.tail, view) for view in activations[1:])])
     if options.tune:
         tuned_tail(backbone, activations, frozen, targets, options, compute, report)
     return LearningSet(
         photos=photos,
+        classes=classes,
+        known=known,
         backbone=backbone,
         extractor=extractor,
         division=division,

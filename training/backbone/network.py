@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from oodguard.core.preprocessing import Preprocessing
+from oodguard.training.heads.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Backbone:
     """A feature extractor in two parts: `tail(trunk(x))` is the pooled feature `[B, width]` of `x [B, 3, H, W]`.
 
     `trunk` is always frozen; `tail` is what fine-tuning may change (an identity when everything is frozen). `kind` is
-    the library that builds it, a key of `sources.SOURCES`.
+    the library that builds it, a key of `sources.SOURCES`. rows: what the tail gives for an image where that is more
+    than its feature; None: the feature alone.
     """
 
     kind: str
@@ -27,6 +29,11 @@ class Backbone:
     preprocessing: Preprocessing
     trunk: nn.Module
     tail: nn.Module
+    rows: Rows | None = None
+
+    def feature(self, rows: Tensor) -> Tensor:
+        """The feature `[..., D]` of rows that the tail gave."""
+        return rows if self.rows is None else self.rows.feature(rows)
 
 
 class Normalised(nn.Module):
@@ -39,12 +46,18 @@ class Normalised(nn.Module):
         super().__init__()
         self.network = network
         mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-        # (x / 255 - mean) / std as one multiply and one add.
-        self.register_buffer("scale", (1.0 / (255.0 * std)).view(1, 3, 1, 1), persistent=False)
+        self.reverses = preprocessing.channels == "bgr"
+        # (x / scale - mean) / std as one multiply and one add.
+        self.register_buffer("scale", (1.0 / (preprocessing.scale * std)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """`[B, H, W, 3]` uint8 to whatever the network returns."""
-        pixels = images.permute(0, 3, 1, 2).float()
+        pixels = (images.flip(-1) if self.reverses else images).permute(0, 3, 1, 2).float()
         found: Tensor = self.network(pixels * self.scale + self.shift)
         return found
+
+
+def pixel_network(trunk: nn.Module, preprocessing: Preprocessing) -> nn.Module:
+    """From uint8 pixels `[B, H, W, 3]` to what a trunk returns; some trunks take pixels as they are."""
+    return trunk if getattr(trunk, "takes_pixels", False) else Normalised(trunk, preprocessing)

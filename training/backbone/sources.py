@@ -7,13 +7,14 @@ A backbone is named `KIND:NAME`; a name without a kind is timm's. To add a kind,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 from torch import nn
 
 from oodguard.core.errors import FormatError
 from oodguard.core.preprocessing import Preprocessing
-from oodguard.training.backbone import timm_source
+from oodguard.training.backbone import classifier_trunk, timm_source
 from oodguard.training.backbone.network import Backbone
 from oodguard.training.options import TrainOptions
 from oodguard.training.record import BackboneRecord
@@ -51,8 +52,13 @@ def backbone_of(options: TrainOptions) -> Backbone:
     return load_backbone(options.backbone, weights=options.weights, image_size=options.image_size, tune=options.tune)
 
 
-def rebuild_backbone(record: BackboneRecord, preprocessing: Preprocessing) -> tuple[nn.Module, nn.Module]:
-    """Trunk and tail of a run's network, before its weights are loaded. Raises `FormatError` for an unknown kind."""
+def rebuild_backbone(record: BackboneRecord, preprocessing: Preprocessing, folder: Path) -> tuple[nn.Module, nn.Module]:
+    """Trunk and tail of the network of the run in `folder`, before its weights are loaded.
+
+    Raises `FormatError` for an unknown kind, and for a wrapped classifier that is missing or another one.
+    """
+    if record.kind == classifier_trunk.KIND:
+        return classifier_trunk.rebuild(folder, sha256=record.weights_sha256), nn.Identity()
     if record.kind not in SOURCES:
         raise FormatError(f"the run's backbone is of kind {record.kind!r}; this oodguard knows {', '.join(SOURCES)}")
     return SOURCES[record.kind].rebuild(record, preprocessing)

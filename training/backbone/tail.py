@@ -18,13 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from oodguard.training.backbone.features import batches
+from oodguard.training.backbone.features import Activations, batches
 from oodguard.training.compute import start_compute
 from oodguard.training.loop import EpochReport, Objective, Schedule, fit
 from oodguard.training.options import TrainOptions
@@ -35,15 +34,13 @@ WEIGHT_DECAY = 0.05
 WARM_UP = 0.15
 INFERENCE_BATCH = 64
 
-Activations = npt.NDArray[np.float16]
-
 
 def device() -> torch.device:
     """Where training runs: a GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def to_batch(rows: npt.NDArray[np.float16]) -> Tensor:
+def to_batch(rows: Activations) -> Tensor:
     """Cached activations as a float32 batch, in the memory layout convolutions like best."""
     tensor = torch.from_numpy(np.ascontiguousarray(rows)).to(device()).float()
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor

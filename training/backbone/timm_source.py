@@ -14,6 +14,7 @@ from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.training.backbone.cut import split
 from oodguard.training.backbone.network import Backbone
+from oodguard.training.backbone.timm_config import preprocessing_from
 from oodguard.training.backbone.timm_loader import timm
 from oodguard.training.record import BackboneRecord
 
@@ -82,15 +83,9 @@ def create(name: str, *, image_size: int | None = None) -> nn.Module:
 def preprocessing_of(model: nn.Module, image_size: int | None = None) -> Preprocessing:
     """The preprocessing a timm model was trained with, at another size where one is asked for."""
     config = timm.data.resolve_model_data_config(model)
-    crop = image_size or config["input_size"][-1]
-    return Preprocessing(
-        resize=round(crop / config["crop_pct"]),
-        crop=crop,
-        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
-        reduced_jpeg=True,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-    )
+    if image_size is not None:
+        config["input_size"] = (3, image_size, image_size)
+    return preprocessing_from(config)
 
 
 def _load_weights(model: nn.Module, name: str, weights: str) -> str:

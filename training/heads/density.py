@@ -13,6 +13,11 @@ itself: by ||q - q_b||^2 + (r - r_b)^2, the least that ||u - u_b||^2 can be, and
 
 Mahalanobis treats the rest in the same way, as in probabilistic PCA: the shared within-class covariance on the d
 coordinates, one variance for all the others.
+
+The feature of a classifier that was trained whole, and on these very photos, is another matter (`collapsed`): its
+coordinates have scales that the labels chose, and the photos lie closer together than new ones will. There u is
+(x - m)/s / ||(x - m)/s|| with m and s the mean and deviation of each coordinate, and `COLLAPSED_SHRINKAGE` mean
+variances are added to every direction, the rest included.
 """
 
 from __future__ import annotations
@@ -26,6 +31,8 @@ from oodguard.training.heads.scores import squared_distances
 
 DENSITY_WIDTH = 128
 SHRINKAGE = 0.1
+# In mean variances within classes over all D directions. From 1 to 10 it changes far OOD by a point or two.
+COLLAPSED_SHRINKAGE = 3.0
 # The least share of the variance that is taken to lie outside the principal coordinates: with few training images
 # they fit all of it, and a residual of rounding errors would be divided by next to nothing.
 MIN_RESIDUAL_SHARE = 0.02
@@ -46,9 +53,15 @@ class Density(nn.Module):
     whitening: Tensor
     class_means: Tensor
     residual_precision: Tensor
+    centre: Tensor
+    spread: Tensor
 
-    def __init__(self, *, width: int, density_width: int, classes: int, bank: int) -> None:
+    def __init__(self, *, width: int, density_width: int, classes: int, bank: int, collapsed: bool = False) -> None:
         super().__init__()
+        self.collapsed = collapsed
+        if collapsed:
+            self.register_buffer("centre", torch.zeros(width))
+            self.register_buffer("spread", torch.ones(width))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("projection", torch.zeros(width, density_width))
         self.register_buffer("bank", torch.zeros(bank, density_width))
@@ -60,7 +73,11 @@ class Density(nn.Module):
     @torch.no_grad()
     def fit(self, features: Tensor, targets: Tensor) -> None:
         """From training features `[N, D]` and labels `[N]`. The bank is a class-balanced subset where N exceeds it."""
-        unit = functional.normalize(features)
+        if self.collapsed:
+            self.centre.copy_(features.mean(0))
+            deviation = features.std(0)
+            self.spread.copy_(deviation.clamp_min(1e-3 * deviation.mean()).clamp_min(1e-6))
+        unit = self._unit(features)
         self.mean.copy_(unit.mean(0))
         centred = unit - self.mean
         _, _, axes = torch.linalg.svd(centred, full_matrices=False)
@@ -73,19 +90,29 @@ class Density(nn.Module):
         means = torch.stack([q[targets == label].mean(0) for label in range(len(self.class_means))])
         within = q - means[targets]
         covariance = within.T @ within / len(q)
-        covariance += SHRINKAGE * covariance.diagonal().mean() * torch.eye(width)
+        spare = max(features.shape[1] - width, 1)
+        if self.collapsed:
+            rest = residual.mean()
+            added = COLLAPSED_SHRINKAGE * (covariance.diagonal().sum() + rest) / features.shape[1]
+        else:
+            rest, added = residual.mean(), SHRINKAGE * covariance.diagonal().mean()
+        covariance += added * torch.eye(width)
         identity = torch.eye(width)
         self.whitening.copy_(torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), identity, upper=False).T)
         self.class_means.copy_(means @ self.whitening)
-        spare = max(features.shape[1] - width, 1)
         floor = MIN_RESIDUAL_SHARE * centred.square().sum(-1).mean()
-        self.residual_precision.copy_(spare / torch.maximum(residual.mean(), floor).clamp_min(1e-6))
+        if self.collapsed:
+            rest = rest + spare * added
+        self.residual_precision.copy_(spare / torch.maximum(rest, floor).clamp_min(1e-6))
 
     def coordinates(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """`q [B, d]` and `r^2 [B]` of features `[B, D]`."""
-        unit = functional.normalize(features) - self.mean
+        unit = self._unit(features) - self.mean
         q = unit @ self.projection
         return q, (unit.square().sum(-1) - q.square().sum(-1)).clamp_min(0.0)
+
+    def _unit(self, features: Tensor) -> Tensor:
+        return functional.normalize((features - self.centre) / self.spread if self.collapsed else features)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Squared distances to the bank `[B, N]` and squared Mahalanobis distances to the class means `[B, C]`."""

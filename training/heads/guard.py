@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from oodguard.core.collusion import CollusionReport
-from oodguard.core.scores import CERTIFIED, SCORES, ScoreName
+from oodguard.core.scores import CERTIFIED, SCORES, WRAPPED, ScoreName
 from oodguard.training.compute import start_compute
 from oodguard.training.heads import greg, scores
 from oodguard.training.heads.anchoring import AnchoredHead, anchored_loss
@@ -20,6 +20,7 @@ from oodguard.training.heads.density import Density, density_width
 from oodguard.training.heads.ensemble_loss import EnsembleLoss, class_shares
 from oodguard.training.heads.ice import IceHead, ice_loss, mixed_outliers
 from oodguard.training.heads.ldr import Ensemble
+from oodguard.training.heads.rows import Rows
 from oodguard.training.loop import EpochReport, Objective, Schedule, fit
 from oodguard.training.options import TrainOptions
 from oodguard.training.record import HeadShapes
@@ -30,8 +31,9 @@ ICE_WEIGHT = 3.0
 
 
 class GuardHeads(nn.Module):
-    """Features `[B, D]` to the ensemble's logits `[M, B, C]` and every score `[B, S]`, in the order of `shapes.scores`.
+    """Rows `[B, R]` to the ensemble's logits `[M, B, C]` and every score `[B, S]`, in the order of `shapes.scores`.
 
+    A row is a feature `[D]`, with the logits and probabilities of the wrapped classifier behind it where there is one.
     Features are standardised (centred per coordinate, one scale) before the trained heads; feature density works on
     the raw features.
     """
@@ -42,6 +44,7 @@ class GuardHeads(nn.Module):
     def __init__(self, shapes: HeadShapes) -> None:
         super().__init__()
         self.shapes = shapes
+        self.rows = Rows(shapes.width, shapes.own_classes)
         width, classes = shapes.width, shapes.classes
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("scale", torch.ones(()))
@@ -49,23 +52,39 @@ class GuardHeads(nn.Module):
         self.anchored = AnchoredHead(width=width, hidden=shapes.hidden, classes=classes, anchors=shapes.anchors)
         self.ice = IceHead(width=width, ice_width=shapes.ice_width, classes=classes)
         self.linear = nn.Linear(width, classes) if shapes.certified else None
-        self.density = Density(width=width, density_width=shapes.density_width, classes=classes, bank=shapes.bank)
+        self.density = Density(
+            width=width,
+            density_width=shapes.density_width,
+            classes=classes,
+            bank=shapes.bank,
+            collapsed=shapes.own_classes > 0,
+        )
 
     def standardise(self, features: Tensor) -> Tensor:
         """`(x - centre) / scale`."""
         return (features - self.centre) / self.scale
 
-    def members(self, features: Tensor) -> Tensor:
+    def members(self, rows: Tensor) -> Tensor:
         """Ensemble logits `[M, B, C]` alone."""
-        found: Tensor = self.ensemble(self.standardise(features))
+        found: Tensor = self.ensemble(self.standardise(self.rows.feature(rows)))
         return found
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def probabilities(self, rows: Tensor, logits: Tensor) -> Tensor:
+        """The wrapped classifier's own, `[B, C]`; where there is none, the mean of the members' with these `logits`."""
+        return self.rows.probabilities(rows) if self.shapes.own_classes else logits.softmax(-1).mean(0)
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Ensemble logits `[M, B, C]` and scores `[B, S]`."""
-        x = self.standardise(features)
-        to_bank, to_means = self.density(features)
+        feature = self.rows.feature(rows)
+        x = self.standardise(feature)
+        to_bank, to_means = self.density(feature)
         linear = None if self.linear is None else self.linear(x)
-        return self.score(self.ensemble(x), self.anchored(x), self.ice(x), to_bank, to_means, linear)
+        own = self.rows.logits(rows) if self.shapes.own_classes else None
+        return self.score(self.ensemble(x), self.anchored(x), self.ice(x), to_bank, to_means, linear=linear, own=own)
+
+    def cover(self, classes: tuple[int, ...]) -> None:
+        """Say which classes of a wrapped classifier these heads know, in their order."""
+        self.shapes = self.shapes.model_copy(update={"covered": classes})
 
     @property
     def lipschitz(self) -> dict[ScoreName, float]:
@@ -81,9 +100,14 @@ class GuardHeads(nn.Module):
         heights: Tensor,
         to_bank: Tensor,
         to_means: Tensor,
+        *,
         linear: Tensor | None = None,
+        own: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Logits and all scores from the heads' raw outputs; the exported graph ends in this very function."""
+        """Logits and all scores from the heads' raw outputs; the exported graph ends in this very function.
+
+        linear: logits of the certified head. own: logits of the wrapped classifier.
+        """
         computed = {
             ScoreName.PDS: scores.pds(logits),
             ScoreName.AMP: scores.amp(anchored),
@@ -96,11 +120,20 @@ class GuardHeads(nn.Module):
         }
         if linear is not None:
             computed[ScoreName.LINEAR_ENERGY] = scores.energy(linear)
-        return logits, torch.stack([computed[name] for name in self.shapes.scores], dim=-1)
+        if own is not None:
+            energy, entropy, one_minus_msp = scores.classifier_scores(own)
+            computed[ScoreName.CLASSIFIER_ENERGY] = energy
+            computed[ScoreName.CLASSIFIER_ENTROPY] = entropy
+            computed[ScoreName.CLASSIFIER_ONE_MINUS_MSP] = one_minus_msp
+        columns = torch.cat([computed[name] for name in self.shapes.scores])
+        # A stack, in three nodes of the graph in place of one for each score.
+        return logits, columns.view(len(self.shapes.scores), -1).T
 
 
-def head_shapes(options: TrainOptions, *, width: int, classes: int, images: int) -> HeadShapes:
+def head_shapes(options: TrainOptions, *, rows: Rows, classes: int, images: int) -> HeadShapes:
     """The sizes of a guard's heads for `images` training images."""
+    width = rows.width
+    specs = (*SCORES, *((CERTIFIED,) if options.certificate else ()), *(WRAPPED if rows.own_classes else ()))
     return HeadShapes(
         classes=classes,
         width=width,
@@ -112,7 +145,8 @@ def head_shapes(options: TrainOptions, *, width: int, classes: int, images: int)
         bank=min(options.bank_size, images),
         neighbours=min(options.neighbours, images),
         certified=options.certificate,
-        scores=tuple(spec.name for spec in ((*SCORES, CERTIFIED) if options.certificate else SCORES)),
+        own_classes=rows.own_classes,
+        scores=tuple(spec.name for spec in specs),
     )
 
 
@@ -122,25 +156,30 @@ def fit_heads(
     options: TrainOptions,
     *,
     classes: int,
+    rows: Rows | None = None,
     outliers: Tensor | None = None,
     compute: Fabric | None = None,
     progress: Callable[[EpochReport], None] | None = None,
 ) -> GuardHeads:
-    """Train every head over cached features of all views, `[V, N, D]`; view 0 is the plain one.
+    """Train every head over cached features of all views, `[V, N, R]`; view 0 is the plain one.
 
-    Each epoch is one pass over the images, each in a random view. Outlier features `[O, D]`, where given, are pushed
+    rows: what a row of them holds; None: a feature alone.
+
+    Each epoch is one pass over the images, each in a random view. Outlier features `[O, R]`, where given, are pushed
     away by the ICE head. Deterministic for a seed. Raises `QualityError` when the loss stops being finite.
     """
     compute = compute or start_compute(1)
     torch.manual_seed(options.seed)
-    _, count, width = features.shape
-    heads = GuardHeads(head_shapes(options, width=width, classes=classes, images=count))
+    count = features.shape[1]
+    rows = rows or Rows(features.shape[2])
+    heads = GuardHeads(head_shapes(options, rows=rows, classes=classes, images=count))
+    features = rows.feature(features)
     plain = features[0]
     heads.centre.copy_(plain.mean(0))
     heads.scale.copy_((plain - heads.centre).square().mean().sqrt().clamp_min(1e-6))
     heads.density.fit(plain, targets)
     x = heads.standardise(features)
-    extra = None if outliers is None else heads.standardise(outliers)
+    extra = None if outliers is None else heads.standardise(rows.feature(outliers))
     heads.ice.initialise(x[0], targets)
     heads.anchored.anchors.copy_(x[0][torch.randperm(count)[torch.arange(options.anchors) % count]])
     schedule = Schedule(

@@ -60,6 +60,18 @@ def energy(logits: Tensor) -> Tensor:
     return -logits.logsumexp(-1)
 
 
+def classifier_scores(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Energy, entropy and `1 - max_c p_c` of a classifier's own logits `[B, C]`, `[B]` each; p is their softmax.
+
+    E = -logsumexp_c f_c in nats (Liu et al. 2020); H[p] in nats, in [0, log C]; the last in [0, 1 - 1/C] (Hendrycks &
+    Gimpel 2017, who score ID higher). They share one logsumexp, since small graphs pay for every node.
+    """
+    total = logits.logsumexp(-1, keepdim=True)
+    log_p = logits - total
+    p = log_p.exp()
+    return -total.squeeze(-1), -(p * log_p).sum(-1), 1.0 - p.amax(-1)
+
+
 def anchor_temperature(anchored: Tensor, *, reduce: str = "mean") -> Tensor:
     """`1 + exp(tau)`, `[B, 1]`, with tau the spread over anchors of the sigmoid logits.
 

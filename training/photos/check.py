@@ -16,23 +16,26 @@ from oodguard.training.backbone.tail import tail_features
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.copies import SAME_FILE, CopyGroup, copy_groups
 from oodguard.training.photos.division import Labels, label_numbers
+from oodguard.training.photos.kinds import Kind
 from oodguard.training.photos.label_suspects import SUSPECT, LabelOpinion, label_opinion
 from oodguard.training.photos.labelled import MIN_PER_CLASS, Photo, Photos, find_photos
 from oodguard.training.photos.oddities import oddities
 from oodguard.training.photos.passed_over import PassedOver, passed_over
 from oodguard.training.photos.pictures import Looked, look
-from oodguard.training.photos.suspects import Kind, Suspect
+from oodguard.training.photos.suspects import Suspect
 from oodguard.training.progress import Reporter, Silent
 
 # Of two classes of one picture, the less likely one is suspect where it is so many times less likely.
-CLEARLY = 2.0
+CLEARLY = 4.0
 
 
 @dataclass(frozen=True)
 class PhotoCheck:
-    """What a check found. suspects: in the order of the list. pairs: a photo to look at beside a suspect, by row.
+    """What a check found. suspects: in the order of the list. beside: a photo to look at beside a
+    suspect, by its path and kind.
 
-    counts: readable photos of each class. where: the file of each suspect.
+    counts: readable photos of each class. passed: files that training passes over. asked_labels: whether labels were
+    compared with what classifiers say.
     """
 
     photos: Photos
@@ -45,6 +48,10 @@ class PhotoCheck:
     def of(self, *kinds: Kind) -> tuple[Suspect, ...]:
         """The suspects of these kinds."""
         return tuple(one for one in self.suspects if one.kind in kinds)
+
+    def waiting(self, *kinds: Kind) -> tuple[Suspect, ...]:
+        """The suspects of these kinds that nobody keeps."""
+        return tuple(one for one in self.of(*kinds) if not one.keep)
 
     @property
     def imbalance(self) -> float:

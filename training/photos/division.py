@@ -16,22 +16,29 @@ from oodguard.core.errors import InputError
 from oodguard.training.backbone.features import Extractor
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.options import TrainOptions
+from oodguard.training.photos.faults import fault_lines, photo_faults
+from oodguard.training.photos.kinds import parse_kinds
 from oodguard.training.photos.labelled import Photo, Photos, load_photos, require_enough
 from oodguard.training.photos.split import near_duplicate_groups, split_off
+from oodguard.training.photos.suspects import exclude
 from oodguard.training.progress import Reporter
-from oodguard.training.record import DivisionRecord
+from oodguard.training.record import DivisionRecord, PhotoFaults
 
 Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Division:
-    """Which photos train, calibrate and test a guard. groups: near-duplicate group of each grouped photo."""
+    """Which photos train, calibrate and test a guard.
+
+    groups: near-duplicate group of each grouped photo. faults: what is wrong with the photos.
+    """
 
     training: tuple[Photo, ...]
     calibration: tuple[Photo, ...]
     test: tuple[Photo, ...]
     groups: Mapping[Photo, int]
+    faults: PhotoFaults | None = None
 
     @property
     def largest_group(self) -> int:
@@ -61,7 +68,7 @@ def found_again(photos: Photos, part: Mapping[str, Mapping[str, int | None]]) ->
     are missing.
     """
     grouped = any(group is not None for photos_of_class in part.values() for group in photos_of_class.values())
-    where = photos.pool if grouped else (*photos.test, *photos.pool)
+    where = (*photos.pool, *photos.held, *photos.test) if grouped else (*photos.test, *photos.pool)
     found: dict[tuple[str, str], Photo] = {}
     for photo in where:
         if photo.sha256 in part.get(photo.label, ()):
@@ -75,6 +82,8 @@ def found_again(photos: Photos, part: Mapping[str, Mapping[str, int | None]]) ->
 def chosen_photos(options: TrainOptions) -> tuple[Photos, frozenset[str]]:
     """The photos to learn from, and the classes that `leave_out` removes (random, by the run's seed)."""
     photos = load_photos(options.data, options.cache)
+    if options.exclude is not None:
+        photos = exclude(photos, options.exclude, parse_kinds(options.exclude_kinds))
     if not options.leave_out:
         return photos, frozenset()
     if options.leave_out > len(photos.classes) - 2:
@@ -97,15 +106,29 @@ def divide(
     pool = extractor.readable(
         photos.pool, lambda done, total: report.progress("features of training images", done, total)
     )
+    own = extractor.readable(
+        photos.held, lambda done, total: report.progress("features of calibration images", done, total)
+    )
     test = extractor.readable(photos.test, lambda done, total: report.progress("features of test images", done, total))
     if extractor.unreadable:
         report.note(f"skipped {len(extractor.unreadable)} images that cannot be read (named in the run record)")
     require_enough(Counter(photo.label for photo in pool) + Counter(dict.fromkeys(photos.classes, 0)))
+    pool, whole = (*pool, *own), len(pool)
     frozen = tail_features(extractor.backbone.tail, extractor.extract(pool)[0])
     labels = label_numbers(pool, photos.classes)
-    groups = near_duplicate_groups(frozen.numpy(), labels)
-    rest = held = learn = np.arange(len(pool))
-    if not options.cross_fit:
+    groups = near_duplicate_groups(extractor.backbone.feature(frozen).numpy(), labels)
+    faults = photo_faults(photos, pool, extractor.backbone.feature(frozen).numpy(), labels, seed=options.seed)
+    for line in fault_lines(faults, options.data, unreadable=len(extractor.unreadable)):
+        report.note(line)
+    rest = held = np.arange(len(pool))
+    if own:
+        # What a wrapped classifier has not seen calibrates, and tests where there is no test folder.
+        rest, held = rest[:whole], held[whole:]
+        if not test:
+            kept, tested = split_off(labels[held], groups[held], fraction=options.test_fraction, seed=options.seed)
+            test, held = tuple(pool[i] for i in held[tested]), held[kept]
+    elif not options.cross_fit:
+        learn = rest
         if not test:
             learn, tested = split_off(labels, groups, fraction=options.test_fraction, seed=options.seed)
             test = tuple(pool[i] for i in tested)
@@ -121,6 +144,7 @@ def divide(
         calibration=tuple(pool[i] for i in held),
         test=tuple(test),
         groups={photo: int(group) for photo, group in zip(pool, groups, strict=True)},
+        faults=faults,
     )
     return division, frozen[rest], frozen[held]
 

@@ -104,7 +104,7 @@ def _regression(unit: npt.NDArray[np.float32], labels: Integers, groups: Integer
             continue
         model = LogisticRegression(max_iter=200, tol=1e-3).fit(reduced[rest], labels[rest])
         found[np.ix_(part, known)] = model.predict_proba(reduced[part])
-    return np.maximum(found, 1e-9)
+    return np.asarray(np.clip(found, 1e-9, None), dtype=np.float64)
 
 
 def _vote(unit: npt.NDArray[np.float32], labels: Integers, groups: Integers, classes: int) -> tuple[Floats, Integers]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from oodguard.core.errors import InputError
@@ -31,16 +31,20 @@ class Photo:
 class Photos:
     """A labelled data set: the images to learn from and, where the user gave one, the test split.
 
-    root: the data folder, or the folder that an archive was unpacked to.
+    held: images that are to calibrate, where a wrapped classifier has not been trained on them. root: the data folder,
+    or the folder that an archive was unpacked to. left_out: how many photos were left out on demand, by their kind.
     """
 
     pool: tuple[Photo, ...]
     test: tuple[Photo, ...]
+    held: tuple[Photo, ...] = ()
     root: Path = Path()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def name(self, photo: Photo) -> str:
         """The path of a photo relative to the data folder, with slashes."""
-        return photo.path.relative_to(self.root).as_posix()
+        inside = photo.path.is_relative_to(self.root)
+        return (photo.path.relative_to(self.root) if inside else photo.path).as_posix()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -51,25 +55,28 @@ class Photos:
     def fingerprint(self) -> str:
         """SHA-256 over every image's identity and label: the same photos give the same value anywhere."""
         digest = hashlib.sha256()
-        for split, photos in (("pool", self.pool), ("test", self.test)):
+        for split, photos in (("pool", self.pool), ("test", self.test), ("held", self.held)):
             for line in sorted(f"{split}\0{photo.label}\0{photo.sha256}\n" for photo in photos):
                 digest.update(line.encode())
         return digest.hexdigest()
 
     def without(self, labels: frozenset[str]) -> Photos:
         """The same data without some classes."""
-        return Photos(
+        return replace(
+            self,
             pool=tuple(p for p in self.pool if p.label not in labels),
             test=tuple(p for p in self.test if p.label not in labels),
-            root=self.root,
+            held=tuple(p for p in self.held if p.label not in labels),
         )
 
-    def without_photos(self, dropped: frozenset[Photo]) -> Photos:
-        """The same data without some photos."""
-        return Photos(
+    def without_photos(self, dropped: Mapping[Photo, str]) -> Photos:
+        """The same data without some photos, each with its kind of suspect."""
+        return replace(
+            self,
             pool=tuple(p for p in self.pool if p not in dropped),
             test=tuple(p for p in self.test if p not in dropped),
-            root=self.root,
+            held=tuple(p for p in self.held if p not in dropped),
+            left_out=Counter(dropped.values()),
         )
 
 
@@ -89,26 +96,15 @@ def load_photos(source: Path, cache: Path) -> Photos:
     return found
 
 
-def data_folder(source: Path, cache: Path) -> Path:
-    """The folder that `source` is or holds: itself, the embedded example, or what a zip unpacks to."""
-    if str(source) == DIGITS and not source.exists():
-        from oodguard.training.photos.digits import write_digits
-
-        source = write_digits(cache)
-    if not source.exists():
-        raise InputError(f"{source} does not exist")
-    return _unzip(source, cache) if source.is_file() else source
-
-
 def find_photos(source: Path, cache: Path) -> Photos:
     """As `load_photos`, but classes may be as small as they are. Raises `InputError` where there are not 2 classes."""
     root = data_folder(source, cache)
     source = _descend(root)
     if (source / "train").is_dir():
-        pool = _class_folders(source / "train")
+        pool = class_folders(source / "train")
         known = {photo.label for photo in pool}
-        val = _class_folders(source / "val") if (source / "val").is_dir() else ()
-        test = _class_folders(source / "test") if (source / "test").is_dir() else ()
+        val = class_folders(source / "val") if (source / "val").is_dir() else ()
+        test = class_folders(source / "test") if (source / "test").is_dir() else ()
         for name, photos in (("val", val), ("test", test)):
             extra = sorted({photo.label for photo in photos} - known)
             if extra:
@@ -118,13 +114,32 @@ def find_photos(source: Path, cache: Path) -> Photos:
                 )
         found = Photos(pool=pool + val, test=test, root=root)
     else:
-        found = Photos(pool=_class_folders(source), test=(), root=root)
+        found = Photos(pool=class_folders(source), test=(), root=root)
     counts = Counter(photo.label for photo in found.pool)
     if not counts:
         raise InputError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)}) in class folders")
     if len(counts) < 2:
         raise InputError(f"{source} has one class ({next(iter(counts))}); at least 2 are needed")
     return found
+
+
+def photo_folder(source: Path, cache: Path) -> Path:
+    """The folder in `data_folder` that holds the photos, which others may wrap. Raises `InputError`."""
+    return _descend(data_folder(source, cache))
+
+
+def data_folder(source: Path, cache: Path) -> Path:
+    """The folder that `source` stands for: itself, what a zip unpacks to, or the embedded example.
+
+    Raises `InputError` where there is none.
+    """
+    if str(source) == DIGITS and not source.exists():
+        from oodguard.training.photos.digits import write_digits
+
+        source = write_digits(cache)
+    if not source.exists():
+        raise InputError(f"{source} does not exist")
+    return _unzip(source, cache) if source.is_file() else source
 
 
 def require_enough(counts: Counter[str]) -> None:
@@ -168,7 +183,8 @@ def _photo(path: Path, label: str) -> Photo:
     return Photo(path=path, label=label, sha256=hashlib.sha256(data).hexdigest())
 
 
-def _class_folders(folder: Path) -> tuple[Photo, ...]:
+def class_folders(folder: Path) -> tuple[Photo, ...]:
+    """The images of each folder in `folder`, which is their label."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     return tuple(_photo(path, sub.name) for sub in classes for path in _images(sub))
 

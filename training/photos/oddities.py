@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from oodguard.training.photos.kinds import Kind
 from oodguard.training.photos.pictures import Pictures
-from oodguard.training.photos.suspects import Kind
 
 FENCE = 3.0
 # Lighter than this is not dark, darker is not bright; sharper than this is not blurred.

@@ -147,7 +147,7 @@ class _Store:
     folder: Path
 
     def read(self) -> dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]:
-        found = {}
+        found: dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]] = {}
         for keys in sorted(self.folder.glob("*.json")):
             try:
                 arrays = np.load(keys.with_suffix(".npz"), allow_pickle=False)

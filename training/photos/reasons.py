@@ -62,8 +62,9 @@ def reason(data: bytes, error: ImageError) -> str:
     kind = format_of(data)
     if error.code != Code.CANNOT_DECODE or kind is None:
         return str(error)
-    whole = _WHOLE.get(kind.name, lambda _: "truncated" not in str(error))
-    return f"a damaged {kind.name} file" if whole(data) else f"cut short: a {kind.name} file without its end"
+    whole = _WHOLE.get(kind.name)
+    short = "truncated" in str(error) if whole is None else not whole(data)
+    return f"cut short: a {kind.name} file without its end" if short else f"a damaged {kind.name} file"
 
 
 def _is_text(head: bytes) -> bool:

@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from oodguard.core.errors import InputError
 from oodguard.core.text import cell
+from oodguard.training.photos.kinds import LISTED, Kind
 from oodguard.training.photos.labelled import Photo, Photos
 
 COLUMNS = ("path", "class", "kind", "reason", "suggested_class", "score", "rank", "keep")
-
-
-class Kind(StrEnum):
-    """What is wrong with a photo, in the order of the list."""
-
-    LABEL = "label"
-    COPY_ACROSS = "copy-across"
-    COPY = "copy"
-    NEAR_COPY = "near-copy"
-    UNREADABLE = "unreadable"
-    PASSED_OVER = "passed-over"
-    BLANK = "blank"
-    SIZE = "size"
-    SHAPE = "shape"
-    DARK = "dark"
-    BRIGHT = "bright"
-    BLURRED = "blurred"
-
-
-# What `train --exclude` leaves out where nobody names kinds: not what production may send as well.
-EXCLUDED = (Kind.LABEL, Kind.COPY_ACROSS, Kind.COPY, Kind.NEAR_COPY, Kind.UNREADABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,24 +32,6 @@ class Suspect:
     score: float = 1.0
     rank: int
     keep: str = ""
-
-
-@dataclass(frozen=True)
-class Exclusion:
-    """The photos that are left, how many were left out by kind, and the rows whose files are not there."""
-
-    photos: Photos
-    left_out: dict[str, int]
-    absent: tuple[str, ...]
-
-
-def parse_kinds(text: str) -> tuple[Kind, ...]:
-    """Kinds by name, separated by commas. Raises `ValueError` for another name."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in set(Kind):
-            raise ValueError(f"{name!r} is no kind of suspect; the kinds are {', '.join(Kind)}")
-    return tuple(Kind(name) for name in names)
 
 
 def to_csv(suspects: Iterable[Suspect]) -> str:
@@ -121,29 +81,31 @@ def read_rows(path: Path) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def exclude(photos: Photos, rows: Sequence[Row], kinds: Sequence[Kind], *, source: Path) -> Exclusion:
-    """The photos without those that rows of `kinds` name; rows without a kind count, rows that are kept do not.
+def exclude(photos: Photos, source: Path, kinds: Sequence[Kind]) -> Photos:
+    """The photos without those that the list `source` names under one of `kinds`, or without a kind.
 
-    A photo counts under the first of its kinds. Raises `InputError` where no row names a photo.
+    A photo stays where somebody wrote something into the column `keep` of one of its rows. It counts under the first
+    of its kinds. Raises `InputError` where no row names a photo, or where a class would be left without photos.
     """
+    rows = read_rows(source)
     by_name = {cell(photos.name(photo)).strip(): photo for photo in (*photos.pool, *photos.test)}
-    # Spreadsheets show a cell without the quote that keeps it from being a formula, and may save it so.
+    # Spreadsheets hide the quote that keeps a cell from being a formula, and may save it so.
     by_name |= {name.removeprefix("'"): photo for name, photo in by_name.items()}
-    if rows and not any(row.path in by_name for row in rows):
+    named = [row for row in rows if row.path in by_name]
+    if rows and not named and any(row.kind != Kind.PASSED_OVER for row in rows):
         raise InputError(
             f"{source} names no photo of {photos.root} (the first: {rows[0].path}); "
-            "its paths are relative to the data folder"
+            "give the paths relative to the data folder"
         )
-    kept = {row.path for row in rows if row.keep}
+    kept = {row.path for row in named if row.keep}
     dropped: dict[Photo, str] = {}
-    for row in rows:
-        if row.path in by_name and row.path not in kept and (not row.kind or row.kind in kinds):
-            dropped.setdefault(by_name[row.path], row.kind or "listed")
-    return Exclusion(
-        photos=photos.without_photos(frozenset(dropped)),
-        left_out=dict(Counter(dropped.values())),
-        absent=tuple(row.path for row in rows if row.path not in by_name and row.kind != Kind.PASSED_OVER),
-    )
+    for row in named:
+        if row.path not in kept and (not row.kind or row.kind in kinds):
+            dropped.setdefault(by_name[row.path], row.kind or LISTED)
+    left = photos.without_photos(dropped)
+    if gone := sorted(set(photos.classes) - set(left.classes)):
+        raise InputError(f"{source} leaves no photo of {gone[0]}; take some of its rows out, or write into keep")
+    return left
 
 
 def with_kept(suspects: Sequence[Suspect], before: Sequence[Row]) -> tuple[Suspect, ...]:

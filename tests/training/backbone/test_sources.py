@@ -64,7 +64,7 @@ def test_another_librarys_network_trains_exports_and_answers_alike(
     assert manifest.provenance.backbone == "net"
 
 
-def test_a_name_of_an_unknown_kind_is_timms_and_a_run_of_one_is_refused() -> None:
+def test_a_name_of_an_unknown_kind_is_timms_and_a_run_of_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="timm has no model named 'flax:resnet'"):
         load_backbone("flax:resnet")
     assert load_backbone("timm:resnet18", weights="random").name == "resnet18"
@@ -72,4 +72,4 @@ def test_a_name_of_an_unknown_kind_is_timms_and_a_run_of_one_is_refused() -> Non
         kind="flax", name="resnet", resized=False, source="", weights_sha256="0" * 64, cut=None, width=8
     )
     with pytest.raises(FormatError, match="kind 'flax'; this oodguard knows timm"):
-        rebuild_backbone(record, Preprocessing(resize=64, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+        rebuild_backbone(record, Preprocessing(resize=64, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), tmp_path)

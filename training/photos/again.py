@@ -1,0 +1,39 @@
+"""The photos of a run, found again where they are now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oodguard.training.options import TrainOptions
+from oodguard.training.photos.labelled import Photo, Photos, load_photos, load_unlabelled, photo_folder
+from oodguard.training.record import DivisionRecord, RunRecord
+
+
+def photos_of_run(record: RunRecord, division: DivisionRecord, options: TrainOptions) -> Photos:
+    """All photos under `options.data`.
+
+    Around a wrapped classifier folders need not be named like classes: photos are then known by their content, and have
+    the labels that the run gave them. Raises `InputError` where nothing is there.
+    """
+    if record.classifier is None:
+        return load_photos(options.data, options.cache)
+    found = load_unlabelled(photo_folder(options.data, options.cache))
+    unseen = record.classifier.unseen
+    if unseen is not None and Path(unseen).is_dir():
+        found += load_unlabelled(Path(unseen))
+    return Photos(
+        pool=_relabelled(found, division.training),
+        test=_relabelled(found, division.test),
+        held=_relabelled(found, division.calibration),
+    )
+
+
+def _relabelled(
+    photos: tuple[Photo, ...], part: dict[str, dict[str, int]] | dict[str, dict[str, int | None]]
+) -> tuple[Photo, ...]:
+    labels = {sha256: label for label, found in part.items() for sha256 in found}
+    return tuple(
+        Photo(path=photo.path, label=labels[photo.sha256], sha256=photo.sha256)
+        for photo in photos
+        if photo.sha256 in labels
+    )

@@ -1,0 +1,34 @@
+"""The photos that a guard is put around a classifier with, by the folders they lie in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oodguard.core.errors import InputError
+from oodguard.training.photos.labelled import Photo, Photos, class_folders, load_unlabelled, photo_folder
+from oodguard.wrapping.options import WrapOptions
+
+
+def find_photos(options: WrapOptions) -> Photos:
+    """The photos of `--data` and `--unseen`, labelled with the names of their folders.
+
+    What lies in val/ or in `unseen` is `held`. Raises `InputError` where there are none.
+    """
+    root = photo_folder(options.data, options.cache)
+    split = (root / "train").is_dir()
+    pool = _photos(root / "train" if split else root, options)
+    held = _photos(root / "val", options) if split and (root / "val").is_dir() else ()
+    test = _photos(root / "test", options) if split and (root / "test").is_dir() else ()
+    if options.unseen is not None:
+        held = _photos(photo_folder(options.unseen, options.cache), options)
+    elif options.all_unseen:
+        pool, held = pool + held, ()
+    known = {photo.sha256 for photo in pool}
+    return Photos(pool=pool, test=test, held=tuple(photo for photo in held if photo.sha256 not in known))
+
+
+def _photos(folder: Path, options: WrapOptions) -> tuple[Photo, ...]:
+    found = load_unlabelled(folder) if options.labels == "model" else class_folders(folder)
+    if not found:
+        raise InputError(f"{folder} has no images in class folders; give --labels model for photos without labels")
+    return found
