@@ -91,7 +91,9 @@ def check_photos(options: TrainOptions, *, report: Reporter | None = None) -> Ph
         )
     passed = passed_over(options.data, photos) if options.data.exists() else ()
     labels = label_numbers(looked.photos, photos.classes)
-    groups = copy_groups(looked.photos, looked.pictures.copies, order=_order(photos, looked.photos, labels))
+    groups = copy_groups(
+        looked.photos, looked.pictures.copies, looked.pictures.colours, order=_order(photos, looked.photos, labels)
+    )
     opinion = _opinion(looked, labels, groups, options, report)
     finder = _Finder(photos, looked, labels, opinion)
     across = [group for group in groups if len(set(labels[list(group.rows)])) > 1]

@@ -1,9 +1,9 @@
 """Copies: photos that are the same file, or the same picture in another file.
 
 Two photos show the same picture when small grey copies of them agree, coarsely and in their details, in one of the
-eight ways to turn and mirror a picture. Encoding again, resizing, squashing, greying and editing the light hardly move
-these correlations (0.98 and more); different photos of a set stay below a limit that the set itself gives, because
-scans of forms are more alike than photos of shops.
+eight ways to turn and mirror a picture, and so do their colours unless one was made grey. Encoding again, resizing,
+squashing, greying and editing the light hardly move these correlations (0.98 and more); different photos of a set stay
+below a limit that the set itself gives, because scans of forms are more alike than photos of shops.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ USUAL = 0.75
 SMALLEST_GAP, LARGEST_GAP = 0.003, 0.05
 # Less contrast than this (grey levels) is one colour: all such photos are alike, and nothing follows from it.
 PLAIN = 4.0
+# One cut in two colours is two products: chroma may differ by so many levels, unless one of the two has no colour.
+SAME_COLOUR, COLOURLESS = 8.0, 3.0
 _SAMPLE = 512
 _ROWS = 1024
 # Ways to turn and mirror a square, and what to say of them.
@@ -68,8 +70,14 @@ class CopyGroup:
         return (self.kept, *(copy.row for copy in self.copies))
 
 
-def copy_groups(photos: Sequence[Photo], copies: npt.NDArray[np.uint8], *, order: Sequence[int]) -> list[CopyGroup]:
-    """The groups of copies among N photos with small grey copies `[N, SIDE, SIDE]`.
+def copy_groups(
+    photos: Sequence[Photo],
+    copies: npt.NDArray[np.uint8],
+    colours: npt.NDArray[np.uint8],
+    *,
+    order: Sequence[int],
+) -> list[CopyGroup]:
+    """The groups of copies among N photos with small grey copies `[N, SIDE, SIDE]` and tiny colours `[N, h, w, 2]`.
 
     order: a number for each photo; the smallest of a group is the one that is kept.
     """
@@ -80,7 +88,7 @@ def copy_groups(photos: Sequence[Photo], copies: npt.NDArray[np.uint8], *, order
         if other != row:
             links[other, row] = (SAME_FILE, 1.0)
     alone = np.array(sorted(first.values()), dtype=np.int64)
-    for a, b, how, likeness in _same_pictures(copies[alone]):
+    for a, b, how, likeness in _same_pictures(copies[alone], colours[alone]):
         pair = (int(alone[a]), int(alone[b]))
         if likeness > links.get(pair, ("", -1.0))[1]:
             links[pair] = (how, likeness)
@@ -117,7 +125,7 @@ def _groups(links: dict[tuple[int, int], tuple[str, float]], order: Sequence[int
     return found
 
 
-def _same_pictures(copies: npt.NDArray[np.uint8]) -> list[tuple[int, int, str, float]]:
+def _same_pictures(copies: npt.NDArray[np.uint8], colours: npt.NDArray[np.uint8]) -> list[tuple[int, int, str, float]]:
     """Pairs of rows that show the same picture, how, and their correlation."""
     busy = np.flatnonzero(copies.reshape(len(copies), -1).std(1) >= PLAIN) if len(copies) else np.zeros(0, np.int64)
     if len(busy) < 2:
@@ -125,10 +133,13 @@ def _same_pictures(copies: npt.NDArray[np.uint8]) -> list[tuple[int, int, str, f
     grey = copies[busy].astype(np.float32)
     coarse, fine, middle = _coarse(grey), _fine(grey), _middle(grey)
     limit = 1.0 - _gap(coarse, fine)
+    chroma = colours[busy].astype(np.float32) - 128.0
+    coloured = np.abs(chroma).mean((1, 2, 3)) > COLOURLESS
     found = []
     for turns, mirror, how in _TURNS:
         turned = np.rot90(grey[:, :, ::-1] if mirror else grey, turns, axes=(1, 2))
         coarse_turned, fine_turned, middle_turned = _coarse(turned), _fine(turned), _middle(turned)
+        chroma_turned = np.rot90(chroma[:, :, ::-1] if mirror else chroma, turns, axes=(1, 2))
         for start in range(0, len(busy), _ROWS):
             rows, others = np.nonzero(coarse[start : start + _ROWS] @ coarse_turned.T >= limit)
             rows += start
@@ -137,6 +148,8 @@ def _same_pictures(copies: npt.NDArray[np.uint8]) -> list[tuple[int, int, str, f
             parts = ((coarse, coarse_turned), (fine, fine_turned), (middle, middle_turned))
             likeness = np.min([np.einsum("nd,nd->n", a[rows], b[others]) for a, b in parts], axis=0)
             near = likeness >= limit
+            other = np.abs(chroma[rows] - chroma_turned[others]).mean((1, 2, 3)) > SAME_COLOUR
+            near &= ~(other & coloured[rows] & coloured[others])
             found += [
                 (int(busy[a]), int(busy[b]), how, float(min(one, 1.0)))
                 for a, b, one in zip(rows[near], others[near], likeness[near], strict=True)

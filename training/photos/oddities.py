@@ -18,7 +18,7 @@ from oodguard.training.photos.pictures import Pictures
 
 FENCE = 3.0
 # Lighter than this is not dark, darker is not bright; sharper than this is not blurred.
-DARK, BRIGHT, BLURRED = 0.25, 0.85, 0.6
+DARK, BRIGHT, BLURRED = 0.25, 0.85, 0.45
 # A standard deviation of grey (of 1) below this is one colour.
 BLANK = 0.01
 

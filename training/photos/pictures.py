@@ -29,15 +29,19 @@ from oodguard.training.photos.reasons import reason
 
 # Side of the small grey copy.
 SIDE = 32
+# Side of the tiny copy of the colours.
+TINY = 8
 # Light and blur are measured with this short side, or on the photo itself where it is smaller.
 MEASURED = 256
 _CHUNK = 256
 # Changes with what is measured: measurements of another kind are not read.
-_VERSION = 1
+_VERSION = 2
 # Lets the decoder give JPEGs at a reduced scale, at `MEASURED` pixels or more.
 _REDUCED = Preprocessing(
     resize=MEASURED // 2, crop=MEASURED // 2, reduced_jpeg=True, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
 )
+_Measured = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+_COLUMNS = ("numbers", "copies", "colours")
 _WIDTH, _HEIGHT, _LIGHT, _CONTRAST, _BLUR = range(5)
 
 
@@ -47,7 +51,8 @@ class Pictures:
 
     sizes `[N, 2]`: width and height in pixels. light `[N]`: mean grey, 0 (black) to 1 (white). contrast `[N]`: standard
     deviation of grey, 0 for one colour. blur `[N]`: 0 (sharp) to 1 (blurred), see `blur_of`. copies
-    `[N, SIDE, SIDE]` uint8: small grey copies.
+    `[N, SIDE, SIDE]` uint8: small grey copies. colours `[N, TINY, TINY, 2]` uint8: tiny copies of the two chroma
+    channels (YCbCr), 128 where there is no colour.
     """
 
     sizes: npt.NDArray[np.float32]
@@ -55,6 +60,7 @@ class Pictures:
     contrast: npt.NDArray[np.float32]
     blur: npt.NDArray[np.float32]
     copies: npt.NDArray[np.uint8]
+    colours: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ def look(photos: Sequence[Photo], cache: Path, *, threads: int = 0, progress: Pr
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for start in range(0, len(waiting), _CHUNK):
             chunk = waiting[start : start + _CHUNK]
-            found: dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]] = {}
+            found: dict[str, _Measured] = {}
             for place, (photo, seen) in enumerate(zip(chunk, pool.map(_measure, chunk), strict=True)):
                 if isinstance(seen, str):
                     reasons[photo.sha256] = seen
@@ -88,6 +94,7 @@ def look(photos: Sequence[Photo], cache: Path, *, threads: int = 0, progress: Pr
     good = tuple(photo for photo in photos if photo.sha256 in known)
     numbers = np.stack([known[photo.sha256][0] for photo in good]) if good else np.zeros((0, 5), np.float32)
     copies = np.stack([known[photo.sha256][1] for photo in good]) if good else np.zeros((0, SIDE, SIDE), np.uint8)
+    colours = np.stack([known[photo.sha256][2] for photo in good]) if good else np.zeros((0, TINY, TINY, 2), np.uint8)
     return Looked(
         photos=good,
         pictures=Pictures(
@@ -96,6 +103,7 @@ def look(photos: Sequence[Photo], cache: Path, *, threads: int = 0, progress: Pr
             contrast=numbers[:, _CONTRAST],
             blur=numbers[:, _BLUR],
             copies=copies,
+            colours=colours,
         ),
         unreadable={photo: reasons[photo.sha256] for photo in photos if photo.sha256 in reasons},
     )
@@ -116,8 +124,8 @@ def blur_of(grey: npt.NDArray[np.float32]) -> float:
     return max(shares)
 
 
-def _measure(photo: Photo) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]] | str:
-    """Five numbers and the small copy of a photo; why there are none where it cannot be read."""
+def _measure(photo: Photo) -> _Measured | str:
+    """Five numbers, the small and the tiny copy of a photo; why there are none where it cannot be read."""
     try:
         data = photo.path.read_bytes()
     except OSError as error:
@@ -137,7 +145,8 @@ def _measure(photo: Photo) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint
         grey = grey.resize((round(grey.width * scale), round(grey.height * scale)), Image.Resampling.LANCZOS)
     values = np.asarray(grey, dtype=np.float32) / 255.0
     numbers = [width, height, float(values.mean()), float(values.std()), blur_of(values)]
-    return np.array(numbers, dtype=np.float32), np.asarray(small, dtype=np.uint8)
+    colours = np.asarray(image.convert("YCbCr").resize((TINY, TINY), Image.Resampling.BOX), dtype=np.uint8)[:, :, 1:]
+    return np.array(numbers, dtype=np.float32), np.asarray(small, dtype=np.uint8), colours
 
 
 @dataclass(frozen=True)
@@ -146,24 +155,24 @@ class _Store:
 
     folder: Path
 
-    def read(self) -> dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]:
-        found: dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]] = {}
+    def read(self) -> dict[str, _Measured]:
+        found: dict[str, _Measured] = {}
         for keys in sorted(self.folder.glob("*.json")):
             try:
                 arrays = np.load(keys.with_suffix(".npz"), allow_pickle=False)
-                rows = zip(json.loads(keys.read_text()), arrays["numbers"], arrays["copies"], strict=True)
-                found |= {key: (numbers, copy) for key, numbers, copy in rows}
+                columns = (arrays["numbers"], arrays["copies"], arrays["colours"])
+                found |= dict(zip(json.loads(keys.read_text()), zip(*columns, strict=True), strict=True))
             except (OSError, ValueError, KeyError):
                 # What cannot be read is measured again.
                 continue
         return found
 
-    def write(self, found: dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]) -> None:
+    def write(self, found: dict[str, _Measured]) -> None:
         if not found:
             return
         stream = io.BytesIO()
         columns = list(zip(*found.values(), strict=True))
-        np.savez(stream, numbers=np.stack(columns[0]), copies=np.stack(columns[1]))
+        np.savez(stream, **{name: np.stack(column) for name, column in zip(_COLUMNS, columns, strict=True)})
         name = hashlib.sha256("".join(found).encode()).hexdigest()[:24]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
