@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 
 from oodguard.core.classifier import InputType, Layout
@@ -41,6 +42,9 @@ SAME = 1e-3
 # A classifier that is surer than this of half of the photos, on numbers that span this much more, is fed too much.
 SURE = 1 - 1e-6
 LOUD = 16
+# Photos of a class that show whether answers are right in another order of classes, and how much more must then be.
+REORDERED_PHOTOS = 5
+REORDERED = (0.8, 0.25)
 # Powers that probabilities are raised to before likelihoods are compared.
 POWERS = np.logspace(-3, 1, 41)
 # The photos are the user's own: only absurd files are left out.
@@ -60,6 +64,7 @@ class Tried:
     right: dict[int, bool] = field(default_factory=dict)
     targets: dict[int, int] = field(default_factory=dict)
     shares: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
+    answers: dict[int, int] = field(default_factory=dict)
     _logs: dict[int, float] = field(default_factory=dict)
 
     @property
@@ -116,7 +121,19 @@ class Tried:
         for place, row, share, target in zip(places, rows, shares, targets, strict=True):
             self.right[place] = bool(row.any()) and int(row.argmax()) == target
             self.targets[place] = target
+            self.answers[place] = int(row.argmax())
             self.shares[place] = share.astype(np.float32)
+
+    @property
+    def reordered_accuracy(self) -> float:
+        """The share of right labels, were the classes in the order that suits the answers best."""
+        of = {target: place for place, target in enumerate(sorted({*self.targets.values()}))}
+        to = {answer: place for place, answer in enumerate(sorted({*self.answers.values()}))}
+        counts = np.zeros((len(of), len(to)))
+        for place, answer in self.answers.items():
+            counts[of[self.targets[place]], to[answer]] += 1
+        best = linear_sum_assignment(counts, maximize=True)
+        return float(counts[best].sum()) / max(self.photos, 1)
 
     def forget(self) -> None:
         """Keep the figures, and not the answers."""
@@ -206,7 +223,7 @@ def try_conventions(
         if not best.photos:
             raise InputError("none of the labelled photos can be decoded; give photos that can")
         chance = max(np.bincount([*best.targets.values()])) / best.photos
-        fault = _near_chance(best, chance, len(values))
+        fault = _in_other_order(best, values) or _near_chance(best, chance, len(values))
         if fault is None:
             break
     notes: list[str] = []
@@ -309,6 +326,20 @@ def _near_chance(best: Tried, chance: float, tries: int) -> str | None:
     return (
         f"the best of {tries} ways to prepare images labels {best.accuracy:.1%} of {best.photos} photos rightly, and "
         f"{chance:.1%} is chance: the classes or the preprocessing are others; give --classes FILE, or {FLAGS}"
+    )
+
+
+def _in_other_order(best: Tried, tried: Sequence[Tried]) -> str | None:
+    """Why the classes are in another order than was said: then some answers would be right far more often."""
+    enough = [one for one in tried if one.photos >= REORDERED_PHOTOS * len({*one.targets.values()})]
+    found = max(enough, key=lambda one: one.reordered_accuracy, default=best)
+    least, more = REORDERED
+    if not enough or found.reordered_accuracy < max(least, best.accuracy + more):
+        return None
+    return (
+        f"the classifier's classes are in another order: at best it labels {best.accuracy:.1%} of the photos rightly, "
+        f"and in an order that suits its answers {found.reordered_accuracy:.1%} ({found.values.name}); give --classes "
+        "FILE with their names in its order"
     )
 
 

@@ -191,6 +191,17 @@ def test_the_order_of_folders_that_the_classifier_knows_is_taken(network: Run, l
     assert trial.chosen.accuracy > 0.9
 
 
+def test_classes_in_another_order_are_refused(network: Run, labelled: Labelled) -> None:
+    """Rather than a wrong preprocessing, under which chance makes more of the labels right."""
+    paths, targets = labelled
+    turned = [(target + 1) % len(COLOURS) for target in targets]
+    with pytest.raises(InputError, match=r"classes are in another order: .* \(RGB, ImageNet mean and std\)"):
+        assert tried(network, paths, turned).preprocessing
+    right = tried(network, paths, targets)
+    assert right.fault is None
+    assert max(one.reordered_accuracy for one in right.tried) >= max(one.accuracy for one in right.tried)
+
+
 def test_too_few_photos_to_tell_are_refused(network: Run, labelled: Labelled) -> None:
     """ImageNet's statistics and -1..1 differ by little, and two dozen photos show nothing of it."""
     paths, targets = labelled

@@ -137,7 +137,7 @@ def divide(
     if len(held) < MIN_CALIBRATION:
         raise InputError(
             f"only {len(held)} images can be set aside to calibrate thresholds and at least {MIN_CALIBRATION} are "
-            "needed; add images, raise --calibration-fraction, or give --cross-fit 5"
+            f"needed; {_more(own, wrapped=bool(extractor.backbone.rows.own_classes))}"
         )
     division = Division(
         training=tuple(pool[i] for i in rest),
@@ -147,6 +147,15 @@ def divide(
         faults=faults,
     )
     return division, frozen[rest], frozen[held]
+
+
+def _more(own: Sequence[Photo], *, wrapped: bool) -> str:
+    """What to do about too few photos to calibrate with; `own`: those that were given for that alone."""
+    if own:
+        return "add images to val/ or --unseen"
+    if wrapped:
+        return "add images or raise --calibration-fraction"
+    return "add images, raise --calibration-fraction, or give --cross-fit 5"
 
 
 def group_numbers(division: Division, photos: Sequence[Photo]) -> Labels:
