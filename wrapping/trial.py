@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from oodguard.core.classifier import InputType, Layout
 from oodguard.core.errors import ImageError, InputError
 from oodguard.core.preprocessing import ImageLimits, Pixels, Preprocessing, load_pixels, network_input
 from oodguard.training.progress import Reporter, Silent
+from oodguard.wrapping.chosen import sample
 from oodguard.wrapping.classes import ClassMap
 from oodguard.wrapping.conventions import FLAGS, Convention, Conventions
 
@@ -165,28 +164,8 @@ class ConventionTrial:
         """Rows to print: what was tried, its accuracy, the mean log-likelihood, the photos."""
         return [
             (one.name, f"{one.accuracy:.1%}", f"{one.log_likelihood:.2f}", str(one.photos))
-            for one in sorted(self.tried, key=_rank, reverse=True)
+            for one in sorted(self.tried, key=lambda one: (one is self.chosen, _rank(one)), reverse=True)
         ]
-
-
-def sample(targets: Sequence[int], *, most: int, seed: int = 0) -> list[int]:
-    """Places of at most `most` targets that are known (0 or more), as many of each class as there are, in turn."""
-    rng = random.Random(seed)
-    of: dict[int, list[int]] = defaultdict(list)
-    for place, target in enumerate(targets):
-        if target >= 0:
-            of[target].append(place)
-    for places in of.values():
-        rng.shuffle(places)
-    order = sorted(of)
-    rng.shuffle(order)
-    turns: Iterable[int] = (
-        of[target][turn]
-        for turn in range(max(map(len, of.values()), default=0))
-        for target in order
-        if turn < len(of[target])
-    )
-    return [place for place, _ in zip(turns, range(most), strict=False)]
 
 
 def try_conventions(

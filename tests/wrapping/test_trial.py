@@ -15,6 +15,7 @@ from torch import nn
 
 from oodguard.core.errors import InputError
 from oodguard.core.preprocessing import Preprocessing, load_pixels, network_input
+from oodguard.wrapping.chosen import sample
 from oodguard.wrapping.classes import match_classes
 from oodguard.wrapping.conventions import FITS, VALUES, Convention, Conventions, conventions
 from oodguard.wrapping.stated import Stated
@@ -24,7 +25,6 @@ from oodguard.wrapping.trial import (
     Run,
     Tried,
     _clear,
-    sample,
     try_class_maps,
     try_conventions,
 )

@@ -137,7 +137,7 @@ def divide(
     if len(held) < MIN_CALIBRATION:
         raise InputError(
             f"only {len(held)} images can be set aside to calibrate thresholds and at least {MIN_CALIBRATION} are "
-            f"needed; {_more(own, wrapped=bool(extractor.backbone.rows.own_classes))}"
+            f"needed; {_more(own, wrapped=extractor.backbone.rows is not None)}"
         )
     division = Division(
         training=tuple(pool[i] for i in rest),

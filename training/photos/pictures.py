@@ -172,7 +172,8 @@ class _Store:
             return
         stream = io.BytesIO()
         columns = list(zip(*found.values(), strict=True))
-        np.savez(stream, **{name: np.stack(column) for name, column in zip(_COLUMNS, columns, strict=True)})
+        arrays = {name: np.stack(column) for name, column in zip(_COLUMNS, columns, strict=True)}
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # names of arrays are taken for its own options
         name = hashlib.sha256("".join(found).encode()).hexdigest()[:24]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
