@@ -6,13 +6,15 @@ from pathlib import Path
 
 from oodguard.core.errors import InputError
 from oodguard.training.photos.labelled import Photo, Photos, class_folders, load_unlabelled, photo_folder
+from oodguard.training.progress import Reporter
 from oodguard.wrapping.options import WrapOptions
 
 
-def find_photos(options: WrapOptions) -> Photos:
+def find_photos(options: WrapOptions, report: Reporter) -> Photos:
     """The photos of `--data` and `--unseen`, labelled with the names of their folders.
 
-    What lies in val/ or in `unseen` is `held`. Raises `InputError` where there are none.
+    What lies in val/ or in `unseen` is `held`, unless it is among the training photos too. Raises `InputError` where
+    there are none.
     """
     root = photo_folder(options.data, options.cache)
     split = (root / "train").is_dir()
@@ -24,7 +26,11 @@ def find_photos(options: WrapOptions) -> Photos:
     elif options.all_unseen:
         pool, held = pool + held, ()
     known = {photo.sha256 for photo in pool}
-    return Photos(pool=pool, test=test, held=tuple(photo for photo in held if photo.sha256 not in known))
+    new = tuple(photo for photo in held if photo.sha256 not in known)
+    if len(new) < len(held):
+        where = "val/" if options.unseen is None else "--unseen"
+        report.note(f"{len(held) - len(new)} of {len(held)} photos of {where} are training photos too: left out there")
+    return Photos(pool=pool, test=test, held=new)
 
 
 def _photos(folder: Path, options: WrapOptions) -> tuple[Photo, ...]:

@@ -23,6 +23,7 @@ from oodguard.training.record import RunRecord, load_record
 from oodguard.training.run import load_run
 from oodguard.wrapping.around import wrap_path
 from oodguard.wrapping.options import WrapOptions
+from oodguard.wrapping.photos import find_photos
 from oodguard.wrapping.stated import PreprocessingOptions
 from tests.wrapping.conftest import CLASSES, PREPROCESSING, SIDE, Trained, entered, exported, learnt
 
@@ -181,6 +182,34 @@ def test_a_folder_of_new_photos_calibrates(shop: Path, trained: Trained, cache: 
     assert record.splits.calibration + record.splits.test == 90
     assert record.splits.test >= 12
     assert evaluate(tmp_path / "run", ood={}, out=tmp_path / "report").accuracy.share > 0.5
+
+
+def test_photos_to_calibrate_with_that_also_trained_are_named_and_left_out(
+    shop: Path, trained: Trained, cache: Path, tmp_path: Path
+) -> None:
+    notes = Notes()
+    data = tmp_path / "data"
+    shutil.copytree(shop, data)
+    first = next((data / "train").rglob("*.jpg"))
+    shutil.copyfile(first, data / "val" / first.parent.name / "again.jpg")
+    photos = find_photos(quick(data, cache), notes)
+    assert len(photos.held) == 90
+    assert notes.lines == ["1 of 91 photos of val/ are training photos too: left out there"]
+    for path in sorted((data / "val").rglob("*.jpg"))[10:]:
+        path.unlink()
+    with pytest.raises(InputError, match="at least 20 are needed; add images to val/ or --unseen"):
+        wrap_path(trained.file, quick(data, cache), tmp_path / "run", said=SAID, report=notes)
+
+
+def test_photos_and_the_place_to_write_are_looked_at_before_the_classifier(tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "letter.txt").write_text("dear")
+    absent = tmp_path / "absent.onnx"
+    with pytest.raises(InputError, match="is not a run folder"):
+        wrap_path(absent, quick(tmp_path, tmp_path), out)
+    with pytest.raises(InputError, match="photos does not exist"):
+        wrap_path(absent, quick(tmp_path / "photos", tmp_path), tmp_path / "run")
 
 
 def test_unlabelled_photos_take_its_own_answers(shop: Path, trained: Trained, cache: Path, tmp_path: Path) -> None:
