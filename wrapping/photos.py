@@ -19,8 +19,7 @@ def find_photos(options: WrapOptions, report: Reporter) -> Photos:
     root = photo_folder(options.data, options.cache)
     split = (root / "train").is_dir()
     pool = _photos(root / "train" if split else root, options)
-    held = _photos(root / "val", options) if split and (root / "val").is_dir() else ()
-    test = _photos(root / "test", options) if split and (root / "test").is_dir() else ()
+    held, test = (_found(root / part, options) if split else () for part in ("val", "test"))
     if options.unseen is not None:
         held = _photos(photo_folder(options.unseen, options.cache), options)
     elif options.all_unseen:
@@ -31,6 +30,15 @@ def find_photos(options: WrapOptions, report: Reporter) -> Photos:
         where = "val/" if options.unseen is None else "--unseen"
         report.note(f"{len(held) - len(new)} of {len(held)} photos of {where} are training photos too: left out there")
     return Photos(pool=pool, test=test, held=new)
+
+
+def _found(folder: Path, options: WrapOptions) -> tuple[Photo, ...]:
+    """The images of a folder that may be missing, or empty."""
+    if not folder.is_dir():
+        return ()
+    if options.labels == "photos":
+        return class_folders(folder)
+    return load_unlabelled(folder) if any(path.is_file() for path in folder.rglob("*")) else ()
 
 
 def _photos(folder: Path, options: WrapOptions) -> tuple[Photo, ...]:

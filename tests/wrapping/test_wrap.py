@@ -312,3 +312,23 @@ def test_a_module_keeps_its_own_weights_and_hooks(shop: Path, trained: Trained, 
     assert not trained.net.pool._forward_hooks
     with pytest.raises(InputError, match="has no part 'nowhere'; its parts are body, pool, head"):
         oodguard.wrap(trained.net, shop, tmp_path / "run", feature="nowhere", preprocessing=PREPROCESSING)
+
+
+def test_unreadable_photos_do_not_count_towards_a_class_and_an_empty_val_is_none(
+    shop: Path, trained: Trained, cache: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "photos"
+    for label in CLASSES:
+        shutil.copytree(shop / "train" / label, data / "train" / label)
+        (data / "val" / label).mkdir(parents=True)
+    for place, path in enumerate(sorted((data / "train" / "plum").iterdir())):
+        if place == 3:
+            path.write_bytes(b"no picture")
+        elif place > 3:
+            path.unlink()
+    notes = Notes()
+    record = wrap_path(trained.file, quick(data, cache, all_unseen=True), tmp_path / "run", said=SAID, report=notes)
+    assert record.classifier is not None
+    assert record.classifier.uncovered == ("plum",)
+    assert "too few photos to learn from of plum" in notes.text
+    assert record.heads.covered == (0, 1)
