@@ -46,7 +46,7 @@ def to_csv(suspects: Iterable[Suspect]) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedRow:
     """A row of a list as it stands in the file: a path as `cell` writes it, a kind, and what keeps the photo."""
 
     path: str
@@ -54,7 +54,7 @@ class Row:
     keep: str
 
 
-def read_rows(path: Path) -> tuple[Row, ...]:
+def read_rows(path: Path) -> tuple[ListedRow, ...]:
     """The rows of a list, as `check` or a spreadsheet saved it. Raises `InputError` for another file.
 
     Commas, semicolons and tabs may separate the columns; of these only `path` must be there.
@@ -77,7 +77,9 @@ def read_rows(path: Path) -> tuple[Row, ...]:
     for line in table:
         values = {(name or "").strip().lower(): value or "" for name, value in line.items() if name is not None}
         if values.get("path", "").strip():
-            rows.append(Row(values["path"].strip(), values.get("kind", "").strip(), values.get("keep", "").strip()))
+            rows.append(
+                ListedRow(values["path"].strip(), values.get("kind", "").strip(), values.get("keep", "").strip())
+            )
     return tuple(rows)
 
 
@@ -108,7 +110,7 @@ def exclude(photos: Photos, source: Path, kinds: Sequence[Kind]) -> Photos:
     return left
 
 
-def with_kept(suspects: Sequence[Suspect], before: Sequence[Row]) -> tuple[Suspect, ...]:
+def with_kept(suspects: Sequence[Suspect], before: Sequence[ListedRow]) -> tuple[Suspect, ...]:
     """The list with what somebody wrote into the last one's column `keep`."""
     kept = {(row.path, row.kind): row.keep for row in before if row.keep}
     return tuple(
