@@ -24,8 +24,16 @@ def export(
     run: Annotated[Path, Parameter(help="Run folder written by train; with --triton also a bundle folder.")],
     *,
     out: Annotated[Path | None, Parameter(help="Bundle folder to write.")] = None,
-    name: Annotated[str | None, Parameter(help="Model name; default: the run folder's name.")] = None,
-    model_version: Annotated[str | None, Parameter(help="Model version; default: 1.")] = None,
+    name: Annotated[
+        str | None, Parameter(help="Model name; default: the run folder's name, or that of the run it follows.")
+    ] = None,
+    model_version: Annotated[
+        str | None,
+        Parameter(
+            help="Version of the model; default: the whole number after the versions of the same name at --out and in "
+            "the folders beside it, or 1."
+        ),
+    ] = None,
     precision: Annotated[
         Literal["fp32", "int8", "fp16"] | None,
         Parameter(help="int8 is smaller and faster on CPUs; fp16 is for GPUs; default: fp32."),
@@ -100,7 +108,7 @@ def export(
                 run,
                 bundle,
                 name=name,
-                version=model_version or "1",
+                version=model_version,
                 precision=precision or "fp32",
                 data=data,
                 ood=parse_sets(ood or []),

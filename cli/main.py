@@ -6,7 +6,7 @@ import ast
 import sys
 from pathlib import Path
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 from cyclopts.config import Env, Toml
 from pydantic import ValidationError
 from rich.markup import escape
@@ -25,17 +25,25 @@ COMMANDS = {
         "train": "train",
         "wrap": "train",
         "evaluate": "train",
+        "compare": "train",
         "diagnose": "train",
         "bench": "train",
     },
     "Export and serve": {
         "export": "export",
+        "releases": "serve",
         "recalibrate": "guard",
         "tune": "serve",
         "serve": "serve",
         "key": "serve",
     },
-    "Judge images": {"predict": "client", "score": "serve,score", "review": "client", "samples": "train"},
+    "Judge images": {
+        "predict": "client",
+        "score": "serve,score",
+        "drift": "score",
+        "review": "client",
+        "samples": "train",
+    },
 }
 
 EPILOGUE = """
@@ -45,14 +53,18 @@ environment, and the environment over the file.
 """
 
 
-def build(config: Path | None = None, *, summaries: bool = False) -> App:
-    """The application, which reads `config` or ./oodguard.toml; its help describes the commands if `summaries`."""
+def build(config: Path | None = None, *, summaries: bool = False, versions: bool = True) -> App:
+    """The application, which reads `config` or ./oodguard.toml; its help describes the commands if `summaries`.
+
+    versions: whether `--version` prints the program's version.
+    """
     path = config or Path(CONFIG_FILE)
     app = App(
         name="oodguard",
         help="Image classifiers that know when not to answer: train, evaluate, export and serve a guarded classifier.",
         help_epilogue=EPILOGUE,
         version=oodguard.__version__,
+        version_flags=("--version",) if versions else (),
         config=[Env("OODGUARD_", command=True), Toml(path, must_exist=config is not None)],
         default_parameter=Parameter(negative_iterable=(), show_env_var=False),
         print_error=False,
@@ -84,7 +96,9 @@ def run(arguments: list[str]) -> int:
     """Run the command line; the exit code."""
     try:
         tokens, config = _take_config(arguments)
-        app = build(config, summaries=not tokens or tokens[0].startswith("-"))
+        bare = not tokens or tokens[0].startswith("-")
+        # After a command, --version is somebody's wish for a version of the model, not a question about the program.
+        app = build(config, summaries=bare, versions=bare)
         result = app(tokens, result_action="return_value")
     except CycloptsError as error:
         return _fail(_sentence(error), 2)
@@ -121,7 +135,10 @@ def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
 def _sentence(error: CycloptsError) -> str:
     cause = error.__cause__ or error.__context__
     if not isinstance(cause, ValidationError):
-        return " ".join(str(error).split())
+        sentence = " ".join(str(error).split())
+        if isinstance(error, UnknownOptionError) and "option: --version" in sentence:
+            return "unknown option --version: --model-version is a model's, and oodguard --version prints the program's"
+        return sentence
     first = cause.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:

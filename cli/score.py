@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -11,6 +12,7 @@ from rich.progress import TimeRemainingColumn
 from oodguard.cli.positional import positional
 from oodguard.cli.progress import Bars
 from oodguard.cli.terminal import Terminal
+from oodguard.core.resemblance import accuracy_sentence, drift_sentence
 from oodguard.core.verdict import Decision
 from oodguard.server.offline.options import ScoreOptions
 
@@ -57,6 +59,8 @@ def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
         return INTERRUPTED
     console = Terminal(soft_wrap=True, highlight=False)
     console.print(f"[bold]{escape(str(options.out))}[/]: {summary.images:,} images, {_shares(summary)}")
+    for sentence in _resemblance(summary):
+        console.print(sentence)
     if summary.failed:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(summary.errors.items()))
         console.print(f"{summary.failed:,} could not be used: {codes}")
@@ -66,6 +70,23 @@ def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
         rate = summary.scored / summary.seconds
         console.print(f"{summary.scored:,} scored in {summary.seconds:.1f} s: {rate:.0f} images/s ({summary.how})")
     return SOME_FAILED if summary.failed else 0
+
+
+def _resemblance(summary: Summary) -> Iterator[str]:
+    """Whether the images are like the calibration photos, and which are strangers by a false discovery rate."""
+    if summary.flagged is not None and summary.percentiles is not None:
+        yield drift_sentence(summary.flagged, summary.percentiles)
+    if summary.accuracy is not None:
+        yield accuracy_sentence(summary.accuracy)
+    found = summary.discoveries
+    if found is None:
+        return
+    yield (
+        f"{found.named:,} strangers at a false discovery rate of {found.rate:g} (p-value at most {found.cut:.4g})"
+        if found.named
+        else f"no image can be named a stranger at a false discovery rate of {found.rate:g}: of so many, "
+        f"{found.fewest:,} must have the least p-value that the calibration photos allow, {found.least:.2g}"
+    )
 
 
 def _shares(summary: Summary) -> str:

@@ -16,6 +16,10 @@ from oodguard.training.options import TrainOptions
 def train(
     *,
     out: Annotated[Path, Parameter(help="Run folder to write.")],
+    parent: Annotated[
+        Path | None,
+        Parameter(help="Run that this one follows, as its next version; default: the run that is at --out, if any."),
+    ] = None,
     options: Annotated[TrainOptions, Parameter(name="*")],
 ) -> None:
     """Train a guarded classifier on labelled photos.
@@ -28,13 +32,18 @@ def train(
     from oodguard.training.pipeline import train as run_training
 
     with TerminalReporter() as report:
-        record = run_training(options, out, report=report)
+        record = run_training(options, out, parent=parent, report=report)
     console = Terminal()
     splits, metrics = record.splits, record.metrics
     console.print(
         f"[bold]{escape(str(out))}[/]: {len(record.classes)} classes; {splits.train} images to train, "
         f"{splits.calibration} to calibrate, {splits.test} to test ({splits.groups} near-duplicate groups kept whole)"
     )
+    if record.parent is not None:
+        console.print(
+            f"{escape(record.name or out.name)} version {record.version}; it follows version {record.parent.version} "
+            f"of {record.parent.created}"
+        )
     if splits.unreadable:
         console.print(
             f"skipped {len(splits.unreadable)} unreadable images; the first is {escape(splits.unreadable[0])}"

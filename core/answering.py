@@ -23,6 +23,8 @@ Labels = npt.NDArray[np.int64]
 # The level at which classes are made alike, and how many photos of its own outweigh what all classes say.
 OFFSET_LEVEL = 0.9
 OFFSET_PRIOR = 60
+# Of fewer photos the quantile at that level is the largest or the one before it: noise, and no property of the class.
+OFFSET_MIN = 20
 OFFSET_PARTS = 5
 MAX_PHOTOS = 2048
 # Of the wrong labels that say how sure a label is.
@@ -232,13 +234,14 @@ def class_offsets(surprise: Scores, predicted: Labels, classes: int) -> Scores:
     """How much more surprising the photos given to each class are than all photos are, `[C]` in nats, shrunk.
 
     The difference of the 90 % quantiles, times n / (n + 60) for a class that n photos were given to: a class with few
-    photos is judged like all others. The class *given* counts, since no other is known of a new image.
+    photos is judged like all others, and with fewer than 20 exactly so. The class *given* counts, since no other is
+    known of a new image.
     """
     offsets = np.zeros(classes)
     whole = np.quantile(surprise, OFFSET_LEVEL)
     for label in range(classes):
         own = surprise[predicted == label]
-        if len(own):
+        if len(own) >= OFFSET_MIN:
             offsets[label] = (np.quantile(own, OFFSET_LEVEL) - whole) * len(own) / (len(own) + OFFSET_PRIOR)
     return offsets
 

@@ -141,6 +141,15 @@ class QuantileCurve(Frozen):
         # side="left": the number of kept order statistics strictly below the value; above all of them, 100.
         return self._percents[np.searchsorted(self._values, np.asarray(values, dtype=np.float64), side="left")]
 
+    def p_value(self, values: npt.ArrayLike) -> Scores:
+        """The conformal p-value of each value, same shape: how likely a new ID image scores at least as high.
+
+        `(1 + number of the n scores that are as high) / (n + 1)`, rounded up where not all scores are kept. Uniform or
+        larger on ID images, over calibration sets and images together.
+        """
+        below = np.searchsorted(self._values, np.asarray(values, dtype=np.float64), side="left")
+        return np.asarray(1.0 - np.concatenate([[0.0], self._levels])[below], dtype=np.float64)
+
     def surprise(self, values: npt.ArrayLike) -> Scores:
         """How unusual a value is on ID data: `-log P(ID score >= value)`, in nats; same shape.
 

@@ -15,6 +15,7 @@ from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import FormatError, QualityError
 from oodguard.core.files import file_sha256
 from oodguard.core.frozen import Frozen, first_fault
+from oodguard.core.lineage import VersionRef
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import Family, ScoreName
 from oodguard.core.targets import Targets
@@ -199,6 +200,10 @@ class Manifest(Frozen):
     classifier: ClassifierRecord | None = Field(
         None, description="The classifier that the guard was put around: its file and its parts; null: it has its own."
     )
+    run: VersionRef | None = Field(None, description="The run that it is made of, by the SHA-256 of its run.json.")
+    follows: VersionRef | None = Field(
+        None, description="The bundle that it was made from or took the place of, by the SHA-256 of its manifest.json."
+    )
     diagnosis: CollusionReport | None = Field(
         None, description="Whether the ensemble's members collude, on calibration images."
     )
@@ -337,6 +342,16 @@ class Manifest(Frozen):
 def calibration_sha256(calibration: Calibration) -> str:
     """What identifies a calibration; fields that it does not use do not count."""
     return hashlib.sha256(calibration.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+
+
+def reference_of(manifest: Manifest, text: bytes) -> VersionRef:
+    """How a later bundle names the one whose manifest.json holds `text`."""
+    return VersionRef(
+        name=manifest.name,
+        version=manifest.version,
+        created=manifest.provenance.created,
+        sha256=hashlib.sha256(text).hexdigest(),
+    )
 
 
 def load_manifest(bundle: Path) -> Manifest:

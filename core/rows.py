@@ -12,6 +12,10 @@ from typing import Literal
 from oodguard.core.bank import NEAREST
 from oodguard.core.verdict import Verdict
 
+# The p-value of an image, and whether it is among the strangers that a false discovery rate names.
+P_VALUE = "p_value"
+NAMED = "stranger_at_fdr"
+
 Cell = str | float | bool | tuple[str, ...] | None
 
 
@@ -23,10 +27,12 @@ class Column:
     kind: Literal["text", "texts", "float32", "float64", "flag"]
 
 
-def columns(scores: Iterable[str], *, members: bool, explained: bool = False) -> tuple[Column, ...]:
+def columns(
+    scores: Iterable[str], *, members: bool, explained: bool = False, tested: bool = False
+) -> tuple[Column, ...]:
     """Every column, in order, for a model with these scores.
 
-    members: images may be inside archives. explained: verdicts say why.
+    members: images may be inside archives. explained: verdicts say why. tested: all rows together name strangers.
     """
     return (
         Column("path", "text"),
@@ -39,6 +45,7 @@ def columns(scores: Iterable[str], *, members: bool, explained: bool = False) ->
         Column("ood_score", "float64"),
         Column("threshold", "float64"),
         Column("percentile", "float64"),
+        *((Column(P_VALUE, "float64"), Column(NAMED, "flag")) if tested else ()),
         *(
             column
             for name in scores

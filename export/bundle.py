@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,16 +12,19 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from oodguard.core.bank import BANK_FILE, NEAREST
 from oodguard.core.calibration import Calibration
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError, QualityError
 from oodguard.core.files import file_sha256
+from oodguard.core.lineage import VersionRef, next_version, versions_beside
 from oodguard.core.manifest import (
     DISTANCES_NAME,
     GRAPH_FILE,
     INPUT_NAME,
     MANIFEST_FILE,
+    NAME,
     NEIGHBOURS_NAME,
     PROBABILITIES_NAME,
     SCORES_NAME,
@@ -35,6 +39,7 @@ from oodguard.core.manifest import (
     Standalone,
     TensorSpec,
     load_manifest,
+    reference_of,
 )
 from oodguard.core.preprocessing import Pixels, load_pixels
 from oodguard.core.sharpening import Sharpening
@@ -59,7 +64,7 @@ from oodguard.export.wrapped_graph import WrappedGraph
 from oodguard.training.backbone.features import TRAINING_LIMITS
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import GOLDEN_FOLDER, RunRecord
-from oodguard.training.run import Run, finish, load_run
+from oodguard.training.run import Run, finish, load_run, reference
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def export_bundle(
     out: Path,
     *,
     name: str | None = None,
-    version: str = "1",
+    version: str | None = None,
     precision: Precision = "fp32",
     data: Path | None = None,
     ood: Mapping[str, Path] | None = None,
@@ -100,6 +105,8 @@ def export_bundle(
     ```python
     manifest = export_bundle(Path("runs/produce"), Path("bundles/produce"), precision="int8")
     ```
+
+    version: None: the whole number after the versions of the same name at `out` and in the folders beside it, or 1.
 
     keep_probabilities: let probabilities leave the guard as the graph gives them, in place of chances; those of a
     wrapped classifier always do.
@@ -120,7 +127,9 @@ def export_bundle(
             f"the ensemble of {run_folder} is {run.record.diagnosis.verdict}; train it without joint training, or "
             "export it as it is with --allow-collusion"
         )
-    name = name or run_folder.resolve().name
+    # A run that follows another one is a version of the same model, whatever its folder is called.
+    name = name or (run.record.name if run.record.parent else None) or run_folder.resolve().name
+    version = _version(name, version, out)
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not a bundle; choose another --out")
     own = run.record.classifier
@@ -145,6 +154,7 @@ def export_bundle(
         keep = keep_probabilities or own is not None
         writer = _Writer(run, run_folder, scratch, name=name, version=version, keep_probabilities=keep)
         writer.wrapped = WrappedGraph.of(run, run_folder, golden=writer.images, data=data, report=report)
+        writer.follows = _replaced(out)
         report.progress("fused graph", 0, 1)
         content = writer.exact()
         report.progress("fused graph", 1, 1)
@@ -163,6 +173,24 @@ def export_bundle(
     return manifest
 
 
+def _version(name: str, version: str | None, out: Path) -> str:
+    """The version to export. Raises `InputError` for a name or version that no manifest takes."""
+    for flag, value in (("--name", name), ("--model-version", version or "1")):
+        if not re.fullmatch(NAME, value):
+            raise InputError(f"{flag} takes letters, digits, dots, hyphens and underscores, at most 64; got {value!r}")
+    return version or next_version(versions_beside(out, name, record=MANIFEST_FILE))
+
+
+def _replaced(out: Path) -> VersionRef | None:
+    """The bundle at `out`, which a new one takes the place of; None where none is, or one of another schema."""
+    try:
+        text = (out / MANIFEST_FILE).read_bytes()
+        old = Manifest.model_validate_json(text)
+    except (OSError, ValidationError):
+        return None
+    return reference_of(old, text)
+
+
 class _Writer:
     """Fills a scratch folder with graph and golden images, and describes them."""
 
@@ -171,6 +199,7 @@ class _Writer:
     ) -> None:
         self.run, self.run_folder, self.scratch = run, run_folder, scratch
         self.name, self.version, self.keep_probabilities = name, version, keep_probabilities
+        self.follows: VersionRef | None = None
         originals = sorted((run_folder / GOLDEN_FOLDER).glob("*"))
         if not originals:
             raise FormatError(f"{run_folder} is incomplete: it has no golden images")
@@ -302,6 +331,8 @@ class _Writer:
             provenance=provenance(record),
             # Where photos lie on the machine that trained is nobody else's business.
             classifier=record.classifier and record.classifier.model_copy(update={"unseen": None}),
+            run=reference(record, self.run_folder),
+            follows=self.follows,
             diagnosis=record.diagnosis,
             parity=content.parity,
             golden=tuple(

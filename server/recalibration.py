@@ -19,6 +19,7 @@ from oodguard.core.calibration import MIN_CALIBRATION, Calibration
 from oodguard.core.errors import EnvironmentProblem, InputError, QualityError
 from oodguard.core.files import file_sha256
 from oodguard.core.frozen import Frozen
+from oodguard.core.lineage import VersionRef, next_version
 from oodguard.core.manifest import (
     DEFAULT_SOURCE,
     MANIFEST_FILE,
@@ -174,9 +175,7 @@ def _version(options: RecalibrateOptions, manifest: Manifest) -> str:
         if options.model_version == manifest.version:
             raise InputError(f"{options.bundle} is version {manifest.version} already; choose another --model-version")
         return options.model_version
-    if not re.fullmatch(r"[0-9]{1,15}", manifest.version):
-        raise InputError(f"version {manifest.version} is no whole number, so nothing follows it; give --model-version")
-    return str(int(manifest.version) + 1)
+    return next_version([manifest.version])
 
 
 def _require_source(options: RecalibrateOptions, manifest: Manifest) -> None:
@@ -244,6 +243,7 @@ def _manifest(
             **dict(old),
             **changed,
             "version": version,
+            "follows": VersionRef(name=old.name, version=old.version, created=old.provenance.created, sha256=parent),
             "golden": golden,
             "files": tuple(ref for ref in old.files if ref.path in kept),
             "recalibrations": (*(one for one in old.recalibrations if one.source != source), done),

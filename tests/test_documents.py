@@ -92,6 +92,13 @@ class Reader:
             "OODGUARD_SERVE_DRAIN_DELAY": "0",
             "OODGUARD_SERVE_ADMIN_PORT": str(self.admin_port),
             "OODGUARD_PREDICT_URL": f"http://localhost:{self.port}",
+            # Trained in seconds; what is said of training does not depend on them.
+            "OODGUARD_TRAIN_IMAGE_SIZE": "64",
+            "OODGUARD_TRAIN_VIEWS": "1",
+            "OODGUARD_TRAIN_TUNE_EPOCHS": "3",
+            "OODGUARD_TRAIN_EPOCHS": "20",
+            "OODGUARD_TRAIN_HIDDEN": "32",
+            "OODGUARD_TRAIN_CALIBRATION_FRACTION": "0.33",
         }
 
     def type(self, block: str) -> None:
@@ -133,9 +140,10 @@ class Reader:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, photos: Path, strangers: Path, bundle: Path) -> Iterator[Reader]:
-    """A folder with what the documents speak of: photos, other images, flagged ones, and a bundle."""
+def reader(tmp_path: Path, photos: Path, strangers: Path, run: Path, bundle: Path) -> Iterator[Reader]:
+    """A folder with what the documents speak of: photos, other images, flagged ones, a run and its bundle."""
     shutil.copytree(photos, tmp_path / "photos")
+    shutil.copytree(run, tmp_path / "runs" / "photos")
     shutil.copytree(bundle, tmp_path / "bundles" / "photos")
     for copy in ("photo.jpg", "other.jpg"):
         shutil.copyfile(photos / "test" / "jade" / "000.jpg", tmp_path / copy)

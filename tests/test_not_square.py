@@ -24,9 +24,9 @@ from oodguard.core.answers import ModelRef
 from oodguard.core.manifest import Manifest, load_manifest
 from oodguard.core.preprocessing import Preprocessing, load_pixels
 from oodguard.export.bundle import export_bundle
+from oodguard.export.speed import speeds
 from oodguard.export.triton.config import model_config
 from oodguard.export.triton.options import TritonOptions
-from oodguard.export.versus import times
 from oodguard.server.app import create_gateway
 from oodguard.server.errors import RequestError
 from oodguard.server.rpc.messages import parse
@@ -190,10 +190,10 @@ def test_the_example_for_triton_makes_the_same_pixels(change: dict[str, Any], tm
         np.testing.assert_array_equal(found, load_pixels((tmp_path / "a.png").read_bytes(), how))
 
 
-def test_the_table_of_times_says_both_sides(broad: Path, manifest: Manifest) -> None:
-    graph = (broad / manifest.graph).read_bytes()
-    table = times({broad: manifest}, {broad: graph}, rounds=1, threads=[1])
-    assert str(table.title).startswith(f"ms per image at {HEIGHT} x {WIDTH} px")
+def test_its_graph_is_timed_on_images_of_its_shape(broad: Path) -> None:
+    found = list(speeds([broad], rounds=1, threads=[1]))
+    assert [speed.batch for speed in found] == [1, 8]
+    assert all(speed.faster == (1.0,) and speed.milliseconds[0] > 0 for speed in found)
 
 
 def test_the_model_card_says_both_sides(served: TestClient) -> None:

@@ -77,7 +77,12 @@ class Learned:
 
 
 def train(
-    options: TrainOptions, out: Path, *, wrapped: Wrapped | None = None, report: Reporter | None = None
+    options: TrainOptions,
+    out: Path,
+    *,
+    parent: Path | None = None,
+    wrapped: Wrapped | None = None,
+    report: Reporter | None = None,
 ) -> RunRecord:
     """Train a guard and write its run folder.
 
@@ -86,6 +91,8 @@ def train(
     ```python
     record = train(TrainOptions(data=Path("photos")), Path("runs/photos"))
     ```
+
+    parent: the run that this one follows, as its next version; None: the run that is at `out`, if there is one.
 
     Under torchrun, or with several `devices`, every process calls this; the first one reports and writes. Raises an
     `OodguardError` in one sentence for anything a user can mend; nothing is left at `out` then.
@@ -96,11 +103,12 @@ def train(
     compute = start_compute(options.devices)
     first = compute.is_global_zero
     report = (report if first else None) or Silent()
+    lineage = runs.lineage(out, parent)
     scratch = runs.begin(out) if first else out
     try:
         learned = _learn(options, compute, report, wrapped)
         if first:
-            _write(learned, options, scratch, started)
+            _write(learned, options, scratch, started, lineage)
     except BaseException as error:
         if first:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -210,7 +218,7 @@ class Calibrated:
     diagnosis: CollusionReport
 
 
-def _write(learned: Learned, options: TrainOptions, scratch: Path, started: float) -> None:
+def _write(learned: Learned, options: TrainOptions, scratch: Path, started: float, lineage: runs.Lineage) -> None:
     """Calibrate and test a trained guard, and write its folder."""
     division, backbone, heads = learned.learning.division, learned.learning.backbone, learned.heads
     calibrated = _calibrate(learned)
@@ -223,7 +231,7 @@ def _write(learned: Learned, options: TrainOptions, scratch: Path, started: floa
     if learned.wrapped is not None:
         shutil.copyfile(learned.wrapped.network, scratch / CLASSIFIER_FILE)
     runs.write_weights(scratch, trunk=backbone.trunk, tail=backbone.tail, heads=heads)
-    record = _record(learned, calibrated, options, metrics, weights_sha256=file_sha256(scratch / WEIGHTS_FILE))
+    record = _record(learned, calibrated, options, metrics, lineage, weights_sha256=file_sha256(scratch / WEIGHTS_FILE))
     (scratch / RECORD_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
 
 
@@ -307,13 +315,22 @@ def _metrics(learned: Learned, calibrated: Calibrated, options: TrainOptions) ->
 
 
 def _record(
-    learned: Learned, calibrated: Calibrated, options: TrainOptions, metrics: dict[str, float], *, weights_sha256: str
+    learned: Learned,
+    calibrated: Calibrated,
+    options: TrainOptions,
+    metrics: dict[str, float],
+    lineage: runs.Lineage,
+    *,
+    weights_sha256: str,
 ) -> RunRecord:
     """Everything about the run that is not a weight."""
     learning, heads = learned.learning, learned.heads
     photos, division, extractor, backbone = learning.photos, learning.division, learning.extractor, learning.backbone
     unreadable = {str(p.path) for p in (*photos.pool, *photos.held, *photos.test) if p.sha256 in extractor.unreadable}
     return RunRecord(
+        name=lineage.name,
+        version=lineage.version,
+        parent=lineage.parent,
         oodguard=importlib.metadata.version("oodguard"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=options.seed,

@@ -13,6 +13,7 @@ from oodguard.core.classifier import ClassifierRecord
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import FormatError
 from oodguard.core.frozen import Frozen, first_fault
+from oodguard.core.lineage import VersionRef
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import CERTIFIED, REGISTRY, WRAPPED, ScoreName, ScoreSpec
 from oodguard.core.targets import Targets
@@ -115,6 +116,9 @@ class RunRecord(Frozen):
     """Everything about a run that is not a weight: `run.json`."""
 
     format: Literal[4] = 4
+    name: str | None = Field(None, description="of the folder that it was first written to; a later version keeps it")
+    version: int = Field(1, ge=1, description="counts the runs that follow each other")
+    parent: VersionRef | None = Field(None, description="the run that it follows")
     oodguard: str
     created: str
     seed: int

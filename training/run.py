@@ -21,6 +21,8 @@ from oodguard.core.answering import LabelledPhotos
 from oodguard.core.bank import BANK_FILE, Bank
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
+from oodguard.core.files import file_sha256
+from oodguard.core.lineage import VersionRef
 from oodguard.core.scores import ScoreName
 from oodguard.training.backbone.network import pixel_network
 from oodguard.training.backbone.sources import rebuild_backbone
@@ -169,6 +171,41 @@ def _read_bank(folder: Path, record: RunRecord) -> Bank:
     if len(bank) != record.heads.bank or max(bank.class_indices) >= len(record.classes):
         raise FormatError(f"{folder / BANK_FILE} is not of the bank and the classes that {RECORD_FILE} describes")
     return bank
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The name and version of a run to be written, and the run that it follows."""
+
+    name: str
+    version: int
+    parent: VersionRef | None
+
+
+def lineage(out: Path, parent: Path | None) -> Lineage:
+    """What a run at `out` is called: the next version of `parent`, or of the run that it takes the place of.
+
+    Raises `FormatError` where `parent` is not a run. What cannot be read at `out` is not followed.
+    """
+    followed = out if parent is None else parent
+    try:
+        record = load_record(followed)
+    except FormatError:
+        if parent is not None:
+            raise
+        return Lineage(name=out.resolve().name, version=1, parent=None)
+    name = record.name or followed.resolve().name
+    return Lineage(name=name, version=record.version + 1, parent=reference(record, followed))
+
+
+def reference(record: RunRecord, folder: Path) -> VersionRef:
+    """How a bundle or a later run names a run."""
+    return VersionRef(
+        name=record.name or folder.resolve().name,
+        version=str(record.version),
+        created=record.created,
+        sha256=file_sha256(folder / RECORD_FILE),
+    )
 
 
 def begin(out: Path) -> Path:

@@ -19,6 +19,9 @@ MAX_BYTES = (1 << 31) - (1 << 20)
 # The first byte of every ONNX file: the number of its format's version follows.
 _FIRST = b"\x08"
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def read(path: Path) -> Foreign:
     """The file at `path`.
 
     Raises `FormatError` where it, or a file of its external data, is missing, cut short or no ONNX, and `InputError`
-    where it is too large or has control flow.
+    where it is too large, or has control flow or anything random.
     """
     try:
         size = path.stat().st_size
@@ -75,7 +78,36 @@ def read(path: Path) -> Foreign:
                 f"{path.name} has control flow: {node.op_type} computes {node.output[0]!r}; export the network without "
                 "branches and loops"
             )
+        if node.op_type in RANDOM:
+            raise InputError(
+                f"{path.name} makes {node.output[0]!r} at random ({node.op_type}), so it answers an image differently "
+                "each time; export the network in evaluation mode"
+            )
+    _sort(model.graph)
     return Foreign(path, model, hashlib.sha256(content).hexdigest(), data)
+
+
+def _sort(graph: Any) -> None:
+    """Put each node behind those that it reads, as the format wants it.
+
+    ONNX Runtime's float16 converter leaves its casts in any order, and only the body of a Scan may not have that.
+    """
+    missing = {name for node in graph.node for name in node.output}
+    waiting, ordered = list(graph.node), []
+    while waiting:
+        later = []
+        for node in waiting:
+            if missing.isdisjoint(node.input):
+                ordered.append(node)
+                missing.difference_update(node.output)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            return
+        waiting = later
+    copies = [type(node).FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def _parsed(content: bytes, name: str) -> Any:

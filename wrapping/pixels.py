@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ TYPES = {
     TensorProto.FLOAT16: "float16",
 }
 _TO_BGR = (2, 1, 0)
+# The axes of height and width.
+_SIDES: Mapping[Layout, tuple[int, int]] = {"NCHW": (2, 3), "NHWC": (1, 2)}
 
 
 def with_pixels(
@@ -52,7 +54,7 @@ def with_pixels(
         _rename(model.graph, INPUT_NAME, free := _free(model.graph, PREFIX + INPUT_NAME))
         input_name = free if input_name == INPUT_NAME else input_name
     del model.graph.input[place]
-    front = _Front(input_name, preprocessing, layout=layout, dtype=dtype)
+    front = _Front(input_name, preprocessing, layout=layout, dtype=dtype, is_any_size=_is_any_size(own, layout))
     pixels = helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["batch", *preprocessing.shape])
     model.graph.input.insert(place, pixels)
     model.graph.initializer.extend(front.constants)
@@ -82,10 +84,18 @@ def _require_fit(own: Any, preprocessing: Preprocessing, *, layout: Layout, dtyp
         )
 
 
+def _is_any_size(own: Any, layout: Layout) -> bool:
+    """Whether the input's height or width is left free."""
+    dims = own.type.tensor_type.shape.dim
+    return not dims or any(dims[axis].dim_value <= 0 for axis in _SIDES[layout])
+
+
 class _Front:
     """The nodes from `images` to the graph's own input, and their constants."""
 
-    def __init__(self, target: str, preprocessing: Preprocessing, *, layout: Layout, dtype: InputType) -> None:
+    def __init__(
+        self, target: str, preprocessing: Preprocessing, *, layout: Layout, dtype: InputType, is_any_size: bool
+    ) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self._at = INPUT_NAME
@@ -110,9 +120,32 @@ class _Front:
                 self._add("Div", "std", self._each(std))
         if dtype == "float16":
             self._add("Cast", to=TensorProto.FLOAT16)
+        if is_any_size:
+            self._hide_size(preprocessing)
         if not self.nodes:
             self._add("Identity")
         self.nodes[-1].output[0] = target
+
+    def _hide_size(self, preprocessing: Preprocessing) -> None:
+        """Cut out all of the picture, by numbers that depend on the batch as far as a runtime can tell.
+
+        A runtime that knows height and width optimises the network behind otherwise, and the last bits change.
+        """
+        pixels, self._at = self._at, INPUT_NAME
+        self._add("Shape")
+        self._add("Gather", "first", np.array([0], dtype=np.int64), axis=0)
+        self._add("Mul", "none", np.array([0], dtype=np.int64))
+        self._add("Add", "sides", np.array(preprocessing.size, dtype=np.int64))
+        ends, self._at = self._at, pixels
+        number = len(self.nodes)
+        names = [f"{PREFIX}{name}" for name in ("starts", "axes")]
+        values = ([0, 0], _SIDES[self._layout])
+        self.constants += [
+            numpy_helper.from_array(np.array(v, np.int64), n) for n, v in zip(names, values, strict=True)
+        ]
+        self._at = f"{PREFIX}pixels.{number}"
+        inputs = [pixels, names[0], ends, names[1]]
+        self.nodes.append(helper.make_node("Slice", inputs, [self._at], name=f"{PREFIX}slice.{number}"))
 
     def _each(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | np.float32:
         """A number for each channel, in a shape that runtimes are quick with."""

@@ -88,6 +88,8 @@ def _activated(graph: Graph, output: str) -> tuple[Activation, bool, str]:
             return ACTIVATIONS[node.op_type], node.op_type == "LogSoftmax", _behind(graph, node.input[0])
         if spelled := _spelled_softmax(graph, node):
             return "softmax", False, _behind(graph, spelled)
+        if spelled := _spelled_logarithm(graph, node):
+            return "softmax", True, _behind(graph, spelled)
         if spelled := _spelled_sigmoid(graph, node):
             return "sigmoid", False, _behind(graph, spelled)
         if node.op_type not in _SAME | _SHAPES | {"Clip"}:
@@ -137,12 +139,30 @@ def _spelled_softmax(graph: Graph, node: Any) -> str:
     exp, total = _source(graph, top, "Exp"), _source(graph, bottom, "ReduceSum")
     if exp is None or total is None or _source(graph, total.input[0], "Exp") is not exp:
         return ""
-    shifted = _source(graph, exp.input[0], "Sub")
+    return _unshifted(graph, exp.input[0])
+
+
+def _unshifted(graph: Graph, name: str) -> str:
+    """The logits whose largest was subtracted, to keep their powers small; the tensor itself where none was."""
+    shifted = _source(graph, name, "Sub")
     if shifted is not None:
         largest = _source(graph, shifted.input[1], "ReduceMax")
         if largest is not None and _behind(graph, largest.input[0]) == _behind(graph, shifted.input[0]):
             return str(shifted.input[0])
-    return str(exp.input[0])
+    return name
+
+
+def _spelled_logarithm(graph: Graph, node: Any) -> str:
+    """The logits of a LogSoftmax in single steps that ends in `node`: x less the logarithm of a sum of powers of x."""
+    if node.op_type != "Sub":
+        return ""
+    top = _behind(graph, node.input[0])
+    whole = _source(graph, node.input[1], "ReduceLogSumExp")
+    if whole is None:
+        logarithm = _source(graph, node.input[1], "Log")
+        total = None if logarithm is None else _source(graph, logarithm.input[0], "ReduceSum")
+        whole = None if total is None else _source(graph, total.input[0], "Exp")
+    return _unshifted(graph, top) if whole is not None and _behind(graph, whole.input[0]) == top else ""
 
 
 def _spelled_sigmoid(graph: Graph, node: Any) -> str:

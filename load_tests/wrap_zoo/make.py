@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ PACKAGED = {
     "text-direction": ("rapidocr-onnxruntime==1.4.4", "*cls_infer.onnx"),
 }
 WORDS = ("fresh", "organic", "best before", "net weight", "keep cool", "store in a dry place", "made with", "sugar",
-         "vitamin C", "oat drink", "whole milk", "500 g", "1 litre", "recycle", "apple juice", "no additives")  # fmt: skip
+         "vitamin C", "oat drink", "whole milk", "500 g", "1 litre", "recycle", "apple juice")  # fmt: skip
 
 
 def left_out(produce: Path, seed: int) -> list[str]:
@@ -39,18 +40,17 @@ def left_out(produce: Path, seed: int) -> list[str]:
 
 
 def split_produce(produce: Path, out: Path, seed: int) -> tuple[Path, Path]:
-    """Folders of links: the photos of the classes that stay, in train/, val/ and test/, and the tests of the others."""
+    """Copies: the photos of the classes that stay, in train/, val/ and test/, and the test photos of the others."""
     gone = left_out(produce, seed)
     known, near = out / f"produce-{seed}", out / f"left-out-{seed}"
     for split in ("train", "val", "test"):
         (known / split).mkdir(parents=True, exist_ok=True)
         for folder in (produce / split).iterdir():
-            link = near / folder.name if folder.name in gone else known / split / folder.name
             if split != "test" and folder.name in gone:
                 continue
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.is_symlink():
-                link.symlink_to(folder.resolve())
+            copy = near / folder.name if folder.name in gone else known / split / folder.name
+            if not copy.is_dir():
+                shutil.copytree(folder, copy)
     return known, near
 
 
@@ -188,7 +188,7 @@ def builders(produce: Path, out: Path) -> dict[str, tuple[str, Callable[[], None
         "transformers-vit": ("model.onnx", lambda: elsewhere(
             "transformers_vit.py", "transformers", produce, out / "transformers-vit", out)),
         "keras-cnn": ("model.onnx", lambda: elsewhere("keras_cnn.py", "keras", produce, out / "keras-cnn", out)),
-        **{f"lite0-left-out-{seed}": ("checkpoint.pth", lambda seed=seed: known(seed)) for seed in range(3)},
+        **{f"lite0-left-out-{seed}": ("checkpoint.pth", functools.partial(known, seed)) for seed in range(3)},
     }  # fmt: skip
 
 

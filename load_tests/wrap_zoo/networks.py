@@ -57,7 +57,7 @@ class Network:
     file: str
     """Below the folder of networks."""
     photos: Literal["produce", "lines", "none"] | int = "produce"
-    """What it was trained on: a seed stands for produce without the eight classes of that seed; none: random weights."""
+    """What it was trained on: a seed stands for produce without that seed's eight classes; none: random weights."""
     pixels: OwnPixels | None = None
     said: tuple[str, ...] = ()
     """Options of `oodguard wrap`; {here} stands for the file's folder."""
@@ -105,11 +105,12 @@ NETWORKS: tuple[Network, ...] = (
     Network(name="text-direction", made_by="rapidocr-onnxruntime 1.4.4 (PaddleOCR's, packaged)",
             file="text-direction/ch_ppocr_mobile_v2.0_cls_infer.onnx", photos="lines",
             pixels=OwnPixels(height=48, width=192, resize=None, normal=HALF, bgr=True),
-            said=("--fit", "squash", "--crop", "48", "--width", "192", "--classes", "{here}/classes.txt")),
+            said=("--fit", "squash", "--crop", "48", "--width", "192", "--channels", "bgr",
+                  "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5", *_NAMES)),
     *(Network(name=f"lite0-left-out-{seed}", made_by="timm 1.0.31 tf_efficientnet_lite0, checkpoint",
               file=f"lite0-left-out-{seed}/checkpoint.pth", photos=seed, pixels=_torch(224, half=True),
-              said=("--backbone", "tf_efficientnet_lite0", "--resize", "256", "--mean", "0.5", "0.5", "0.5",
-                    "--std", "0.5", "0.5", "0.5", *_NAMES))
+              said=("--backbone", "tf_efficientnet_lite0", "--resize", "256", "--interpolation", "bilinear",
+                    "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5", *_NAMES))
       for seed in range(3)),
     Network(name="timm-vit", made_by="timm 1.0.31 ViT, default exporter, random", file="timm-vit/classifier.onnx",
             photos="none"),

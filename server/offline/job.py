@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
+from oodguard.core.calibration import Calibration
+from oodguard.core.curve import QuantileCurve
 from oodguard.core.errors import InputError
+from oodguard.core.false_discoveries import discovery_cut, fewest_discoveries
 from oodguard.core.files import file_sha256
 from oodguard.core.manifest import MANIFEST_FILE, load_manifest
+from oodguard.core.resemblance import EstimatedAccuracy, FlaggedShare, PercentileTest
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Decision
 from oodguard.server.offline.ledger import Ledger, Purpose, State
 from oodguard.server.offline.options import ScoreOptions
-from oodguard.server.offline.results import columns, metadata, write_result
+from oodguard.server.offline.results import columns, metadata, with_discoveries, write_result
 from oodguard.server.offline.scorer import Scorer, ScoreTally, Spec
 from oodguard.server.offline.sources import Source
 from oodguard.server.tuning import plan_for
+
+
+@dataclass(frozen=True)
+class Discoveries:
+    """Strangers that a false discovery rate names: those with a p-value of at most `cut`.
+
+    fewest: how many images must have the `least` possible p-value before any can be named.
+    """
+
+    rate: float
+    named: int
+    cut: float
+    least: float
+    fewest: int
 
 
 @dataclass
@@ -36,6 +57,10 @@ class Summary:
     scored: int = 0
     seconds: float = 0.0
     how: str = ""
+    flagged: FlaggedShare | None = None
+    percentiles: PercentileTest | None = None
+    accuracy: EstimatedAccuracy | None = None
+    discoveries: Discoveries | None = None
 
     @property
     def failed(self) -> int:
@@ -122,6 +147,11 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
             )
         elif pending:
             summary.seconds, summary.how = _run_here(spec, ledger, pending, progress.scored)
+        used = manifest.calibration_of(options.calibration)
+        schema, tables = columns(manifest, explained=options.explain, tested=options.fdr is not None), ledger.tables()
+        if options.fdr is not None:
+            summary.discoveries = found = _discoveries(ledger.tables(), used.curve, options.fdr)
+            tables = (with_discoveries(part, schema, used.curve, found.cut) for part in ledger.tables())
         about = metadata(
             manifest,
             bundle_sha256=bundle_sha256,
@@ -129,9 +159,11 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
             source=options.source,
             calibration=options.calibration,
         )
-        write_result(
-            options.out, columns(manifest, explained=options.explain), about, _counted(ledger.tables(), summary)
-        )
+        if options.fdr is not None:
+            about["oodguard.fdr"] = json.dumps(options.fdr)
+        judged = _Judged()
+        write_result(options.out, schema, about, _counted(tables, summary, judged))
+        judged.compare(used, manifest.thresholds(targets, source=options.calibration).fused, summary)
         ledger.remove()
     return summary
 
@@ -149,9 +181,46 @@ def _run_here(spec: Spec, ledger: Ledger, pending: set[int], scored: Callable[[S
         return time.monotonic() - started, scorer.runs_on
 
 
-def _counted(tables: Iterator[pa.Table], summary: Summary) -> Iterator[pa.Table]:
+def _discoveries(tables: Iterator[pa.Table], curve: QuantileCurve, rate: float) -> Discoveries:
+    """Choose the p-value that names a stranger from all rows."""
+    found = [rows["ood_score"].drop_null().to_numpy() for rows in tables]
+    p_values = curve.p_value(np.concatenate(found))
+    cut, least = discovery_cut(p_values, rate), float(curve.p_value(np.inf))
+    return Discoveries(
+        rate=rate,
+        named=int((p_values <= cut).sum()),
+        cut=cut,
+        least=least,
+        fewest=fewest_discoveries(len(p_values), rate, least),
+    )
+
+
+class _Judged:
+    """Gathers what drift is read from while rows are written."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = []
+
+    def add(self, rows: pa.Table) -> None:
+        good = rows.filter(pa.compute.is_valid(rows["ood_score"]))
+        self._parts.append((good["ood_score"].to_numpy(), good["probability"].to_numpy().astype(np.float64)))
+
+    def compare(self, used: Calibration, threshold: float, summary: Summary) -> None:
+        """Say in the summary whether the images are like the calibration photos; nothing where none was judged."""
+        fused = np.concatenate([part[0] for part in self._parts])
+        if not len(fused):
+            return
+        chances, flags = np.concatenate([part[1] for part in self._parts]), fused > threshold
+        summary.flagged = FlaggedShare.of(flags, used.curve, threshold)
+        summary.percentiles = PercentileTest.of(fused, used.curve)
+        if used.answering is not None:
+            summary.accuracy = EstimatedAccuracy.of(chances[~flags], used.answering.photos, threshold)
+
+
+def _counted(tables: Iterator[pa.Table], summary: Summary, judged: _Judged) -> Iterator[pa.Table]:
     """Yield the tables and count them into the summary."""
     for rows in tables:
+        judged.add(rows)
         summary.images += rows.num_rows
         for count in pa.compute.value_counts(rows["decision"]).to_pylist():
             if count["values"] is not None:

@@ -37,6 +37,13 @@ class ScoreOptions(Frozen):
     confidence: ConfidenceOption = None
     coverage: CoverageOption = None
     max_error: MaxErrorOption = None
+    fdr: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="False discovery rate: name strangers so that on average at most this share of those named is in "
+        "distribution (Benjamini-Hochberg over all images); adds the columns p_value and stranger_at_fdr.",
+    )
     explain: bool = Field(
         False, description="Add columns: which family of scores decided, and the nearest training photos."
     )

@@ -13,9 +13,10 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from oodguard.core import rows
+from oodguard.core.curve import QuantileCurve
 from oodguard.core.errors import ImageError
 from oodguard.core.manifest import Manifest
-from oodguard.core.rows import joined
+from oodguard.core.rows import NAMED, P_VALUE, joined
 from oodguard.core.targets import Targets
 from oodguard.core.text import cell, json_line, readable
 from oodguard.core.verdict import Outcome
@@ -34,12 +35,12 @@ KINDS = {
 }
 
 
-def columns(manifest: Manifest, *, explained: bool = False) -> pa.Schema:
-    """Return the schema of the rows: path, member, and a verdict, `explained` or not, or an error (`core/rows.py`)."""
+def columns(manifest: Manifest, *, explained: bool = False, tested: bool = False) -> pa.Schema:
+    """Return the schema of the rows: path, member, and a verdict or an error (`core/rows.py`)."""
     return pa.schema(
         [
             pa.field(column.name, KINDS[column.kind], nullable=column.name != "path")
-            for column in rows.columns(manifest.score_names, members=True, explained=explained)
+            for column in rows.columns(manifest.score_names, members=True, explained=explained, tested=tested)
         ]
     )
 
@@ -48,6 +49,20 @@ def table(schema: pa.Schema, items: Sequence[Item], outcomes: Sequence[Outcome])
     """Return one row per image, in their order."""
     found = [_row(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
     return pa.Table.from_arrays([array([row.get(f.name) for row in found], f.type) for f in schema], schema=schema)
+
+
+def with_discoveries(found: pa.Table, schema: pa.Schema, curve: QuantileCurve, cut: float) -> pa.Table:
+    """Add to rows their p-values by the curve of the fused score, and whether these reach the cut; null of errors."""
+    fused = found["ood_score"].to_pylist()
+    given = [None if score is None else float(curve.p_value(score)) for score in fused]
+    added: dict[str, list[float | None] | list[bool | None]] = {
+        P_VALUE: given,
+        NAMED: [None if p is None else p <= cut for p in given],
+    }
+    return pa.Table.from_arrays(
+        [array(added[field.name], field.type) if field.name in added else found[field.name] for field in schema],
+        schema=schema,
+    )
 
 
 def _row(item: Item, outcome: Outcome) -> dict[str, rows.Cell]:

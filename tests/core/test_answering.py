@@ -105,14 +105,14 @@ def test_a_hard_class_is_accepted_like_the_others() -> None:
 
 
 def test_offsets_are_differences_of_quantiles_and_shrink_with_few_photos() -> None:
-    surprise = np.concatenate([np.linspace(0, 10, 101), np.linspace(4, 14, 101), [50.0]])
-    predicted = np.concatenate([np.zeros(101, int), np.ones(101, int), [2]])
-    offsets = class_offsets(surprise, predicted, 4)
+    surprise = np.concatenate([np.linspace(0, 10, 101), np.linspace(4, 14, 101), [50.0] * 20, [60.0] * 19])
+    predicted = np.concatenate([np.zeros(101, int), np.ones(101, int), [2] * 20, [3] * 19])
+    offsets = class_offsets(surprise, predicted, 5)
     whole = np.quantile(surprise, 0.9)
     assert offsets[0] == pytest.approx((9.0 - whole) * 101 / 161)
     assert offsets[1] == pytest.approx((13.0 - whole) * 101 / 161)
-    assert offsets[2] == pytest.approx((50.0 - whole) / 61)
-    assert offsets[3] == 0.0
+    assert offsets[2] == pytest.approx((50.0 - whole) * 20 / 80)
+    assert offsets[3:].tolist() == [0.0, 0.0]
 
 
 def test_the_kind_with_smaller_sets_is_chosen_and_everything_survives_json() -> None:

@@ -192,7 +192,23 @@ def test_a_shadow_brings_its_bundle_and_a_webhook_its_secret(render: Render) -> 
     claimed = {"source": "pvc", "path": "/eight", "pvc": {"claim": "models"}, "objectStorage": {"url": ""}}
     rendered = render("shadow", {"shadow": {"bundle": claimed}})
     assert rendered.environment["OODGUARD_SERVE_SHADOW"] == "/shadow/eight"
+    claimed["pvc"] = {"claim": "models", "release": "photos-9"}
+    rendered = render("shadow", {"shadow": {"bundle": claimed}})
+    assert rendered.environment["OODGUARD_SERVE_SHADOW"] == "/shadow/eight/photos-9"
     off = render("cpu")
     assert not [name for name in off.environment if "SHADOW" in name or "WEBHOOK" in name]
     # As `helm --set shadow.share=0.2` gives it.
     assert render("shadow", {"shadow": {"share": "0.2"}}).environment["OODGUARD_SERVE_SHADOW_SHARE"] == "0.2"
+
+
+@pytest.mark.parametrize(
+    ("release", "served"),
+    [("current", "/bundles/photos/current"), ("photos-8", "/bundles/photos/photos-8"), ("", "/bundles/photos")],
+)
+def test_a_claim_of_several_releases_serves_the_one_that_is_named(release: str, served: str, render: Render) -> None:
+    rendered = render("pvc", {"bundle": {"pvc": {"release": release}}})
+    assert rendered.environment["OODGUARD_SERVE_BUNDLE"] == served
+    mounts = {mount["name"]: mount for mount in rendered.gateway["volumeMounts"]}
+    # All of the claim, so that a link that is swapped is seen; and nothing that a pod could promote.
+    assert (mounts["bundle"]["mountPath"], mounts["bundle"]["readOnly"]) == ("/bundles", True)
+    assert "subPath" not in mounts["bundle"]

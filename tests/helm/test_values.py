@@ -24,6 +24,7 @@ SIDECAR = {"triton": {"mode": "sidecar", "repository": {"image": {"reference": "
         ({"settings": {"port": 9000}}, "additional properties 'port' not allowed"),
         ({"settings": {"max_queue": 0}}, "minimum: got 0, want 1"),
         ({"settings": {"log_level": "loud"}}, "value must be one of"),
+        ({"bundle": {"pvc": {"release": "../other"}}}, "does not match pattern"),
         ({"bundle": {"source": "nfs"}}, "value must be one of 'image', 'pvc', 'objectStorage', 'baked'"),
         ({"ports": {"http": 70000}}, "maximum: got 70,000, want 65,535"),
         ({"keys": {"name": "a b"}}, "does not match pattern"),

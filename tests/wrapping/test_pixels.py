@@ -195,3 +195,22 @@ def test_a_graph_of_any_size_is_bound_to_the_preprocessings() -> None:
     behind = with_pixels(graph, how(), input_name="x", layout="NHWC", dtype="float32")
     shape = onnx.load_model_from_string(behind).graph.input[0].type.tensor_type.shape
     assert [dim.dim_value for dim in shape.dim[1:]] == [HEIGHT, WIDTH, 3]
+
+
+@pytest.mark.parametrize(("layout", "sides"), [("NHWC", (1, 2)), ("NCHW", (2, 3))])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_network_of_any_size_is_not_told_its_size(layout: Layout, sides: tuple[int, int], batch: int) -> None:
+    # A runtime that knows height and width optimises the network otherwise, and the last bits change.
+    graph = classifier(layout, "float32", sizes=("h", None))
+    behind = with_pixels(graph, how(), input_name="x", layout=layout, dtype="float32")
+    inferred = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(behind), strict_mode=True, data_prop=True)
+    told = {one.name: [dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in inferred.graph.value_info}
+    assert [told["x"][axis] for axis in sides] == [0, 0]
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    given = network_input(pixels, how())
+    given = np.ascontiguousarray(given if layout == "NHWC" else given.transpose(0, 3, 1, 2))
+    found, own = (
+        ort.InferenceSession(one, providers=["CPUExecutionProvider"]).run(None, feed)
+        for one, feed in ((behind, {"images": pixels}), (graph, {"x": given}))
+    )
+    assert [one.tobytes() for one in found] == [one.tobytes() for one in own]

@@ -158,6 +158,16 @@ def test_control_flow(tmp_path: Path) -> None:
     )
 
 
+def test_answers_that_are_random(tmp_path: Path) -> None:
+    net = Net()
+    at = net.gemm(net.pooled(), to="a")
+    net.add("Add", at, net.add("RandomNormalLike", at, to="noise"), to="raw")
+    assert refusal(saved(net.model("raw"), tmp_path)) == (
+        "net.onnx makes 'noise' at random (RandomNormalLike), so it answers an image differently each time; export the "
+        "network in evaluation mode"
+    )
+
+
 def test_operators_that_onnx_runtime_does_not_know(tmp_path: Path) -> None:
     net = Net()
     net.add("Spiral", net.gemm(net.pooled(), to="a"), to="raw", domain="com.example")

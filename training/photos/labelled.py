@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -168,11 +169,19 @@ def _listed(names: list[str], most: int = 6) -> str:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
+    """The images below a folder, those in linked folders too; a link back to where it lies is not followed again."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        paths = (Path(root, name) for name in files if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    return sorted(found)
 
 
 def _photo(path: Path, label: str) -> Photo:

@@ -149,14 +149,14 @@ app.kubernetes.io/component: {{ index . 1 }}
 
 {{- define "oodguard.bundlePath" -}}
 {{- if has .Values.bundle.source (list "baked") }}{{ .Values.bundle.path }}
-{{- else if eq .Values.bundle.source "pvc" }}{{ clean (printf "/bundles/%s" .Values.bundle.path) }}
+{{- else if eq .Values.bundle.source "pvc" }}{{ clean (printf "/bundles/%s/%s" .Values.bundle.path .Values.bundle.pvc.release) }}
 {{- else }}/bundles/current{{ end }}
 {{- end }}
 
 {{- define "oodguard.shadowPath" -}}
 {{- with .Values.shadow.bundle }}
 {{- if eq .source "baked" }}{{ .path }}
-{{- else if eq .source "pvc" }}{{ clean (printf "/shadow/%s" .path) }}
+{{- else if eq .source "pvc" }}{{ clean (printf "/shadow/%s/%s" .path .pvc.release) }}
 {{- else }}/shadow/current{{ end }}
 {{- end }}
 {{- end }}

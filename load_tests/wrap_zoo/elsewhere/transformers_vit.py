@@ -16,11 +16,11 @@ SIZE, EPOCHS, BATCH = 64, 25, 32
 class Logits(torch.nn.Module):
     """The model without the record that its answers come in."""
 
-    def __init__(self, model):
+    def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values):
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`[N, 3, 64, 64]` to `[N, classes]`."""
         return self.model(pixel_values=pixel_values).logits
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from oodguard.core.errors import InputError
-from oodguard.training.photos.labelled import load_photos, load_unlabelled
+from oodguard.training.photos.labelled import class_folders, load_photos, load_unlabelled
 from oodguard.training.photos.split import near_duplicate_groups, split_off
 
 
@@ -119,3 +120,17 @@ def test_similar_things_do_not_chain_into_one_group() -> None:
     assert groups[30] == groups[5]
     assert groups[31] == groups[20]
     assert len(np.unique(groups[:30])) > 2
+
+
+def test_photos_in_linked_folders_are_found_and_a_circle_of_links_ends(tmp_path: Path) -> None:
+    real = tmp_path / "elsewhere"
+    real.mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(real / f"{number}.png")
+    root = tmp_path / "photos"
+    (root / "a" / "deep").mkdir(parents=True)
+    (root / "a" / "deep" / "linked").symlink_to(real, target_is_directory=True)
+    (root / "a" / "circle").symlink_to(root, target_is_directory=True)
+    found = load_unlabelled(root)
+    assert [photo.path.name for photo in found] == ["0.png", "1.png", "2.png"]
+    assert [photo.path.name for photo in class_folders(root)] == ["0.png", "1.png", "2.png"]
