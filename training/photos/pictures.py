@@ -41,7 +41,6 @@ _REDUCED = Preprocessing(
     resize=MEASURED // 2, crop=MEASURED // 2, reduced_jpeg=True, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
 )
 _Measured = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
-_COLUMNS = ("numbers", "copies", "colours")
 _WIDTH, _HEIGHT, _LIGHT, _CONTRAST, _BLUR = range(5)
 
 
@@ -172,8 +171,8 @@ class _Store:
             return
         stream = io.BytesIO()
         columns = list(zip(*found.values(), strict=True))
-        arrays = {name: np.stack(column) for name, column in zip(_COLUMNS, columns, strict=True)}
-        np.savez(stream, **arrays)  # type: ignore[arg-type]  # names of arrays are taken for its own options
+        numbers, copies, colours = map(np.stack, columns)
+        np.savez(stream, numbers=numbers, copies=copies, colours=colours)
         name = hashlib.sha256("".join(found).encode()).hexdigest()[:24]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
