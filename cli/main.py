@@ -21,6 +21,7 @@ INTERRUPTED = 130
 # Every command as the help groups it, and the extra whose packages it needs.
 COMMANDS = {
     "Train and evaluate": {
+        "check": "train",
         "train": "train",
         "wrap": "train",
         "evaluate": "train",

@@ -130,7 +130,7 @@ def _plain(
         report.note(f"the baselines are skipped: {error}")
         return PlainEvidence(baselines=None, leak={}, skipped=str(error))
     report.note("fitting the baselines on the frozen feature")
-    return PlainEvidence(baselines=baseline_scores(frozen), leak=leak(frozen))
+    return PlainEvidence(baselines=baseline_scores(frozen), leak={} if run.record.classifier else leak(frozen))
 
 
 def options_of(record: RunRecord) -> TrainOptions:

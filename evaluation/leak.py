@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from oodguard.core.calibration import MIN_CALIBRATION
 from oodguard.core.curve import QuantileCurve
 from oodguard.core.targets import DEFAULT_ACCEPT
 from oodguard.evaluation.baselines import neighbour_distance
@@ -17,7 +18,7 @@ def leak(frozen: FrozenFeatures) -> dict[str, dict[int, float]]:
     """What keeping near-duplicates together changes: test acceptance of a kNN threshold set for 95 %.
 
     `{split: {k: acceptance}}`, with a random and with the grouped calibration split. Empty for a cross-fitted run,
-    which has no calibration split.
+    which has no calibration split, and where a split has fewer than `MIN_CALIBRATION` photos.
     """
     training, held = frozen.training, frozen.calibration
     if held is None:
@@ -29,6 +30,8 @@ def leak(frozen: FrozenFeatures) -> dict[str, dict[int, float]]:
         "random": split_off(labels, None, fraction=options.calibration_fraction, seed=options.seed),
         "grouped": (np.arange(size), np.arange(size, len(pool))),
     }
+    if min(len(calibration) for _, calibration in splits.values()) < MIN_CALIBRATION:
+        return {}
     found: dict[str, dict[int, float]] = {}
     for name, (bank, calibration) in splits.items():
         found[name] = {}

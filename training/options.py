@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from oodguard.training.photos.kinds import EXCLUDED, parse_kinds
 
 DIGITS = "digits"
 
@@ -118,6 +120,15 @@ class TrainOptions(BaseModel):
     on_unreadable: Literal["skip", "refuse"] = Field(
         "skip", description="What to do with photos that cannot be decoded: skip and list them, or refuse to train."
     )
+    exclude: Path | None = Field(
+        None,
+        description="List of photos to leave out: the suspects.csv of oodguard check, or a CSV file with a column "
+        "path, relative to the data folder.",
+    )
+    exclude_kinds: str = Field(
+        ",".join(EXCLUDED),
+        description="Which kinds of suspects --exclude leaves out, separated by commas; rows without a kind always.",
+    )
     cache: Path = Field(
         Path(".oodguard-cache"), description="Folder in which to cache features, by the content of the photos."
     )
@@ -136,6 +147,12 @@ class TrainOptions(BaseModel):
                 "ensemble": self.ensemble if self.ensemble in ("ldr", "independent", "joint") else "ldr",
             }
         )
+
+    @field_validator("exclude_kinds")
+    @classmethod
+    def _are_kinds(cls, kinds: str) -> str:
+        parse_kinds(kinds)
+        return kinds
 
     @model_validator(mode="after")
     def _trainable(self) -> TrainOptions:

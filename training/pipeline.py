@@ -358,6 +358,7 @@ def _record(
             largest_group=division.largest_group,
             unreadable=tuple(sorted(unreadable)),
         ),
+        faults=division.faults,
         calibration=calibrated.calibration,
         targets=Targets(confidence=options.confidence),
         metrics=metrics,

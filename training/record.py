@@ -39,6 +39,20 @@ class Splits(Frozen):
     unreadable: tuple[str, ...] = ()
 
 
+class PhotoFaults(Frozen):
+    """What is wrong with the photos of a run, as far as bytes and features show it; `oodguard check` shows more."""
+
+    smallest: int = Field(description="photos of the smallest class")
+    largest: int = Field(description="photos of the largest class")
+    copies: int = Field(description="files that are in their class already")
+    copies_across: int = Field(description="files that are in another class, too")
+    labels: int | None = Field(description="labels that look wrong; None: not looked at")
+    first_labels: tuple[str, ...] = Field((), description="photos with such labels, the most suspect first")
+    left_out: dict[str, int] = Field(
+        default_factory=dict, description="photos that --exclude left out, by kind of suspect"
+    )
+
+
 class BackboneRecord(Frozen):
     """The network under the heads."""
 
@@ -117,6 +131,7 @@ class RunRecord(Frozen):
     classifier: ClassifierRecord | None = Field(None, description="the wrapped classifier; null: trained here")
     heads: HeadShapes
     splits: Splits
+    faults: PhotoFaults | None = Field(None, description="what is wrong with the photos")
     calibration: Calibration
     targets: Targets = Field(description="what answers are to keep where nobody asks for anything else")
     metrics: dict[str, float]

@@ -208,13 +208,18 @@ def reference(record: RunRecord, folder: Path) -> VersionRef:
     )
 
 
+def require_run_folder(out: Path) -> None:
+    """Raise `InputError` when `out` holds something that is not a run."""
+    if out.exists() and not (out / RECORD_FILE).is_file() and (out.is_file() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not a run folder; choose another --out")
+
+
 def begin(out: Path) -> Path:
     """A scratch folder beside `out`; `finish` renames it, so nothing half-written ever looks finished.
 
     Raises `InputError` when `out` holds something that is not a run, `EnvironmentProblem` when it cannot be written.
     """
-    if out.exists() and not (out / RECORD_FILE).is_file() and (out.is_file() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not a run folder; choose another --out")
+    require_run_folder(out)
     scratch = out.with_name(out.name + ".partial")
     try:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -210,4 +210,5 @@ class Case:
         given = Photos(
             pool=renamed(photos.pool, best), held=renamed(photos.held, best), test=renamed(photos.test, best)
         )
-        return Known(best.names, enough(given, self.report), accuracy)
+        read = frozenset(photo.sha256 for photo in pool)
+        return Known(best.names, enough(given, self.report, read=read), accuracy)

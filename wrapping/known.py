@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,14 +94,18 @@ def renamed(photos: Sequence[Photo], names: ClassMap) -> tuple[Photo, ...]:
     return tuple(dataclasses.replace(photo, label=names.names[index]) for photo, index in found if index >= 0)
 
 
-def enough(photos: Photos, report: Reporter) -> Photos:
+def enough(photos: Photos, report: Reporter, *, read: Collection[str] | None = None) -> Photos:
     """The photos without classes of which there are too few to learn anything about.
+
+    read: the SHA-256 of those that can be read; None: all can.
 
     Raises `InputError` where fewer than two classes are left.
     """
     counts = Counter(photo.label for photo in photos.pool)
+    if read is not None:
+        counts -= Counter(photo.label for photo in photos.pool if photo.sha256 not in read)
     known = {label for label, count in counts.items() if count >= MIN_PER_CLASS}
-    if few := sorted(counts.keys() - known):
+    if few := sorted({photo.label for photo in photos.pool} - known):
         report.note(f"too few photos to learn from of {', '.join(few[:6])}: these classes count as uncovered")
     if len(known) < 2:
         raise InputError("the photos show fewer than 2 of the classifier's classes; give photos of more")

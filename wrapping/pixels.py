@@ -19,6 +19,8 @@ from oodguard.core.preprocessing import PLAIN_ONLY, Preprocessing
 PREFIX = "oodguard."
 # Versions of ai.onnx's operators that these nodes are written in: all of them from here on.
 MIN_OPSET = 12
+# Keeps 11 of float32's 24 bits, as many as float16 has.
+SPLIT = 2.0**13 + 1
 TYPES = {
     TensorProto.UINT8: "uint8",
     TensorProto.FLOAT: "float32",
@@ -119,12 +121,27 @@ class _Front:
             if (std != 1).any():
                 self._add("Div", "std", self._each(std))
         if dtype == "float16":
+            self._round()
             self._add("Cast", to=TensorProto.FLOAT16)
         if is_any_size:
             self._hide_size(preprocessing)
         if not self.nodes:
             self._add("Identity")
         self.nodes[-1].output[0] = target
+
+    def _round(self) -> None:
+        """Round to what float16 holds, in float32: x (2^13 + 1) less (x (2^13 + 1) - x), Veltkamp's splitting.
+
+        A runtime that computes a float16 network in float32 drops the cast in front of it, and its rounding.
+        """
+        value = self._at
+        self._add("Mul", "split", np.float32(SPLIT))
+        large = self._at
+        for first, second in ((large, value), (large, None)):
+            number = len(self.nodes)
+            inputs = [first, self._at if second is None else second]
+            self._at = f"{PREFIX}pixels.{number}"
+            self.nodes.append(helper.make_node("Sub", inputs, [self._at], name=f"{PREFIX}sub.{number}"))
 
     def _hide_size(self, preprocessing: Preprocessing) -> None:
         """Cut out all of the picture, by numbers that depend on the batch as far as a runtime can tell.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 
 from oodguard.core.classifier import InputType, Layout
 from oodguard.core.errors import ImageError, InputError
 from oodguard.core.preprocessing import ImageLimits, Pixels, Preprocessing, load_pixels, network_input
 from oodguard.training.progress import Reporter, Silent
+from oodguard.wrapping.chosen import sample
 from oodguard.wrapping.classes import ClassMap
 from oodguard.wrapping.conventions import FLAGS, Convention, Conventions
 
@@ -41,6 +41,9 @@ SAME = 1e-3
 # A classifier that is surer than this of half of the photos, on numbers that span this much more, is fed too much.
 SURE = 1 - 1e-6
 LOUD = 16
+# Photos of a class that show whether answers are right in another order of classes, and how much more must then be.
+REORDERED_PHOTOS = 5
+REORDERED = (0.8, 0.25)
 # Powers that probabilities are raised to before likelihoods are compared.
 POWERS = np.logspace(-3, 1, 41)
 # The photos are the user's own: only absurd files are left out.
@@ -60,6 +63,7 @@ class Tried:
     right: dict[int, bool] = field(default_factory=dict)
     targets: dict[int, int] = field(default_factory=dict)
     shares: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
+    answers: dict[int, int] = field(default_factory=dict)
     _logs: dict[int, float] = field(default_factory=dict)
 
     @property
@@ -116,7 +120,19 @@ class Tried:
         for place, row, share, target in zip(places, rows, shares, targets, strict=True):
             self.right[place] = bool(row.any()) and int(row.argmax()) == target
             self.targets[place] = target
+            self.answers[place] = int(row.argmax())
             self.shares[place] = share.astype(np.float32)
+
+    @property
+    def reordered_accuracy(self) -> float:
+        """The share of right labels, were the classes in the order that suits the answers best."""
+        of = {target: place for place, target in enumerate(sorted({*self.targets.values()}))}
+        to = {answer: place for place, answer in enumerate(sorted({*self.answers.values()}))}
+        counts = np.zeros((len(of), len(to)))
+        for place, answer in self.answers.items():
+            counts[of[self.targets[place]], to[answer]] += 1
+        best = linear_sum_assignment(counts, maximize=True)
+        return float(counts[best].sum()) / max(self.photos, 1)
 
     def forget(self) -> None:
         """Keep the figures, and not the answers."""
@@ -148,28 +164,8 @@ class ConventionTrial:
         """Rows to print: what was tried, its accuracy, the mean log-likelihood, the photos."""
         return [
             (one.name, f"{one.accuracy:.1%}", f"{one.log_likelihood:.2f}", str(one.photos))
-            for one in sorted(self.tried, key=_rank, reverse=True)
+            for one in sorted(self.tried, key=lambda one: (one is self.chosen, _rank(one)), reverse=True)
         ]
-
-
-def sample(targets: Sequence[int], *, most: int, seed: int = 0) -> list[int]:
-    """Places of at most `most` targets that are known (0 or more), as many of each class as there are, in turn."""
-    rng = random.Random(seed)
-    of: dict[int, list[int]] = defaultdict(list)
-    for place, target in enumerate(targets):
-        if target >= 0:
-            of[target].append(place)
-    for places in of.values():
-        rng.shuffle(places)
-    order = sorted(of)
-    rng.shuffle(order)
-    turns: Iterable[int] = (
-        of[target][turn]
-        for turn in range(max(map(len, of.values()), default=0))
-        for target in order
-        if turn < len(of[target])
-    )
-    return [place for place, _ in zip(turns, range(most), strict=False)]
 
 
 def try_conventions(
@@ -206,7 +202,7 @@ def try_conventions(
         if not best.photos:
             raise InputError("none of the labelled photos can be decoded; give photos that can")
         chance = max(np.bincount([*best.targets.values()])) / best.photos
-        fault = _near_chance(best, chance, len(values))
+        fault = _in_other_order(best, values) or _near_chance(best, chance, len(values))
         if fault is None:
             break
     notes: list[str] = []
@@ -309,6 +305,20 @@ def _near_chance(best: Tried, chance: float, tries: int) -> str | None:
     return (
         f"the best of {tries} ways to prepare images labels {best.accuracy:.1%} of {best.photos} photos rightly, and "
         f"{chance:.1%} is chance: the classes or the preprocessing are others; give --classes FILE, or {FLAGS}"
+    )
+
+
+def _in_other_order(best: Tried, tried: Sequence[Tried]) -> str | None:
+    """Why the classes are in another order than was said: then some answers would be right far more often."""
+    enough = [one for one in tried if one.photos >= REORDERED_PHOTOS * len({*one.targets.values()})]
+    found = max(enough, key=lambda one: one.reordered_accuracy, default=best)
+    least, more = REORDERED
+    if not enough or found.reordered_accuracy < max(least, best.accuracy + more):
+        return None
+    return (
+        f"the classifier's classes are in another order: at best it labels {best.accuracy:.1%} of the photos rightly, "
+        f"and in an order that suits its answers {found.reordered_accuracy:.1%} ({found.values.name}); give --classes "
+        "FILE with their names in its order"
     )
 
 

@@ -11,6 +11,7 @@ from oodguard.core.files import file_sha256
 from oodguard.training.pipeline import train
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import RunRecord
+from oodguard.training.run import require_run_folder
 from oodguard.training.wrapped import Wrapped
 from oodguard.wrapping.case import Case
 from oodguard.wrapping.file import read
@@ -38,6 +39,8 @@ def wrap_file(source: OnnxFile, options: WrapOptions, out: Path, *, report: Repo
     Raises an `OodguardError` in one sentence for anything a user can mend; nothing is left at `out` then.
     """
     report = report or Silent()
+    require_run_folder(out)
+    photos = find_photos(options, report)
     parts = find_parts(
         source.path, feature=options.feature, logits=options.logits, constants=_constants(options.constant)
     )
@@ -48,7 +51,6 @@ def wrap_file(source: OnnxFile, options: WrapOptions, out: Path, *, report: Repo
         report.note(line)
     if prepared.batch == "made dynamic":
         report.note("its batch is open in the guarded copy: it takes any number of images and gives the same bits")
-    photos = find_photos(options)
     foreign = read(source.path)
     feeds = feeds_of({one.name: one for one in foreign.model.graph.input}, parts)
     original = Original(source.path, parts, feeds)

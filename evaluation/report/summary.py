@@ -276,8 +276,12 @@ def _ensemble(found: Evaluation) -> Iterator[Finding]:
         yield Finding(
             "weak",
             f"The members agree: averaging them is worth {worth:.4f} nats of a loss of {loss:.4f}, "
-            "and the ensemble adds next to nothing. Raise --disagreement, or give --outliers with "
-            "--ensemble a2d; PDS says little until then.",
+            "and the ensemble adds next to nothing. "
+            + (
+                "Raise --disagreement, or give --outliers with --ensemble a2d; PDS says little until then."
+                if found.wrapped is None
+                else "PDS says little; another --seed or more photos may change that."
+            ),
         )
     elif found.wrapped is None and found.accuracy.share - mean < SMALL_GAIN:
         yield Finding(

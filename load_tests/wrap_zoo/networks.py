@@ -109,8 +109,8 @@ NETWORKS: tuple[Network, ...] = (
                   "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5", *_NAMES)),
     *(Network(name=f"lite0-left-out-{seed}", made_by="timm 1.0.31 tf_efficientnet_lite0, checkpoint",
               file=f"lite0-left-out-{seed}/checkpoint.pth", photos=seed, pixels=_torch(224, half=True),
-              said=("--backbone", "tf_efficientnet_lite0", "--resize", "256", "--mean", "0.5", "0.5", "0.5",
-                    "--std", "0.5", "0.5", "0.5", *_NAMES))
+              said=("--backbone", "tf_efficientnet_lite0", "--resize", "256", "--interpolation", "bilinear",
+                    "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5", *_NAMES))
       for seed in range(3)),
     Network(name="timm-vit", made_by="timm 1.0.31 ViT, default exporter, random", file="timm-vit/classifier.onnx",
             photos="none"),

@@ -12,6 +12,7 @@ import torch
 from oodguard.core.errors import FormatError, InputError
 from oodguard.evaluation.evidence import Evidence, gather, member_losses, options_of
 from oodguard.training.heads.guard import GuardHeads, head_shapes
+from oodguard.training.heads.rows import Rows
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.labelled import load_photos
 from oodguard.training.progress import Silent
@@ -93,7 +94,7 @@ def test_calibration_scores_of_other_photos_are_refused(run: Path, tmp_path: Pat
 def test_member_losses_are_cross_entropies() -> None:
     torch.manual_seed(0)
     options = TrainOptions(data=Path(), members=2, hidden=8)
-    heads = GuardHeads(head_shapes(options, width=4, classes=3, images=9))
+    heads = GuardHeads(head_shapes(options, rows=Rows(4), classes=3, images=9))
     features = torch.randn(5, 4)
     targets = np.array([0, 1, 2, 2, 0])
     with torch.no_grad():

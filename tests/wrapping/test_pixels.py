@@ -214,3 +214,32 @@ def test_a_network_of_any_size_is_not_told_its_size(layout: Layout, sides: tuple
         for one, feed in ((behind, {"images": pixels}), (graph, {"x": given}))
     )
     assert [one.tobytes() for one in found] == [one.tobytes() for one in own]
+
+
+def test_a_float16_network_gets_rounded_pixels_where_a_runtime_computes_it_in_float32() -> None:
+    """ONNX Runtime drops a cast to float16 in front of a network that it runs in float32, and its rounding."""
+    rng = np.random.default_rng(3)
+    weight = numpy_helper.from_array(rng.normal(size=(6, 3, 5, 5)).astype(np.float16), "weight")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "weight"], ["map"]),
+            helper.make_node("Relu", ["map"], ["kept"]),
+            helper.make_node("GlobalAveragePool", ["kept"], ["mean"]),
+            helper.make_node("Cast", ["mean"], ["y"], to=TensorProto.FLOAT),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, ["n", 3, 24, 24])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 6, 1, 1])],
+        [weight],
+    )
+    plain = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    how = Preprocessing(resize=24, crop=24, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    made = with_pixels(plain, how, input_name="x", layout="NCHW", dtype="float16")
+    images = rng.integers(0, 256, (8, 24, 24, 3), dtype=np.uint8)
+    given = network_input(images, how, layout="NCHW", dtype="float16")
+    before = ort.InferenceSession(plain, providers=["CPUExecutionProvider"])
+    after = ort.InferenceSession(made, providers=["CPUExecutionProvider"])
+    for rows in (slice(0, 1), slice(0, 8)):
+        wanted = before.run(None, {"x": given[rows]})[0]
+        found = after.run(None, {"images": images[rows]})[0]
+        assert wanted.tobytes() == found.tobytes()

@@ -15,6 +15,7 @@ from torch import nn
 
 from oodguard.core.errors import InputError
 from oodguard.core.preprocessing import Preprocessing, load_pixels, network_input
+from oodguard.wrapping.chosen import sample
 from oodguard.wrapping.classes import match_classes
 from oodguard.wrapping.conventions import FITS, VALUES, Convention, Conventions, conventions
 from oodguard.wrapping.stated import Stated
@@ -24,7 +25,6 @@ from oodguard.wrapping.trial import (
     Run,
     Tried,
     _clear,
-    sample,
     try_class_maps,
     try_conventions,
 )
@@ -189,6 +189,17 @@ def test_the_order_of_folders_that_the_classifier_knows_is_taken(network: Run, l
     assert found.source == "the folders, by number"
     assert trial.chosen is not None
     assert trial.chosen.accuracy > 0.9
+
+
+def test_classes_in_another_order_are_refused(network: Run, labelled: Labelled) -> None:
+    """Rather than a wrong preprocessing, under which chance makes more of the labels right."""
+    paths, targets = labelled
+    turned = [(target + 1) % len(COLOURS) for target in targets]
+    with pytest.raises(InputError, match=r"classes are in another order: .* \(RGB, ImageNet mean and std\)"):
+        assert tried(network, paths, turned).preprocessing
+    right = tried(network, paths, targets)
+    assert right.fault is None
+    assert max(one.reordered_accuracy for one in right.tried) >= max(one.accuracy for one in right.tried)
 
 
 def test_too_few_photos_to_tell_are_refused(network: Run, labelled: Labelled) -> None:

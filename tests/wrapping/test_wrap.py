@@ -23,6 +23,7 @@ from oodguard.training.record import RunRecord, load_record
 from oodguard.training.run import load_run
 from oodguard.wrapping.around import wrap_path
 from oodguard.wrapping.options import WrapOptions
+from oodguard.wrapping.photos import find_photos
 from oodguard.wrapping.stated import PreprocessingOptions
 from tests.wrapping.conftest import CLASSES, PREPROCESSING, SIDE, Trained, entered, exported, learnt
 
@@ -183,6 +184,34 @@ def test_a_folder_of_new_photos_calibrates(shop: Path, trained: Trained, cache: 
     assert evaluate(tmp_path / "run", ood={}, out=tmp_path / "report").accuracy.share > 0.5
 
 
+def test_photos_to_calibrate_with_that_also_trained_are_named_and_left_out(
+    shop: Path, trained: Trained, cache: Path, tmp_path: Path
+) -> None:
+    notes = Notes()
+    data = tmp_path / "data"
+    shutil.copytree(shop, data)
+    first = next((data / "train").rglob("*.jpg"))
+    shutil.copyfile(first, data / "val" / first.parent.name / "again.jpg")
+    photos = find_photos(quick(data, cache), notes)
+    assert len(photos.held) == 90
+    assert notes.lines == ["1 of 91 photos of val/ are training photos too: left out there"]
+    for path in sorted((data / "val").rglob("*.jpg"))[10:]:
+        path.unlink()
+    with pytest.raises(InputError, match="at least 20 are needed; add images to val/ or --unseen"):
+        wrap_path(trained.file, quick(data, cache), tmp_path / "run", said=SAID, report=notes)
+
+
+def test_photos_and_the_place_to_write_are_looked_at_before_the_classifier(tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "letter.txt").write_text("dear")
+    absent = tmp_path / "absent.onnx"
+    with pytest.raises(InputError, match="is not a run folder"):
+        wrap_path(absent, quick(tmp_path, tmp_path), out)
+    with pytest.raises(InputError, match="photos does not exist"):
+        wrap_path(absent, quick(tmp_path / "photos", tmp_path), tmp_path / "run")
+
+
 def test_unlabelled_photos_take_its_own_answers(shop: Path, trained: Trained, cache: Path, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     flat.mkdir()
@@ -283,3 +312,23 @@ def test_a_module_keeps_its_own_weights_and_hooks(shop: Path, trained: Trained, 
     assert not trained.net.pool._forward_hooks
     with pytest.raises(InputError, match="has no part 'nowhere'; its parts are body, pool, head"):
         oodguard.wrap(trained.net, shop, tmp_path / "run", feature="nowhere", preprocessing=PREPROCESSING)
+
+
+def test_unreadable_photos_do_not_count_towards_a_class_and_an_empty_val_is_none(
+    shop: Path, trained: Trained, cache: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "photos"
+    for label in CLASSES:
+        shutil.copytree(shop / "train" / label, data / "train" / label)
+        (data / "val" / label).mkdir(parents=True)
+    for place, path in enumerate(sorted((data / "train" / "plum").iterdir())):
+        if place == 3:
+            path.write_bytes(b"no picture")
+        elif place > 3:
+            path.unlink()
+    notes = Notes()
+    record = wrap_path(trained.file, quick(data, cache, all_unseen=True), tmp_path / "run", said=SAID, report=notes)
+    assert record.classifier is not None
+    assert record.classifier.uncovered == ("plum",)
+    assert "too few photos to learn from of plum" in notes.text
+    assert record.heads.covered == (0, 1)

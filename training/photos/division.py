@@ -16,22 +16,29 @@ from oodguard.core.errors import InputError
 from oodguard.training.backbone.features import Extractor
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.options import TrainOptions
+from oodguard.training.photos.faults import fault_lines, photo_faults
+from oodguard.training.photos.kinds import parse_kinds
 from oodguard.training.photos.labelled import Photo, Photos, load_photos, require_enough
 from oodguard.training.photos.split import near_duplicate_groups, split_off
+from oodguard.training.photos.suspects import exclude
 from oodguard.training.progress import Reporter
-from oodguard.training.record import DivisionRecord
+from oodguard.training.record import DivisionRecord, PhotoFaults
 
 Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Division:
-    """Which photos train, calibrate and test a guard. groups: near-duplicate group of each grouped photo."""
+    """Which photos train, calibrate and test a guard.
+
+    groups: near-duplicate group of each grouped photo. faults: what is wrong with the photos.
+    """
 
     training: tuple[Photo, ...]
     calibration: tuple[Photo, ...]
     test: tuple[Photo, ...]
     groups: Mapping[Photo, int]
+    faults: PhotoFaults | None = None
 
     @property
     def largest_group(self) -> int:
@@ -75,6 +82,8 @@ def found_again(photos: Photos, part: Mapping[str, Mapping[str, int | None]]) ->
 def chosen_photos(options: TrainOptions) -> tuple[Photos, frozenset[str]]:
     """The photos to learn from, and the classes that `leave_out` removes (random, by the run's seed)."""
     photos = load_photos(options.data, options.cache)
+    if options.exclude is not None:
+        photos = exclude(photos, options.exclude, parse_kinds(options.exclude_kinds))
     if not options.leave_out:
         return photos, frozenset()
     if options.leave_out > len(photos.classes) - 2:
@@ -108,6 +117,9 @@ def divide(
     frozen = tail_features(extractor.backbone.tail, extractor.extract(pool)[0])
     labels = label_numbers(pool, photos.classes)
     groups = near_duplicate_groups(extractor.backbone.feature(frozen).numpy(), labels)
+    faults = photo_faults(photos, pool, extractor.backbone.feature(frozen).numpy(), labels, seed=options.seed)
+    for line in fault_lines(faults, options.data, unreadable=len(extractor.unreadable)):
+        report.note(line)
     rest = held = np.arange(len(pool))
     if own:
         # What a wrapped classifier has not seen calibrates, and tests where there is no test folder.
@@ -125,15 +137,25 @@ def divide(
     if len(held) < MIN_CALIBRATION:
         raise InputError(
             f"only {len(held)} images can be set aside to calibrate thresholds and at least {MIN_CALIBRATION} are "
-            "needed; add images, raise --calibration-fraction, or give --cross-fit 5"
+            f"needed; {_more(own, wrapped=extractor.backbone.rows is not None)}"
         )
     division = Division(
         training=tuple(pool[i] for i in rest),
         calibration=tuple(pool[i] for i in held),
         test=tuple(test),
         groups={photo: int(group) for photo, group in zip(pool, groups, strict=True)},
+        faults=faults,
     )
     return division, frozen[rest], frozen[held]
+
+
+def _more(own: Sequence[Photo], *, wrapped: bool) -> str:
+    """What to do about too few photos to calibrate with; `own`: those that were given for that alone."""
+    if own:
+        return "add images to val/ or --unseen"
+    if wrapped:
+        return "add images or raise --calibration-fraction"
+    return "add images, raise --calibration-fraction, or give --cross-fit 5"
 
 
 def group_numbers(division: Division, photos: Sequence[Photo]) -> Labels:

@@ -6,8 +6,8 @@ import hashlib
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from oodguard.core.errors import InputError
@@ -32,12 +32,20 @@ class Photo:
 class Photos:
     """A labelled data set: the images to learn from and, where the user gave one, the test split.
 
-    held: images that are to calibrate, where a wrapped classifier has not been trained on them.
+    held: images that are to calibrate, where a wrapped classifier has not been trained on them. root: the data folder,
+    or the folder that an archive was unpacked to. left_out: how many photos were left out on demand, by their kind.
     """
 
     pool: tuple[Photo, ...]
     test: tuple[Photo, ...]
     held: tuple[Photo, ...] = ()
+    root: Path = Path()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def name(self, photo: Photo) -> str:
+        """The path of a photo relative to the data folder, with slashes."""
+        inside = photo.path.is_relative_to(self.root)
+        return (photo.path.relative_to(self.root) if inside else photo.path).as_posix()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -55,10 +63,21 @@ class Photos:
 
     def without(self, labels: frozenset[str]) -> Photos:
         """The same data without some classes."""
-        return Photos(
+        return replace(
+            self,
             pool=tuple(p for p in self.pool if p.label not in labels),
             test=tuple(p for p in self.test if p.label not in labels),
             held=tuple(p for p in self.held if p.label not in labels),
+        )
+
+    def without_photos(self, dropped: Mapping[Photo, str]) -> Photos:
+        """The same data without some photos, each with its kind of suspect."""
+        return replace(
+            self,
+            pool=tuple(p for p in self.pool if p not in dropped),
+            test=tuple(p for p in self.test if p not in dropped),
+            held=tuple(p for p in self.held if p not in dropped),
+            left_out=Counter(dropped.values()),
         )
 
 
@@ -73,7 +92,15 @@ def load_photos(source: Path, cache: Path) -> Photos:
     `val` images join the pool: the calibration set is chosen from the pool by content, so that near-duplicates stay
     on one side. Raises `InputError` in one sentence for anything that cannot be trained on.
     """
-    source = photo_folder(source, cache)
+    found = find_photos(source, cache)
+    require_enough(Counter(photo.label for photo in found.pool))
+    return found
+
+
+def find_photos(source: Path, cache: Path) -> Photos:
+    """As `load_photos`, but classes may be as small as they are. Raises `InputError` where there are not 2 classes."""
+    root = data_folder(source, cache)
+    source = _descend(root)
     if (source / "train").is_dir():
         pool = class_folders(source / "train")
         known = {photo.label for photo in pool}
@@ -86,20 +113,24 @@ def load_photos(source: Path, cache: Path) -> Photos:
                     f"{source / name} has classes that {source / 'train'} lacks: {_listed(extra)}; "
                     "add training images or remove those folders"
                 )
-        found = Photos(pool=pool + val, test=test)
+        found = Photos(pool=pool + val, test=test, root=root)
     else:
-        found = Photos(pool=class_folders(source), test=())
+        found = Photos(pool=class_folders(source), test=(), root=root)
     counts = Counter(photo.label for photo in found.pool)
     if not counts:
         raise InputError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)}) in class folders")
     if len(counts) < 2:
         raise InputError(f"{source} has one class ({next(iter(counts))}); at least 2 are needed")
-    require_enough(counts)
     return found
 
 
 def photo_folder(source: Path, cache: Path) -> Path:
-    """The folder that holds the photos of `source`: a folder, a zip, which is unpacked, or the embedded example.
+    """The folder in `data_folder` that holds the photos, which others may wrap. Raises `InputError`."""
+    return _descend(data_folder(source, cache))
+
+
+def data_folder(source: Path, cache: Path) -> Path:
+    """The folder that `source` stands for: itself, what a zip unpacks to, or the embedded example.
 
     Raises `InputError` where there is none.
     """
@@ -109,9 +140,7 @@ def photo_folder(source: Path, cache: Path) -> Path:
         source = write_digits(cache)
     if not source.exists():
         raise InputError(f"{source} does not exist")
-    if source.is_file():
-        source = _unzip(source, cache)
-    return _descend(source)
+    return _unzip(source, cache) if source.is_file() else source
 
 
 def require_enough(counts: Counter[str]) -> None:

@@ -32,7 +32,7 @@ def main(photos: Path, out: Path) -> None:
     (out / "classes.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
     # Augmentation is no part of what is exported.
     plain = keras.Sequential([layer for layer in model.layers if not layer.name.startswith("random")])
-    plain.build((None, SIZE, SIZE, 3))
+    plain(keras.ops.zeros((1, SIZE, SIZE, 3)))
     plain.export(out / "model.onnx", format="onnx")
 
 
