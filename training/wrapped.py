@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +42,8 @@ class Wrapped:
     @property
     def known(self) -> tuple[str, ...]:
         """The classes that there are photos of, in the order of `classes`."""
-        return in_order({photo.label for photo in self.photos.pool}, self.classes)
-
-
-def in_order(found: set[str], classes: Sequence[str]) -> tuple[str, ...]:
-    """Some of `classes`, in their order."""
-    return tuple(name for name in classes if name in found)
+        found = {photo.label for photo in self.photos.pool}
+        return tuple(name for name in self.classes if name in found)
 
 
 def wrapped_of(run: Run, photos: Photos) -> Wrapped | None:

@@ -31,7 +31,7 @@ from oodguard.wrapping.trial import ConventionTrial, try_class_maps, try_convent
 
 # Photos on which the network with pixels in front must answer as the classifier's own file, bit for bit.
 COMPARED = 64
-# Of a batch, where the classifier is only asked for labels.
+# Images of a batch there; they are also compared one by one.
 BATCH = 8
 
 
@@ -144,10 +144,7 @@ class Case:
         if not pixels:
             raise InputError("none of the photos can be read")
         trunk, images = ClassifierTrunk(network, threads=self.options.threads), np.stack(pixels)
-        given = network_input(images, preprocessing)
-        if parts.layout == "NCHW":
-            given = np.ascontiguousarray(given.transpose(0, 3, 1, 2))
-        given = given.astype(parts.dtype)
+        given = network_input(images, preprocessing, layout=parts.layout, dtype=self.dtype)
         for size in (1, BATCH):
             # A network that is run image by image gives the answers of batches of one.
             wanted = self.original.probabilities(given, batch=1 if self.prepared.batch == "one by one" else size)

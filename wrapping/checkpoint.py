@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from oodguard.core.errors import InputError
 from oodguard.training.backbone.timm_loader import timm
+from oodguard.training.backbone.timm_source import require_model
 
 # Where training scripts keep weights in a checkpoint, the averaged ones first, as timm takes them.
 PLACES = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model", "module", "net")
@@ -69,9 +70,7 @@ def load_classifier(path: Path, backbone: str) -> tuple[nn.Module, str | None]:
     Raises `InputError` where they do not fit.
     """
     name = backbone.removeprefix("timm:")
-    if not timm.is_model(name.split(".")[0]):
-        close = timm.list_models(f"*{name[:8]}*")[:5]
-        raise InputError(f"timm has no model named {name!r}" + (f"; close names: {', '.join(close)}" if close else ""))
+    require_model(name)
     state, place = load_checkpoint(path)
     plain = timm.create_model(name, pretrained=False)
     layers = plain.default_cfg.get("classifier") or ()
@@ -118,7 +117,6 @@ def module_to_onnx(module: nn.Module, *, height: int, width: int, feature: str |
 
 
 def _export(network: nn.Module, example: Tensor, target: io.BytesIO, names: list[str], *, dynamo: bool) -> None:
-
     with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
         # The exporters warn about their own internals; what they wrote is compared with the module.
         warnings.simplefilter("ignore")

@@ -65,12 +65,17 @@ def _width(model: nn.Module) -> int:
     return int(getattr(model, "head_hidden_size", None) or model.num_features)  # type: ignore[arg-type]
 
 
-def create(name: str, *, image_size: int | None = None) -> nn.Module:
-    """A timm model in evaluation mode, without weights and without its classifier."""
+def require_model(name: str) -> None:
+    """Raise `InputError`, with close names, where timm has no such model."""
     if not timm.is_model(name.split(".")[0]):
         close = timm.list_models(f"*{name[:8]}*")[:5]
         hint = f"; close names: {', '.join(close)}" if close else ""
         raise InputError(f"timm has no model named {name!r}{hint}")
+
+
+def create(name: str, *, image_size: int | None = None) -> nn.Module:
+    """A timm model in evaluation mode, without weights and without its classifier."""
+    require_model(name)
     sized = {} if image_size is None else {"img_size": image_size}
     try:
         model = timm.create_model(name, pretrained=False, num_classes=0, **sized)
