@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from oodguard.bench.networks.network import Network, feature_network
-from oodguard.training.compute import start_compute
-from oodguard.training.heads.guard import fit_heads, single_thread
+from oodguard.training.compute import cpu_threads, start_compute
+from oodguard.training.heads.guard import fit_heads
 from oodguard.training.loop import EpochReport, Objective, Schedule, fit
 from oodguard.training.options import TrainOptions
 
@@ -91,7 +91,7 @@ def seconds_per_epoch(setting: CostSetting, *, images: int, width: int, classes:
     else:
         network = feature_network(centre=features[0].mean(0), scale=1.0, hidden=128, classes=classes)
         schedule = Schedule(epochs=epochs, batch=setting.batch, lr=1e-3)
-        with single_thread():
+        with cpu_threads(1):
             fit(start_compute(1), _Plain(network, features, targets), schedule, count=images, progress=remember)
     return float(np.median(seconds[1:]))
 

@@ -28,7 +28,7 @@ from oodguard.core.curve import QuantileCurve
 from oodguard.core.errors import QualityError
 from oodguard.core.frozen import Frozen
 from oodguard.core.targets import DEFAULT_ACCEPT
-from oodguard.training.heads.guard import single_thread
+from oodguard.training.compute import cpu_threads
 from oodguard.training.loop import EpochReport
 from oodguard.training.metrics import detection
 from oodguard.training.progress import Reporter
@@ -152,7 +152,7 @@ def _train(session: Session, method: Method, start: Detector | None) -> _Trained
     failed = None
     detector = method.build(problem)
     # Two-layer heads are too small to share; a convolutional network is not.
-    with single_thread() if isinstance(problem.space, FeatureSpace) else nullcontext():
+    with cpu_threads(1) if isinstance(problem.space, FeatureSpace) else nullcontext():
         try:
             method.train(detector, problem, compute=session.compute, start=start, progress=progress)
         except QualityError as error:

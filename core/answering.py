@@ -230,31 +230,42 @@ class Answering(Frozen):
         return self.nonconformity.size(chances, cut)
 
 
-def class_offsets(surprise: Scores, predicted: Labels, classes: int) -> Scores:
+def class_offsets(
+    surprise: Scores, predicted: Labels, classes: int, *, enough: npt.NDArray[np.bool_] | None = None
+) -> Scores:
     """How much more surprising the photos given to each class are than all photos are, `[C]` in nats, shrunk.
 
     The difference of the 90 % quantiles, times n / (n + 60) for a class that n photos were given to: a class with few
     photos is judged like all others, and with fewer than 20 exactly so. The class *given* counts, since no other is
-    known of a new image.
+    known of a new image. enough: the classes to judge apart `[C]`; None: those given to 20 of these photos.
     """
+    enough = _enough(predicted, classes) if enough is None else enough
     offsets = np.zeros(classes)
     whole = np.quantile(surprise, OFFSET_LEVEL)
     for label in range(classes):
         own = surprise[predicted == label]
-        if len(own) >= OFFSET_MIN:
+        if enough[label] and len(own):
             offsets[label] = (np.quantile(own, OFFSET_LEVEL) - whole) * len(own) / (len(own) + OFFSET_PRIOR)
     return offsets
 
 
+def _enough(predicted: Labels, classes: int) -> npt.NDArray[np.bool_]:
+    return np.bincount(predicted, minlength=classes) >= OFFSET_MIN
+
+
 def held_out_fused(photos: LabelledPhotos, classes: int) -> Scores:
-    """G `[N]` of each photo with the offsets of the other parts' photos: its own would flatter it."""
+    """G `[N]` of each photo with the offsets of the other parts' photos: its own would flatter it.
+
+    The classes judged apart are the same in every part, so that a new image is judged as these photos are.
+    """
+    enough = _enough(photos.predicted, classes)
     _, place = np.unique(photos.groups, return_inverse=True)
     parts = place % min(OFFSET_PARTS, photos.independent)
     fused = np.empty(len(parts))
     for part in np.unique(parts):
         own = parts == part
         rest = ~own if not own.all() else own
-        offsets = class_offsets(photos.surprise[rest], photos.predicted[rest], classes)
+        offsets = class_offsets(photos.surprise[rest], photos.predicted[rest], classes, enough=enough)
         fused[own] = photos.surprise[own] - offsets[photos.predicted[own]]
     return fused
 

@@ -19,7 +19,7 @@ from oodguard.export.graph import with_metadata
 from oodguard.export.triton.options import TritonOptions
 from oodguard.export.triton.repository import write_repository
 from oodguard.load_tests.real_triton import Triton, triton_environment
-from oodguard.training.heads.guard import single_thread
+from oodguard.training.compute import cpu_threads
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.labelled import load_photos
 from oodguard.training.pipeline import train
@@ -195,5 +195,5 @@ def triton(triton_home: Path, repository: Path) -> Iterator[Triton]:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Small networks gain nothing from several threads and lose a lot beside another worker's."""
-    with single_thread():
+    with cpu_threads(1):
         yield

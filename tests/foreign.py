@@ -20,7 +20,8 @@ from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME
 from oodguard.core.preprocessing import Preprocessing, load_pixels
 from oodguard.export.graph import session
 from oodguard.export.opsets import opset_of
-from oodguard.training.heads.guard import GuardHeads, fit_heads, single_thread
+from oodguard.training.compute import cpu_threads
+from oodguard.training.heads.guard import GuardHeads, fit_heads
 from oodguard.training.heads.rows import Rows
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.labelled import load_photos
@@ -194,7 +195,7 @@ def fitted_heads(model: onnx.ModelProto, *, certified: bool = True) -> GuardHead
     features, targets = torch.stack(rows), Rows(WIDTH, CLASSES).logits(rows[0]).argmax(1)
     _, targets = torch.unique(targets, return_inverse=True)
     options = TrainOptions(data=Path(), epochs=1, hidden=8, certificate=certified)
-    with single_thread():
+    with cpu_threads(1):
         return fit_heads(features, targets, options, classes=int(targets.max()) + 1, rows=Rows(WIDTH, CLASSES))
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
@@ -49,6 +51,22 @@ def start_compute(devices: int = 0) -> Fabric:
         # A group that is still open when the interpreter ends may abort the process.
         atexit.register(_leave_group)
     return fabric
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """So many CPU threads for PyTorch within the block; 0: as many as it has.
+
+    Sums are divided among the threads: the same numbers under a seed need the same count. Products that are too small
+    to share take one, since spinning threads cost more than they give.
+    """
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _leave_group() -> None:

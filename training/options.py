@@ -132,7 +132,7 @@ class TrainOptions(BaseModel):
     cache: Path = Field(
         Path(".oodguard-cache"), description="Folder in which to cache features, by the content of the photos."
     )
-    threads: int = Field(0, ge=0, le=256, description="CPU threads; 0: one per core.")
+    threads: int = Field(0, ge=0, le=256, description="CPU threads; 0: as PyTorch chooses.")
     devices: int = Field(
         0, ge=0, le=64, description="GPUs or CPU processes to train on; 0: all GPUs, or one CPU process."
     )

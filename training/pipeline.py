@@ -29,7 +29,7 @@ from oodguard.training import run as runs
 from oodguard.training.answers import Answers, answers, head_answers
 from oodguard.training.backbone.learning_set import LearningSet, learning_set
 from oodguard.training.backbone.tail import tail_features
-from oodguard.training.compute import start_compute
+from oodguard.training.compute import cpu_threads, start_compute
 from oodguard.training.cross_fit import CrossFitted, cross_fit
 from oodguard.training.heads.density import bank_rows
 from oodguard.training.heads.guard import GuardHeads, diagnose_heads, fit_heads
@@ -98,17 +98,16 @@ def train(
     `OodguardError` in one sentence for anything a user can mend; nothing is left at `out` then.
     """
     started = time.perf_counter()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     compute = start_compute(options.devices)
     first = compute.is_global_zero
     report = (report if first else None) or Silent()
     lineage = runs.lineage(out, parent)
     scratch = runs.begin(out) if first else out
     try:
-        learned = _learn(options, compute, report, wrapped)
-        if first:
-            _write(learned, options, scratch, started, lineage)
+        with cpu_threads(options.threads):
+            learned = _learn(options, compute, report, wrapped)
+            if first:
+                _write(learned, options, scratch, started, lineage)
     except BaseException as error:
         if first:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from oodguard.core.answering import AnsweredPhotos, Answering, LabelledPhotos, class_offsets
+from oodguard.core.answering import AnsweredPhotos, Answering, LabelledPhotos, class_offsets, held_out_fused
 from oodguard.core.calibration import Calibration
 from oodguard.core.label_sets import Nonconformity
 from oodguard.core.scores import SCORES
@@ -201,3 +201,19 @@ def test_a_target_beyond_the_single_scores_photos_takes_their_largest() -> None:
     assert found.fused == calibration.curve.threshold(0.998)
     with pytest.raises(ValueError, match="at most"):
         calibration.thresholds(0.9995)
+
+
+@pytest.mark.parametrize("given", [19, 20, 22, 25, 40])
+def test_a_new_image_is_judged_as_the_calibration_photos_of_its_class_were(given: int) -> None:
+    """Also of classes about as large as the least that is judged apart: parts of them are smaller than that."""
+    rng = np.random.default_rng(given)
+    targets = np.repeat(np.arange(3), (given, 15, 26))
+    surprise = rng.exponential(size=len(targets)) + np.where(targets == 0, 2.0, 0.0)
+    probabilities = np.full((len(targets), 3), 0.05, np.float32)
+    probabilities[np.arange(len(targets)), targets] = 0.9
+    own = LabelledPhotos(
+        surprise=surprise, probabilities=probabilities, targets=targets, groups=np.arange(len(targets), dtype=np.int64)
+    )
+    moved = Answering.fit(own).fused(surprise, targets) != surprise
+    assert ((held_out_fused(own, 3) != surprise) == moved).all()
+    assert [bool(moved[targets == label].all()) for label in range(3)] == [given >= 20, False, True]

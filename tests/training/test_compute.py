@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from oodguard.core.errors import QualityError
-from oodguard.training.compute import start_compute
+from oodguard.training.compute import cpu_threads, start_compute
 from oodguard.training.loop import Objective, Schedule, fit
 from oodguard.training.options import TrainOptions
 from oodguard.training.record import load_record
@@ -80,9 +82,6 @@ def test_two_processes_train_one_run(photos: Path, cache: Path, options: TrainOp
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_remedy() -> None:
-    import torch
-    from torch import nn
-
     class Broken(Objective):
         def __init__(self) -> None:
             super().__init__()
@@ -95,3 +94,12 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_remedy() -> None:
 
     with pytest.raises(QualityError, match=r"step 6 \(epoch 2\).*lower --lr"):
         fit(start_compute(1), Broken(), Schedule(epochs=3, batch=4, lr=0.1), count=16)
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    with cpu_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        with cpu_threads(0):
+            assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from oodguard.core.preprocessing import Preprocessing, load_pixels, network_input
-from oodguard.training.heads.guard import single_thread
+from oodguard.training.compute import cpu_threads
 from tests.conftest import COLOURS, draw
 
 SIDE = 48
@@ -59,7 +59,7 @@ def learnt(root: Path, *, classes: int = 3) -> Net:
     torch.manual_seed(0)
     net = Net(classes)
     optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
-    with single_thread():
+    with cpu_threads(1):
         for _ in range(40):
             optimiser.zero_grad()
             functional.cross_entropy(net(images), targets).backward()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from lightning_fabric import Fabric
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.scores import CERTIFIED, SCORES, WRAPPED, ScoreName
-from oodguard.training.compute import start_compute
+from oodguard.training.compute import cpu_threads, start_compute
 from oodguard.training.heads import greg, scores
 from oodguard.training.heads.anchoring import AnchoredHead, anchored_loss
 from oodguard.training.heads.certificate import fit_certified
@@ -185,7 +184,7 @@ def fit_heads(
     schedule = Schedule(
         epochs=options.epochs, batch=options.batch_size, lr=options.lr, weight_decay=options.weight_decay
     )
-    with single_thread():
+    with cpu_threads(1):
         fit(
             compute,
             GuardObjective(heads, x, targets, extra, options),
@@ -260,14 +259,3 @@ class GuardObjective(Objective):
             anchored.weight2,
         ]
         return self.groups(decayed, schedule)
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """One CPU thread: the products here are too small to share, and spinning threads cost more than they give."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from oodguard.core.errors import InputError
 from oodguard.training.backbone.features import Extractor
 from oodguard.training.backbone.sources import backbone_of
 from oodguard.training.backbone.tail import tail_features
+from oodguard.training.compute import cpu_threads
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.copies import SAME_FILE, CopyGroup, copy_groups
 from oodguard.training.photos.division import Labels, label_numbers
@@ -74,9 +74,11 @@ def check_photos(options: TrainOptions, *, report: Reporter | None = None) -> Ph
 
     Raises `InputError` where there are not two classes with photos.
     """
-    report = report or Silent()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    with cpu_threads(options.threads):
+        return _check(options, report or Silent())
+
+
+def _check(options: TrainOptions, report: Reporter) -> PhotoCheck:
     photos = find_photos(options.data, options.cache)
     everything = (*photos.pool, *photos.test)
     looked = look(

@@ -15,9 +15,8 @@ from oodguard.bench.methods.method import Detector, Method, outputs
 from oodguard.bench.problem import LearningProblem
 from oodguard.bench.spaces.features import FeatureSpace
 from oodguard.core.collusion import CollusionReport
-from oodguard.training.compute import start_compute
+from oodguard.training.compute import cpu_threads, start_compute
 from oodguard.training.heads.collusion import diagnose
-from oodguard.training.heads.guard import single_thread
 from oodguard.training.loop import Schedule
 from oodguard.training.metrics import auroc
 
@@ -51,7 +50,7 @@ def digits() -> tuple[LearningProblem, torch.Tensor]:
 def trained(method: Method, problem: LearningProblem, start: Detector | None = None) -> Detector:
     torch.manual_seed(0)
     detector = method.build(problem)
-    with single_thread():
+    with cpu_threads(1):
         method.train(detector, problem, compute=start_compute(1), start=start, progress=None)
     return detector.eval()
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from oodguard.training.heads.guard import ICE_WEIGHT, single_thread
+from oodguard.training.compute import cpu_threads
+from oodguard.training.heads.guard import ICE_WEIGHT
 from oodguard.training.heads.ice import IceHead, heights, ice_loss, log_complement, mixed_outliers
 
 
@@ -101,6 +102,6 @@ def trained(weight: float) -> float:
 
 
 def test_its_own_terms_weigh_enough_not_to_invert_it() -> None:
-    with single_thread():
+    with cpu_threads(1):
         assert trained(0.0) < 0.3
         assert trained(ICE_WEIGHT) > trained(0.1)
