@@ -29,12 +29,16 @@ from oodguard.core.preprocessing import (
     to_pixels,
 )
 
+# What is measured, as answers name it.
+TRAITS = ("blur", "darkness", "overexposure", "smallness")
 # Lines of pixels that are looked at, in each direction: what it costs does not grow with the square of the side.
 LINES = 28
 # The distances whose differences are compared, in pixels of the input.
 NEAR, FAR = 1, 4
 # In squared levels of light, for pictures without any difference: far below what the rounding of pixels makes.
 NOTHING = 0.01
+# A direction with a smaller share of the other's differences says nothing: stripes are not blurred along themselves.
+FAINT = 0.02
 # The share of a picture that may be lamps and reflections.
 HIGHLIGHTS = 0.05
 # A level of light at which no more detail is seen.
@@ -179,16 +183,10 @@ def traits_of(pixels: Pixels, *, scaling: float | None = None) -> Traits:
     start = step // 2
     across = pixels[start::step, :, 1].astype(np.float64)
     down = pixels[:, start::step, 1].astype(np.float64)
-    smoothness = max(
-        _smoothness(
-            _mean_square(across[:, NEAR:] - across[:, :-NEAR]), _mean_square(across[:, FAR:] - across[:, :-FAR])
-        ),
-        _smoothness(_mean_square(down[NEAR:] - down[:-NEAR]), _mean_square(down[FAR:] - down[:-FAR])),
-    )
     few = pixels[start::step, start::step]
     brightest = np.sort(np.maximum(np.maximum(few[..., 0], few[..., 1]), few[..., 2]), axis=None)
     return Traits(
-        blur=round(smoothness, 4),
+        blur=round(_blur(across, down), 4),
         darkness=round(1.0 - float(brightest[int((1.0 - HIGHLIGHTS) * len(brightest))]) / 255.0, 4),
         overexposure=round(int(np.count_nonzero(few[..., 1] >= CLIPPED)) / len(brightest), 4),
         smallness=None if scaling is None else round(math.log2(scaling), 4),
@@ -206,9 +204,16 @@ def load_picture(data: bytes, preprocessing: Preprocessing, limits: ImageLimits 
     return picture_from(open_image(data, limits, shrink_for=preprocessing), preprocessing)
 
 
-def _smoothness(near: float, far: float) -> float:
-    """How smooth light is, 0 to 1, by its mean squared differences at both distances: see `Traits`."""
-    return min(1.0, max(0.0, math.log((far + FAR**2 * NOTHING) / (near + NOTHING), FAR**2)))
+def _blur(across: Light, down: Light) -> float:
+    """The blur of light along rows `[N, width]` and along columns `[height, N]`; see `Traits`."""
+    near = _mean_square(across[:, NEAR:] - across[:, :-NEAR]), _mean_square(down[NEAR:] - down[:-NEAR])
+    far = _mean_square(across[:, FAR:] - across[:, :-FAR]), _mean_square(down[FAR:] - down[:-FAR])
+    smooth = (
+        math.log((b + FAR**2 * NOTHING) / (a + NOTHING), FAR**2)
+        for a, b in zip(near, far, strict=True)
+        if b >= FAINT * max(far)
+    )
+    return min(1.0, max(0.0, *smooth))
 
 
 def _mean_square(differences: Light) -> float:
