@@ -219,7 +219,7 @@ def _blur(across: Light, down: Light) -> float:
 def _mean_square(differences: Light) -> float:
     # A sum of whole numbers is exact, in whatever order a machine adds them.
     flat = differences.ravel()
-    return float(np.dot(flat, flat)) / len(flat)
+    return float(np.dot(flat, flat)) / len(flat) if len(flat) else 0.0
 
 
 def _limit(curve: QuantileCurve, bounds: _Bounds) -> float:
