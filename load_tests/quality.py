@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--strangers", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--count", type=int, default=300, help="photos of each kind")
     arguments = parser.parse_args()
-    console = Console()
+    console = Console(width=120)
     with oodguard.load(arguments.bundle, sessions=1, threads=1) as guard:
         scale = guard.manifest.calibration.quality
         if scale is None:

@@ -18,7 +18,7 @@ from oodguard.training.photos.pictures import Pictures
 
 FENCE = 3.0
 # Less than this is not dark, bright or blurred: more than `core.quality` asks for, since people look at each of these.
-DARK, BRIGHT, BLURRED = 0.4, 0.5, 0.8
+DARK, BRIGHT, BLURRED = 0.6, 0.5, 0.8
 # A standard deviation of grey (of 1) below this is one colour.
 BLANK = 0.01
 

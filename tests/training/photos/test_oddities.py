@@ -31,7 +31,7 @@ def found(measured: Pictures) -> list[tuple[Kind, int]]:
 
 def test_each_kind_of_odd_photo_is_found() -> None:
     measured = pictures(
-        darkness={1: 0.9, 9: 0.39},
+        darkness={1: 0.9, 9: 0.59},
         overexposure={2: 0.95, 10: 0.49},
         blur={3: 0.99, 4: 0.97},
         sizes={5: (160, 120), 6: (4800, 600), 7: (600, 4800)},
