@@ -13,7 +13,7 @@ from oodguard.core.calibration import Calibration
 from oodguard.core.classifier import ClassifierRecord
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import FormatError, QualityError
-from oodguard.core.files import file_sha256
+from oodguard.core.files import file_sha256, read_text
 from oodguard.core.frozen import Frozen, first_fault
 from oodguard.core.lineage import VersionRef
 from oodguard.core.preprocessing import Preprocessing
@@ -31,6 +31,7 @@ NEIGHBOURS_NAME = "neighbours"
 DISTANCES_NAME = "distances"
 STANDALONE_FILE = "standalone.onnx"
 ACCEPT_NAME = "accept"
+MAX_MANIFEST_BYTES = 64 * 2**20
 # Of a model and of its version.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -72,6 +73,8 @@ class FileRef(Frozen):
         path = PurePosixPath(self.path)
         if path.is_absolute() or ".." in path.parts or "\\" in self.path:
             raise ValueError(f"{self.path} leaves the bundle")
+        if not path.parts or not self.path.isprintable():
+            raise ValueError(f"{self.path!r} is not a path")
         return self
 
 
@@ -361,7 +364,7 @@ def load_manifest(bundle: Path) -> Manifest:
     """
     path = bundle / MANIFEST_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, most=MAX_MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         if not bundle.is_dir():
             raise FormatError(f"{bundle} is not a bundle: there is no such folder") from None
@@ -372,7 +375,7 @@ def load_manifest(bundle: Path) -> Manifest:
         raise FormatError(f"{path} cannot be read ({error})") from None
     try:
         raw = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise FormatError(f"{path} is not valid JSON") from None
     found = raw.get("schema_version") if isinstance(raw, dict) else None
     if found != SCHEMA_VERSION:

@@ -108,6 +108,6 @@ def _look(bundle: Path, served: str | None) -> Look | None:
 def _state(path: Path) -> tuple[int, ...] | None:
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a path of the listing that cannot be one
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -134,6 +134,11 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
         "{} is reachable from other machines: give API keys (key_file), or say auth=none",
     ),
     (
+        lambda s: s.auth is None and not _has_keys(s) and not is_local(s.admin_host) and s.admin_host,
+        "admin_host {} is reachable from other machines, and whoever reaches it may reload the bundle: give API keys "
+        "(key_file), or say auth=none",
+    ),
+    (
         lambda s: _cpu_only(s) and s.device == "cuda" and s.engine,
         "engine {} runs on the CPU only; leave out device=cuda",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from oodguard.core.errors import FormatError
 from oodguard.core.manifest import MANIFEST_FILE
+from oodguard.core.verdict import Outputs
+from oodguard.load_tests.process import wait_until
 from oodguard.server.app import create_gateway
+from oodguard.server.engines.base import Batch
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.settings import ServeSettings
 
@@ -61,6 +66,68 @@ def test_a_failed_batch_is_one_clear_500_and_the_next_request_works(start: Any, 
     assert (answer.status_code, answer.json()["code"]) == (500, "engine_failed")
     assert "Traceback" not in answer.text
     assert post(client, picture()).status_code == 200
+    assert client.sample("oodguard_engine_errors_total") == 1.0
+
+
+def test_an_engine_that_fails_on_every_image_turns_readiness_red_until_it_works(
+    start: Any, fake: FakeEngine, picture: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = start(engine=fake)
+    fake.broken = True
+    with caplog.at_level(logging.WARNING):
+        assert [post(client, picture()).status_code for _ in range(3)] == 3 * [500]
+        wait_until(lambda: client.get("/health/ready").status_code == 503, 10)
+        refused = post(client, picture())
+        assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+        assert client.get("/health/live").status_code == 200
+        assert caplog.text.count("inference failed") == 1
+        assert "the engine is broken" in caplog.text
+        assert caplog.text.count("not ready: inferences fail") == 1
+        fake.broken = False
+        wait_until(lambda: client.get("/health/ready").status_code == 200, 10)
+        assert "ready again" in caplog.text
+    assert post(client, picture()).status_code == 200
+    # One failure among answers is no reason to doubt.
+    fake.fail_next = True
+    assert [post(client, picture()).status_code for _ in range(2)] == [500, 200]
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_an_image_that_the_engine_cannot_take_does_not_stop_the_others(
+    start: Any, fake: FakeEngine, picture: Any
+) -> None:
+    """The golden images are answered: the engine works."""
+    client = start(engine=fake)
+    for _ in range(7):
+        fake.fail_next = True
+        assert post(client, picture()).status_code == 500
+    time.sleep(0.2)
+    assert client.get("/health/ready").status_code == 200
+    assert post(client, picture()).status_code == 200
+
+
+@pytest.mark.parametrize("fault", ["rows", "range", "nan", "columns"])
+def test_outputs_that_cannot_be_right_are_a_failed_inference(
+    fault: str, start: Any, fake: FakeEngine, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start(engine=fake)
+    whole = fake.infer
+
+    async def faulty(images: Batch) -> Outputs:
+        found = await whole(images)
+        match fault:
+            case "rows":
+                return found.rows(np.zeros(len(images) + 1, np.int64))
+            case "range":
+                return found.model_copy(update={"probabilities": found.probabilities + np.float32(1.0)})
+            case "nan":
+                return found.model_copy(update={"scores": found.scores * np.float32(np.nan)})
+            case _:
+                return found.model_copy(update={"scores": found.scores[:, 1:]})
+
+    monkeypatch.setattr(fake, "infer", faulty)
+    answer = post(client, picture())
+    assert (answer.status_code, answer.json()["code"]) == (500, "engine_failed")
     assert client.sample("oodguard_engine_errors_total") == 1.0
 
 

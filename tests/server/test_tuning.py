@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,15 @@ def test_the_record_is_used_where_it_fits_and_flags_win(bundle: Path, tmp_path: 
     assert plan_for(settings, manifest) == usual
     with pytest.raises(FormatError, match="another graph or machine"):
         plan_for(ServeSettings(bundle=folder, tuning=folder / TUNING_FILE), manifest)
+    greedy = other.model_copy(update={"best": EnginePlan(sessions=64, threads=256, max_batch=1)})
+    (folder / TUNING_FILE).write_text(greedy.model_dump_json())
+    with pytest.raises(FormatError, match="more threads than this machine has cores"):
+        plan_for(settings, manifest)
+    huge = record.model_dump(mode="json") | {"best": {"sessions": 10**9, "threads": 1, "max_batch": 8}}
+    for absurd in ("{}", json.dumps(huge), "[" * 100_000, " " * 2**21):
+        (folder / TUNING_FILE).write_text(absurd)
+        with pytest.raises(FormatError, match=r"not a tuning record|longer than"):
+            read_record(folder / TUNING_FILE)
     (folder / TUNING_FILE).write_text("{}")
     with pytest.raises(FormatError, match="not a tuning record"):
         read_record(folder / TUNING_FILE)
