@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from oodguard.core.errors import FormatError
-from oodguard.core.manifest import load_manifest
+from oodguard.core.files import file_sha256
+from oodguard.core.manifest import FileRef, load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.server.engines.openvino import OpenVinoEngine
 from oodguard.server.engines.registry import build_engine
@@ -92,9 +94,14 @@ def test_openvino_answers_as_onnx_runtime_does(bundle: Path, sessions: int) -> N
 
 
 def test_openvino_refuses_what_is_no_graph(bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    # An ONNX model of another kind, whose hash the manifest has.
+    other = helper.make_model(helper.make_graph([helper.make_node("Nothing", [], ["y"])], "g", [], []))
+    (tmp_path / "model.onnx").write_bytes(other.SerializeToString())
+    manifest = load_manifest(bundle)
+    graph = FileRef(path="model.onnx", bytes=1, sha256=file_sha256(tmp_path / "model.onnx"))
+    files = (graph, *(ref for ref in manifest.files if ref.path != "model.onnx"))
     with pytest.raises(FormatError, match="cannot be loaded by OpenVINO"):
-        OpenVinoEngine(tmp_path, load_manifest(bundle))
+        OpenVinoEngine(tmp_path, manifest.model_copy(update={"files": files}))
 
 
 def test_a_server_runs_on_openvino(start: Any, golden: list[bytes]) -> None:
