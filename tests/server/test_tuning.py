@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from oodguard.core.errors import FormatError
 from oodguard.core.files import file_sha256
@@ -95,11 +95,13 @@ def test_openvino_answers_as_onnx_runtime_does(bundle: Path, sessions: int) -> N
 
 def test_openvino_refuses_what_is_no_graph(bundle: Path, tmp_path: Path) -> None:
     # An ONNX model of another kind, whose hash the manifest has.
-    other = helper.make_model(helper.make_graph([helper.make_node("Nothing", [], ["y"])], "g", [], []))
+    rows = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b"]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Nothing", ["x"], ["y"])], "g", rows[:1], rows[1:])
+    other = helper.make_model(graph)
     (tmp_path / "model.onnx").write_bytes(other.SerializeToString())
     manifest = load_manifest(bundle)
-    graph = FileRef(path="model.onnx", bytes=1, sha256=file_sha256(tmp_path / "model.onnx"))
-    files = (graph, *(ref for ref in manifest.files if ref.path != "model.onnx"))
+    ref = FileRef(path="model.onnx", bytes=1, sha256=file_sha256(tmp_path / "model.onnx"))
+    files = (ref, *(one for one in manifest.files if one.path != "model.onnx"))
     with pytest.raises(FormatError, match="cannot be loaded by OpenVINO"):
         OpenVinoEngine(tmp_path, manifest.model_copy(update={"files": files}))
 
