@@ -16,7 +16,7 @@ CONFIG_FILE = "oodguard.toml"
 # is trusted. Whoever unpacks somebody's archive and works in it did not choose these.
 CHOSEN_ONLY = frozenset(
     {
-        *("url", "key", "host", "admin-host", "auth", "key-file", "key-hashes"),
+        *("url", "key", "host", "admin-host", "auth", "key-file", "key-hashes", "trust"),
         *("tls-cert", "tls-key", "tls-ca", "cors-origins", "root-path"),
         *("triton-url", "triton-tls", "triton-ca", "triton-cert", "triton-key"),
         *("sample-dir", "sample-store", "sample-webhook", "sample-webhook-secret", "traces-endpoint", "ray"),

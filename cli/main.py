@@ -36,6 +36,7 @@ COMMANDS = {
         "tune": "serve",
         "serve": "serve",
         "key": "serve",
+        "sign": "cli,sign",
     },
     "Judge images": {
         "predict": "client",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -20,6 +20,9 @@ from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import Family, ScoreName
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import DEFAULT_TOP_K, Measured, Outputs, Thresholds, Verdict
+
+if TYPE_CHECKING:
+    from oodguard.core.signature import Trust
 
 SCHEMA_VERSION = 4
 MANIFEST_FILE = "manifest.json"
@@ -357,8 +360,10 @@ def reference_of(manifest: Manifest, text: bytes) -> VersionRef:
     )
 
 
-def load_manifest(bundle: Path) -> Manifest:
+def load_manifest(bundle: Path, *, trust: Trust | None = None) -> Manifest:
     """Read a bundle's manifest and verify every file it lists: existence, size and SHA-256.
+
+    trust: the keys one of which must have signed the manifest; None: anybody's will do.
 
     Raises `FormatError`, in one sentence, for anything that does not fit.
     """
@@ -373,6 +378,8 @@ def load_manifest(bundle: Path) -> Manifest:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(f"{path} cannot be read ({error})") from None
+    if trust is not None:
+        trust.require(path, text.encode())
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError):

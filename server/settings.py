@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from oodguard.core.manifest import NAME
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.signature import Trust
 from oodguard.core.targets import AcceptOption, Asked, ConfidenceOption, CoverageOption, MaxErrorOption
 from oodguard.core.verdict import DEFAULT_TOP_K
 from oodguard.server.engines.registry import DEFAULT, ENGINES, Device, EngineName, one_of
@@ -207,6 +208,11 @@ class ServeSettings(BaseSettings):
     auth: Literal["keys", "none"] | None = Field(
         None, description="keys: callers need an API key; none: anyone may call; default on a loopback host: none."
     )
+    trust: Path | None = Field(
+        None,
+        description="Public keys (PEM, Ed25519): only bundles signed with one of them are served (see `oodguard "
+        "sign`); default: any bundle.",
+    )
     key_file: Path | None = Field(
         None, description="File with one name:sha256 or name:sha256:admin per line (see `oodguard key`)."
     )
@@ -325,7 +331,7 @@ class ServeSettings(BaseSettings):
         return text
 
     @field_validator(
-        *("tls_cert", "tls_key", "tls_ca", "key_file", "tuning", "triton_ca", "triton_cert", "triton_key"),
+        *("tls_cert", "tls_key", "tls_ca", "key_file", "trust", "tuning", "triton_ca", "triton_cert", "triton_key"),
         "sample_webhook_secret",
     )
     @classmethod
@@ -355,6 +361,11 @@ class ServeSettings(BaseSettings):
     def asked(self) -> Asked:
         """The targets in place of the bundle's."""
         return Asked(accept=self.accept, confidence=self.confidence, coverage=self.coverage, max_error=self.max_error)
+
+    @property
+    def trusted(self) -> Trust | None:
+        """The keys one of which must have signed a bundle; None: any bundle will do. Raises as `Trust.read` does."""
+        return None if self.trust is None else Trust.read(self.trust)
 
     @property
     def limits(self) -> ImageLimits:

@@ -126,6 +126,10 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
         "raise it to {:g}",
     ),
     (lambda s: s.stall_after > s.dead_after, "stall_after is larger than dead_after; lower it"),
+    (
+        lambda s: s.trust and s.bundle is None,
+        "trust is for a bundle's signature, and a manifest from Triton has none; name the bundle, too",
+    ),
     (lambda s: s.key_file and s.key_hashes, "key_file and key_hashes are two sources of keys; use one"),
     (lambda s: s.auth == "keys" and not _has_keys(s), "auth=keys needs key_file or key_hashes"),
     (lambda s: s.auth == "none" and _has_keys(s), "auth=none and API keys contradict each other; leave one out"),
