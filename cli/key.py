@@ -29,7 +29,7 @@ def key(
     from oodguard.server.keys import ENTRY, Role, digest, new_key
 
     secret = new_key()
-    entry = f"{name}:{digest(secret)}{'' if role == Role.PREDICT else ':' + role}"
+    entry = f"{name}:{digest(secret)}{'' if role == Role.PREDICT.value else ':' + role}"
     if not ENTRY.match(entry):
         raise InputError(f"{name!r} is not a name; use 1 to 64 letters, digits, dots, dashes and underscores")
     aside = Terminal(soft_wrap=True, stderr=True)

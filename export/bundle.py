@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -34,10 +33,10 @@ from oodguard.core.manifest import (
     Manifest,
     Parity,
     Precision,
-    Provenance,
     ScoreEntry,
     Standalone,
     TensorSpec,
+    judged,
     load_manifest,
     reference_of,
 )
@@ -56,14 +55,16 @@ from oodguard.export.parity import (
     require_distances,
     undecided,
 )
+from oodguard.export.provenance import provenance
 from oodguard.export.reduce import Lower, Material, gather, reduce
 from oodguard.export.standalone import standalone
 from oodguard.export.standalone_parity import measure_standalone
+from oodguard.export.strange import strange_golden
 from oodguard.export.thumbnails import bank_photos, pack
 from oodguard.export.wrapped_graph import WrappedGraph
 from oodguard.training.backbone.features import TRAINING_LIMITS
 from oodguard.training.progress import Reporter, Silent
-from oodguard.training.record import GOLDEN_FOLDER, RunRecord
+from oodguard.training.record import GOLDEN_FOLDER
 from oodguard.training.run import Run, finish, load_run, reference
 
 
@@ -300,7 +301,6 @@ class _Writer:
     def manifest(self, content: Content, standalone: Standalone | None) -> Manifest:
         """The manifest of what lies in the scratch folder."""
         record = self.run.record
-        probabilities, scores = content.answers.probabilities, content.answers.scores
         nearest = ("batch", min(NEAREST, len(self.run.bank)))
         (self.scratch / BANK_FILE).write_text(self.run.bank.model_dump_json(), encoding="utf-8")
         pictures = self.scratch / THUMBNAILS_FILE
@@ -335,23 +335,40 @@ class _Writer:
             follows=self.follows,
             diagnosis=record.diagnosis,
             parity=content.parity,
-            golden=tuple(
-                Golden(
-                    path=path.relative_to(self.scratch).as_posix(),
-                    label=record.classes[label],
-                    is_ood=is_ood,
-                    probabilities=tuple(probabilities[i].tolist()),
-                    scores=tuple(scores[i].tolist()),
-                )
-                for i, (path, (label, is_ood)) in enumerate(content.verdicts.items())
-            ),
+            golden=judged([*self._photos(content), *self._strange(content)], content.calibration, record.targets),
             bank=BANK_FILE,
             thumbnails=THUMBNAILS_FILE if pictures.is_file() else None,
             standalone=standalone,
             files=tuple(
                 FileRef(path=p.relative_to(self.scratch).as_posix(), bytes=p.stat().st_size, sha256=file_sha256(p))
-                for p in (self.scratch / GRAPH_FILE, *extra, *content.golden)
+                for p in (self.scratch / GRAPH_FILE, *extra, *sorted((self.scratch / GOLDEN_FOLDER).iterdir()))
             ),
+        )
+
+    def _photos(self, content: Content) -> list[Golden]:
+        probabilities, scores = content.answers.probabilities, content.answers.scores
+        return [
+            Golden(
+                path=path.relative_to(self.scratch).as_posix(),
+                label=self.run.record.classes[label],
+                is_ood=is_ood,
+                probabilities=tuple(probabilities[i].tolist()),
+                scores=tuple(scores[i].tolist()),
+            )
+            for i, (path, (label, is_ood)) in enumerate(content.verdicts.items())
+        ]
+
+    def _strange(self, content: Content) -> list[Golden]:
+        graph = (self.scratch / GRAPH_FILE).read_bytes()
+        record = self.run.record
+        return strange_golden(
+            record.preprocessing,
+            content.calibration,
+            record.targets,
+            [session(graph), session(graph, optimised=False)],
+            classes=record.classes,
+            bundle=self.scratch,
+            folder=GOLDEN_FOLDER,
         )
 
     def _metadata(self, precision: Precision) -> dict[str, str]:
@@ -361,21 +378,3 @@ class _Writer:
             "oodguard.run": self.run.record.weights_sha256,
             "oodguard.precision": precision,
         }
-
-
-def provenance(record: RunRecord) -> Provenance:
-    """Where a graph of this run comes from."""
-    return Provenance(
-        oodguard=record.oodguard,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seed=record.seed,
-        backbone=record.backbone.name,
-        weights_source=record.backbone.source,
-        weights_sha256=record.weights_sha256,
-        data_fingerprint=record.data_fingerprint,
-        train_images=record.splits.train,
-        calibration_images=record.splits.calibration,
-        versions=record.versions,
-        options=record.options,
-        metrics=record.metrics,
-    )

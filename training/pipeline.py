@@ -231,6 +231,7 @@ def _write(learned: Learned, options: TrainOptions, scratch: Path, started: floa
         shutil.copyfile(learned.wrapped.network, scratch / CLASSIFIER_FILE)
     runs.write_weights(scratch, trunk=backbone.trunk, tail=backbone.tail, heads=heads)
     record = _record(learned, calibrated, options, metrics, lineage, weights_sha256=file_sha256(scratch / WEIGHTS_FILE))
+    record = record.model_copy(update={"files": runs.hashes(scratch)})
     (scratch / RECORD_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from oodguard.core.answering import LabelledPhotos
 from oodguard.core.bank import BANK_FILE, Bank
+from oodguard.core.classifier import CLASSIFIER_FILE
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
 from oodguard.core.files import file_sha256
@@ -239,12 +240,31 @@ def finish(scratch: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file that `load_run` reads beside the record and the weights."""
+    names = (DIVISION_FILE, BANK_FILE, CALIBRATION_FILE, CLASSIFIER_FILE)
+    return {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
+
+
+def _verify(folder: Path, files: Mapping[str, str]) -> None:
+    """Raise `FormatError` unless every file is there with its hash."""
+    for name, sha256 in files.items():
+        path = folder / name
+        try:
+            if not path.is_file():
+                raise FormatError(f"{folder} is incomplete: it has no {name}")
+            same = file_sha256(path) == sha256
+        except OSError as error:
+            raise FormatError(f"{path} cannot be read ({error.strerror or error})") from None
+        if not same:
+            raise FormatError(f"{path} was damaged or changed after training: its SHA-256 does not match")
+
+
 def load_run(folder: Path) -> Run:
     """Rebuild a trained guard from its folder. Raises `FormatError` in one sentence when something does not fit."""
     record = load_record(folder)
     path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise FormatError(f"{folder} is incomplete: it has no {WEIGHTS_FILE}")
+    _verify(folder, {WEIGHTS_FILE: record.weights_sha256, **record.files})
     try:
         state = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 from oodguard.core.errors import FormatError
-from oodguard.core.manifest import MANIFEST_FILE
+from oodguard.core.manifest import MANIFEST_FILE, load_manifest
 from oodguard.core.verdict import Outputs
 from oodguard.load_tests.process import wait_until
 from oodguard.server.app import create_gateway
 from oodguard.server.engines.base import Batch
 from oodguard.server.engines.fake import FakeEngine
+from oodguard.server.golden import broken_promise
 from oodguard.server.settings import ServeSettings
 
 
@@ -37,7 +38,7 @@ def test_ready_after_the_golden_images_agreed(client: Any) -> None:
     assert client.sample("oodguard_ready") == 1.0
 
 
-@pytest.mark.parametrize("field", ["label", "is_ood", "scores"])
+@pytest.mark.parametrize("field", ["label", "scores"])
 def test_not_ready_when_a_golden_expectation_is_not_met(bundle: Path, tmp_path: Path, start: Any, field: str) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(bundle, folder)
@@ -45,10 +46,10 @@ def test_not_ready_when_a_golden_expectation_is_not_met(bundle: Path, tmp_path: 
     golden = raw["golden"][0]
     if field == "label":
         golden["label"] = next(c for c in raw["classes"] if c != golden["label"])
-    elif field == "is_ood":
-        golden["is_ood"] = not golden["is_ood"]
     else:
         golden["scores"][0] += 1.0
+        # So that the numbers of the manifest still fit each other.
+        golden["ood_score"] = golden["threshold"] = None
     (folder / MANIFEST_FILE).write_text(json.dumps(raw))
     client = start(folder=folder)
     answer = client.get("/health/ready")
@@ -57,6 +58,47 @@ def test_not_ready_when_a_golden_expectation_is_not_met(bundle: Path, tmp_path: 
     assert client.sample("oodguard_ready") == 0.0
     refused = post(client, b"any")
     assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+
+
+@pytest.mark.parametrize("change", ["is_ood", "threshold", "accept", "curve"])
+def test_thresholds_and_calibration_that_were_changed_are_refused(
+    bundle: Path, tmp_path: Path, start: Any, change: str
+) -> None:
+    """A stranger would pass otherwise, and every hash fits."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    raw = json.loads((folder / MANIFEST_FILE).read_text())
+    golden = raw["golden"][0]
+    match change:
+        case "is_ood":
+            golden["is_ood"] = not golden["is_ood"]
+        case "threshold":
+            golden["threshold"] *= 100
+        case "accept":
+            raw["targets"]["accept"] = 0.6
+        case "curve":
+            curve = (raw["calibration"]["answering"] or raw["calibration"])["curve"]
+            curve["values"] = [100 * value for value in curve["values"]]
+    (folder / MANIFEST_FILE).write_text(json.dumps(raw))
+    with pytest.raises(FormatError, match="one of them was changed"):
+        start(folder=folder)
+
+
+def test_strangers_among_the_golden_images_must_be_flagged(bundle: Path) -> None:
+    manifest = load_manifest(bundle)
+    strange = [golden for golden in manifest.golden if not golden.exact]
+    assert strange
+    assert all(golden.is_ood for golden in strange)
+    assert any(not golden.is_ood for golden in manifest.golden)
+    outputs = Outputs(
+        probabilities=np.array([golden.probabilities for golden in strange], np.float32),
+        scores=np.array([golden.scores for golden in strange], np.float32) * np.float32(0.9),
+    )
+    # Other scores are no defect, that they pass is.
+    assert broken_promise(manifest, strange, outputs) is None
+    quiet = next(golden for golden in manifest.golden if not golden.is_ood)
+    passing = outputs.model_copy(update={"scores": np.array([quiet.scores] * len(strange), np.float32)})
+    assert "verdict on" in (broken_promise(manifest, strange, passing) or "")
 
 
 def test_a_failed_batch_is_one_clear_500_and_the_next_request_works(start: Any, fake: FakeEngine, picture: Any) -> None:
