@@ -99,6 +99,7 @@ def export_bundle(
     thumbnails: bool = False,
     keep_probabilities: bool = False,
     with_standalone: bool = False,
+    overwrite: bool = False,
     report: Reporter | None = None,
 ) -> Manifest:
     """Export a run as a bundle: one ONNX graph, a manifest, golden images; gated by parity.
@@ -115,7 +116,7 @@ def export_bundle(
     int8 and fp16 need the run's photos, at `data` where they have moved, and set every threshold anew on the converted
     graph's scores; `ood` are folders whose detection must not suffer. `thumbnails` need the photos, too: whoever has
     the bundle can then look at small copies of the training photos in its bank.
-    `with_standalone` adds a graph that gives verdicts by itself.
+    `with_standalone` adds a graph that gives verdicts by itself. `overwrite` replaces the bundle at `out`.
 
     Raises `QualityError` when the graph does not answer as it must, or when the ensemble's members collude (unless
     `allow_collusion`; the manifest says so either way), `InputError` and `FormatError` for what the user
@@ -131,7 +132,10 @@ def export_bundle(
     # A run that follows another one is a version of the same model, whatever its folder is called.
     name = name or (run.record.name if run.record.parent else None) or run_folder.resolve().name
     version = _version(name, version, out)
-    if out.exists() and not (out / MANIFEST_FILE).is_file() and (out.is_file() or any(out.iterdir())):
+    if (out / MANIFEST_FILE).is_file():
+        if not overwrite:
+            raise InputError(f"{out} is a bundle; choose another --out, or add --overwrite to replace it")
+    elif out.exists() and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not a bundle; choose another --out")
     own = run.record.classifier
     if precision == "fp32" and (ood or (data and not thumbnails and own is None)):

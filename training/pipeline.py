@@ -102,7 +102,7 @@ def train(
     first = compute.is_global_zero
     report = (report if first else None) or Silent()
     lineage = runs.lineage(out, parent)
-    scratch = runs.begin(out) if first else out
+    scratch = runs.begin(out, overwrite=options.overwrite) if first else out
     try:
         with cpu_threads(options.threads):
             learned = _learn(options, compute, report, wrapped)

@@ -209,18 +209,23 @@ def reference(record: RunRecord, folder: Path) -> VersionRef:
     )
 
 
-def require_run_folder(out: Path) -> None:
-    """Raise `InputError` when `out` holds something that is not a run."""
-    if out.exists() and not (out / RECORD_FILE).is_file() and (out.is_file() or any(out.iterdir())):
+def require_free(out: Path, *, overwrite: bool) -> None:
+    """Raise `InputError` when `out` holds a run that may not be replaced, or something that is not a run."""
+    if not out.exists():
+        return
+    if (out / RECORD_FILE).is_file():
+        if not overwrite:
+            raise InputError(f"{out} is a finished run; choose another --out, or add --overwrite to replace it")
+    elif out.is_file() or any(out.iterdir()):
         raise InputError(f"{out} exists and is not a run folder; choose another --out")
 
 
-def begin(out: Path) -> Path:
+def begin(out: Path, *, overwrite: bool) -> Path:
     """A scratch folder beside `out`; `finish` renames it, so nothing half-written ever looks finished.
 
-    Raises `InputError` when `out` holds something that is not a run, `EnvironmentProblem` when it cannot be written.
+    Raises `InputError` as `require_free` does, `EnvironmentProblem` when it cannot be written.
     """
-    require_run_folder(out)
+    require_free(out, overwrite=overwrite)
     scratch = out.with_name(out.name + ".partial")
     try:
         shutil.rmtree(scratch, ignore_errors=True)

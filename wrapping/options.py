@@ -28,6 +28,7 @@ SHARED = (
     "outliers",
     "on_unreadable",
     "cache",
+    "overwrite",
     "threads",
 )
 

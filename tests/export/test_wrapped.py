@@ -219,10 +219,10 @@ def test_photos_that_are_gone_leave_the_golden_images(run: Path, photos: Path, t
     (moved / RECORD_FILE).write_text(json.dumps(record))
     manifest = export_bundle(moved, tmp_path / "out")
     assert manifest.parity.own_images == sum(golden.exact for golden in manifest.golden)
-    manifest = export_bundle(moved, tmp_path / "out", data=photos)
+    manifest = export_bundle(moved, tmp_path / "out", data=photos, overwrite=True)
     assert manifest.parity.own_images == sum(golden.exact for golden in manifest.golden) + 45
     with pytest.raises(InputError, match="--data"):
-        export_bundle(moved, tmp_path / "out", data=tmp_path / "gone")
+        export_bundle(moved, tmp_path / "out", data=tmp_path / "gone", overwrite=True)
 
 
 def test_probabilities_of_a_sigmoid_leave_as_they_are(
