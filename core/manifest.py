@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from oodguard.core.calibration import Calibration
@@ -18,6 +15,7 @@ from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import FormatError, QualityError
 from oodguard.core.files import file_sha256, read_text
 from oodguard.core.frozen import Frozen, first_fault
+from oodguard.core.golden import Golden, require_judged
 from oodguard.core.lineage import VersionRef
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import Family, ScoreName
@@ -37,8 +35,6 @@ NEIGHBOURS_NAME = "neighbours"
 DISTANCES_NAME = "distances"
 STANDALONE_FILE = "standalone.onnx"
 ACCEPT_NAME = "accept"
-# Double precision from the same numbers; machines differ in the last digits.
-JUDGED = 1e-6
 MAX_MANIFEST_BYTES = 64 * 2**20
 # Of a model and of its version.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -162,24 +158,6 @@ class Standalone(Frozen):
     max_score_error: float = Field(ge=0)
 
 
-class Golden(Frozen):
-    """An image and the answer the bundle must give for it.
-
-    exact: a real image, for which scores must agree within the tolerance. Otherwise a picture of nothing, which must be
-    flagged: runtimes agree less on such scores. ood_score, threshold: what the calibration makes of `scores`, and where
-    it flags.
-    """
-
-    path: str
-    label: str
-    is_ood: bool
-    probabilities: tuple[float, ...]
-    scores: tuple[float, ...]
-    exact: bool = True
-    ood_score: float | None = None
-    threshold: float | None = None
-
-
 class Manifest(Frozen):
     """Everything about a bundle that is not in the graph."""
 
@@ -258,7 +236,7 @@ class Manifest(Frozen):
         for golden in self.golden:
             if len(golden.probabilities) != len(self.classes) or len(golden.scores) != len(names):
                 raise ValueError(f"the expected output of {golden.path} does not fit the classes and scores")
-        self._judges_as_exported()
+        require_judged(self.golden, self.calibration, self.targets)
         if self.standalone is not None and self.standalone.calibration_sha256 != calibration_sha256(self.calibration):
             raise ValueError("the standalone graph was made of another calibration; export the bundle again")
         wanted = (PROBABILITIES_NAME, SCORES_NAME, *((NEIGHBOURS_NAME, DISTANCES_NAME) if self.bank else ()))
@@ -273,22 +251,6 @@ class Manifest(Frozen):
         if missing:
             raise ValueError(f"{', '.join(sorted(missing))} is not in the list of files")
         return self
-
-    def _judges_as_exported(self) -> None:
-        """Raise `ValueError` where calibration and targets no longer judge the golden images' scores as they did."""
-        threshold = self.thresholds(self.targets).fused
-        for golden in self.golden:
-            if golden.threshold is None or golden.ood_score is None:
-                continue
-            fused = fused_of(self.calibration, golden)
-            same = math.isclose(golden.threshold, threshold, rel_tol=JUDGED) and math.isclose(
-                golden.ood_score, fused, rel_tol=JUDGED, abs_tol=JUDGED
-            )
-            if not same or (fused > threshold) != golden.is_ood:
-                raise ValueError(
-                    f"the calibration judges {golden.path} by {fused:.4g} and {threshold:.4g}, and the export wrote "
-                    f"{golden.ood_score:.4g} and {golden.threshold:.4g}: one of them was changed"
-                )
 
     @property
     def graph_sha256(self) -> str:
@@ -373,24 +335,6 @@ class Manifest(Frozen):
         ```
         """
         return self.verdicts(self.measure(outputs, source=source), targets=targets, top_k=top_k, source=source)
-
-
-def fused_of(calibration: Calibration, golden: Golden) -> float:
-    """The fused score that a calibration makes of a golden image's expected output."""
-    outputs = Outputs(
-        probabilities=np.array([golden.probabilities], np.float32), scores=np.array([golden.scores], np.float32)
-    )
-    return float(calibration.fused(outputs)[0])
-
-
-def judged(golden: Sequence[Golden], calibration: Calibration, targets: Targets) -> tuple[Golden, ...]:
-    """Golden images with the fused score and the threshold of a calibration, and the flag that follows."""
-    threshold = calibration.thresholds(targets.accept, confidence=targets.confidence).fused
-    scores = [fused_of(calibration, one) for one in golden]
-    return tuple(
-        one.model_copy(update={"ood_score": score, "threshold": threshold, "is_ood": score > threshold})
-        for one, score in zip(golden, scores, strict=True)
-    )
 
 
 def calibration_sha256(calibration: Calibration) -> str:

@@ -17,6 +17,7 @@ from oodguard.core.bank import BANK_FILE, NEAREST
 from oodguard.core.calibration import Calibration
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError, QualityError
 from oodguard.core.files import file_sha256
+from oodguard.core.golden import Golden, judged
 from oodguard.core.lineage import VersionRef, next_version, versions_beside
 from oodguard.core.manifest import (
     DISTANCES_NAME,
@@ -29,14 +30,12 @@ from oodguard.core.manifest import (
     SCORES_NAME,
     STANDALONE_FILE,
     FileRef,
-    Golden,
     Manifest,
     Parity,
     Precision,
     ScoreEntry,
     Standalone,
     TensorSpec,
-    judged,
     load_manifest,
     reference_of,
 )

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from PIL import Image
 
 from oodguard.core.calibration import Calibration
-from oodguard.core.manifest import Golden
+from oodguard.core.golden import Golden
 from oodguard.core.preprocessing import Pixels, Preprocessing, load_pixels
 from oodguard.core.targets import Targets
 from oodguard.export.graph import run_graph

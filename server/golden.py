@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from oodguard.core.errors import ImageError, QualityError
-from oodguard.core.manifest import Golden, Manifest
+from oodguard.core.golden import Golden
+from oodguard.core.manifest import Manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.core.verdict import Outputs
 from oodguard.server.engines.base import Engine

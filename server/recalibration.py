@@ -19,16 +19,15 @@ from oodguard.core.calibration import MIN_CALIBRATION, Calibration
 from oodguard.core.errors import EnvironmentProblem, InputError, QualityError
 from oodguard.core.files import file_sha256
 from oodguard.core.frozen import Frozen
+from oodguard.core.golden import Golden, judged
 from oodguard.core.lineage import VersionRef, next_version
 from oodguard.core.manifest import (
     DEFAULT_SOURCE,
     MANIFEST_FILE,
     MAX_SOURCES,
     NAME,
-    Golden,
     Manifest,
     Recalibration,
-    judged,
     load_manifest,
 )
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits

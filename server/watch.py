@@ -64,7 +64,7 @@ async def watch_bundle(path: Path, bundle: Reloadable, interval: float) -> None:
 
 async def _watch(watched: Sequence[Watched], interval: float) -> None:
     notices = Notices(interval)
-    looks = [Look(one) for one in watched]
+    looks = [LastingLook(one) for one in watched]
     try:
         while watched:
             soon = [await look() for look in looks]
@@ -74,7 +74,7 @@ async def _watch(watched: Sequence[Watched], interval: float) -> None:
         await notices.close()
 
 
-class Look:
+class LastingLook:
     """A look at something watched that always comes back: one that fails must not be the last."""
 
     def __init__(self, watched: Watched) -> None:

@@ -16,7 +16,8 @@ from PIL import Image
 import oodguard
 from oodguard.core.errors import InputError
 from oodguard.core.files import file_sha256
-from oodguard.core.manifest import MANIFEST_FILE, judged, load_manifest
+from oodguard.core.golden import judged
+from oodguard.core.manifest import MANIFEST_FILE, load_manifest
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outputs
 from oodguard.load_tests.gateway import Gateway
