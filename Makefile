@@ -36,7 +36,7 @@ test: check
 bundle: $(BUNDLE)/manifest.json
 
 $(BUNDLE)/manifest.json: $(STAMP)
-	$(BIN)/oodguard train --data digits --image-size 96 --views 1 --tune-epochs 3 --epochs 15 --out $(EXAMPLE)/runs/digits
+	$(BIN)/oodguard train --data digits --image-size 96 --views 1 --fine-tune-epochs 3 --epochs 15 --out $(EXAMPLE)/runs/digits
 	$(BIN)/oodguard export $(EXAMPLE)/runs/digits --out $(BUNDLE)
 	$(BIN)/oodguard samples --out $(EXAMPLE)/samples
 

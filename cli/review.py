@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.inputs import expect
 from oodguard.cli.terminal import Terminal
 from oodguard.cli.whole import Whole
 from oodguard.clients.labelling import coco, label_studio
@@ -64,14 +66,18 @@ def review(
         ),
     ] = None,
 ) -> None:
-    """Make one HTML page of sampled flagged images, or a file for an annotation tool; highest OOD score first.
+    """Look through the flagged images that a server kept.
 
-    The page is a single file without scripts. It lists damaged images and sidecars, and shows all others.
+    Makes one HTML page of them, highest OOD score first, or a file for an annotation tool. The page is a single
+    file without scripts. It lists damaged images and sidecars, and shows all others.
 
     Example: oodguard review flagged --out review.html
 
     Example: oodguard review flagged --accept 20261127-0815.jpg --out known.txt
     """
+    expect(folder, Artefact.SAMPLES)
+    if bundle is not None:
+        expect(bundle, Artefact.BUNDLE, flag="--bundle")
     if accept:
         if format != "html" or limit is not None or image_prefix is not None:
             raise InputError("--accept takes no other option than --out; leave them out")

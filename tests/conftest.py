@@ -83,7 +83,7 @@ def options(photos: Path, cache: Path) -> TrainOptions:
         cache=cache,
         image_size=64,
         views=1,
-        tune_epochs=3,
+        fine_tune_epochs=3,
         epochs=20,
         hidden=32,
         calibration_fraction=0.33,

@@ -95,7 +95,7 @@ class Reader:
             # Trained in seconds; what is said of training does not depend on them.
             "OODGUARD_TRAIN_IMAGE_SIZE": "64",
             "OODGUARD_TRAIN_VIEWS": "1",
-            "OODGUARD_TRAIN_TUNE_EPOCHS": "3",
+            "OODGUARD_TRAIN_FINE_TUNE_EPOCHS": "3",
             "OODGUARD_TRAIN_EPOCHS": "20",
             "OODGUARD_TRAIN_HIDDEN": "32",
             "OODGUARD_TRAIN_CALIBRATION_FRACTION": "0.33",

@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from PIL import Image
 
 from oodguard.cli.main import run as run_command
 from oodguard.clients import AsyncClient, Client, Result
+from oodguard.clients.calls import CONCURRENCY
 from oodguard.load_tests.gateway import Gateway
+from oodguard.server.keys import digest, new_key
 from oodguard.server.settings import ServeSettings
 from oodguard.training import run as runs
 from tests.cli.terminal import call
@@ -30,7 +33,7 @@ from tests.nearby import Nearby
 
 def small(photos: Path, cache: Path) -> list[object]:
     return [
-        "train", "--data", photos, "--cache", cache, "--image-size", 64, "--views", 0, "--no-tune", "--epochs", 1,
+        "train", "--data", photos, "--cache", cache, "--image-size", 64, "--views", 0, "--no-fine-tune", "--epochs", 1,
         "--hidden", 8, "--calibration-fraction", 0.33,
     ]  # fmt: skip
 
@@ -75,7 +78,7 @@ def test_train_evaluate_export_with_unreadable_images(
         (["--ood", "noise"], "name=folder"),
         (["--ood", f"a={strangers}", "--ood", f"a={strangers}"], "twice"),
         (["--ood", f"ID test={strangers}"], "cannot be the name"),
-        (["--ood", "a=absent"], "not a folder"),
+        (["--ood", "a=absent"], "--ood a: absent does not exist"),
         (["--accept", "0.9999"], "at most"),
     ):
         code, _, err = call(capsys, "evaluate", tmp_path / "r", *arguments)
@@ -140,9 +143,11 @@ def test_predict_prints_a_table(
 ) -> None:
     image = tmp_path / '[red]a, "b".jpg'
     shutil.copyfile(photos / "test" / "amber" / "000.jpg", image)
-    code, out, _ = call(capsys, "predict", image, strangers, "--url", server)
+    code, out, err = call(capsys, "predict", image, strangers, "--url", server)
     assert code == 0
     assert out.count(" stranger ") == 12
+    assert re.search(r"13 images: 1 known( \(1 of them unsure of the label\))?, 12 strangers$", out)
+    assert err == ""
     for heading in ("path", "label", "probability", "decision", "ood_score", "threshold"):
         assert heading in out
     assert "[red]a" in "".join(out.split())
@@ -162,8 +167,10 @@ def test_predict_prints_one_json_object_a_line(server: str, photos: Path, strang
             prediction.label,
             prediction.is_ood,
         )
-        assert set(found["scores"]) == set(prediction.scores)
-    assert ran.stderr == ""
+        assert {name for name in found if name.endswith("_value")} == {f"{name}_value" for name in prediction.scores}
+    assert re.fullmatch(r"13 images: 1 known.*, 12 strangers\n", ran.stderr)
+    quiet = subprocess.run([*command, "--url", server, "--json", "--quiet"], capture_output=True, text=True, check=True)
+    assert (len(quiet.stdout.splitlines()), quiet.stderr) == (13, "")
 
 
 def test_predict_prints_csv_that_spreadsheets_read(server: str, photos: Path, tmp_path: Path) -> None:
@@ -222,15 +229,21 @@ def test_predict_score_and_the_api_name_the_same_things_alike(
     asked = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     with (tmp_path / "r.csv").open(newline="") as stream:
         scored = list(csv.DictReader(stream))
-    for row in scored:
-        assert row.pop("member") == ""
     assert list(asked[0]) == list(scored[0])
+    assert run_command(["score", str(bundle), str(tmp_path / "list.txt"), "--out", str(tmp_path / "r.jsonl")]) == 1
+    capsys.readouterr()
+    assert run_command(["predict", str(image), str(bad), "--url", server, "--json"]) == 1
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert [list(row) for row in printed] == [list(row) for row in lines]
+    assert [row["error_code"] for row in printed] == [None, "unsupported_type"]
+    assert printed[1] == lines[1]
     with Client(server) as client:
         answer = client.predict(image).predictions[0].model_dump(mode="json")
     scores = {
         f"{name}_{field}": score[field] for name, score in answer["scores"].items() for field in ("value", "is_ood")
     }
-    expected = {"path": str(image), **answer, **scores, "error_code": "", "error_detail": ""}
+    expected = {"path": str(image), "member": "", **answer, **scores, "error_code": "", "error_detail": ""}
     for row in (asked[0], scored[0]):
         for name, text in row.items():
             match expected[name]:
@@ -257,7 +270,7 @@ def test_predict_and_score_explain_alike(
     asked = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     with (tmp_path / "r.csv").open(newline="") as stream:
         scored = list(csv.DictReader(stream))
-    assert [name for name in scored[0] if name != "member"] == list(asked[0])
+    assert list(scored[0]) == list(asked[0])
     for one, other in zip(asked, scored, strict=True):
         for name in ("decided_by", "neighbour1_label", "neighbour1_sha256", "neighbour2_label", "neighbour3_sha256"):
             assert one[name] == other[name]
@@ -265,9 +278,10 @@ def test_predict_and_score_explain_alike(
     assert asked[0]["neighbour1_sha256"] == nearby.run.bank.sha256[0]
     assert run_command(["predict", str(images[0]), "--url", server, "--json", "--explain"]) == 0
     found = json.loads(capsys.readouterr().out)
-    nearby.require([images[0].read_bytes()], [found["explanation"]])
+    assert found["neighbour1_sha256"] == nearby.run.bank.sha256[0]
+    assert found["decided_by"] == asked[0]["decided_by"]
     assert run_command(["predict", str(images[0]), "--url", server, "--json"]) == 0
-    assert "explanation" not in json.loads(capsys.readouterr().out)
+    assert "decided_by" not in json.loads(capsys.readouterr().out)
     code, out, _ = call(capsys, "predict", images[0], "--url", server, "--explain")
     assert code == 0
     for word in ("decided", "nearest", nearby.own[0].label, "0.000"):
@@ -298,6 +312,9 @@ def test_predict_names_what_failed_and_shows_the_rest(
     assert code == 1
     assert "amber" in out
     assert "bad.jpg: not an image of a supported type" in err
+    # A row of the table, too.
+    assert "│ failed │" in out
+    assert out.endswith("0 strangers, 1 could not be used")
     code, _, err = call(capsys, "predict", tmp_path / "bad.jpg", "--url", server)
     assert code == 1
     assert "supported type" in err
@@ -306,6 +323,28 @@ def test_predict_names_what_failed_and_shows_the_rest(
     code, _, err = call(capsys, "predict", photos / "test" / "amber" / "001.jpg", "--url", "http://127.0.0.1:9")
     assert code == 3
     assert "cannot be reached" in err
+    assert "; --url names the server, and oodguard serve starts one" in err
+
+
+def test_predict_stops_at_the_first_refused_key_and_names_the_option(
+    capsys: pytest.CaptureFixture[str], bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = new_key()
+    images = photos / "test"
+    with Gateway(bundle, "--key-hashes", f"alice:{digest(key)}", "--log-level", "info") as gateway:
+        code, out, err = call(capsys, "predict", images, "--url", gateway.url)
+        assert (code, out) == (2, "")
+        assert err == f"error: {gateway.url} needs an API key; give it with --key or in OODGUARD_PREDICT_KEY"
+        code, out, err = call(capsys, "predict", images, "--url", gateway.url, "--key", "wrong")
+        assert (code, out) == (2, "")
+        assert err.endswith("does not know this API key; give another one with --key or in OODGUARD_PREDICT_KEY")
+        # Of 45 images each, no more than were under way at once.
+        refused = gateway.count("oodguard_requests", "route", "status")["/predict", "401"]
+        assert 2 <= refused <= 4 * CONCURRENCY
+        monkeypatch.setenv("OODGUARD_PREDICT_KEY", key)
+        code, out, _ = call(capsys, "predict", images, "--url", gateway.url)
+        assert code == 0
+        assert "45 images: " in out
 
 
 def test_serve_on_a_taken_port_is_one_sentence(capsys: pytest.CaptureFixture[str], server: str, bundle: Path) -> None:
