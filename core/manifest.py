@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +19,7 @@ from oodguard.core.frozen import Frozen, first_fault
 from oodguard.core.golden import Golden, require_judged
 from oodguard.core.lineage import VersionRef
 from oodguard.core.preprocessing import Preprocessing
+from oodguard.core.quality import Traits
 from oodguard.core.scores import Family, ScoreName
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import DEFAULT_TOP_K, Measured, Outputs, Thresholds, Verdict
@@ -311,14 +313,15 @@ class Manifest(Frozen):
         targets: Targets | None = None,
         top_k: int = DEFAULT_TOP_K,
         source: str | None = None,
+        traits: Sequence[Traits | None] | None = None,
     ) -> list[Verdict]:
-        """One verdict per image of a batch measured for a source; `targets`: the manifest's own.
+        """One verdict per image of a batch measured for a source, with these traits; `targets`: the manifest's own.
 
         Raises `ValueError` for a target that the calibration cannot promise, an unknown source or a `top_k` below 1.
         """
         thresholds = self.thresholds(self.targets if targets is None else targets, source=source)
         calibration = self.calibration_of(source)
-        return calibration.verdicts(measured, classes=self.classes, thresholds=thresholds, top_k=top_k)
+        return calibration.verdicts(measured, classes=self.classes, thresholds=thresholds, top_k=top_k, traits=traits)
 
     def judge(
         self,

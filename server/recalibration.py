@@ -31,6 +31,7 @@ from oodguard.core.manifest import (
     load_manifest,
 )
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.quality import QualityScale
 from oodguard.core.verdict import Outputs
 from oodguard.server.batch_judge import BatchJudge
 from oodguard.server.engines.registry import DEFAULT, LOCAL, Device, LocalEngineName, one_of
@@ -203,7 +204,7 @@ def _fitted(before: Calibration, photos: TrustedPhotos, manifest: Manifest, opti
             "others in; add photos as they came with another --images, or name the --source of all these"
         )
     try:
-        after = before.recalibrated(photos.outputs, photos.targets)
+        after = before.recalibrated(photos.outputs, photos.targets, quality=QualityScale.fit(photos.traits))
         after.thresholds(manifest.targets.accept, confidence=manifest.targets.confidence)
     except ValueError as error:
         raise InputError(f"{error}; give more photos") from None

@@ -107,8 +107,10 @@ def test_pil_images_and_arrays_are_judged_as_their_pixels(triton: Triton, bundle
         with pytest.raises(InputError, match="uint8"):
             client.predict([np.asarray(image, dtype=float)])  # type: ignore[list-item]
     assert [found.file for found in (encoded, *others)] == ["0", "1.png", "2.png"]
+    assert encoded.quality is not None
     for found in others:
         assert found.label == encoded.label
+        assert found.quality == encoded.quality
         for name, score in found.scores.items():
             assert score.value == pytest.approx(encoded.scores[name].value, rel=1e-4, abs=1e-4)
 
