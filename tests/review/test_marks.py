@@ -164,8 +164,8 @@ def test_rows_without_a_mark_are_not_there_yet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "", " ", "a/b", "a\\b", "..", ".hidden", "a.", "train", "Val", "TEST", "con", "NUL.txt", "com1", "a\tb", "a\u202eb",
-        "x" * 81, "a:b", "what?", "__MACOSX",
+        "", " ", "a/b", "a\\b", "..", ".hidden", "a.", "train", "Val", "TEST", "con", "NUL.txt", "com1",
+        "a\tb", "a\u202eb", "x" * 81, "a:b", "what?", "__MACOSX",
     ],
 )  # fmt: skip
 def test_names_that_cannot_be_folders_of_photos_are_refused(name: str) -> None:
