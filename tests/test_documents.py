@@ -28,7 +28,7 @@ RUN = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 FOLDERS = (".", "docs", "examples", "findings", "helm/oodguard", "images", "load_tests")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
 CHANGELOG = ROOT / "CHANGELOG.md"
-ROOMS = "core|pages|training|evaluation|bench|export|server|clients|cli|docs|helm|load_tests|scripts|tests"
+ROOMS = "core|pages|training|evaluation|bench|export|server|clients|review|cli|docs|helm|load_tests|scripts|tests"
 # A path below a folder of the project or a source file, and a test in it.
 NAMED = re.compile(rf"(?<![\w./-])((?:{ROOMS})/[\w./*-]*\b/?|[\w/*-]+\.(?:py|tpl|mjs)\b)(?:::(\w+))?")
 COMMAND = re.compile(
