@@ -21,12 +21,12 @@ from oodguard.core.files import file_sha256
 from oodguard.core.lineage import next_version, versions_beside
 from oodguard.core.manifest import MANIFEST_FILE, NAME, Manifest, Recalibration, load_manifest, reference_of
 from oodguard.core.preprocessing import Pixels, load_pixels
-from oodguard.core.scores import CERTIFIED
+from oodguard.core.scores import CERTIFIED, ScoreName
 from oodguard.core.text import readable, visible
 from oodguard.core.verdict import Outputs
 from oodguard.evaluation.paired import PairedShare
 from oodguard.export.added_bundle import NewBundle, write_bundle
-from oodguard.export.class_calibration import with_class_calibrated
+from oodguard.export.class_calibration import movement, with_class_calibrated
 from oodguard.export.class_photos import FeatureGraph, NewPhotos, Seen, new_photos, old_photos
 from oodguard.export.head_parts import FeatureRows, HeadParts, rewritten
 from oodguard.export.new_class import with_class
@@ -122,20 +122,21 @@ def add_class(
     given: tuple[Outputs, npt.NDArray[np.int64]] | None = None
     if seen is not None and len(seen.photos) >= MIN_CALIBRATION:
         given = heads.answers(seen.rows, manifest.score_names), label_numbers(seen.photos, manifest.classes)
+    moved = work.moved(heads)
     try:
-        after = with_class_calibrated(calibration, classes=number, photos=given)
+        after = with_class_calibrated(calibration, classes=number, moved=moved, photos=given)
         limits = after.thresholds(manifest.targets.accept, confidence=manifest.targets.confidence)
     except ValueError as error:
         raise InputError(f"{error}; give more photos in --data, or leave it out to keep the thresholds") from None
-    sources = {key: with_class_calibrated(one, classes=number, photos=None) for key, one in other.items()}
+    sources = {key: with_class_calibrated(one, classes=number, moved=moved, photos=None) for key, one in other.items()}
     is_right = unseen.probabilities.argmax(1) == number
     passes = after.fused(unseen) <= limits.fused
     if (is_right & passes).mean() < MOSTLY:
         passed = int((is_right & passes).sum())
         raise QualityError(
             f"{passed} of {len(passes)} photos of {readable(name)}, each judged without itself, would be accepted with "
-            "that label, so nothing was written; add the photos to the others in a folder "
-            f"{readable(name)} and train again"
+            "that label, so nothing was written; give --data, which sets thresholds anew, or more photos, or add them "
+            f"to the others in a folder {readable(name)} and train again"
         )
     accept = manifest.targets.accept
     accuracy, accepted = work.old_classes(heads, after, test, accept=accept)
@@ -304,6 +305,11 @@ class _Work:
             whole = _joined(whole, part)
         return whole.rows(order)
 
+    def moved(self, heads: HeadParts) -> dict[ScoreName, float]:
+        """By how much each score of the bank's photos moves."""
+        names = self.manifest.score_names
+        return movement(names, self.old.answers(self.bank_rows, names), heads.answers(self.bank_rows, names))
+
     def old_classes(
         self, heads: HeadParts, after: Calibration, test: Seen | None, *, accept: float
     ) -> tuple[PairedShare, PairedShare | None]:
@@ -322,11 +328,11 @@ class _Work:
         if test is None:
             return accuracy, None
         confidence = self.manifest.targets.confidence
-        passed = [
-            one.fused(found) <= one.thresholds(accept, confidence=confidence).fused
-            for one, found in ((before, then), (after, now))
-        ]
-        return accuracy, PairedShare.of(passed[0], passed[1], groups)
+
+        def passed(by: Calibration, found: Outputs) -> npt.NDArray[np.bool_]:
+            return np.asarray(by.fused(found) <= by.thresholds(accept, confidence=confidence).fused)
+
+        return accuracy, PairedShare.of(passed(before, then), passed(after, now), groups)
 
 
 def _distances(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
