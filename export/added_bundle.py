@@ -33,7 +33,7 @@ from oodguard.core.preprocessing import Pixels, load_pixels, open_image
 from oodguard.core.thumbnails import Thumbnails, small_jpeg, write_thumbnails
 from oodguard.core.verdict import Outputs
 from oodguard.export.class_photos import BATCH, FeatureGraph
-from oodguard.export.graph import run_graph, session, with_metadata
+from oodguard.export.graph import OWN_METADATA, run_graph, session, with_metadata
 from oodguard.export.head_parts import HeadParts
 from oodguard.export.parity import compare, require, require_distances, undecided
 from oodguard.export.standalone import standalone
@@ -108,7 +108,7 @@ class _Writer:
     def manifest(self) -> Manifest:
         """The manifest of what lies in the scratch folder then."""
         new, old = self.new, self.new.old
-        graph = with_metadata(new.graph.SerializeToString(), {"oodguard.version": new.version})
+        graph = with_metadata(new.graph.SerializeToString(), self._metadata())
         (self.scratch / old.graph).write_bytes(graph)
         gated, error = self._gate(graph)
         (self.scratch / str(old.bank)).write_text(new.bank.model_dump_json(), encoding="utf-8")
@@ -156,6 +156,11 @@ class _Writer:
                 ),
             }
         )
+
+    def _metadata(self) -> dict[str, str]:
+        """What the old graph says of itself, with the new version."""
+        own = {one.key: one.value for one in self.new.graph.metadata_props if one.key.startswith(OWN_METADATA)}
+        return {**own, "oodguard.version": self.new.version}
 
     def _sized(self, spec: TensorSpec) -> TensorSpec:
         if spec.name != PROBABILITIES_NAME:
@@ -257,9 +262,7 @@ class _Writer:
         calibration, targets = self.new.calibration, self.new.old.targets
         level = calibration.curve.level(targets.accept, confidence=targets.confidence)
         made = standalone(graph, calibration, accept=level)
-        made = with_metadata(
-            made, {"oodguard.version": self.new.version, "oodguard.classes": json.dumps(self.new.classes)}
-        )
+        made = with_metadata(made, {**self._metadata(), "oodguard.classes": json.dumps(self.new.classes)})
         measured = measure_standalone(graph, made, calibration, accept=level, images=images)
         (self.scratch / measured.graph).write_bytes(made)
         return measured

@@ -14,6 +14,7 @@ from scipy.special import log_softmax, logsumexp
 
 import oodguard
 from oodguard.core.bank import BANK_FILE, Bank
+from oodguard.core.classifier import ClassifierRecord
 from oodguard.core.errors import FormatError, InputError, QualityError
 from oodguard.core.files import file_sha256
 from oodguard.core.manifest import GRAPH_FILE, MANIFEST_FILE, load_manifest
@@ -136,6 +137,16 @@ def test_the_new_bundle_follows_the_old_one_and_names_its_photos(
 ) -> None:
     old, new = load_manifest(whole), load_manifest(added.out)
     assert new == added.manifest
+    assert new.standalone is not None
+    for file in (new.graph, new.standalone.graph):
+        was, said = (
+            {one.key: one.value for one in onnx.load(folder / file).metadata_props} for folder in (whole, added.out)
+        )
+        assert (said["oodguard.name"], said["oodguard.version"], said["oodguard.precision"]) == ("discs", "8", "fp32")
+        assert (
+            said["oodguard.run"]
+            == {one.key: one.value for one in onnx.load(whole / file).metadata_props}["oodguard.run"]
+        )
     assert (new.version, new.classes, new.name) == ("8", (*old.classes, "rose"), old.name)
     assert new.follows is not None
     assert new.follows.sha256 == file_sha256(whole / MANIFEST_FILE)
@@ -161,7 +172,6 @@ def test_the_new_bundle_follows_the_old_one_and_names_its_photos(
         assert all(pictures.read(sha256) for sha256 in banks[1].sha256)
     finally:
         pictures.close()
-    assert new.standalone is not None
     image = load_pixels((rose / "00.jpg").read_bytes(), new.preprocessing)[None]
     answer = StandaloneOutputs.run((added.out / new.standalone.graph).read_bytes(), {"images": image})
     assert (int(answer.label[0]), float(answer.is_ood[0])) == (3, 0.0)
@@ -265,3 +275,35 @@ def test_a_graph_that_does_not_answer_as_its_definition_is_never_written(
     assert list(tmp_path.iterdir()) == []
     right = replace(new, graph=rewritten(model, HeadParts.read(model), heads))
     assert write_bundle(right, whole, tmp_path / "out", report=Silent()).classes[-1] == "rose"
+
+
+def test_classes_are_added_one_after_the_other(added: ClassAdded, photos: Path, tmp_path: Path) -> None:
+    olive = drawn(tmp_path / "olive", (125, 150, 55), 20, seed=9_000)
+    found = add_class(added.out, "olive", olive, out=tmp_path / "discs-9", data=photos)
+    assert found.manifest.classes == (*added.manifest.classes, "olive")
+    assert [one.name for one in found.manifest.added] == ["rose", "olive"]
+    assert HeadParts.read(onnx.load(tmp_path / "discs-9" / GRAPH_FILE)).classes == 5
+    assert found.passing.share >= 0.7
+
+
+def test_a_bundle_around_somebody_elses_classifier_keeps_its_labels(bundle: Path, rose: Path, tmp_path: Path) -> None:
+    around = shutil.copytree(bundle, tmp_path / "around")
+    record = ClassifierRecord(
+        file="theirs.onnx",
+        sha256="0" * 64,
+        producer="",
+        opset=18,
+        input="x",
+        layout="NHWC",
+        dtype="uint8",
+        batch="dynamic",
+        output="p",
+        activation="softmax",
+        logits="l",
+        feature="f",
+        width=1280,
+    )
+    manifest = load_manifest(bundle).model_copy(update={"classifier": record})
+    (around / MANIFEST_FILE).write_text(manifest.model_dump_json(), encoding="utf-8")
+    with pytest.raises(InputError, match=r"around theirs.onnx, whose labels .* teach that classifier .* wrap it again"):
+        add_class(around, "rose", rose, out=tmp_path / "out")
