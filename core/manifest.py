@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from oodguard.core.added import AddedClass
 from oodguard.core.calibration import Calibration
 from oodguard.core.classifier import ClassifierRecord
 from oodguard.core.collusion import CollusionReport
@@ -190,6 +191,7 @@ class Manifest(Frozen):
     recalibrations: tuple[Recalibration, ...] = Field(
         (), description="The last recalibration of each source, and of the calibration."
     )
+    added: tuple[AddedClass, ...] = Field((), description="Classes that add-class brought, in order.")
     targets: Targets = Field(
         Targets(), description="What answers are to keep where neither server nor request asks for anything else."
     )
