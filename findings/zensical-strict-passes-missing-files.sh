@@ -18,7 +18,7 @@ build '[gone](gone.md)' '' 'link to a page that is missing'
 [ "$code" = 1 ]
 build 'Text.' ', { "Gone" = "gone.md" }' 'navigation names a page that is missing'
 [ "$code" = 0 ]
-grep -q 'href="gone/"' site/index.html
+grep -q 'href="./gone.md"' site/index.html
 [ ! -e site/gone ]
 for text in '![gone](gone.png)' '[gone](gone.py)' '[gone](gone.md?x=1)'; do
   build "$text" '' "$text"
