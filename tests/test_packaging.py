@@ -131,6 +131,17 @@ def test_every_package_that_a_room_imports_is_declared() -> None:
                 assert found & declared().keys(), f"{path} imports {name}; pyproject.toml does not name it"
 
 
+def test_messages_tell_to_install_extras_that_exist() -> None:
+    told = []
+    for path in (path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+        for before, extras in re.findall(r"(.)oodguard\[([\w,-]+)\]", path.read_text(encoding="utf-8")):
+            # Without quotes zsh takes the brackets for a pattern.
+            assert before == "'", f"{path} names {extras} without quotes"
+            told += extras.split(",")
+    assert len(told) > 5
+    assert set(told) <= EXTRAS.keys()
+
+
 HEAVY = {
     "torch", "timm", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "fastapi", "uvicorn", "matplotlib", "ray",
 }  # fmt: skip
