@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from oodguard.core.binomial import promised_acceptance
 from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.core.scores import Family
 from oodguard.core.targets import DEFAULT_ACCEPT
@@ -37,7 +38,7 @@ from oodguard.evaluation.shifted import ShiftTable, shift_table
 from oodguard.evaluation.threshold import baseline_points, deciding, score_points
 from oodguard.evaluation.trainings import Repeats, unseen
 from oodguard.pages.text import plain
-from oodguard.training.metrics import calibration_error, detection, promised_acceptance, reliability, share
+from oodguard.training.metrics import calibration_error, detection, reliability, share
 from oodguard.training.photos.again import photos_of_run
 from oodguard.training.photos.labelled import Photo, Photos, load_unlabelled
 from oodguard.training.progress import Reporter, Silent

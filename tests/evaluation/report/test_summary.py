@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from oodguard.core.binomial import promised_acceptance
 from oodguard.core.scores import Family, ScoreName
 from oodguard.evaluation.baselines import LARGER, NEIGHBOUR
 from oodguard.evaluation.evaluation import Evaluation
@@ -9,7 +10,7 @@ from oodguard.evaluation.evidence import FUSED
 from oodguard.evaluation.report.summary import findings
 from oodguard.evaluation.shifted import Shifted
 from oodguard.evaluation.threshold import AtThreshold, Deciding
-from oodguard.training.metrics import Change, Share, promised_acceptance
+from oodguard.training.metrics import Change, Share
 
 DO = ("Add ", "add ", "train ", "Train ", "measure ", "Rely ", "decide ", "ask ", "Raise ", "Do not ", "Compare ")
 
