@@ -83,7 +83,9 @@ def _findings(found: Compared) -> tuple[Finding, ...]:
 
 
 def _class_finding(right: Share, what: str) -> Finding:
-    return Finding("note", f"{count(right.of, 'photo')} of classes that {what}: {percent(right.share)} labelled right.")
+    return Finding(
+        "note", f"{count(right.of, 'photo')} of classes that {what}: {percent(right.share)} predicted rightly."
+    )
 
 
 def _shares(found: Compared) -> Table:
@@ -130,7 +132,7 @@ def _sections(found: Compared) -> Iterator[Section]:
 def _changes(found: Compared) -> Iterator[Block]:
     yield Table(
         caption="Photos of which the new guard says something else, in percent",
-        head=("set", "photos", "another label", "another verdict"),
+        head=("set", "photos", "another prediction", "another verdict"),
         rows=tuple(
             (
                 name,
@@ -142,12 +144,12 @@ def _changes(found: Compared) -> Iterator[Block]:
         ),
     )
     if not found.photos:
-        yield Prose("No photo changes its label or its verdict.")
+        yield Prose("No photo changes its prediction or its verdict.")
     for name in found.changed:
         photos = [photo for photo in found.photos if photo.set == name]
         if photos:
             more = f"The first {SHOWN} of {len(photos):,}; comparison.json lists all." if len(photos) > SHOWN else ""
-            worse = "Those that lost a right label come first. " if name == TEST else ""
+            worse = "Those that lost a right prediction come first. " if name == TEST else ""
             yield Gallery(caption=name, cards=tuple(map(_card, photos[:SHOWN])), note=f"{worse}{more}".strip())
 
 

@@ -140,7 +140,7 @@ def test_mild_shifts_have_their_own_rows(tree: Element, found: Evaluation) -> No
     assert rows["harsh"]["flagged"].startswith("100.0 (81.5")
     change = found.shifts.shifts[1].change
     assert rows["harsh"]["change, points"].startswith(f"+{100 * change.change:.1f} (+{100 * change.low:.1f} to")
-    assert rows["harsh"]["flagged of right labels"].startswith("100.0 (")
+    assert rows["harsh"]["flagged of right predictions"].startswith("100.0 (")
     decided = found.shifts.shifts[1].decided.shares
     assert rows["harsh"]["density decides"] == f"{100 * decided['density']:.1f}"
     over = table(tree, "Shifted test photos above each score's own threshold")
