@@ -14,10 +14,10 @@ LEAST_ACCEPT = 0.8
 
 
 def photos_of(found: Evaluation, name: str) -> str:
-    """`45 photos of skirt to train on`; empty where the evaluation does not know."""
+    """`45 photos to train on`; empty where the evaluation does not know."""
     if name not in found.class_photos:
         return ""
-    return f"{count(found.class_photos[name], 'photo')} of {name} to train on"
+    return f"{count(found.class_photos[name], 'photo')} to train on"
 
 
 def collect(found: Evaluation, classes: list[str]) -> str:

@@ -37,7 +37,7 @@ def to_html(found: Evaluation, evidence: Evidence) -> str:
         Page(
             title=found.title,
             subtitle=f"{count(len(record.classes), 'class')}, {record.backbone.name}, "
-            f"seed {found.seed}, evaluated {found.created}",
+            f"seed {found.seed}, evaluated {found.created}. ID: images of these classes; OOD: all others.",
             first=(
                 Facts(facts(found)),
                 *((at_threshold.overview(found),) if found.ood else ()),

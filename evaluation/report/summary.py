@@ -269,7 +269,7 @@ def _labels(found: Evaluation) -> Iterator[Finding]:
 
 
 def _poor(found: Evaluation, name: str) -> str:
-    """`skirt (17 % of 12 test images; most often predicted pants, 5; 45 photos of skirt to train on)`."""
+    """`skirt (17 % of 12 test images; most often predicted pants, 5; 45 photos to train on)`."""
     right = found.recalls[name]
     instead = next((c for c in found.confusions if c.true == name), None)
     parts = [f"{percent(right.share, 0)} of {count(right.of, 'test image')}"]

@@ -42,8 +42,8 @@ def test_the_page_is_valid_complete_and_small(page: str, tree: Element) -> None:
         "Scores and thresholds", "Detection by OOD set", "Acceptance against the threshold",
         "Ablation of the fused score", "Answers, label sets, and acceptance by class",
         "Classes left out of training", "Mild shifts", "Most and least divergent images",
-        "Labels: confusion",
-        "Labels: calibration of probabilities", "Ensemble diagnostics", "How this was made",
+        "Predictions: confusion",
+        "Predictions: calibration of probabilities", "Ensemble diagnostics", "How this was made",
     ]  # fmt: skip
     assert sum(e.tag.endswith("svg") for e in tree.iter() if isinstance(e.tag, str)) == 9
 

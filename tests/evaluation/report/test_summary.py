@@ -193,9 +193,9 @@ def test_classes_below_one_half_are_named_worst_first(found: Evaluation) -> None
     text = said(found, recalls=recalls, confusions=confusions, class_photos=counts)["weak"].replace(NO_BREAK, " ")
     assert (
         "Predicted rightly less than half of the time: b (10 % of 20 test images; most often predicted c, 9; 45 photos "
-        "of b to train on), a (40 % of 20 test images; 300 photos of a to train on). Add photos of b: the median class "
-        "has 120 to train on. Look for wrong labels with oodguard check and add photos like those of the test: a has as "
-        "many photos as the others.\n"
+        "to train on), a (40 % of 20 test images; 300 photos to train on). Add photos of b: the median class "
+        "has 120 to train on. Look for wrong labels with oodguard check and add photos like those of the test: a has "
+        "as many photos as the others.\n"
     ) in text
     # An evaluation that was written before they were counted.
     assert "Add photos of these classes" in said(found, recalls=recalls, class_photos={})["weak"]
@@ -295,7 +295,7 @@ def test_a_class_that_is_flagged_too_often_says_how_many_photos_it_had(found: Ev
     by_class = {**found.answered.by_class, "b": Share(share=0.5, low=0.3, high=0.7, of=20)}
     answered = found.answered.model_copy(update={"by_class": by_class})
     text = said(found, answered=answered, class_photos={"a": 300, "b": 45, "c": 120})["weak"].replace(NO_BREAK, " ")
-    assert "b (50 % of 20; 45 photos of b to train on)" in text
+    assert "b (50 % of 20; 45 photos to train on)" in text
     assert "Add photos of b: the median class has 120 to train on." in text
 
 
