@@ -24,7 +24,7 @@ LEAST_SECONDS = 1.0
 class Part:
     """A part of a load test in which the number of users did not change.
 
-    busy: the share of this machine's processors that worked, users included; None where the server runs elsewhere.
+    busy: the share of this machine's processors that worked, for whatever program; None where the server is elsewhere.
     """
 
     users: int
