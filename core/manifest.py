@@ -106,6 +106,7 @@ class Provenance(Frozen):
     data_fingerprint: str
     train_images: int
     calibration_images: int
+    test_images: int | None = Field(None, description="those that the `metrics` of tests are of")
     versions: dict[str, str]
     options: dict[str, str | int | float | bool | None]
     metrics: dict[str, float]

@@ -20,6 +20,7 @@ def provenance(record: RunRecord) -> Provenance:
         data_fingerprint=record.data_fingerprint,
         train_images=record.splits.train,
         calibration_images=record.splits.calibration,
+        test_images=record.splits.test,
         versions=record.versions,
         options=record.options,
         metrics=record.metrics,
