@@ -17,22 +17,22 @@ from oodguard.core.bank import Bank
 from oodguard.core.calibration import Calibration
 from oodguard.core.errors import EnvironmentProblem, ImageError, QualityError
 from oodguard.core.files import file_sha256
+from oodguard.core.golden import Golden
 from oodguard.core.lineage import VersionRef
 from oodguard.core.manifest import (
     MANIFEST_FILE,
     PROBABILITIES_NAME,
     FileRef,
-    Golden,
     Manifest,
-    Recalibration,
     Standalone,
     TensorSpec,
     load_manifest,
 )
 from oodguard.core.preprocessing import Pixels, load_pixels, open_image
+from oodguard.core.provenance import Recalibration
 from oodguard.core.thumbnails import Thumbnails, small_jpeg, write_thumbnails
 from oodguard.core.verdict import Outputs
-from oodguard.export.class_photos import BATCH, FeatureGraph
+from oodguard.export.class_photos import BATCH, OpenedGraph
 from oodguard.export.graph import OWN_METADATA, run_graph, session, with_metadata
 from oodguard.export.head_parts import HeadParts
 from oodguard.export.parity import compare, require, require_distances, undecided
@@ -88,7 +88,7 @@ def write_bundle(new: NewBundle, bundle: Path, out: Path, *, report: Reporter) -
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-        manifest = _Writer(new, bundle, scratch, report).manifest()
+        manifest = _AddedWriter(new, bundle, scratch, report).manifest()
         (scratch / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         load_manifest(scratch)
         finish(scratch, out)
@@ -99,7 +99,7 @@ def write_bundle(new: NewBundle, bundle: Path, out: Path, *, report: Reporter) -
     return manifest
 
 
-class _Writer:
+class _AddedWriter:
     """Fills a scratch folder."""
 
     def __init__(self, new: NewBundle, bundle: Path, scratch: Path, report: Reporter) -> None:
@@ -172,7 +172,7 @@ class _Writer:
         return self.new.calibration.thresholds(targets.accept, confidence=targets.confidence).fused
 
     def _definition(self, graph: bytes, images: Pixels) -> Outputs:
-        rows, _ = FeatureGraph(onnx.load_from_string(graph), self.new.old.preprocessing).run(images)
+        rows, _ = OpenedGraph(onnx.load_from_string(graph), self.new.old.preprocessing).run(images)
         return self.new.heads.answers(rows, self.new.old.score_names)
 
     def _gate(self, graph: bytes) -> tuple[_Gated, float]:
@@ -182,7 +182,7 @@ class _Writer:
         old = len(paths)
         paths += [photo.path for photo in new.photos]
         images = np.stack([load_pixels(path.read_bytes(), preprocessing, TRAINING_LIMITS) for path in paths])
-        running, reading = session(graph), FeatureGraph(onnx.load_from_string(graph), preprocessing)
+        running, reading = session(graph), OpenedGraph(onnx.load_from_string(graph), preprocessing)
         answers: list[Outputs] = []
         errors = []
         # Kernels add up in another order for another number of rows.
