@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -126,3 +128,15 @@ def test_marks_are_applied_and_the_next_commands_are_printed(
     assert "0 images copied, 1 were there already" in out
     assert "1 of the marks could not be applied, the first: ccc.jpg" in error
     assert "has no class melon" in error
+
+
+@pytest.mark.parametrize(("package", "flags"), [("uvicorn", ("--open",)), ("onnx", ("--port", "0", "--bundle", "b"))])
+def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, package: str, flags: tuple[str, ...]) -> None:
+    put(tmp_path / "flagged", "a", sample(9.0))
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from oodguard.cli.main import run; "
+        f"sys.exit(run(['review', {str(tmp_path / 'flagged')!r}, *{flags!r}]))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 3
+    assert f"needs the package {package}; install oodguard with its extra review" in " ".join(ran.stderr.split())

@@ -3,8 +3,8 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -37,7 +37,7 @@ def numbers(client: TestClient) -> dict[str, int]:
     return {one["file"]: n for n, one in enumerate(client.get(f"/{TOKEN}/overview").json()["pictures"])}
 
 
-def post(client: TestClient, path: str, body: object, **headers: str) -> httpx.Response:
+def post(client: TestClient, path: str, body: object, **headers: str) -> Any:
     return client.post(f"/{TOKEN}/{path}", json=body, headers=headers)
 
 
