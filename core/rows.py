@@ -1,4 +1,4 @@
-"""One image as one flat row: the columns of `oodguard score` and of `oodguard predict --csv`.
+"""One image as one flat row: the columns of `oodguard score`, and of `oodguard predict --csv` and `--json`.
 
 The names are those of the answer (`Prediction`). A field of a score is NAME_FIELD, a field of a problem error_FIELD,
 one of the quality quality_FIELD.
@@ -29,16 +29,14 @@ class Column:
     kind: Literal["text", "texts", "float32", "float64", "flag"]
 
 
-def columns(
-    scores: Iterable[str], *, members: bool, explained: bool = False, tested: bool = False
-) -> tuple[Column, ...]:
+def columns(scores: Iterable[str], *, explained: bool = False, tested: bool = False) -> tuple[Column, ...]:
     """Every column, in order, for a model with these scores.
 
-    members: images may be inside archives. explained: verdicts say why. tested: all rows together name strangers.
+    `member` is the name inside an archive. explained: verdicts say why. tested: all rows together name strangers.
     """
     return (
         Column("path", "text"),
-        *((Column("member", "text"),) if members else ()),
+        Column("member", "text"),
         Column("label", "text"),
         Column("probability", "float32"),
         Column("decision", "text"),

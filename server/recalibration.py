@@ -21,16 +21,9 @@ from oodguard.core.files import file_sha256
 from oodguard.core.frozen import Frozen
 from oodguard.core.golden import Golden, judged
 from oodguard.core.lineage import VersionRef, next_version
-from oodguard.core.manifest import (
-    DEFAULT_SOURCE,
-    MANIFEST_FILE,
-    MAX_SOURCES,
-    NAME,
-    Manifest,
-    Recalibration,
-    load_manifest,
-)
+from oodguard.core.manifest import DEFAULT_SOURCE, MANIFEST_FILE, MAX_SOURCES, Manifest, load_manifest
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.provenance import NAME, Recalibration
 from oodguard.core.quality import QualityScale
 from oodguard.core.verdict import Outputs
 from oodguard.server.batch_judge import BatchJudge
