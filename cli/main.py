@@ -37,6 +37,7 @@ COMMANDS = {
     "Keep it right": {
         "drift": "score",
         "review": "client",
+        "add-class": "train",
         "recalibrate": "guard",
         "compare": "train",
         "releases": "serve",
@@ -88,15 +89,22 @@ def build(config: Path | None = None, *, summaries: bool = False, versions: bool
         group = Group(title, sort_key=place)
         for order, name in enumerate(names):
             # Import paths, so that `oodguard predict` never waits for torch and a serving machine needs none.
-            path_of = f"oodguard.cli.{name}:{name}"
+            module = _module(name)
+            path_of = f"oodguard.cli.{module}:{module}"
             app.command(path_of, name=name, group=group, sort_key=order, help=_summary(name) if summaries else None)
     return app
 
 
+def _module(name: str) -> str:
+    """The module of a command, and the name of its function there."""
+    return name.replace("-", "_")
+
+
 def _summary(name: str) -> str:
     """The first line of a command's docstring, read without importing the command."""
-    tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
-    command = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    module = _module(name)
+    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
+    command = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == module)
     return (ast.get_docstring(command) or "").partition("\n")[0]
 
 
