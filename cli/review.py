@@ -91,7 +91,7 @@ def review(
         ),
     ] = None,
 ) -> int:
-    """Look through the flagged images that a server kept, and mark them in a browser.
+    """Look through flagged images that a server kept, and mark them.
 
     Without --open, makes one HTML page without scripts, the highest OOD score first, or a file for an annotation tool.
     The page lists damaged images and sidecars, and shows all others.
