@@ -25,13 +25,17 @@ NAVIGATION: Mapping[str, tuple[str, ...]] = {
     "Start": ("README.md", "docs/GLOSSARY.md", "docs/TROUBLESHOOTING.md"),
     "Photos and training": ("docs/DATA.md", "docs/CHECK.md", "docs/WRAP.md", "docs/METHODS.md"),
     "Evaluate and export": ("docs/REPORT.md", "docs/BUNDLE.md", "docs/PRECISION.md", "docs/STANDALONE.md"),
-    "Scores and thresholds": (*("docs/SCORES.md", "docs/THRESHOLD.md", "docs/ANSWERS.md", "docs/RECALIBRATE.md"),),
+    "Scores and thresholds": (
+        *("docs/SCORES.md", "docs/THRESHOLD.md", "docs/ANSWERS.md", "docs/QUALITY.md", "docs/RECALIBRATE.md"),
+    ),
     "Ask": ("docs/CLIENT.md", "docs/API.md", "docs/PYTHON.md", "docs/OFFLINE.md", "examples/README.md"),
     "Serve": (
         *("docs/RUNNING.md", "docs/SETTINGS.md", "docs/SECURITY.md", "docs/TRITON.md", "images/README.md"),
         *("helm/oodguard/README.md", "helm/oodguard/SIZING.md"),
     ),
-    "Watch and renew": ("docs/LIFECYCLE.md", "docs/MONITORING.md", "docs/METRICS.md", "helm/oodguard/RUNBOOK.md"),
+    "Watch and renew": (
+        *("docs/LIFECYCLE.md", "docs/REVIEW.md", "docs/MONITORING.md", "docs/METRICS.md", "helm/oodguard/RUNBOOK.md"),
+    ),
     "Measured": (
         *("docs/NUMBERS.md", "docs/RESULTS.md", "docs/NEAR_OOD.md", "load_tests/README.md"),
         *("load_tests/wrap_zoo/README.md", "findings/README.md"),
