@@ -262,6 +262,12 @@ class ServeSettings(BaseSettings):
         description="Seconds a request body may take to arrive, from the end of its head; then the request gets 408. "
         "A slow network needs more: 2 MB at 1 Mbit/s take 16 s.",
     )
+    write_timeout: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Seconds a caller may leave an answer unread; then its connection ends.",
+    )
     keep_alive: int = Field(
         75,
         ge=1,
