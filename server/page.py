@@ -17,6 +17,7 @@ from oodguard.core.formats import CONTENT_TYPES
 from oodguard.server.card import ModelCard, ShadowCard, card_of, sample_files
 from oodguard.server.errors import RequestError
 from oodguard.server.model import ServedModel
+from oodguard.server.numerals import whole
 from oodguard.server.problems import documented
 from oodguard.server.routes import Route
 from oodguard.server.serving import Serving
@@ -124,9 +125,10 @@ class PageRoutes:
         """An image to try: one of the bundle's golden images, or one that the server was started with."""
         number = request.path_params["number"]
         files = sample_files(self._serving.model, self._settings)
-        if not (number.isascii() and number.isdigit() and len(number) < 6 and int(number) < len(files)):
+        place = whole(number)
+        if place is None or place >= len(files):
             raise RequestError(Code.NOT_FOUND, f"there is no such sample; {len(files)} are counted from 0")
-        path = files[int(number)]
+        path = files[place]
         try:
             content = await run_in_threadpool(path.read_bytes)
         except OSError:

@@ -19,6 +19,7 @@ from oodguard.server.settings_rules import ENV_PREFIX, broken_rule
 ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
 # As browsers write it: nothing behind the port, and lower case, since they compare text.
 ORIGIN = re.compile(r"^https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?$")
+WEIGHT = re.compile(r"^[A-Za-z0-9._-]{1,64}=(?=.*[1-9])[0-9]{1,4}(\.[0-9]{1,4})?$", re.ASCII)
 PATTERNS = {
     "sample_store": (r"^(s3|gs|az)://[^\s/?#@]+(/[^\s?#]*)?$", "s3://bucket/prefix"),
     "sample_webhook": (r"^https?://[^\s/?#@]+(/[^\s#]*)?$", "https://example.com/flagged"),
@@ -208,7 +209,12 @@ class ServeSettings(BaseSettings):
     )
     key_file: Path | None = Field(None, description="File with one name:sha256 per line (see `oodguard key`).")
     key_hashes: str | None = Field(None, description="Keys as name:sha256, separated by commas, instead of a file.")
-
+    host_names: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*$",
+        description="More names of a server on the loopback without keys, as a proxy passes them on; separated by "
+        "commas. It refuses others: a web page could have made them up.",
+    )
     cors_origins: str | None = Field(
         None,
         description="Origins whose pages may call the server, as in https://shop.example, separated by commas; "
@@ -218,6 +224,13 @@ class ServeSettings(BaseSettings):
     # How much it takes on.
     max_queue: int = Field(
         128, ge=1, le=1_000_000, description="Maximum images admitted and not yet answered; beyond it requests get 429."
+    )
+    max_caller_queue: int | None = Field(
+        None, ge=1, description="Maximum images of one caller among them; default: all of them while nobody else calls."
+    )
+    key_weights: str | None = Field(
+        None,
+        description="Shares of the server by key, as in alice=4,bob=0.5; the weight of every other caller is 1.",
     )
     max_queue_bytes: int = Field(
         256 * 1024 * 1024, ge=1, description="Maximum bytes of request bodies held at once; beyond it requests get 429."
@@ -319,6 +332,14 @@ class ServeSettings(BaseSettings):
             raise ValueError(f"{wrong[0]!r} is not an origin as in https://shop.example (no path, no *)")
         return text
 
+    @field_validator("key_weights")
+    @classmethod
+    def _are_weights(cls, text: str | None) -> str | None:
+        wrong = [part for part in text.split(",") if not WEIGHT.match(part)] if text is not None else []
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is not the name of a key and its weight, as in alice=4")
+        return text
+
     @field_validator("sample_store", "sample_webhook", "traces_endpoint")
     @classmethod
     def _is_address(cls, text: str | None, field: ValidationInfo) -> str | None:
@@ -353,6 +374,12 @@ class ServeSettings(BaseSettings):
     def origins(self) -> tuple[str, ...]:
         """Every origin whose pages may call, once."""
         return tuple(dict.fromkeys(self.cors_origins.split(","))) if self.cors_origins else ()
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of callers by the name of their key."""
+        pairs = (part.split("=") for part in (self.key_weights or "").split(",") if part)
+        return {name: float(weight) for name, weight in pairs}
 
     @property
     def asked(self) -> Asked:
