@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Literal
 
@@ -11,20 +10,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from oodguard.core.manifest import NAME
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.signature import Trust
 from oodguard.core.targets import AcceptOption, Asked, ConfidenceOption, CoverageOption, MaxErrorOption
 from oodguard.core.verdict import DEFAULT_TOP_K
 from oodguard.server.engines.registry import DEFAULT, ENGINES, Device, EngineName, one_of
 from oodguard.server.settings_rules import ENV_PREFIX, broken_rule
-
-ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
-# As browsers write it: nothing behind the port, and lower case, since they compare text.
-ORIGIN = re.compile(r"^https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?$")
-WEIGHT = re.compile(r"^[A-Za-z0-9._-]{1,64}=(?=.*[1-9])[0-9]{1,4}(\.[0-9]{1,4})?$", re.ASCII)
-PATTERNS = {
-    "sample_store": (r"^(s3|gs|az)://[^\s/?#@]+(/[^\s?#]*)?$", "s3://bucket/prefix"),
-    "sample_webhook": (r"^https?://[^\s/?#@]+(/[^\s#]*)?$", "https://example.com/flagged"),
-    "traces_endpoint": (r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", "http://localhost:4318"),
-}
+from oodguard.server.settings_texts import TEXTS, weights_of
+from oodguard.server.tuning import MAX_BATCH, MAX_SESSIONS, MAX_THREADS
 
 
 class ServeSettings(BaseSettings):
@@ -59,14 +51,14 @@ class ServeSettings(BaseSettings):
     sessions: int | None = Field(
         None,
         ge=1,
-        le=64,
+        le=MAX_SESSIONS,
         description="Inferences that run at once; default: the tuning record's, or one per core.",
     )
     threads: int | None = Field(
-        None, ge=1, le=256, description="Threads of one inference; default: the tuning record's, or 1."
+        None, ge=1, le=MAX_THREADS, description="Threads of one inference; default: the tuning record's, or 1."
     )
     max_batch: int | None = Field(
-        None, ge=1, le=1024, description="Maximum images in one inference; default: the tuning record's, or 8."
+        None, ge=1, le=MAX_BATCH, description="Maximum images in one inference; default: the tuning record's, or 8."
     )
     max_delay: float = Field(
         0.002,
@@ -207,7 +199,14 @@ class ServeSettings(BaseSettings):
     auth: Literal["keys", "none"] | None = Field(
         None, description="keys: callers need an API key; none: anyone may call; default on a loopback host: none."
     )
-    key_file: Path | None = Field(None, description="File with one name:sha256 per line (see `oodguard key`).")
+    trust: Path | None = Field(
+        None,
+        description="Public keys (PEM, Ed25519): only bundles signed with one of them are served (see `oodguard "
+        "sign`); default: any bundle.",
+    )
+    key_file: Path | None = Field(
+        None, description="File with one name:sha256 or name:sha256:admin per line (see `oodguard key`)."
+    )
     key_hashes: str | None = Field(None, description="Keys as name:sha256, separated by commas, instead of a file.")
     host_names: str | None = Field(
         None,
@@ -316,40 +315,13 @@ class ServeSettings(BaseSettings):
     )
     log_format: Literal["json", "text"] = Field("json", description="One JSON object per line, or plain text.")
 
-    @field_validator("triton_url")
+    @field_validator(*TEXTS)
     @classmethod
-    def _are_addresses(cls, text: str | None) -> str | None:
-        wrong = [part for part in (text or "").split(",") if not ADDRESS.match(part)] if text is not None else []
-        if wrong:
-            raise ValueError(f"{wrong[0]!r} is not HOST:PORT of a gRPC service, as in localhost:8001")
-        return text
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _are_origins(cls, text: str | None) -> str | None:
-        wrong = [part for part in text.split(",") if not ORIGIN.match(part)] if text is not None else []
-        if wrong:
-            raise ValueError(f"{wrong[0]!r} is not an origin as in https://shop.example (no path, no *)")
-        return text
-
-    @field_validator("key_weights")
-    @classmethod
-    def _are_weights(cls, text: str | None) -> str | None:
-        wrong = [part for part in text.split(",") if not WEIGHT.match(part)] if text is not None else []
-        if wrong:
-            raise ValueError(f"{wrong[0]!r} is not the name of a key and its weight, as in alice=4")
-        return text
-
-    @field_validator("sample_store", "sample_webhook", "traces_endpoint")
-    @classmethod
-    def _is_address(cls, text: str | None, field: ValidationInfo) -> str | None:
-        pattern, example = PATTERNS[field.field_name or ""]
-        if text is not None and not re.match(pattern, text):
-            raise ValueError(f"{text!r} is not an address as in {example}")
-        return text
+    def _is_written_well(cls, text: str | None, field: ValidationInfo) -> str | None:
+        return None if text is None else TEXTS[field.field_name or ""](text)
 
     @field_validator(
-        *("tls_cert", "tls_key", "tls_ca", "key_file", "tuning", "triton_ca", "triton_cert", "triton_key"),
+        *("tls_cert", "tls_key", "tls_ca", "key_file", "trust", "tuning", "triton_ca", "triton_cert", "triton_key"),
         "sample_webhook_secret",
     )
     @classmethod
@@ -378,13 +350,17 @@ class ServeSettings(BaseSettings):
     @property
     def weights(self) -> dict[str, float]:
         """The weights of callers by the name of their key."""
-        pairs = (part.split("=") for part in (self.key_weights or "").split(",") if part)
-        return {name: float(weight) for name, weight in pairs}
+        return weights_of(self.key_weights)
 
     @property
     def asked(self) -> Asked:
         """The targets in place of the bundle's."""
         return Asked(accept=self.accept, confidence=self.confidence, coverage=self.coverage, max_error=self.max_error)
+
+    @property
+    def trusted(self) -> Trust | None:
+        """The keys one of which must have signed a bundle; None: any bundle will do. Raises as `Trust.read` does."""
+        return None if self.trust is None else Trust.read(self.trust)
 
     @property
     def limits(self) -> ImageLimits:
