@@ -24,6 +24,7 @@ from oodguard.core.targets import TARGET_NAMES
 from oodguard.server.base64_text import decoded
 from oodguard.server.errors import RequestError
 from oodguard.server.judging import ParsedImage
+from oodguard.server.numerals import whole
 
 ENCODED = "image"
 PIXELS = "pixels"
@@ -76,9 +77,10 @@ def parse(body: bytes, *, header_length: str | None, manifest: Manifest) -> tupl
     """
     text, binary = body, b""
     if header_length is not None:
-        if not header_length.isdigit() or int(header_length) > len(body):
+        length = whole(header_length)
+        if length is None or length > len(body):
             raise RequestError(Code.BAD_BODY, "Inference-Header-Content-Length does not fit the body")
-        text, binary = body[: int(header_length)], body[int(header_length) :]
+        text, binary = body[:length], body[length:]
     try:
         message = InferRequest.model_validate(pydantic_core.from_json(text.removeprefix(BOM_UTF8)))
     except ValidationError as error:

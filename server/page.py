@@ -17,6 +17,7 @@ from oodguard.core.formats import format_of
 from oodguard.server.card import ModelCard, ShadowCard, card_of
 from oodguard.server.errors import RequestError
 from oodguard.server.model import ServedModel
+from oodguard.server.numerals import whole
 from oodguard.server.problems import documented
 from oodguard.server.routes import Route
 from oodguard.server.sample_images import SampleImages
@@ -127,9 +128,10 @@ class PageRoutes:
         number = request.path_params["number"]
         with self._serving.model.lease() as model:
             count = self._samples.count(model)
-            if not (number.isascii() and number.isdigit() and len(number) < 6 and int(number) < count):
+            place = whole(number)
+            if place is None or place >= count:
                 raise RequestError(Code.NOT_FOUND, f"there is no such sample; {count} are counted from 0")
-            content = await run_in_threadpool(self._samples.read, model, int(number))
+            content = await run_in_threadpool(self._samples.read, model, place)
         kind = format_of(content) if content else None
         if content is None or kind is None:
             raise RequestError(Code.NOT_FOUND, f"sample {number} is no longer there")
