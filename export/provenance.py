@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from oodguard.core.manifest import Provenance
+from oodguard.core.provenance import Provenance
 from oodguard.training.record import RunRecord
 
 

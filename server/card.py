@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from oodguard.core.added import AddedClass
 from oodguard.core.answers import ModelRef
 from oodguard.core.binomial import promised_acceptance
 from oodguard.core.calibration import Calibration
@@ -260,10 +261,11 @@ def checks_of(manifest: Manifest) -> tuple[Check, ...]:
     """What export and training found out about the model, each with a verdict."""
     found = [_parity(manifest.parity), *_own(manifest)]
     accepted = manifest.provenance.metrics.get("test_acceptance")
-    # The thresholds that the test images were judged by are gone where new photos have set them.
-    is_training = all(done.source is not None for done in manifest.recalibrations)
+    # The thresholds that the test images were judged by are gone where new photos have set them or a class was added.
+    is_training = all(done.source is not None for done in manifest.recalibrations) and not manifest.added
     if accepted is not None and is_training:
         found.append(_acceptance(accepted, manifest))
+    found += [_added(one, manifest) for one in manifest.added]
     diagnosis = manifest.diagnosis
     if diagnosis is not None:
         found.append(Check(name="Learner collusion", passed=not diagnosis.colluding, detail=diagnosis.verdict))
@@ -294,6 +296,19 @@ def _own(manifest: Manifest) -> Iterator[Check]:
         f"On {manifest.parity.own_images} images the probabilities are those of {manifest.classifier.file}, bit for bit"
     )
     yield Check(name="The classifier's own answers", passed=True, detail=detail)
+
+
+def _added(added: AddedClass, manifest: Manifest) -> Check:
+    """Whether the thresholds were set since a class was added, so that targets are promised again."""
+    known = added.calibrated is not None or any(
+        one.source is None and one.created >= added.created for one in manifest.recalibrations
+    )
+    since = "thresholds were set since" if known else "what share of other photos is accepted since was not measured"
+    detail = (
+        f"Added from {added.photos} photos without training; {_percent(added.passing)} of these, each judged without "
+        f"itself, are accepted with their label; {since}"
+    )
+    return Check(name=f"Class {added.name}", passed=known, detail=detail)
 
 
 def _acceptance(accepted: float, manifest: Manifest) -> Check:

@@ -171,7 +171,7 @@ def _baselines(found: Evaluation) -> Iterator[Finding]:
         yield Finding(
             "weak",
             "Logistic regression on the frozen feature predicts more photos rightly than the guard "
-            f"({points(change)}). Train longer (--epochs, --tune-epochs) or with a lower --tune-lr."
+            f"({points(change)}). Train longer (--epochs, --fine-tune-epochs) or with a lower --fine-tune-lr."
             if found.wrapped is None
             else f"Logistic regression on its own feature predicts more photos rightly than {found.wrapped} "
             f"({points(change)}): its last layers could be trained better. The guard leaves its "

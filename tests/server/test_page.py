@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 from oodguard.core.binomial import promised_acceptance
 from oodguard.core.curve import QuantileCurve
 from oodguard.core.errors import InputError
-from oodguard.core.manifest import Recalibration, load_manifest
+from oodguard.core.manifest import load_manifest
+from oodguard.core.provenance import Recalibration
 from oodguard.core.targets import Targets
 from oodguard.server.card import ModelCard, _acceptance, checks_of, scale_of
 from oodguard.server.keys import digest, new_key
