@@ -149,8 +149,8 @@ def _about_suspects(found: PhotoCheck) -> list[Finding]:
             )
         )
     if odd := found.waiting(*SECTIONS["Odd photos"][0]):
-        verb = "stands" if len(odd) == 1 else "stand"
-        lines.append(Finding("note", f"{count(len(odd), 'photo')} {verb} out by their light, sharpness or size."))
+        verb, whose = ("stands", "its") if len(odd) == 1 else ("stand", "their")
+        lines.append(Finding("note", f"{count(len(odd), 'photo')} {verb} out by {whose} light, sharpness or size."))
     return lines
 
 

@@ -31,7 +31,8 @@ last() {
   shift
   printf '$ %s\n' "$*"
   if "$@" > "$work/said" 2>&1; then
-    tail -n "$lines" "$work/said"
+    # The temporary folder says nothing to a reader.
+    tail -n "$lines" "$work/said" | sed "s|$work/||g"
   else
     code=$?
     cat "$work/said"
