@@ -17,12 +17,12 @@ from oodguard.core.bank import Bank
 from oodguard.core.calibration import Calibration
 from oodguard.core.errors import EnvironmentProblem, ImageError, QualityError
 from oodguard.core.files import file_sha256
+from oodguard.core.golden import Golden
 from oodguard.core.lineage import VersionRef
 from oodguard.core.manifest import (
     MANIFEST_FILE,
     PROBABILITIES_NAME,
     FileRef,
-    Golden,
     Manifest,
     Recalibration,
     Standalone,
@@ -88,7 +88,7 @@ def write_bundle(new: NewBundle, bundle: Path, out: Path, *, report: Reporter) -
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-        manifest = _Writer(new, bundle, scratch, report).manifest()
+        manifest = _AddedBundleWriter(new, bundle, scratch, report).manifest()
         (scratch / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         load_manifest(scratch)
         finish(scratch, out)
@@ -99,7 +99,7 @@ def write_bundle(new: NewBundle, bundle: Path, out: Path, *, report: Reporter) -
     return manifest
 
 
-class _Writer:
+class _AddedBundleWriter:
     """Fills a scratch folder."""
 
     def __init__(self, new: NewBundle, bundle: Path, scratch: Path, report: Reporter) -> None:

@@ -34,7 +34,8 @@ def test_the_help_says_what_each_command_does(
     code, out, _ = call(capsys, *arguments)
     assert code == 0
     for name in NAMES:
-        command = getattr(importlib.import_module(f"oodguard.cli.{name}"), name)
+        module = name.replace("-", "_")
+        command = getattr(importlib.import_module(f"oodguard.cli.{module}"), module)
         assert f"{name} {inspect.getdoc(command).splitlines()[0]}" in out
 
 

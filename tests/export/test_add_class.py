@@ -253,7 +253,7 @@ def test_a_graph_that_does_not_answer_as_its_definition_is_never_written(
 ) -> None:
     old, model = load_manifest(whole), onnx.load(whole / GRAPH_FILE)
     heads = HeadParts.read(onnx.load(added.out / GRAPH_FILE))
-    wrong = replace(heads, b2=heads.b2 + np.float32([0, 0, 0, 0.01]))
+    wrong = replace(heads, b2=heads.b2 + np.array([0, 0, 0, 0.01], dtype=np.float32))
     assert added.manifest.follows is not None
     new = NewBundle(
         old=old,
