@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.inputs import expect
 from oodguard.cli.marking import apply_to_folders, mark_in_browser
 from oodguard.cli.terminal import Terminal
 from oodguard.cli.whole import Whole
@@ -89,10 +91,10 @@ def review(
         ),
     ] = None,
 ) -> int:
-    """Mark sampled flagged images in a browser, or make one HTML page or a file for an annotation tool of them.
+    """Look through the flagged images that a server kept, and mark them in a browser.
 
-    Without --open, the page is a single file without scripts, the highest OOD score first. It lists damaged images and
-    sidecars, and shows all others.
+    Without --open, makes one HTML page without scripts, the highest OOD score first, or a file for an annotation tool.
+    The page lists damaged images and sidecars, and shows all others.
 
     Example: oodguard review flagged --open --bundle bundles/photos
 
@@ -102,6 +104,9 @@ def review(
 
     Example: oodguard review flagged --accept 20261127-0815.jpg --out known.txt
     """
+    expect(folder, Artefact.SAMPLES)
+    if bundle is not None:
+        expect(bundle, Artefact.BUNDLE, flag="--bundle")
     marking, applying = open or port is not None, apply is not None
     unfit = limit is not None or accept or image_prefix is not None or format != "html"
     if marking and (unfit or applying or into or strangers or dry_run):

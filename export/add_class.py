@@ -19,15 +19,16 @@ from oodguard.core.calibration import MIN_CALIBRATION, Calibration
 from oodguard.core.errors import InputError, QualityError
 from oodguard.core.files import file_sha256
 from oodguard.core.lineage import next_version, versions_beside
-from oodguard.core.manifest import MANIFEST_FILE, NAME, Manifest, Recalibration, load_manifest, reference_of
+from oodguard.core.manifest import MANIFEST_FILE, Manifest, load_manifest, reference_of
 from oodguard.core.preprocessing import Pixels, load_pixels
+from oodguard.core.provenance import NAME, Recalibration
 from oodguard.core.scores import CERTIFIED, ScoreName
 from oodguard.core.text import readable, visible
 from oodguard.core.verdict import Outputs
 from oodguard.evaluation.paired import PairedShare
 from oodguard.export.added_bundle import NewBundle, write_bundle
 from oodguard.export.class_calibration import movement, with_class_calibrated
-from oodguard.export.class_photos import FeatureGraph, NewPhotos, Seen, new_photos, old_photos
+from oodguard.export.class_photos import NewPhotos, OpenedGraph, Seen, new_photos, old_photos
 from oodguard.export.head_parts import FeatureRows, HeadParts, rewritten
 from oodguard.export.new_class import with_class
 from oodguard.training.metrics import Share, share
@@ -108,10 +109,9 @@ def add_class(
             out={photo.sha256 for photo in photos.photos},
         )
     model = onnx.load(bundle / manifest.graph)
-    work = _Work(manifest, bank, FeatureGraph(model, manifest.preprocessing), HeadParts.read(model), report)
-    golden = np.stack(
-        [load_pixels((bundle / one.path).read_bytes(), manifest.preprocessing) for one in manifest.golden]
-    )
+    work = _Work(manifest, bank, OpenedGraph(model, manifest.preprocessing), HeadParts.read(model), report)
+    real = [bundle / one.path for one in manifest.golden if one.exact]
+    golden = np.stack([load_pixels(path.read_bytes(), manifest.preprocessing) for path in real])
     work.look(golden, photos, name)
     unseen = work.out_of_fold()
     heads = work.heads(np.arange(len(work.new.photos)))
@@ -239,7 +239,7 @@ class _Work:
     bank_rows: FeatureRows
     groups: npt.NDArray[np.int64]
 
-    def __init__(self, manifest: Manifest, bank: Bank, graph: FeatureGraph, old: HeadParts, report: Reporter) -> None:
+    def __init__(self, manifest: Manifest, bank: Bank, graph: OpenedGraph, old: HeadParts, report: Reporter) -> None:
         self.manifest, self.bank, self.graph, self.old, self.report = manifest, bank, graph, old, report
         self.smoothing = float(manifest.provenance.options.get("label_smoothing") or 0.0)
 

@@ -17,22 +17,22 @@ from oodguard.core.bank import Bank
 from oodguard.core.calibration import Calibration
 from oodguard.core.errors import EnvironmentProblem, ImageError, QualityError
 from oodguard.core.files import file_sha256
-from oodguard.core.golden import Golden
+from oodguard.core.golden import Golden, judged
 from oodguard.core.lineage import VersionRef
 from oodguard.core.manifest import (
     MANIFEST_FILE,
     PROBABILITIES_NAME,
     FileRef,
     Manifest,
-    Recalibration,
     Standalone,
     TensorSpec,
     load_manifest,
 )
 from oodguard.core.preprocessing import Pixels, load_pixels, open_image
+from oodguard.core.provenance import Recalibration
 from oodguard.core.thumbnails import Thumbnails, small_jpeg, write_thumbnails
 from oodguard.core.verdict import Outputs
-from oodguard.export.class_photos import BATCH, FeatureGraph
+from oodguard.export.class_photos import BATCH, OpenedGraph
 from oodguard.export.graph import OWN_METADATA, run_graph, session, with_metadata
 from oodguard.export.head_parts import HeadParts
 from oodguard.export.parity import compare, require, require_distances, undecided
@@ -88,7 +88,7 @@ def write_bundle(new: NewBundle, bundle: Path, out: Path, *, report: Reporter) -
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-        manifest = _AddedBundleWriter(new, bundle, scratch, report).manifest()
+        manifest = _AddedWriter(new, bundle, scratch, report).manifest()
         (scratch / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         load_manifest(scratch)
         finish(scratch, out)
@@ -99,7 +99,7 @@ def write_bundle(new: NewBundle, bundle: Path, out: Path, *, report: Reporter) -
     return manifest
 
 
-class _AddedBundleWriter:
+class _AddedWriter:
     """Fills a scratch folder."""
 
     def __init__(self, new: NewBundle, bundle: Path, scratch: Path, report: Reporter) -> None:
@@ -116,7 +116,7 @@ class _AddedBundleWriter:
         alone = self._standalone(graph, gated.images)
         files = [old.graph, str(old.bank), *pictures, *([alone.graph] if alone else [])]
         files += [path.relative_to(self.scratch).as_posix() for path in gated.paths]
-        flags = new.calibration.fused(gated.answers) > self._limit()
+        is_exact = {one.path: one.exact for one in old.golden}
         labels = gated.answers.probabilities.argmax(1)
         parity = old.parity
         if old.precision == "fp32":
@@ -135,15 +135,20 @@ class _AddedBundleWriter:
                 "recalibrations": new.recalibrations,
                 "added": (*old.added, new.added.model_copy(update={"max_error": error})),
                 "parity": parity,
-                "golden": tuple(
-                    Golden(
-                        path=path.relative_to(self.scratch).as_posix(),
-                        label=new.classes[labels[i]],
-                        is_ood=bool(flags[i]),
-                        probabilities=tuple(gated.answers.probabilities[i].tolist()),
-                        scores=tuple(gated.answers.scores[i].tolist()),
-                    )
-                    for i, path in enumerate(gated.paths)
+                "golden": judged(
+                    [
+                        Golden(
+                            path=path.relative_to(self.scratch).as_posix(),
+                            label=new.classes[labels[i]],
+                            is_ood=False,
+                            probabilities=tuple(gated.answers.probabilities[i].tolist()),
+                            scores=tuple(gated.answers.scores[i].tolist()),
+                            exact=is_exact.get(path.relative_to(self.scratch).as_posix(), True),
+                        )
+                        for i, path in enumerate(gated.paths)
+                    ],
+                    new.calibration,
+                    old.targets,
                 ),
                 "standalone": alone,
                 "files": tuple(
@@ -172,7 +177,7 @@ class _AddedBundleWriter:
         return self.new.calibration.thresholds(targets.accept, confidence=targets.confidence).fused
 
     def _definition(self, graph: bytes, images: Pixels) -> Outputs:
-        rows, _ = FeatureGraph(onnx.load_from_string(graph), self.new.old.preprocessing).run(images)
+        rows, _ = OpenedGraph(onnx.load_from_string(graph), self.new.old.preprocessing).run(images)
         return self.new.heads.answers(rows, self.new.old.score_names)
 
     def _gate(self, graph: bytes) -> tuple[_Gated, float]:
@@ -182,7 +187,7 @@ class _AddedBundleWriter:
         old = len(paths)
         paths += [photo.path for photo in new.photos]
         images = np.stack([load_pixels(path.read_bytes(), preprocessing, TRAINING_LIMITS) for path in paths])
-        running, reading = session(graph), FeatureGraph(onnx.load_from_string(graph), preprocessing)
+        running, reading = session(graph), OpenedGraph(onnx.load_from_string(graph), preprocessing)
         answers: list[Outputs] = []
         errors = []
         # Kernels add up in another order for another number of rows.
@@ -197,7 +202,9 @@ class _AddedBundleWriter:
             answers.append(_whole(found))
         plain = run_graph(session(graph, optimised=False), images)
         steady = _alike(new.calibration, self._limit(), (*answers, plain))
-        chosen = np.flatnonzero(steady[:old]).tolist()
+        # A picture of nothing is golden because it is flagged.
+        flagged = new.calibration.fused(answers[0]) > self._limit()
+        chosen = [i for i in np.flatnonzero(steady[:old]).tolist() if new.old.golden[i].exact or flagged[i]]
         mine = old + np.flatnonzero(steady[old:])
         number = len(new.old.classes)
         mine = mine[answers[0].probabilities[mine].argmax(1) == number]

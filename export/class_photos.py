@@ -125,7 +125,7 @@ class Seen:
     outputs: Outputs
 
 
-class FeatureGraph:
+class OpenedGraph:
     """A fused graph that also gives what its heads read; in memory only."""
 
     def __init__(self, model: onnx.ModelProto, preprocessing: Preprocessing) -> None:

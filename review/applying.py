@@ -76,11 +76,11 @@ def apply_marks(
     A picture that cannot be copied is in `left`, and all others are copied. Raises `InputError` for a folder, a file of
     marks or a target that cannot be used, `EnvironmentProblem` where files cannot be written.
     """
-    into = into.absolute()
+    into = into if into.name else into.absolute()
     if into.exists() and not into.is_dir():
         raise InputError(f"{into} is no folder; name the folder of photos that train takes, an archive unpacked")
     strangers = strangers or into.with_name(f"{into.name}-strangers")
-    if strangers.absolute().is_relative_to(into):
+    if strangers.absolute().is_relative_to(into.absolute()):
         raise InputError(f"{strangers} lies in {into}, where it would be a class; name a folder outside it")
     plan = _Plan(folder, into, strangers)
     plan.consider(read_marks(marks))

@@ -182,7 +182,7 @@ class LookAlikes:
         if self._cache is None:
             return {}
         try:
-            with np.load(self._cache, allow_pickle=False) as kept:
+            with np.load(io.BytesIO(self._cache.read_bytes()), allow_pickle=False) as kept:
                 names, vectors = kept["sha256"].tolist(), kept["vectors"].astype(np.float32)
                 near = _NEIGHBOURS.validate_json(kept["neighbours"].tobytes())
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, ValidationError):

@@ -118,6 +118,8 @@ def _listen(port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((HOST, port))
+        # A browser that comes before the server waits.
+        listening.listen(128)
     except OSError as error:
         listening.close()
         raise EnvironmentProblem(

@@ -24,7 +24,7 @@ from oodguard.core.thumbnails import THUMBNAILS_FILE, Thumbnails
 from oodguard.export.add_class import ClassAdded, add_class
 from oodguard.export.added_bundle import NewBundle, write_bundle
 from oodguard.export.bundle import export_bundle
-from oodguard.export.class_photos import FeatureGraph
+from oodguard.export.class_photos import OpenedGraph
 from oodguard.export.graph import run_graph, session
 from oodguard.export.head_parts import HeadParts, rewritten
 from oodguard.export.new_class import WIDENED, new_row
@@ -99,7 +99,7 @@ def test_the_heads_of_a_graph_are_those_of_its_run(run: Path, bundle: Path) -> N
     images = np.stack(
         [load_pixels((bundle / one.path).read_bytes(), manifest.preprocessing) for one in manifest.golden]
     )
-    rows, _ = FeatureGraph(model, manifest.preprocessing).run(images)
+    rows, _ = OpenedGraph(model, manifest.preprocessing).run(images)
     answers = heads.answers(rows, manifest.score_names)
     probabilities, scores = trained.predict(images)
     assert answers.probabilities == pytest.approx(probabilities, abs=1e-5)

@@ -48,7 +48,7 @@ def test_a_graph_without_a_first_layer_of_heads_is_refused(bundle: Path) -> None
 
 
 def test_pictures_of_one_unseen_kind_are_one_decision(bundle: Path, tmp_path: Path) -> None:
-    """Stars that the guard has never seen, among discs that it knows."""
+    """Stripes that the guard has never seen, among discs that it knows."""
     for number in range(40):
         put(tmp_path, f"disc-{number}.jpg", picture=draw((30, 160, 90) if number % 2 else (230, 150, 20), 900 + number))
         put(tmp_path, f"stripes-{number}.jpg", picture=_stripes(number))
