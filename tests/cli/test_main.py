@@ -37,7 +37,8 @@ def test_the_help_says_in_one_line_what_each_command_does_in_the_order_of_the_jo
     found = [line.strip("│ ").split(maxsplit=1) for line in shown if line.startswith("│")]
     expected = []
     for name in NAMES:
-        command = getattr(importlib.import_module(f"oodguard.cli.{name}"), name)
+        module = name.replace("-", "_")
+        command = getattr(importlib.import_module(f"oodguard.cli.{module}"), module)
         expected.append([name, inspect.getdoc(command).splitlines()[0]])
     assert found[: len(NAMES)] == expected
     assert NAMES[:7] == ["check", "train", "wrap", "evaluate", "export", "serve", "predict"]
