@@ -40,9 +40,9 @@ def add_class(
     ] = None,
     as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON object.", negative="")] = False,
 ) -> None:
-    """Add a class to a bundle from 10 to 50 photos, without training.
+    """Add a class to a bundle from 10 to 50 photos.
 
-    The bundle's own feature stays. Each head gets a row for the class, fitted in closed steps, the density a mean, and
+    Nothing is trained: the feature stays. Each head gets a row for the class, fitted in closed steps, the density a mean, and
     the bank the photos. The new bundle is written only if its graph answers as PyTorch does, and if most of the photos,
     each judged without itself, are accepted with their label.
 

@@ -110,9 +110,8 @@ def add_class(
         )
     model = onnx.load(bundle / manifest.graph)
     work = _Work(manifest, bank, OpenedGraph(model, manifest.preprocessing), HeadParts.read(model), report)
-    golden = np.stack(
-        [load_pixels((bundle / one.path).read_bytes(), manifest.preprocessing) for one in manifest.golden]
-    )
+    real = [bundle / one.path for one in manifest.golden if one.exact]
+    golden = np.stack([load_pixels(path.read_bytes(), manifest.preprocessing) for path in real])
     work.look(golden, photos, name)
     unseen = work.out_of_fold()
     heads = work.heads(np.arange(len(work.new.photos)))

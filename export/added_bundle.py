@@ -17,7 +17,7 @@ from oodguard.core.bank import Bank
 from oodguard.core.calibration import Calibration
 from oodguard.core.errors import EnvironmentProblem, ImageError, QualityError
 from oodguard.core.files import file_sha256
-from oodguard.core.golden import Golden
+from oodguard.core.golden import Golden, judged
 from oodguard.core.lineage import VersionRef
 from oodguard.core.manifest import (
     MANIFEST_FILE,
@@ -116,7 +116,7 @@ class _AddedWriter:
         alone = self._standalone(graph, gated.images)
         files = [old.graph, str(old.bank), *pictures, *([alone.graph] if alone else [])]
         files += [path.relative_to(self.scratch).as_posix() for path in gated.paths]
-        flags = new.calibration.fused(gated.answers) > self._limit()
+        is_exact = {one.path: one.exact for one in old.golden}
         labels = gated.answers.probabilities.argmax(1)
         parity = old.parity
         if old.precision == "fp32":
@@ -135,15 +135,20 @@ class _AddedWriter:
                 "recalibrations": new.recalibrations,
                 "added": (*old.added, new.added.model_copy(update={"max_error": error})),
                 "parity": parity,
-                "golden": tuple(
-                    Golden(
-                        path=path.relative_to(self.scratch).as_posix(),
-                        label=new.classes[labels[i]],
-                        is_ood=bool(flags[i]),
-                        probabilities=tuple(gated.answers.probabilities[i].tolist()),
-                        scores=tuple(gated.answers.scores[i].tolist()),
-                    )
-                    for i, path in enumerate(gated.paths)
+                "golden": judged(
+                    [
+                        Golden(
+                            path=path.relative_to(self.scratch).as_posix(),
+                            label=new.classes[labels[i]],
+                            is_ood=False,
+                            probabilities=tuple(gated.answers.probabilities[i].tolist()),
+                            scores=tuple(gated.answers.scores[i].tolist()),
+                            exact=is_exact.get(path.relative_to(self.scratch).as_posix(), True),
+                        )
+                        for i, path in enumerate(gated.paths)
+                    ],
+                    new.calibration,
+                    old.targets,
                 ),
                 "standalone": alone,
                 "files": tuple(
@@ -197,7 +202,9 @@ class _AddedWriter:
             answers.append(_whole(found))
         plain = run_graph(session(graph, optimised=False), images)
         steady = _alike(new.calibration, self._limit(), (*answers, plain))
-        chosen = np.flatnonzero(steady[:old]).tolist()
+        # A picture of nothing is golden because it is flagged.
+        flagged = new.calibration.fused(answers[0]) > self._limit()
+        chosen = [i for i in np.flatnonzero(steady[:old]).tolist() if new.old.golden[i].exact or flagged[i]]
         mine = old + np.flatnonzero(steady[old:])
         number = len(new.old.classes)
         mine = mine[answers[0].probabilities[mine].argmax(1) == number]

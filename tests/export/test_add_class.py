@@ -206,9 +206,10 @@ def test_without_old_photos_thresholds_stay_and_nothing_is_promised(bundle: Path
     assert found.accuracy.before.share > 0.95
 
 
-def test_a_rounded_graph_gets_the_class_too(run: Path, photos: Path, ochre: Path, tmp_path: Path) -> None:
+def test_a_rounded_graph_gets_the_class_too(run: Path, photos: Path, tmp_path: Path) -> None:
     export_bundle(run, tmp_path / "small", precision="int8", data=photos, name="discs")
-    found = add_class(tmp_path / "small", "ochre", ochre, out=tmp_path / "small-2", data=photos)
+    olive = drawn(tmp_path / "olive", (125, 150, 55), 20, seed=9_000)
+    found = add_class(tmp_path / "small", "olive", olive, out=tmp_path / "small-2", data=photos)
     assert (found.manifest.precision, found.manifest.version) == ("int8", "2")
     assert found.passing.share >= 0.6
     assert found.manifest.parity == load_manifest(tmp_path / "small").parity
@@ -253,7 +254,7 @@ def test_a_graph_that_does_not_answer_as_its_definition_is_never_written(
 ) -> None:
     old, model = load_manifest(whole), onnx.load(whole / GRAPH_FILE)
     heads = HeadParts.read(onnx.load(added.out / GRAPH_FILE))
-    wrong = replace(heads, b2=heads.b2 + np.float32([0, 0, 0, 0.01]))
+    wrong = replace(heads, b2=heads.b2 + np.array([0, 0, 0, 0.01], dtype=np.float32))
     assert added.manifest.follows is not None
     new = NewBundle(
         old=old,
