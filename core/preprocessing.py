@@ -11,7 +11,7 @@ import math
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator,
 
 from oodguard.core.classifier import InputType, Layout
 from oodguard.core.codes import Code
+from oodguard.core.decoding import DecodingRoom, Effort, bytes_to_decode
 from oodguard.core.errors import ImageError, InputError
 from oodguard.core.formats import FORMAT_NAMES
 
@@ -47,6 +48,8 @@ PLAIN_ONLY = (
     "the network takes uint8, so pixels enter it as they are; "
     "give --scale 1 --mean 0 0 0 --std 1 1 1, or a preprocessing that says so"
 )
+# Pixels that are converted at once.
+BAND = 1 << 20
 # Of a frame, in pixels.
 MAX_SIDE = 4096
 FILTERS: Mapping[str, Image.Resampling] = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
@@ -54,6 +57,8 @@ FILTERS: Mapping[str, Image.Resampling] = {name: Image.Resampling[name.upper()] 
 _HARD_EDGED = ("nearest", "box")
 # Orientations (EXIF) of pictures that are stored lying on their side.
 _LYING = (5, 6, 7, 8)
+# Pillow calls a JPEG with further pictures behind it by another name.
+_JPEG = ("JPEG", "MPO")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 # One image object may be given twice, to two threads; Pillow reads the file behind it without a guard.
 _LOADING = threading.Lock()
@@ -137,15 +142,26 @@ class ImageLimits(BaseModel):
 
     max_bytes: int = Field(20 * 1024 * 1024, ge=1, description="Largest encoded image, in bytes.")
     max_pixels: int = Field(50_000_000, ge=1, description="Largest image, in pixels (width x height).")
+    max_work: int = Field(
+        600_000_000,
+        ge=1,
+        description="Largest decoding work: pixels times the scans or passes in which the file holds them.",
+    )
 
 
 DEFAULT_LIMITS = ImageLimits()
 
 
 def open_image(
-    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, shrink_for: Preprocessing | None = None
+    data: bytes,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    *,
+    shrink_for: Preprocessing | None = None,
+    room: DecodingRoom | None = None,
 ) -> Image.Image:
     """Decode `data` to an upright RGB image; a JPEG smaller than it is, where `shrink_for` allows `reduced_jpeg`.
+
+    What decoding takes of memory is held in `room`, where one is given, until this ends.
 
     Alpha is laid over white, 16-bit greyscale is scaled to 8 bits, CMYK and palettes are converted, only the first
     frame of an animation is used, and EXIF orientation is applied.
@@ -159,11 +175,16 @@ def open_image(
         raise ImageError(
             Code.TOO_MANY_BYTES, f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted"
         )
+    effort = Effort.of(data, most=limits.max_work)
+    _require_little_work(effort.fixed, limits)
     with _refusals(), Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
         _require_room(image, limits)
+        _require_little_work(effort.work(*image.size), limits)
+        full = image.width * image.height
         extent = None if shrink_for is None else _reduce(image, shrink_for)
-        image.load()
-        found = _as_rgb(ImageOps.exif_transpose(image))
+        with nullcontext() if room is None else room.hold(bytes_to_decode(image, effort, full=full)):
+            image.load()
+            found = _as_rgb(ImageOps.exif_transpose(image))
         if extent is not None:
             found.info[_EXTENT] = _turned(extent, image.size, image.getexif().get(ExifTags.Base.Orientation, 1))
         return found
@@ -175,7 +196,7 @@ def _reduce(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, fl
     The size is a fraction where the reduction does not divide the sides: the last row and column are then larger than
     the picture. Chroma at half or a quarter of the width alone (4:2:2, 4:4:0, 4:1:1) comes out in blocks.
     """
-    if not preprocessing.reduced_jpeg or preprocessing.interpolation in _HARD_EDGED:
+    if not preprocessing.reduced_jpeg or preprocessing.interpolation in _HARD_EDGED or image.format not in _JPEG:
         return None
     height, width = preprocessing.frame
     if image.getexif().get(ExifTags.Base.Orientation, 1) in _LYING:
@@ -218,6 +239,15 @@ def _require_room(image: Image.Image, limits: ImageLimits) -> None:
         )
 
 
+def _require_little_work(work: int, limits: ImageLimits) -> None:
+    if work > limits.max_work:
+        raise ImageError(
+            Code.TOO_MUCH_WORK,
+            f"decoding the image would take more than {limits.max_work:,} steps (pixels times scans); save it again as "
+            "an ordinary JPEG or PNG",
+        )
+
+
 @contextmanager
 def _refusals() -> Iterator[None]:
     """Whatever Pillow raises, as an `ImageError`."""
@@ -239,10 +269,23 @@ def _refusals() -> Iterator[None]:
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
+    width, height = image.size
+    rows = max(1, BAND // width)
+    if rows >= height:
+        return _band_as_rgb(image)
+    # In bands, so that what a conversion holds for each pixel is held for a few of them.
+    found = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        found.paste(_band_as_rgb(band), (0, top))
+    return found
+
+
+def _band_as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT or image.mode == "I":
         # Pillow clips 16-bit grey to 255 instead of scaling it.
-        wide = np.asarray(image).astype(np.int64)
-        return Image.fromarray(np.clip(wide // 257, 0, 255).astype(np.uint8), "L").convert("RGB")
+        grey = np.clip(np.asarray(image) // 257, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey, "L").convert("RGB")
     if image.mode == "F":
         return Image.fromarray(np.clip(np.nan_to_num(np.asarray(image)), 0, 255).astype(np.uint8), "L").convert("RGB")
     if image.has_transparency_data:
@@ -334,11 +377,16 @@ def network_input(
     return np.ascontiguousarray(values, dtype=dtype)
 
 
-def load_pixels(data: bytes, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
+def load_pixels(
+    data: bytes,
+    preprocessing: Preprocessing,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    room: DecodingRoom | None = None,
+) -> Pixels:
     """Encoded image to the graph's input: `open_image`, then `to_pixels`.
 
     ```python
     pixels = load_pixels(Path("photo.jpg").read_bytes(), record.preprocessing)
     ```
     """
-    return to_pixels(open_image(data, limits, shrink_for=preprocessing), preprocessing)
+    return to_pixels(open_image(data, limits, shrink_for=preprocessing, room=room), preprocessing)
