@@ -220,6 +220,11 @@ def bytes_to_decode(image: Image.Image, effort: Effort, *, full: int) -> int:
     return image.width * image.height * copies + full * effort.beside + effort.piece
 
 
+# The most bytes that decoding takes for each pixel of a file, and room for the largest picture of the default limits.
+MOST_BYTES = 26
+DECODING_BYTES = 1280 * 1024 * 1024
+
+
 class DecodingRoom:
     """How many bytes all decoders together may hold.
 
@@ -230,6 +235,11 @@ class DecodingRoom:
 
     A picture that finds no room waits until others have been decoded. `waiting` pictures do so now.
     """
+
+    @classmethod
+    def of(cls, most_pixels: int) -> DecodingRoom:
+        """Room for the largest picture, at least."""
+        return cls(max(DECODING_BYTES, MOST_BYTES * most_pixels))
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from oodguard.core.codes import Code
+from oodguard.core.decoding import DecodingRoom
 from oodguard.core.errors import ImageError
 from oodguard.core.preprocessing import (
     DEFAULT_LIMITS,
@@ -45,7 +46,12 @@ def name_of(image: ImageLike) -> str | None:
     return readable(Path(image).name) if isinstance(image, str | Path) else None
 
 
-def pixels_of(image: ImageLike, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
+def pixels_of(
+    image: ImageLike,
+    preprocessing: Preprocessing,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    room: DecodingRoom | None = None,
+) -> Pixels:
     """The graph's input, `[height, width, 3]` uint8, of an image in any of its forms. Raises `ImageError`.
 
     ```python
@@ -59,7 +65,7 @@ def pixels_of(image: ImageLike, preprocessing: Preprocessing, limits: ImageLimit
     if isinstance(image, str | Path):
         image = read_file(image, max_bytes=limits.max_bytes)
     if isinstance(image, bytes):
-        return load_pixels(image, preprocessing, limits)
+        return load_pixels(image, preprocessing, limits, room)
     return to_pixels(upright(opened(image), limits), preprocessing)
 
 

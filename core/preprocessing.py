@@ -11,7 +11,7 @@ import math
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
@@ -24,6 +24,7 @@ from oodguard.core.codes import Code
 from oodguard.core.decoding import DecodingRoom, Effort, bytes_to_decode
 from oodguard.core.errors import ImageError, InputError
 from oodguard.core.formats import FORMAT_NAMES
+from oodguard.core.rgb import as_rgb
 
 Pixels = npt.NDArray[np.uint8]
 Channel = npt.NDArray[np.float32]
@@ -48,8 +49,6 @@ PLAIN_ONLY = (
     "the network takes uint8, so pixels enter it as they are; "
     "give --scale 1 --mean 0 0 0 --std 1 1 1, or a preprocessing that says so"
 )
-# Pixels that are converted at once.
-BAND = 1 << 20
 # Of a frame, in pixels.
 MAX_SIDE = 4096
 FILTERS: Mapping[str, Image.Resampling] = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
@@ -59,7 +58,6 @@ _HARD_EDGED = ("nearest", "box")
 _LYING = (5, 6, 7, 8)
 # Pillow calls a JPEG with further pictures behind it by another name.
 _JPEG = ("JPEG", "MPO")
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 # One image object may be given twice, to two threads; Pillow reads the file behind it without a guard.
 _LOADING = threading.Lock()
 
@@ -153,15 +151,9 @@ DEFAULT_LIMITS = ImageLimits()
 
 
 def open_image(
-    data: bytes,
-    limits: ImageLimits = DEFAULT_LIMITS,
-    *,
-    shrink_for: Preprocessing | None = None,
-    room: DecodingRoom | None = None,
+    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, shrink_for: Preprocessing | None = None
 ) -> Image.Image:
     """Decode `data` to an upright RGB image; a JPEG smaller than it is, where `shrink_for` allows `reduced_jpeg`.
-
-    What decoding takes of memory is held in `room`, where one is given, until this ends.
 
     Alpha is laid over white, 16-bit greyscale is scaled to 8 bits, CMYK and palettes are converted, only the first
     frame of an animation is used, and EXIF orientation is applied.
@@ -169,6 +161,14 @@ def open_image(
     Raises `ImageError` for anything that is not a usable image; the header is checked first, so a bomb is refused
     without being decoded.
     """
+    with _opened(data, limits, shrink_for, None) as image:
+        return image
+
+
+@contextmanager
+def _opened(
+    data: bytes, limits: ImageLimits, shrink_for: Preprocessing | None, room: DecodingRoom | None
+) -> Iterator[Image.Image]:
     if not data:
         raise ImageError(Code.EMPTY, "the image is empty (0 bytes)")
     if len(data) > limits.max_bytes:
@@ -177,17 +177,22 @@ def open_image(
         )
     effort = Effort.of(data, most=limits.max_work)
     _require_little_work(effort.fixed, limits)
-    with _refusals(), Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
-        _require_room(image, limits)
-        _require_little_work(effort.work(*image.size), limits)
-        full = image.width * image.height
-        extent = None if shrink_for is None else _reduce(image, shrink_for)
-        with nullcontext() if room is None else room.hold(bytes_to_decode(image, effort, full=full)):
+    with ExitStack() as held:
+        with _refusals(), Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
+            _require_room(image, limits)
+            _require_little_work(effort.work(*image.size), limits)
+            full = image.width * image.height
+            extent = None if shrink_for is None else _reduce(image, shrink_for)
+            if room is not None:
+                held.enter_context(room.hold(bytes_to_decode(image, effort, full=full)))
             image.load()
-            found = _as_rgb(ImageOps.exif_transpose(image))
-        if extent is not None:
-            found.info[_EXTENT] = _turned(extent, image.size, image.getexif().get(ExifTags.Base.Orientation, 1))
-        return found
+            lying, orientation = image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
+            # In place, because it would otherwise copy what is upright already.
+            ImageOps.exif_transpose(image, in_place=True)
+            found = as_rgb(image)
+            if extent is not None:
+                found.info[_EXTENT] = _turned(extent, lying, orientation)
+        yield found
 
 
 def _reduce(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, float] | None:
@@ -228,7 +233,7 @@ def upright(image: Image.Image, limits: ImageLimits = DEFAULT_LIMITS) -> Image.I
         _require_room(image, limits)
         with _LOADING:
             image.load()
-        return _as_rgb(ImageOps.exif_transpose(image))
+        return as_rgb(ImageOps.exif_transpose(image))
 
 
 def _require_room(image: Image.Image, limits: ImageLimits) -> None:
@@ -264,35 +269,6 @@ def _refusals() -> Iterator[None]:
     except Exception as error:  # Pillow's decoders raise almost any type on damaged input
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(Code.CANNOT_DECODE, f"the image is damaged and cannot be decoded ({reason})") from None
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    width, height = image.size
-    rows = max(1, BAND // width)
-    if rows >= height:
-        return _band_as_rgb(image)
-    # In bands, so that what a conversion holds for each pixel is held for a few of them.
-    found = Image.new("RGB", image.size)
-    for top in range(0, height, rows):
-        band = image.crop((0, top, width, min(top + rows, height)))
-        found.paste(_band_as_rgb(band), (0, top))
-    return found
-
-
-def _band_as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT or image.mode == "I":
-        # Pillow clips 16-bit grey to 255 instead of scaling it.
-        grey = np.clip(np.asarray(image) // 257, 0, 255).astype(np.uint8)
-        return Image.fromarray(grey, "L").convert("RGB")
-    if image.mode == "F":
-        return Image.fromarray(np.clip(np.nan_to_num(np.asarray(image)), 0, 255).astype(np.uint8), "L").convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
 
 
 def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
@@ -383,10 +359,11 @@ def load_pixels(
     limits: ImageLimits = DEFAULT_LIMITS,
     room: DecodingRoom | None = None,
 ) -> Pixels:
-    """Encoded image to the graph's input: `open_image`, then `to_pixels`.
+    """Encoded image to the graph's input: `open_image`, then `to_pixels`. `room` holds what that takes of memory.
 
     ```python
     pixels = load_pixels(Path("photo.jpg").read_bytes(), record.preprocessing)
     ```
     """
-    return to_pixels(open_image(data, limits, shrink_for=preprocessing, room=room), preprocessing)
+    with _opened(data, limits, preprocessing, room) as image:
+        return to_pixels(image, preprocessing)

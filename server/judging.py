@@ -8,18 +8,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
 from oodguard.core.answers import ModelRef
 from oodguard.core.errors import ImageError
-from oodguard.core.preprocessing import ImageLimits, Pixels, load_pixels
+from oodguard.core.preprocessing import Pixels
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outcome, Verdict
 from oodguard.server.admission import Admission
 from oodguard.server.batcher import MeasuredImage
+from oodguard.server.decoders import Decoders
 from oodguard.server.errors import DeadlineMissed
 from oodguard.server.metrics import Metrics
 from oodguard.server.model import ServedModel
@@ -65,8 +65,7 @@ class Judge:
 
     metrics: Metrics
     admission: Admission
-    workers: ThreadPoolExecutor
-    limits: ImageLimits
+    decoders: Decoders
     top_k: int
     sampler: Sampler | None = None
     shadow: Shadow | None = None
@@ -163,9 +162,7 @@ class Judge:
         started = time.monotonic()
         if isinstance(image, bytes):
             try:
-                image = await asyncio.get_running_loop().run_in_executor(
-                    self.workers, load_pixels, image, model.manifest.preprocessing, self.limits
-                )
+                image = await self.decoders.load(image, model.manifest.preprocessing)
             except ImageError as error:
                 return error, time.monotonic() - started
         seconds = time.monotonic() - started
