@@ -30,6 +30,9 @@ JSON_TYPE = "application/json"
 # A larger JSON body is parsed in a worker thread: it would hold up everybody else's answers.
 JSON_ON_LOOP = 256 * 1024
 
+# Values of a JSON body beside its strings; few, so that too many images are called so.
+MOST_FRAME = 16
+
 # An image, and the name it was sent under, if any.
 NamedImage = tuple[ParsedImage, str | None]
 T = TypeVar("T")
@@ -142,7 +145,7 @@ def _decode(parts: list[FilePart]) -> None:
 
 def _json(body: bytes, settings: ServeSettings) -> list[NamedImage]:
     most = settings.max_files + OTHERS
-    require_small_json(body, most_bytes=settings.max_json_bytes, most_strings=most, most_values=most)
+    require_small_json(body, most_bytes=settings.max_json_bytes, most_strings=most, most_values=most + MOST_FRAME)
     try:
         # RFC 8259 lets a reader ignore a byte order mark; PowerShell and .NET write one.
         images = PredictRequest.model_validate_json(body.removeprefix(BOM_UTF8)).images
