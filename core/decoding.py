@@ -216,11 +216,13 @@ def bytes_to_decode(image: Image.Image, effort: Effort, *, full: int) -> int:
     own = _BYTES.get(image.mode, 4)
     # Asking a PNG would decode it: its orientation may follow its pixels.
     turned = image.format == "PNG" or image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    copies = own * (2 if turned else 1) + (0 if image.mode == "RGB" else 5)
+    # One byte more than the picture itself, for what does not grow with it.
+    copies = own * (2 if turned else 1) + (1 if image.mode == "RGB" else 5)
     return image.width * image.height * copies + full * effort.beside + effort.piece
 
 
-# The most bytes that decoding takes for each pixel of a file, and room for the largest picture of the default limits.
+# No more than these bytes are ever counted for a pixel of a file; and room for the largest picture that the default
+# limits allow.
 MOST_BYTES = 26
 DECODING_BYTES = 1280 * 1024 * 1024
 

@@ -106,11 +106,11 @@ def test_headers_of_all_parts_are_bounded_together(client: Any, two: Any) -> Non
     assert "part headers too large" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("options", [65, 7000])
-def test_options_of_a_part_are_bounded(client: Any, options: int) -> None:
+@pytest.mark.parametrize("count", [65, 7000])
+def test_options_of_a_part_are_bounded(client: Any, count: int) -> None:
     few = (field('"image"; filename="a.jpg"' + 62 * ";"), b"x")
     assert client.post("/predict", content=form(few), headers=MULTIPART).json()["code"] == "unsupported_type"
-    many = (field('"image"' + options * ";"), b"x")
+    many = (field('"image"' + count * ";"), b"x")
     answer = client.post("/predict", content=form(many), headers=MULTIPART)
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_body")
     assert "too many options" in answer.json()["detail"]

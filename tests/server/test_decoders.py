@@ -141,7 +141,7 @@ def test_a_process_whose_decoders_never_end_ends_in_its_time(bundle: Path, pictu
 
 
 def test_all_decoders_together_hold_no_more_than_their_budget(start: Any, picture: Callable[..., bytes]) -> None:
-    # A red PNG of this size takes 8 bytes for each pixel; 26 are what the settings ask for.
+    # A red PNG of this size is counted with 9 bytes for each pixel; 26 are what the settings ask for.
     client = start(decode_workers=4, max_pixels=10_000, max_decode_bytes=260_000)
     room = client.parts.decoders.room
     seen: list[int] = []
