@@ -70,6 +70,9 @@ def export(
     standalone: Annotated[
         bool, Parameter(help="Add standalone.onnx, which gives verdicts by itself, in browsers for example.")
     ] = False,
+    overwrite: Annotated[
+        bool, Parameter(help="Replace the bundle at --out; a server that serves it takes the new one.", negative="")
+    ] = False,
     triton: Annotated[Path | None, Parameter(help="Triton model repository to write the model into.")] = None,
     options: Annotated[TritonOptions | None, Parameter(name="*", name_transform=_triton_flag)] = None,
 ) -> None:
@@ -116,6 +119,7 @@ def export(
                 thumbnails=thumbnails,
                 keep_probabilities=keep_probabilities,
                 with_standalone=standalone,
+                overwrite=overwrite,
                 report=report,
             )
         if out is not None:

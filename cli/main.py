@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
-from cyclopts.config import Env, Toml
+from cyclopts.config import Env
 from pydantic import ValidationError
 from rich.markup import escape
 
 import oodguard
+from oodguard.cli.config import CONFIG_FILE, ConfigFile
 from oodguard.cli.terminal import Terminal
 from oodguard.core.errors import InputError, OodguardError
 
-CONFIG_FILE = "oodguard.toml"
 INTERRUPTED = 130
 
 # Every command as the help groups it, and the extra whose packages it needs.
@@ -36,6 +36,7 @@ COMMANDS = {
         "tune": "serve",
         "serve": "serve",
         "key": "serve",
+        "sign": "cli,sign",
     },
     "Judge images": {
         "predict": "client",
@@ -49,7 +50,7 @@ COMMANDS = {
 EPILOGUE = """
 You can also set every option in the environment (OODGUARD_TRAIN_SEED=1) or in a TOML file with one table per command
 (`[train]`, then `seed = 1`): ./oodguard.toml, or the file that --config names. The command line wins over the
-environment, and the environment over the file.
+environment, and the environment over the file. Addresses, keys and who may ask are read only from a file that you name.
 """
 
 
@@ -58,14 +59,19 @@ def build(config: Path | None = None, *, summaries: bool = False, versions: bool
 
     versions: whether `--version` prints the program's version.
     """
-    path = config or Path(CONFIG_FILE)
+    file = ConfigFile(
+        config or Path(CONFIG_FILE),
+        chosen=config is not None,
+        commands=[name for names in COMMANDS.values() for name in names],
+        say=_aside,
+    )
     app = App(
         name="oodguard",
         help="Image classifiers that know when not to answer: train, evaluate, export and serve a guarded classifier.",
         help_epilogue=EPILOGUE,
         version=oodguard.__version__,
         version_flags=("--version",) if versions else (),
-        config=[Env("OODGUARD_", command=True), Toml(path, must_exist=config is not None)],
+        config=[Env("OODGUARD_", command=True), file],
         default_parameter=Parameter(negative_iterable=(), show_env_var=False),
         print_error=False,
         exit_on_error=False,
@@ -152,6 +158,10 @@ def _sentence(error: CycloptsError) -> str:
 def _missing(command: str, error: BaseException) -> str:
     extra = next(names[command] for names in COMMANDS.values() if command in names)
     return f"oodguard {command} needs the package {getattr(error, 'name', None)}; pip install 'oodguard[{extra}]'"
+
+
+def _aside(sentence: str) -> None:
+    Terminal(stderr=True, soft_wrap=True).print(f"[dim]{escape(sentence)}[/]", highlight=False)
 
 
 def _fail(sentence: str, code: int) -> int:

@@ -31,6 +31,8 @@ from oodguard.core.verdict import (
 )
 
 MIN_CALIBRATION = 20
+# What rounding, of float16 too, may put a probability beyond 0 or 1.
+RANGE_SLACK = 2e-3
 
 
 class Calibration(Frozen):
@@ -214,7 +216,8 @@ class Calibration(Frozen):
     def measure(self, outputs: Outputs) -> Measured:
         """The part of a verdict that no threshold moves, for a whole batch.
 
-        Raises `QualityError` when the graph returned the wrong shape or a number that is not finite.
+        Raises `QualityError` when the graph returned the wrong shape a number that is not finite, or a probability
+        outside 0 to 1.
         """
         probabilities, scores = outputs.probabilities, outputs.scores
         if probabilities.ndim != 2 or scores.shape != (len(probabilities), len(self.curves)):
@@ -224,6 +227,8 @@ class Calibration(Frozen):
             )
         if not (np.isfinite(probabilities).all() and np.isfinite(scores).all()):
             raise QualityError("the graph returned a number that is not finite")
+        if probabilities.min(initial=0.0) < -RANGE_SLACK or probabilities.max(initial=1.0) > 1 + RANGE_SLACK:
+            raise QualityError("the graph returned a probability that is not between 0 and 1")
         columns = self.columns(scores)
         fused = self.score(columns, probabilities.argmax(1))
         return Measured(

@@ -8,6 +8,7 @@ from enum import StrEnum
 GRPC_STATUS = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
     405: "UNIMPLEMENTED",
     408: "DEADLINE_EXCEEDED",
@@ -56,6 +57,7 @@ class Code(StrEnum):
     TOO_MANY_FILES = "too_many_files", 413, "Too many images"
     BAD_PARAMETER = "bad_parameter", 422, "Parameter out of range"
     UNAUTHORIZED = "unauthorized", 401, "API key needed"
+    FORBIDDEN = "forbidden", 403, "Not with this key"
     TOO_SLOW = "too_slow", 408, "Request too slow"
     OVERLOADED = "overloaded", 429, "Too many requests"
     BAD_REQUEST = "bad_request", 400, "Malformed request"

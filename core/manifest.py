@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -13,13 +13,17 @@ from oodguard.core.calibration import Calibration
 from oodguard.core.classifier import ClassifierRecord
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import FormatError, QualityError
-from oodguard.core.files import file_sha256
+from oodguard.core.files import file_sha256, read_text
 from oodguard.core.frozen import Frozen, first_fault
+from oodguard.core.golden import Golden, require_judged
 from oodguard.core.lineage import VersionRef
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import Family, ScoreName
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import DEFAULT_TOP_K, Measured, Outputs, Thresholds, Verdict
+
+if TYPE_CHECKING:
+    from oodguard.core.signature import Trust
 
 SCHEMA_VERSION = 4
 MANIFEST_FILE = "manifest.json"
@@ -31,6 +35,7 @@ NEIGHBOURS_NAME = "neighbours"
 DISTANCES_NAME = "distances"
 STANDALONE_FILE = "standalone.onnx"
 ACCEPT_NAME = "accept"
+MAX_MANIFEST_BYTES = 64 * 2**20
 # Of a model and of its version.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -72,6 +77,8 @@ class FileRef(Frozen):
         path = PurePosixPath(self.path)
         if path.is_absolute() or ".." in path.parts or "\\" in self.path:
             raise ValueError(f"{self.path} leaves the bundle")
+        if not path.parts or not self.path.isprintable():
+            raise ValueError(f"{self.path!r} is not a path")
         return self
 
 
@@ -149,16 +156,6 @@ class Standalone(Frozen):
     outputs: tuple[TensorSpec, ...]
     rows: int = Field(ge=1)
     max_score_error: float = Field(ge=0)
-
-
-class Golden(Frozen):
-    """A real image and the answer the bundle must give for it."""
-
-    path: str
-    label: str
-    is_ood: bool
-    probabilities: tuple[float, ...]
-    scores: tuple[float, ...]
 
 
 class Manifest(Frozen):
@@ -239,6 +236,7 @@ class Manifest(Frozen):
         for golden in self.golden:
             if len(golden.probabilities) != len(self.classes) or len(golden.scores) != len(names):
                 raise ValueError(f"the expected output of {golden.path} does not fit the classes and scores")
+        require_judged(self.golden, self.calibration, self.targets)
         if self.standalone is not None and self.standalone.calibration_sha256 != calibration_sha256(self.calibration):
             raise ValueError("the standalone graph was made of another calibration; export the bundle again")
         wanted = (PROBABILITIES_NAME, SCORES_NAME, *((NEIGHBOURS_NAME, DISTANCES_NAME) if self.bank else ()))
@@ -354,14 +352,16 @@ def reference_of(manifest: Manifest, text: bytes) -> VersionRef:
     )
 
 
-def load_manifest(bundle: Path) -> Manifest:
+def load_manifest(bundle: Path, *, trust: Trust | None = None) -> Manifest:
     """Read a bundle's manifest and verify every file it lists: existence, size and SHA-256.
+
+    trust: the keys one of which must have signed the manifest; None: anybody's will do.
 
     Raises `FormatError`, in one sentence, for anything that does not fit.
     """
     path = bundle / MANIFEST_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, most=MAX_MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         if not bundle.is_dir():
             raise FormatError(f"{bundle} is not a bundle: there is no such folder") from None
@@ -370,9 +370,11 @@ def load_manifest(bundle: Path) -> Manifest:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(f"{path} cannot be read ({error})") from None
+    if trust is not None:
+        trust.require(path, text.encode())
     try:
         raw = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise FormatError(f"{path} is not valid JSON") from None
     found = raw.get("schema_version") if isinstance(raw, dict) else None
     if found != SCHEMA_VERSION:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict
 
-from oodguard.core.errors import ImageError
+from oodguard.core.errors import ImageError, QualityError
 from oodguard.core.explanation import Explanation
 from oodguard.core.frozen import Frozen
 from oodguard.core.scores import ScoreName
@@ -33,6 +33,13 @@ class Outputs(Frozen):
     scores: Floats
     neighbours: Rows | None = None
     distances: Floats | None = None
+
+    def require_rows(self, count: int) -> None:
+        """Raise `QualityError` unless there is one row for each of `count` images."""
+        for name in ("probabilities", "scores", "neighbours", "distances"):
+            found = getattr(self, name)
+            if found is not None and len(found) != count:
+                raise QualityError(f"the graph returned {len(found)} rows of {name} for {count} images")
 
     def rows(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Outputs:
         """The same for some of the images."""

@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from oodguard.core.bank import BANK_FILE, NEAREST
 from oodguard.core.calibration import Calibration
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError, QualityError
 from oodguard.core.files import file_sha256
+from oodguard.core.golden import Golden, judged
 from oodguard.core.lineage import VersionRef, next_version, versions_beside
 from oodguard.core.manifest import (
     DISTANCES_NAME,
@@ -30,11 +30,9 @@ from oodguard.core.manifest import (
     SCORES_NAME,
     STANDALONE_FILE,
     FileRef,
-    Golden,
     Manifest,
     Parity,
     Precision,
-    Provenance,
     ScoreEntry,
     Standalone,
     TensorSpec,
@@ -56,14 +54,16 @@ from oodguard.export.parity import (
     require_distances,
     undecided,
 )
+from oodguard.export.provenance import provenance
 from oodguard.export.reduce import Lower, Material, gather, reduce
 from oodguard.export.standalone import standalone
 from oodguard.export.standalone_parity import measure_standalone
+from oodguard.export.strange import strange_golden
 from oodguard.export.thumbnails import bank_photos, pack
 from oodguard.export.wrapped_graph import WrappedGraph
 from oodguard.training.backbone.features import TRAINING_LIMITS
 from oodguard.training.progress import Reporter, Silent
-from oodguard.training.record import GOLDEN_FOLDER, RunRecord
+from oodguard.training.record import GOLDEN_FOLDER
 from oodguard.training.run import Run, finish, load_run, reference
 
 
@@ -98,6 +98,7 @@ def export_bundle(
     thumbnails: bool = False,
     keep_probabilities: bool = False,
     with_standalone: bool = False,
+    overwrite: bool = False,
     report: Reporter | None = None,
 ) -> Manifest:
     """Export a run as a bundle: one ONNX graph, a manifest, golden images; gated by parity.
@@ -114,7 +115,7 @@ def export_bundle(
     int8 and fp16 need the run's photos, at `data` where they have moved, and set every threshold anew on the converted
     graph's scores; `ood` are folders whose detection must not suffer. `thumbnails` need the photos, too: whoever has
     the bundle can then look at small copies of the training photos in its bank.
-    `with_standalone` adds a graph that gives verdicts by itself.
+    `with_standalone` adds a graph that gives verdicts by itself. `overwrite` replaces the bundle at `out`.
 
     Raises `QualityError` when the graph does not answer as it must, or when the ensemble's members collude (unless
     `allow_collusion`; the manifest says so either way), `InputError` and `FormatError` for what the user
@@ -130,7 +131,10 @@ def export_bundle(
     # A run that follows another one is a version of the same model, whatever its folder is called.
     name = name or (run.record.name if run.record.parent else None) or run_folder.resolve().name
     version = _version(name, version, out)
-    if out.exists() and not (out / MANIFEST_FILE).is_file() and (out.is_file() or any(out.iterdir())):
+    if (out / MANIFEST_FILE).is_file():
+        if not overwrite:
+            raise InputError(f"{out} is a bundle; choose another --out, or add --overwrite to replace it")
+    elif out.exists() and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not a bundle; choose another --out")
     own = run.record.classifier
     if precision == "fp32" and (ood or (data and not thumbnails and own is None)):
@@ -300,7 +304,6 @@ class _Writer:
     def manifest(self, content: Content, standalone: Standalone | None) -> Manifest:
         """The manifest of what lies in the scratch folder."""
         record = self.run.record
-        probabilities, scores = content.answers.probabilities, content.answers.scores
         nearest = ("batch", min(NEAREST, len(self.run.bank)))
         (self.scratch / BANK_FILE).write_text(self.run.bank.model_dump_json(), encoding="utf-8")
         pictures = self.scratch / THUMBNAILS_FILE
@@ -335,23 +338,40 @@ class _Writer:
             follows=self.follows,
             diagnosis=record.diagnosis,
             parity=content.parity,
-            golden=tuple(
-                Golden(
-                    path=path.relative_to(self.scratch).as_posix(),
-                    label=record.classes[label],
-                    is_ood=is_ood,
-                    probabilities=tuple(probabilities[i].tolist()),
-                    scores=tuple(scores[i].tolist()),
-                )
-                for i, (path, (label, is_ood)) in enumerate(content.verdicts.items())
-            ),
+            golden=judged([*self._photos(content), *self._strange(content)], content.calibration, record.targets),
             bank=BANK_FILE,
             thumbnails=THUMBNAILS_FILE if pictures.is_file() else None,
             standalone=standalone,
             files=tuple(
                 FileRef(path=p.relative_to(self.scratch).as_posix(), bytes=p.stat().st_size, sha256=file_sha256(p))
-                for p in (self.scratch / GRAPH_FILE, *extra, *content.golden)
+                for p in (self.scratch / GRAPH_FILE, *extra, *sorted((self.scratch / GOLDEN_FOLDER).iterdir()))
             ),
+        )
+
+    def _photos(self, content: Content) -> list[Golden]:
+        probabilities, scores = content.answers.probabilities, content.answers.scores
+        return [
+            Golden(
+                path=path.relative_to(self.scratch).as_posix(),
+                label=self.run.record.classes[label],
+                is_ood=is_ood,
+                probabilities=tuple(probabilities[i].tolist()),
+                scores=tuple(scores[i].tolist()),
+            )
+            for i, (path, (label, is_ood)) in enumerate(content.verdicts.items())
+        ]
+
+    def _strange(self, content: Content) -> list[Golden]:
+        graph = (self.scratch / GRAPH_FILE).read_bytes()
+        record = self.run.record
+        return strange_golden(
+            record.preprocessing,
+            content.calibration,
+            record.targets,
+            [session(graph), session(graph, optimised=False)],
+            classes=record.classes,
+            bundle=self.scratch,
+            folder=GOLDEN_FOLDER,
         )
 
     def _metadata(self, precision: Precision) -> dict[str, str]:
@@ -361,21 +381,3 @@ class _Writer:
             "oodguard.run": self.run.record.weights_sha256,
             "oodguard.precision": precision,
         }
-
-
-def provenance(record: RunRecord) -> Provenance:
-    """Where a graph of this run comes from."""
-    return Provenance(
-        oodguard=record.oodguard,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seed=record.seed,
-        backbone=record.backbone.name,
-        weights_source=record.backbone.source,
-        weights_sha256=record.weights_sha256,
-        data_fingerprint=record.data_fingerprint,
-        train_images=record.splits.train,
-        calibration_images=record.splits.calibration,
-        versions=record.versions,
-        options=record.options,
-        metrics=record.metrics,
-    )

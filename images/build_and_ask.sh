@@ -72,9 +72,9 @@ else
 fi
 
 echo "== start, read-only, as user 10001, with a key"
-KEYS=$(serve images/confined.sh "$ROOT" 10001 /tmp tmpfs:/tmp -- oodguard key caller)
-KEY=$(echo "$KEYS" | sed -n 's/.*once): *//p')
-HASH=$(echo "$KEYS" | sed -n 's/.*key file: *//p')
+HASH=$(serve images/confined.sh "$ROOT" 10001 /tmp tmpfs:/tmp -- oodguard key caller 2> key.log)
+KEY=$(sed -n 's/.*once): *//p' key.log)
+rm key.log
 STARTED=$(date +%s%N)
 # shellcheck disable=SC2046
 serve OODGUARD_SERVE_KEY_HASHES="$HASH" $(confined) oodguard serve > serve.log 2>&1 &

@@ -199,6 +199,8 @@ async def lifespan(parts: Parts, rpc: RpcServer | None) -> AsyncIterator[None]:
     if parts.settings.page:
         beside.append(parts.traffic.run())
     tasks = [asyncio.create_task(work) for work in beside]
+    for task in tasks:
+        task.add_done_callback(parts.health.ended)
     yield
     if rpc is not None:
         await rpc.stop()

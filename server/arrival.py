@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from oodguard.core.errors import FormatError
 from oodguard.core.manifest import MANIFEST_FILE, FileRef, load_manifest
+from oodguard.core.signature import signature_of
 
 # Seconds without a change after which a bundle that is not whole will not become so by waiting.
 PATIENCE = 10.0
@@ -28,7 +29,9 @@ class Arrival(enum.Enum):
 
 @dataclass(frozen=True)
 class Look:
-    """The manifest's hash; for each file that it lists device, inode, size and time, or None where it is missing."""
+    """The manifest's hash; for each file that it lists, and for its signature, device, inode, size and time, or None
+    where it is missing.
+    """
 
     manifest: str
     files: tuple[tuple[int, ...] | None, ...]
@@ -102,12 +105,14 @@ def _look(bundle: Path, served: str | None) -> Look | None:
         listed = _Listing.model_validate_json(text).files
     except ValidationError:
         listed = ()
-    return Look(manifest, tuple(_state(bundle / ref.path) for ref in listed))
+    # The signature may come after the manifest, or be made anew.
+    paths = (*(bundle / ref.path for ref in listed), signature_of(bundle / MANIFEST_FILE))
+    return Look(manifest, tuple(map(_state, paths)))
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a path of the listing that cannot be one
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

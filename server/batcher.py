@@ -55,13 +55,15 @@ class QueuedImage:
 
 
 class BatcherEvents(Protocol):
-    """What a batcher reports: each batch that starts, each image dropped as late, each batch that failed; that the
-    engine is gone; that a batch has been running for more than so many seconds, and that none of those is left.
+    """What a batcher reports: each batch that starts, each image dropped as late, each batch that failed, each
+    that was measured; that the engine is gone; that a batch has been running for more than so many seconds, and that
+    none of those is left.
     """
 
     def batch(self, images: int) -> None: ...  # noqa: D102
     def expired(self) -> None: ...  # noqa: D102
-    def engine_error(self) -> None: ...  # noqa: D102
+    def engine_error(self, error: Exception) -> None: ...  # noqa: D102
+    def measured(self) -> None: ...  # noqa: D102
     def unavailable(self, reason: str) -> None: ...  # noqa: D102
     def stalled(self, seconds: float) -> None: ...  # noqa: D102
     def recovered(self) -> None: ...  # noqa: D102
@@ -202,17 +204,19 @@ class Batcher:
             np.stack([item.pixels for item in items], out=batch)
             outputs = await self._engine.infer(batch)
             # Images of all sources share a batch; nearly always there is one.
+            outputs.require_rows(len(items))
             measured = {one: self._manifest.measure(outputs, source=one) for one in {item.source for item in items}}
         except EngineUnavailable as unavailable:
             self._events.unavailable(str(unavailable))
             error = unavailable
         except (EngineError, QualityError) as failed:
-            self._events.engine_error()
+            self._events.engine_error(failed)
             error = failed if isinstance(failed, EngineError) else EngineError(str(failed))
         except Exception as unexpected:  # a failed batch must reach every waiter, whatever it was
-            self._events.engine_error()
+            self._events.engine_error(unexpected)
             error = EngineError(f"inference failed ({type(unexpected).__name__})")
         else:
+            self._events.measured()
             ran = self._clock() - started
             for row, item in enumerate(items):
                 if not item.future.done():

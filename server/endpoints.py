@@ -163,8 +163,8 @@ class AdminRoutes:
         """The routes."""
         return (
             Route(path="/metrics", endpoint=self.scrape, open=True),
-            Route(path="/admin/reload", endpoint=self.reload, methods=("POST",)),
-            Route(path="/admin/shadow", endpoint=self.shadow_state),
+            Route(path="/admin/reload", endpoint=self.reload, methods=("POST",), admin=True),
+            Route(path="/admin/shadow", endpoint=self.shadow_state, admin=True),
         )
 
     async def scrape(self, _: Request) -> Response:

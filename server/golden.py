@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from oodguard.core.errors import ImageError, QualityError
-from oodguard.core.manifest import Golden, Manifest
+from oodguard.core.golden import Golden
+from oodguard.core.manifest import Manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.core.verdict import Outputs
 from oodguard.server.engines.base import Engine
@@ -34,11 +35,17 @@ def broken_promise(manifest: Manifest, golden: Sequence[Golden], outputs: Output
         verdicts = manifest.judge(outputs)
     except QualityError as error:
         return f"the golden images could not be answered ({error})"
-    wrong = [g.path for g, v in zip(golden, verdicts, strict=True) if (g.label, g.is_ood) != (v.label, v.is_ood)]
+    wrong = [
+        g.path
+        for g, v in zip(golden, verdicts, strict=True)
+        if g.is_ood != v.is_ood or (g.exact and g.label != v.label)
+    ]
     if wrong:
         return f"the verdict on {wrong[0]} is not the one in the manifest"
     tolerance = manifest.parity.tolerance
-    worst = float(manifest.calibration.score_errors([g.scores for g in golden], outputs.scores).max())
+    exact = np.array([g.exact for g in golden])
+    errors = manifest.calibration.score_errors([g.scores for g in golden], outputs.scores)[exact]
+    worst = float(errors.max(initial=0.0))
     if worst > tolerance:
         return f"scores of the golden images differ from the manifest's by {worst:.1e} (allowed {tolerance:g})"
     return None

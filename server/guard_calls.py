@@ -20,6 +20,7 @@ from oodguard.core.images import ImageLike, name_of
 from oodguard.core.manifest import Manifest, load_manifest
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
 from oodguard.core.problems import Refused, problem, summary_of
+from oodguard.core.signature import Trust
 from oodguard.core.targets import Asked, Targets
 from oodguard.core.verdict import Thresholds
 from oodguard.server.batch_judge import BatchJudge, JudgedBatch
@@ -60,6 +61,7 @@ class GuardCalls:
         max_batch: int | None = None,
         decode_workers: int | None = None,
         limits: ImageLimits = DEFAULT_LIMITS,
+        trust: str | Path | None = None,
     ) -> Self:
         """A guard that answers with a bundle in this process. Close it, or use it as a context manager.
 
@@ -77,6 +79,7 @@ class GuardCalls:
         max_batch        images in one inference at most; default: the tuning record's, or 8
         decode_workers   threads that decode images; default: sessions + 1
         limits           bytes and pixels that one image may have at most
+        trust            public keys (PEM) one of which must have signed the bundle; default: any bundle
 
         Every file's SHA-256 is verified, and the golden images must be answered as the manifest says. Raises
         `FormatError` for a folder that is no bundle or was changed, `InputError` for an option out of range,
@@ -98,7 +101,7 @@ class GuardCalls:
             first = error.errors()[0]
             why = first["msg"].removeprefix("Value error, ")
             raise InputError(f"{first['loc'][0]}: {why}; got {first['input']!r}") from None
-        manifest = load_manifest(options.bundle)
+        manifest = load_manifest(options.bundle, trust=None if trust is None else Trust.read(Path(trust)))
         plan = plan_for(options, manifest)
         judge = BatchJudge.open(options.bundle, manifest, plan, limits=limits, device=device, workers=decode_workers)
         return cls(judge)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from oodguard.server.decoders import Decoders
 from oodguard.server.errors import EngineUnavailable
+from oodguard.server.logs import server as log
 from oodguard.server.serving import Serving
 
 
 @dataclass
 class Health:
     """What the probes are told. Each property is a sentence that says why not, or None.
+
+    `unwatched`: why nothing watches the bundle and the keys any more.
 
     A slow inference makes the server not ready, but not broken: it may end. After `dead_after` seconds it is dead. So
     do images that keep every decoder, after `stall_after` seconds.
@@ -22,13 +26,15 @@ class Health:
     stall_after: float
     dead_after: float
     draining: bool = False
+    unwatched: str | None = None
 
     @property
     def not_ready(self) -> str | None:
         """Why no new traffic should be sent here."""
         model = self.serving.model
         draining = "shutting down" if self.draining else None
-        return model.condition.defect or model.condition.slow or self._undecoded or draining or model.unreachable
+        slow = model.condition.slow or self._undecoded
+        return model.condition.defect or slow or draining or model.unreachable or self.unwatched
 
     @property
     def dead(self) -> str | None:
@@ -48,6 +54,12 @@ class Health:
         """Why no request can be answered."""
         model = self.serving.model
         return model.condition.defect or self.dead or model.unreachable
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """Turn readiness red where what runs beside the requests has ended by an error: nobody would notice else."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.unwatched = f"the watch over files has ended ({type(error).__name__})"
+            log.critical("not ready: %s", self.unwatched, exc_info=error)
 
     def require_able(self) -> None:
         """Raise `EngineUnavailable` when no request can be answered."""

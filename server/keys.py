@@ -6,14 +6,35 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
-from oodguard.core.errors import EnvironmentProblem, InputError, OodguardError
+from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
+from oodguard.core.files import read_text
 from oodguard.server.errors import ReloadRefused
 from oodguard.server.logs import server as log
 
 PREFIX = "og_"
-ENTRY = re.compile(r"^(?P<name>[A-Za-z0-9._-]{1,64}):(?P<digest>[0-9a-f]{64})$")
+ENTRY = re.compile(r"^(?P<name>[A-Za-z0-9._-]{1,64}):(?P<digest>[0-9a-f]{64})(?::(?P<role>predict|admin))?$")
+MAX_FILE_BYTES = 4 * 2**20
+
+
+class Role(StrEnum):
+    """What a key is for: asking about images, or also loading bundles and looking at the server."""
+
+    PREDICT = "predict"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One caller's key."""
+
+    name: str
+    digest: bytes
+    role: Role
 
 
 def new_key() -> str:
@@ -26,66 +47,104 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def parse_keys(entries: list[str], source: str) -> dict[str, str]:
-    """`name:sha256` entries as `{name: digest}`. Raises `InputError`, without quoting what may be a key."""
-    found: dict[str, str] = {}
+NO_KEY = digest("")
+
+
+def parse_key(entry: str) -> Key:
+    """The key of a `name:sha256` or `name:sha256:role` entry. Raises `ValueError`, which never quotes a key."""
+    match = ENTRY.match(entry)
+    if match is None:
+        raise ValueError("expected name:sha256 or name:sha256:admin, as printed by `oodguard key`")
+    if match["digest"] == NO_KEY:
+        raise ValueError("this is the SHA-256 of nothing, which every caller without a key has")
+    return Key(match["name"], bytes.fromhex(match["digest"]), Role(match["role"] or Role.PREDICT))
+
+
+@dataclass(frozen=True)
+class ParsedKeys:
+    """The keys of some entries, and a sentence about each entry that holds none."""
+
+    keys: tuple[Key, ...]
+    faults: tuple[str, ...]
+
+
+def parse_keys(entries: Sequence[str]) -> ParsedKeys:
+    """Read `name:sha256` entries; empty ones and comments (`#`) are left out. Of a name that repeats no key counts."""
+    found: dict[str, Key] = {}
+    faults: list[str] = []
+    repeated: set[str] = set()
     for number, entry in enumerate(entries, start=1):
         text = entry.strip()
         if not text or text.startswith("#"):
             continue
-        match = ENTRY.match(text)
-        if match is None:
-            raise InputError(f"{source}, entry {number}: expected name:sha256 as printed by `oodguard key`")
-        if match["name"] in found:
-            raise InputError(f"{source}, entry {number}: the name {match['name']} repeats")
-        found[match["name"]] = match["digest"]
-    if not found:
-        raise InputError(f"{source} holds no key; `oodguard key` makes one")
-    return found
+        try:
+            key = parse_key(text)
+        except ValueError as error:
+            faults.append(f"entry {number}: {error}")
+            continue
+        if key.name in found:
+            repeated.add(key.name)
+            faults.append(f"entry {number}: the name {key.name} repeats")
+        found[key.name] = key
+    return ParsedKeys(tuple(key for key in found.values() if key.name not in repeated), tuple(faults))
 
 
 class KeyRing:
     """The keys that may call, from a file or from a comma-separated string; without either, anyone may call.
 
-    Several may be valid at once, so that one can be replaced without an outage. Raises `InputError` for a key that
-    cannot be used, `EnvironmentProblem` for a file that cannot be read.
+    Several may be valid at once, so that one can be replaced without an outage. Raises `InputError` for an entry that
+    cannot be used, or where there is no key at all, `EnvironmentProblem` for a file that cannot be read.
     """
 
     def __init__(self, *, file: Path | None = None, hashes: str | None = None) -> None:
-        self._file, self._hashes = file, hashes
-        self._digests = self._read()
+        self._file = file
+        self._source = str(file) if file is not None else "key_hashes"
+        self.needed = file is not None or bool(hashes)
+        self._keys: tuple[Key, ...] = ()
+        if not self.needed:
+            return
+        found = parse_keys((hashes or "").split(",") if file is None else self._lines(file))
+        if found.faults:
+            raise InputError(f"{self._source}, {found.faults[0]}")
+        if not found.keys:
+            raise InputError(f"{self._source} holds no key; `oodguard key` makes one")
+        self._keys = found.keys
 
-    def _read(self) -> dict[str, bytes]:
-        if self._file is not None:
-            try:
-                lines = self._file.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise EnvironmentProblem(f"{self._file} cannot be read ({error})") from None
-            keys = parse_keys(lines, str(self._file))
-        else:
-            keys = parse_keys(self._hashes.split(","), "key_hashes") if self._hashes else {}
-        return {name: bytes.fromhex(value) for name, value in keys.items()}
+    def _lines(self, file: Path) -> list[str]:
+        try:
+            return read_text(file, most=MAX_FILE_BYTES).splitlines()
+        except (OSError, UnicodeDecodeError, FormatError) as error:
+            raise EnvironmentProblem(f"{file} cannot be read ({error})") from None
 
     def reload(self) -> None:
-        """Read the key file again. Raises `ReloadRefused`; the old keys stay valid then."""
+        """Read the key file again. A key that is not in it any more is not valid any more, whatever else it holds.
+
+        An empty or absent file has no keys: nobody may call. Raises `ReloadRefused` for a file with an entry that
+        cannot be used, or that cannot be read; the other entries count, and in the latter case the old keys.
+        """
+        if self._file is None:
+            return
         try:
-            self._digests = self._read()
-        except OodguardError as error:
+            found = parse_keys(self._lines(self._file) if self._file.exists() else [])
+        except (EnvironmentProblem, OSError) as error:
             log.error("key file refused, the old keys stay valid: %s", error)
             raise ReloadRefused(str(error)) from None
+        self._keys = found.keys
+        if not found.keys:
+            log.error("%s holds no key: nobody may call", self._file)
+        if found.faults:
+            log.error("entries of the key file refused, the others count: %s, %s", self._file, "; ".join(found.faults))
+            raise ReloadRefused(f"{self._file}, {found.faults[0]}; the other entries count")
 
-    @property
-    def needed(self) -> bool:
-        """Whether a caller needs a key."""
-        return bool(self._digests)
-
-    def who(self, authorization: str | None, api_key: str | None) -> str | None:
-        """The name of the key in `Authorization: Bearer KEY` or `X-API-Key: KEY`; None for one that is not valid."""
+    def who(self, authorization: str | None, api_key: str | None) -> Key | None:
+        """The key in `Authorization: Bearer KEY` or `X-API-Key: KEY`; None for one that is not valid."""
         scheme, _, token = (authorization or "").partition(" ")
         given = api_key or (token.strip() if scheme.lower() == "bearer" else "")
+        if not given:
+            return None
         shown = hashlib.sha256(given.encode("latin-1", "replace")).digest()
         found = None
-        for name, expected in self._digests.items():
-            if hmac.compare_digest(shown, expected):
-                found = name
+        for key in self._keys:
+            if hmac.compare_digest(shown, key.digest):
+                found = key
         return found

@@ -92,7 +92,7 @@ class Metrics:
         samples = self._add(
             Counter,
             "oodguard_samples",
-            "Flagged images for review: kept, dropped for want of room, failed to be written.",
+            "Flagged images for review: kept, the same as one kept, dropped for want of room, failed to be written.",
             "result",
         )
         webhook = self._add(
@@ -162,7 +162,7 @@ class Metrics:
         self._decisions = {decision: decisions.labels(decision) for decision in Decision}
         self._rejected = {code: rejected.labels(code) for code in Code}
         self.reloads = {result: reloads.labels(result) for result in ("swapped", "refused")}
-        self.samples = {result: samples.labels(result) for result in ("kept", "dropped", "failed")}
+        self.samples = {result: samples.labels(result) for result in ("kept", "repeated", "dropped", "failed")}
         self.webhook = {result: webhook.labels(result) for result in ("delivered", "dropped", "failed")}
         self.shadow_images = {result: shadow_images.labels(result) for result in ("judged", "dropped", "failed")}
         self.shadow_reloads = {result: shadow_reloads.labels(result) for result in ("swapped", "refused")}

@@ -26,6 +26,7 @@ from oodguard.server.engines.base import Engine, RemoteEngine
 from oodguard.server.engines.registry import REMOTE, build_engine
 from oodguard.server.errors import EngineError, RequestError
 from oodguard.server.golden import defect_of
+from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
 from oodguard.server.sender import Sender
 from oodguard.server.settings import ServeSettings
@@ -33,6 +34,8 @@ from oodguard.server.tuning import EnginePlan, plan_for
 
 # Callers ask for few targets, over and over.
 THRESHOLDS_KEPT = 256
+# Seconds between two looks at whether a model that failed answers the golden images again.
+ASK_AGAIN = 2.0
 
 
 class ServedModel:
@@ -55,10 +58,11 @@ class ServedModel:
         self.remote: RemoteEngine | None = None
         # Read before the manifest is: where the bundle is replaced in between, it is loaded once more.
         self.fingerprint = fingerprint(self.bundle / MANIFEST_FILE) if self.bundle else None
+        trust = settings.trusted
         if settings.engine in REMOTE:
             self.explainer, self.remote = REMOTE[settings.engine].loader()(settings)
         elif self.bundle is not None:
-            self.explainer = Explainer.load(self.bundle, load_manifest(self.bundle))
+            self.explainer = Explainer.load(self.bundle, load_manifest(self.bundle, trust=trust))
         else:
             raise FormatError("there is no bundle to serve")
         self.manifest = self.explainer.manifest
@@ -70,7 +74,8 @@ class ServedModel:
         self.targets, _ = self.asked(**settings.asked)
         for source in self.manifest.sources:
             self.asked(source=source, **settings.asked)
-        self.condition = Condition(metrics)
+        self.condition = Condition(metrics, self._doubt)
+        self._asking: asyncio.Task[None] | None = None
         self.batcher: Batcher | Sender
         if self.remote is not None:
             self.engine: Engine = self.remote
@@ -166,6 +171,23 @@ class ServedModel:
             return f"the engine cannot be warmed up ({error})"
         return await defect_of(self.bundle, self.manifest, self.engine, max_batch=size)
 
+    def _doubt(self) -> None:
+        """Ask the golden images again, beside the requests. A remote engine looks after its servers itself."""
+        if self.remote is None and (self._asking is None or self._asking.done()):
+            self._asking = asyncio.get_running_loop().create_task(self._ask_again())
+
+    async def _ask_again(self) -> None:
+        """Keep the model from answering for as long as the golden images say that it cannot."""
+        condition = self.condition
+        while defect := await self._difference():
+            if condition.defect is None:
+                log.error("not ready: inferences fail, and %s", defect)
+            condition.defect = defect
+            await asyncio.sleep(ASK_AGAIN)
+        if condition.defect is not None:
+            log.warning("ready again: the golden images are answered as they must be")
+        condition.defect = None
+
     async def retire(self, timeout: float) -> None:
         """Wait for the last lease, then close the engine; after `timeout` seconds close it regardless."""
         try:
@@ -178,6 +200,9 @@ class ServedModel:
 
     async def close(self) -> None:
         """Close the engine and the file of thumbnails."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         await self.engine.close()
         if self.thumbnails is not None:
             self.thumbnails.close()

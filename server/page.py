@@ -13,12 +13,13 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from oodguard.core.codes import Code
-from oodguard.core.formats import CONTENT_TYPES
-from oodguard.server.card import ModelCard, ShadowCard, card_of, sample_files
+from oodguard.core.formats import format_of
+from oodguard.server.card import ModelCard, ShadowCard, card_of
 from oodguard.server.errors import RequestError
 from oodguard.server.model import ServedModel
 from oodguard.server.problems import documented
 from oodguard.server.routes import Route
+from oodguard.server.sample_images import SampleImages
 from oodguard.server.serving import Serving
 from oodguard.server.settings import ServeSettings
 from oodguard.server.shadow import Shadow
@@ -81,6 +82,7 @@ class PageRoutes:
         self._serving = serving
         self._traffic = traffic
         self._shadow = shadow
+        self._samples = SampleImages(settings)
         # A replaced model must not be kept alive by its card.
         self._of: weakref.ref[ServedModel] | None = None
         self._beside: ShadowCard | None = None
@@ -123,15 +125,15 @@ class PageRoutes:
     async def sample(self, request: Request) -> Response:
         """An image to try: one of the bundle's golden images, or one that the server was started with."""
         number = request.path_params["number"]
-        files = sample_files(self._serving.model, self._settings)
-        if not (number.isascii() and number.isdigit() and len(number) < 6 and int(number) < len(files)):
-            raise RequestError(Code.NOT_FOUND, f"there is no such sample; {len(files)} are counted from 0")
-        path = files[int(number)]
-        try:
-            content = await run_in_threadpool(path.read_bytes)
-        except OSError:
-            raise RequestError(Code.NOT_FOUND, f"sample {number} is no longer there") from None
-        return Response(content, media_type=CONTENT_TYPES.get(path.suffix.lower(), "application/octet-stream"))
+        with self._serving.model.lease() as model:
+            count = self._samples.count(model)
+            if not (number.isascii() and number.isdigit() and len(number) < 6 and int(number) < count):
+                raise RequestError(Code.NOT_FOUND, f"there is no such sample; {count} are counted from 0")
+            content = await run_in_threadpool(self._samples.read, model, int(number))
+        kind = format_of(content) if content else None
+        if content is None or kind is None:
+            raise RequestError(Code.NOT_FOUND, f"sample {number} is no longer there")
+        return Response(content, media_type=kind.content_type)
 
 
 async def root(_: Request) -> RedirectResponse:

@@ -19,13 +19,13 @@ from oodguard.core.calibration import MIN_CALIBRATION, Calibration
 from oodguard.core.errors import EnvironmentProblem, InputError, QualityError
 from oodguard.core.files import file_sha256
 from oodguard.core.frozen import Frozen
+from oodguard.core.golden import Golden, judged
 from oodguard.core.lineage import VersionRef, next_version
 from oodguard.core.manifest import (
     DEFAULT_SOURCE,
     MANIFEST_FILE,
     MAX_SOURCES,
     NAME,
-    Golden,
     Manifest,
     Recalibration,
     load_manifest,
@@ -281,12 +281,15 @@ def renewed(manifest: Manifest, calibration: Calibration) -> tuple[Golden, ...]:
         ((fused > new) == [g.is_ood for g in manifest.golden])
         & (margins >= np.abs(manifest.calibration.fused(outputs) - old))
     )
-    steady[margins.argmax()] = True
-    return tuple(
-        golden.model_copy(update={"is_ood": bool(score > new)})
+    exact = np.array([g.exact for g in manifest.golden])
+    steady[np.where(exact, margins, -1.0).argmax()] = True
+    kept = [
+        golden
         for golden, score, keep in zip(manifest.golden, fused, steady, strict=True)
-        if keep
-    )
+        # A picture of nothing says nothing once it is not flagged.
+        if keep and (golden.exact or score > new)
+    ]
+    return judged(kept, calibration, targets)
 
 
 def _write(bundle: Path, manifest: Manifest, out: Path, *, parent: str) -> None:

@@ -13,7 +13,7 @@ from oodguard.core.codes import Code
 from oodguard.core.errors import OodguardError
 from oodguard.core.problems import Problem, problem_of
 from oodguard.server.errors import RequestError
-from oodguard.server.keys import KeyRing
+from oodguard.server.keys import KeyRing, Role
 from oodguard.server.logs import log_request
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
@@ -23,12 +23,16 @@ REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=-]{1,128}$")
 
 
 class Counted(Protocol):
-    """A route or a method: `label` names it in metrics and logs, `open` spares it the key, `inference` times it."""
+    """A route or a method: `label` names it in metrics and logs, `open` spares it the key, `admin` asks for a key of
+    that role, `inference` times it.
+    """
 
     @property
     def label(self) -> str: ...  # noqa: D102
     @property
     def open(self) -> bool: ...  # noqa: D102
+    @property
+    def admin(self) -> bool: ...  # noqa: D102
     @property
     def inference(self) -> bool: ...  # noqa: D102
 
@@ -90,9 +94,12 @@ class Reception:
         """Raise `RequestError` unless the caller may call."""
         if visit.route.open or not self._keys.needed:
             return
-        visit.key = self._keys.who(visit.header(b"authorization"), visit.header(b"x-api-key"))
-        if visit.key is None:
+        key = self._keys.who(visit.header(b"authorization"), visit.header(b"x-api-key"))
+        if key is None:
             raise RequestError(Code.UNAUTHORIZED, "send a valid key as Authorization: Bearer KEY or X-API-Key")
+        visit.key = key.name
+        if visit.route.admin and key.role is not Role.ADMIN:
+            raise RequestError(Code.FORBIDDEN, "this key may ask about images only; ask with a key of the role admin")
 
     def refused(self, visit: Visit, error: Exception) -> Problem:
         """The problem of a request that met an error, which is counted under its code, and logged if it is our own."""

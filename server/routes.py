@@ -31,15 +31,17 @@ class Route:
     Route(path="/predict", endpoint=self.predict, methods=("POST",), inference=True, docs={"tags": ["predict"]})
     ```
 
-    A route for GET answers HEAD, too. open: needs no API key. inference: timed as a whole, traced, and counted from 0.
-    family: the label under which metrics and logs have the route, where several share one; default: the path. docs:
-    what FastAPI's `add_api_route` takes beside; None keeps the route out of the OpenAPI document.
+    A route for GET answers HEAD, too. open: needs no API key; admin: needs one of that role. inference: timed as a
+    whole, traced, and counted from 0. family: the label under which metrics and logs have the route, where several
+    share one; default: the path. docs: what FastAPI's `add_api_route` takes beside; None keeps the route out of the
+    OpenAPI document.
     """
 
     path: str
     endpoint: Endpoint
     methods: tuple[str, ...] = ("GET",)
     open: bool = False
+    admin: bool = False
     inference: bool = False
     family: str | None = None
     docs: Mapping[str, Any] | None = field(default_factory=dict)

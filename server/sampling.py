@@ -5,8 +5,8 @@ The server then hands pictures that callers send to others: say so in your priva
 
 from __future__ import annotations
 
+import hashlib
 import random
-import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from oodguard.core.verdict import Verdict
 from oodguard.server.backlog import Backlog
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
-from oodguard.server.places import Place
+from oodguard.server.places import Place, stored
 
 # Flagged images that may wait, and their bytes; more are dropped, so that a slow taker does not fill the memory.
 WAITING = 16
@@ -108,19 +108,29 @@ class Keeper:
             self._metrics.samples["dropped"].inc()
 
     def _write(self, data: bytes, sample: FlaggedSample) -> None:
-        stem = f"{sample.time:%Y%m%dT%H%M%S}-{secrets.token_hex(6)}"
-        suffix = (format_of(data) or FORMATS[0]).suffixes[0]
+        # Named by content: the same picture sent again is kept once.
+        stem = hashlib.sha256(data).hexdigest()
+        image, sidecar = f"{stem}{(format_of(data) or FORMATS[0]).suffixes[0]}", f"{stem}.json"
+        text = sample.model_dump_json().encode()
+        size = stored(len(data)) + stored(len(text))
         try:
-            if self._bytes + len(data) > self._max_bytes:
+            if not (self._closing and self._failed) and self._place.has(sidecar):
+                self._metrics.samples["repeated"].inc()
+                return
+            if self._bytes + size > self._max_bytes:
                 self._metrics.samples["dropped"].inc()
                 return
             if self._closing and self._failed:
                 raise EnvironmentProblem("a flagged image is given up: the place failed, and the server ends")
             # The sidecar last: an image without one is a pair still being written.
-            self._place.put(f"{stem}{suffix}", data)
-            self._place.put(f"{stem}.json", sample.model_dump_json().encode())
+            self._place.put(image, data)
+            try:
+                self._place.put(sidecar, text)
+            except EnvironmentProblem:
+                self._place.remove(image)
+                raise
             self._metrics.samples["kept"].inc()
-            self._bytes += len(data)
+            self._bytes += size
             self._failed = False
         except EnvironmentProblem as error:
             self._failed = True

@@ -59,6 +59,7 @@ class Sender:
         started = time.monotonic()
         try:
             outputs = await self._engine.infer(pixels[None], deadline=deadline, neighbours=neighbours)
+            outputs.require_rows(1)
             measured = self._manifest.measure(outputs, source=source)
         except DeadlineMissed:
             self._events.expired()
@@ -66,8 +67,9 @@ class Sender:
         except (Overloaded, EngineUnavailable):
             raise
         except (EngineError, QualityError) as failed:
-            self._events.engine_error()
+            self._events.engine_error(failed)
             raise failed if isinstance(failed, EngineError) else EngineError(str(failed)) from None
+        self._events.measured()
         return MeasuredImage(measured, 0, 0.0, time.monotonic() - started)
 
     async def drained(self) -> None:

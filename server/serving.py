@@ -56,10 +56,12 @@ class Serving:
         async with self._reloading:
             try:
                 new = await self._checked()
-            except OodguardError as error:
+            except Exception as error:  # whatever this bundle is like, the next one must still be taken
                 self._metrics.reloads["refused"].inc()
-                log.error("bundle refused, the old one serves on: %s", error)
-                raise ReloadRefused(str(error)) from None
+                known = isinstance(error, OodguardError)
+                reason = str(error) if known else f"loading it failed in an unexpected way ({type(error).__name__})"
+                log.error("bundle refused, the old one serves on: %s", reason, exc_info=None if known else error)
+                raise ReloadRefused(reason) from None
             old, self.model = self.model, new
             self._metrics.model(new.manifest, new.targets)
             self._metrics.reloads["swapped"].inc()

@@ -12,10 +12,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from oodguard.core.decoding import DECODING_BYTES
 from oodguard.core.manifest import NAME
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.signature import Trust
 from oodguard.core.targets import AcceptOption, Asked, ConfidenceOption, CoverageOption, MaxErrorOption
 from oodguard.core.verdict import DEFAULT_TOP_K
 from oodguard.server.engines.registry import DEFAULT, ENGINES, Device, EngineName, one_of
 from oodguard.server.settings_rules import ENV_PREFIX, broken_rule
+from oodguard.server.tuning import MAX_BATCH, MAX_SESSIONS, MAX_THREADS
 
 ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
 # As browsers write it: nothing behind the port, and lower case, since they compare text.
@@ -59,14 +61,14 @@ class ServeSettings(BaseSettings):
     sessions: int | None = Field(
         None,
         ge=1,
-        le=64,
+        le=MAX_SESSIONS,
         description="Inferences that run at once; default: the tuning record's, or one per core.",
     )
     threads: int | None = Field(
-        None, ge=1, le=256, description="Threads of one inference; default: the tuning record's, or 1."
+        None, ge=1, le=MAX_THREADS, description="Threads of one inference; default: the tuning record's, or 1."
     )
     max_batch: int | None = Field(
-        None, ge=1, le=1024, description="Maximum images in one inference; default: the tuning record's, or 8."
+        None, ge=1, le=MAX_BATCH, description="Maximum images in one inference; default: the tuning record's, or 8."
     )
     max_delay: float = Field(
         0.002,
@@ -207,7 +209,14 @@ class ServeSettings(BaseSettings):
     auth: Literal["keys", "none"] | None = Field(
         None, description="keys: callers need an API key; none: anyone may call; default on a loopback host: none."
     )
-    key_file: Path | None = Field(None, description="File with one name:sha256 per line (see `oodguard key`).")
+    trust: Path | None = Field(
+        None,
+        description="Public keys (PEM, Ed25519): only bundles signed with one of them are served (see `oodguard "
+        "sign`); default: any bundle.",
+    )
+    key_file: Path | None = Field(
+        None, description="File with one name:sha256 or name:sha256:admin per line (see `oodguard key`)."
+    )
     key_hashes: str | None = Field(None, description="Keys as name:sha256, separated by commas, instead of a file.")
 
     cors_origins: str | None = Field(
@@ -342,7 +351,7 @@ class ServeSettings(BaseSettings):
         return text
 
     @field_validator(
-        *("tls_cert", "tls_key", "tls_ca", "key_file", "tuning", "triton_ca", "triton_cert", "triton_key"),
+        *("tls_cert", "tls_key", "tls_ca", "key_file", "trust", "tuning", "triton_ca", "triton_cert", "triton_key"),
         "sample_webhook_secret",
     )
     @classmethod
@@ -372,6 +381,11 @@ class ServeSettings(BaseSettings):
     def asked(self) -> Asked:
         """The targets in place of the bundle's."""
         return Asked(accept=self.accept, confidence=self.confidence, coverage=self.coverage, max_error=self.max_error)
+
+    @property
+    def trusted(self) -> Trust | None:
+        """The keys one of which must have signed a bundle; None: any bundle will do. Raises as `Trust.read` does."""
+        return None if self.trust is None else Trust.read(self.trust)
 
     @property
     def limits(self) -> ImageLimits:

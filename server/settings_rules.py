@@ -131,12 +131,21 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
         "raise it to {:g}",
     ),
     (lambda s: s.stall_after > s.dead_after, "stall_after is larger than dead_after; lower it"),
+    (
+        lambda s: s.trust and s.bundle is None,
+        "trust is for a bundle's signature, and a manifest from Triton has none; name the bundle, too",
+    ),
     (lambda s: s.key_file and s.key_hashes, "key_file and key_hashes are two sources of keys; use one"),
     (lambda s: s.auth == "keys" and not _has_keys(s), "auth=keys needs key_file or key_hashes"),
     (lambda s: s.auth == "none" and _has_keys(s), "auth=none and API keys contradict each other; leave one out"),
     (
         lambda s: s.auth is None and not _has_keys(s) and not is_local(s.host) and s.host,
         "{} is reachable from other machines: give API keys (key_file), or say auth=none",
+    ),
+    (
+        lambda s: s.auth is None and not _has_keys(s) and not is_local(s.admin_host) and s.admin_host,
+        "admin_host {} is reachable from other machines, and whoever reaches it may reload the bundle: give API keys "
+        "(key_file), or say auth=none",
     ),
     (
         lambda s: _cpu_only(s) and s.device == "cuda" and s.engine,

@@ -64,7 +64,11 @@ class Shadow:
         engine = settings.engine if settings.engine in LOCAL else DEFAULT
         LOCAL[engine].loader()
         self._plan = ShadowPlan(
-            bundle=settings.shadow.absolute(), engine=engine, asked=named(**settings.asked), limits=settings.limits
+            bundle=settings.shadow.absolute(),
+            engine=engine,
+            asked=named(**settings.asked),
+            limits=settings.limits,
+            trust=settings.trust and settings.trust.absolute(),
         )
         self._metrics = metrics
         self._share = settings.shadow_share

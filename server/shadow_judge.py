@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from oodguard.core.answers import ModelRef
 from oodguard.core.errors import ImageError, OodguardError
 from oodguard.core.manifest import load_manifest
+from oodguard.core.signature import Trust
 from oodguard.server.batch_judge import BatchJudge
 from oodguard.server.shadow_pipe import (
     ShadowAnswer,
@@ -24,7 +25,7 @@ from oodguard.server.tuning import EnginePlan
 
 def open_judge(plan: ShadowPlan) -> BatchJudge:
     """The bundle, verified, on one thread of the CPU. Raises `OodguardError`."""
-    manifest = load_manifest(plan.bundle)
+    manifest = load_manifest(plan.bundle, trust=Trust.read(plan.trust) if plan.trust else None)
     manifest.thresholds(manifest.targets.but(**plan.asked))
     engine = EnginePlan(engine=plan.engine, sessions=1, threads=1, max_batch=1)
     return BatchJudge.open(plan.bundle, manifest, engine, limits=plan.limits, device="cpu", workers=1)

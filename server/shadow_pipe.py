@@ -24,6 +24,7 @@ class ShadowPlan(Frozen):
     engine: LocalEngineName
     asked: dict[str, float]
     limits: ImageLimits
+    trust: Path | None = None
 
 
 class ShadowHello(Frozen):

@@ -10,21 +10,25 @@ from typing import Literal, Protocol
 from pydantic import Field, ValidationError
 
 from oodguard.core.errors import FormatError
+from oodguard.core.files import read_text
 from oodguard.core.frozen import Frozen
 from oodguard.core.manifest import Manifest
 from oodguard.server.engines.registry import DEFAULT, LocalEngineName
 
 TUNING_FILE = "tuning.json"
 DEFAULT_BATCH = 8
+# What settings and records may ask for.
+MAX_SESSIONS, MAX_THREADS, MAX_BATCH = 64, 256, 1024
+MAX_RECORD_BYTES = 2**20
 
 
 class EnginePlan(Frozen):
     """How an engine is run: which one, how many inferences at once, threads of each, and images in each at most."""
 
     engine: LocalEngineName = DEFAULT
-    sessions: int = Field(ge=1)
-    threads: int = Field(ge=1)
-    max_batch: int = Field(ge=1)
+    sessions: int = Field(ge=1, le=MAX_SESSIONS)
+    threads: int = Field(ge=1, le=MAX_THREADS)
+    max_batch: int = Field(ge=1, le=MAX_BATCH)
 
 
 class TuningTrial(EnginePlan):
@@ -82,8 +86,8 @@ def machine() -> str:
 def read_record(path: Path) -> TuningRecord:
     """Read a record. Raises `FormatError`."""
     try:
-        return TuningRecord.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        return TuningRecord.model_validate_json(read_text(path, most=MAX_RECORD_BYTES))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
         raise FormatError(f"{path} is not a tuning record ({str(error).splitlines()[0]})") from None
 
 
@@ -101,6 +105,8 @@ def plan_for(settings: PlanSettings, manifest: Manifest) -> EnginePlan:
         fits = record.graph_sha256 == manifest.graph_sha256 and record.machine == machine()
         if named and not fits:
             raise FormatError(f"{named} was made for another graph or machine; run oodguard tune again")
+        if fits and record.best.sessions * record.best.threads > cores():
+            raise FormatError(f"{path} asks for more threads than this machine has cores; run oodguard tune again")
         if fits and settings.engine in (None, record.best.engine):
             best = record.best
     given = {name: getattr(settings, name) for name in ("sessions", "threads", "max_batch")}

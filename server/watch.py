@@ -20,6 +20,8 @@ from oodguard.server.settings import ServeSettings
 SOON = 0.3
 TRITON_SECONDS = 1.0
 LONGEST_PAUSE = 60.0
+# In the place of the fingerprint of a file that is not there, or cannot be read.
+ABSENT = "absent"
 
 
 async def watch_remote(serving: Serving) -> None:
@@ -62,13 +64,34 @@ async def watch_bundle(path: Path, bundle: Reloadable, interval: float) -> None:
 
 async def _watch(watched: Sequence[Watched], interval: float) -> None:
     notices = Notices(interval)
+    looks = [LastingLook(one) for one in watched]
     try:
         while watched:
-            soon = [await one.look() for one in watched]
+            soon = [await look() for look in looks]
             folders = set().union(*(folders_on_the_way(one.path) for one in watched))
             await notices.wait(folders, SOON if any(soon) else interval)
     finally:
         await notices.close()
+
+
+class LastingLook:
+    """A look at something watched that always comes back: one that fails must not be the last."""
+
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
+        self._failed = False
+
+    async def __call__(self) -> bool:
+        """Whether to look again soon. The first failure of several in a row is logged."""
+        try:
+            soon = await self._watched.look()
+        except Exception:
+            if not self._failed:
+                log.exception("%s cannot be watched; looking again", self._watched.path)
+            self._failed = True
+            return False
+        self._failed = False
+        return soon
 
 
 class Reloadable(Protocol):
@@ -108,9 +131,6 @@ class WatchedBundle:
                 await self._loaded.reload()
             except ReloadRefused:
                 self._doorstep.refuse()
-            except Exception:  # whatever this bundle is like, the next one must still be seen
-                log.exception("bundle refused, the old one serves on: loading it failed in an unexpected way")
-                self._doorstep.refuse()
         return found is Arrival.UNDER_WAY
 
 
@@ -120,12 +140,12 @@ class WatchedKeys:
     def __init__(self, path: Path, keys: KeyRing) -> None:
         self.path = path
         self._keys = keys
-        self._taken: str | None = None
+        self._taken: str | None = None  # nothing yet: the file may have changed since the start
 
     async def look(self) -> bool:
         """Read the keys again when the file has another content. What is refused is not read twice."""
-        found = await asyncio.to_thread(fingerprint, self.path)
-        if found not in (None, self._taken):
+        found = await asyncio.to_thread(fingerprint, self.path) or ABSENT
+        if found != self._taken:
             self._taken = found
             with contextlib.suppress(ReloadRefused):
                 self._keys.reload()

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
+from oodguard.core.bank import BANK_FILE
 from oodguard.core.errors import FormatError
 from oodguard.core.files import file_sha256
 from oodguard.core.manifest import load_manifest
@@ -31,7 +32,7 @@ from oodguard.training.heads.guard import fit_heads
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.labelled import Photo
 from oodguard.training.pipeline import train
-from oodguard.training.record import CALIBRATION_FILE, DIVISION_FILE, RECORD_FILE, load_record
+from oodguard.training.record import CALIBRATION_FILE, DIVISION_FILE, RECORD_FILE, WEIGHTS_FILE, load_record
 from oodguard.training.run import load_run
 
 RAW = {"content-type": "application/octet-stream"}
@@ -171,6 +172,7 @@ def test_a_run_made_before_a_score_existed_still_works(
     old = tmp_path / "old"
     shutil.copytree(run, old)
     raw = json.loads((old / RECORD_FILE).read_text())
+    del raw["files"]
     column = raw["heads"]["scores"].index("knn")
     raw["heads"]["scores"].remove("knn")
     del raw["calibration"]["curves"]["knn"]
@@ -202,6 +204,12 @@ def test_a_run_of_another_format_is_one_sentence(run: Path, tmp_path: Path) -> N
     with pytest.raises(FormatError, match="damaged"):
         load_run(old)
     (old / RECORD_FILE).write_text(json.dumps(raw))
+    for name in (WEIGHTS_FILE, CALIBRATION_FILE, BANK_FILE):
+        whole = (old / name).read_bytes()
+        (old / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(FormatError, match=f"{name} was damaged or changed after training"):
+            load_run(old)
+        (old / name).write_bytes(whole)
     (old / DIVISION_FILE).unlink()
     with pytest.raises(FormatError, match=r"incomplete: it has no division\.json"):
         load_run(old)

@@ -132,6 +132,9 @@ class TrainOptions(BaseModel):
     cache: Path = Field(
         Path(".oodguard-cache"), description="Folder in which to cache features, by the content of the photos."
     )
+    overwrite: bool = Field(
+        False, description="Replace the run at --out, with its report; the new run follows it as its next version."
+    )
     threads: int = Field(0, ge=0, le=256, description="CPU threads; 0: as PyTorch chooses.")
     devices: int = Field(
         0, ge=0, le=64, description="GPUs or CPU processes to train on; 0: all GPUs, or one CPU process."

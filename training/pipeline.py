@@ -102,7 +102,7 @@ def train(
     first = compute.is_global_zero
     report = (report if first else None) or Silent()
     lineage = runs.lineage(out, parent)
-    scratch = runs.begin(out) if first else out
+    scratch = runs.begin(out, overwrite=options.overwrite) if first else out
     try:
         with cpu_threads(options.threads):
             learned = _learn(options, compute, report, wrapped)
@@ -231,6 +231,7 @@ def _write(learned: Learned, options: TrainOptions, scratch: Path, started: floa
         shutil.copyfile(learned.wrapped.network, scratch / CLASSIFIER_FILE)
     runs.write_weights(scratch, trunk=backbone.trunk, tail=backbone.tail, heads=heads)
     record = _record(learned, calibrated, options, metrics, lineage, weights_sha256=file_sha256(scratch / WEIGHTS_FILE))
+    record = record.model_copy(update={"files": runs.hashes(scratch)})
     (scratch / RECORD_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
 
 

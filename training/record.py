@@ -137,6 +137,7 @@ class RunRecord(Frozen):
     metrics: dict[str, float]
     diagnosis: CollusionReport | None = Field(None, description="on the calibration images, when it was trained")
     weights_sha256: str
+    files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each other file of the run, by name.")
 
     @model_validator(mode="after")
     def _scores_are_calibrated(self) -> RunRecord:

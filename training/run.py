@@ -19,6 +19,7 @@ from torch import nn
 
 from oodguard.core.answering import LabelledPhotos
 from oodguard.core.bank import BANK_FILE, Bank
+from oodguard.core.classifier import CLASSIFIER_FILE
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.errors import EnvironmentProblem, FormatError, InputError
 from oodguard.core.files import file_sha256
@@ -208,18 +209,23 @@ def reference(record: RunRecord, folder: Path) -> VersionRef:
     )
 
 
-def require_run_folder(out: Path) -> None:
-    """Raise `InputError` when `out` holds something that is not a run."""
-    if out.exists() and not (out / RECORD_FILE).is_file() and (out.is_file() or any(out.iterdir())):
+def require_free(out: Path, *, overwrite: bool) -> None:
+    """Raise `InputError` when `out` holds a run that may not be replaced, or something that is not a run."""
+    if not out.exists():
+        return
+    if (out / RECORD_FILE).is_file():
+        if not overwrite:
+            raise InputError(f"{out} is a finished run; choose another --out, or add --overwrite to replace it")
+    elif out.is_file() or any(out.iterdir()):
         raise InputError(f"{out} exists and is not a run folder; choose another --out")
 
 
-def begin(out: Path) -> Path:
+def begin(out: Path, *, overwrite: bool) -> Path:
     """A scratch folder beside `out`; `finish` renames it, so nothing half-written ever looks finished.
 
-    Raises `InputError` when `out` holds something that is not a run, `EnvironmentProblem` when it cannot be written.
+    Raises `InputError` as `require_free` does, `EnvironmentProblem` when it cannot be written.
     """
-    require_run_folder(out)
+    require_free(out, overwrite=overwrite)
     scratch = out.with_name(out.name + ".partial")
     try:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -239,12 +245,31 @@ def finish(scratch: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file that `load_run` reads beside the record and the weights."""
+    names = (DIVISION_FILE, BANK_FILE, CALIBRATION_FILE, CLASSIFIER_FILE)
+    return {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
+
+
+def _verify(folder: Path, files: Mapping[str, str]) -> None:
+    """Raise `FormatError` unless every file is there with its hash."""
+    for name, sha256 in files.items():
+        path = folder / name
+        try:
+            if not path.is_file():
+                raise FormatError(f"{folder} is incomplete: it has no {name}")
+            same = file_sha256(path) == sha256
+        except OSError as error:
+            raise FormatError(f"{path} cannot be read ({error.strerror or error})") from None
+        if not same:
+            raise FormatError(f"{path} was damaged or changed after training: its SHA-256 does not match")
+
+
 def load_run(folder: Path) -> Run:
     """Rebuild a trained guard from its folder. Raises `FormatError` in one sentence when something does not fit."""
     record = load_record(folder)
     path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise FormatError(f"{folder} is incomplete: it has no {WEIGHTS_FILE}")
+    _verify(folder, {WEIGHTS_FILE: record.weights_sha256, **record.files})
     try:
         state = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:

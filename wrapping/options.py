@@ -28,6 +28,7 @@ SHARED = (
     "outliers",
     "on_unreadable",
     "cache",
+    "overwrite",
     "threads",
 )
 
@@ -96,6 +97,7 @@ class WrapOptions(BaseModel):
     outliers: Path | None = _of_training("outliers")
     on_unreadable: Literal["skip", "refuse"] = _of_training("on_unreadable")
     cache: Path = _of_training("cache")
+    overwrite: bool = _of_training("overwrite")
     threads: int = _of_training("threads")
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from oodguard.core.files import file_sha256
 from oodguard.training.pipeline import train
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import RunRecord
-from oodguard.training.run import require_run_folder
+from oodguard.training.run import require_free
 from oodguard.training.wrapped import Wrapped
 from oodguard.wrapping.case import Case
 from oodguard.wrapping.file import read
@@ -39,7 +39,7 @@ def wrap_file(source: OnnxFile, options: WrapOptions, out: Path, *, report: Repo
     Raises an `OodguardError` in one sentence for anything a user can mend; nothing is left at `out` then.
     """
     report = report or Silent()
-    require_run_folder(out)
+    require_free(out, overwrite=options.overwrite)
     photos = find_photos(options, report)
     parts = find_parts(
         source.path, feature=options.feature, logits=options.logits, constants=_constants(options.constant)

@@ -21,8 +21,8 @@ class FakeEngine:
 
     The bundle's golden images are answered as its manifest says, so that a server takes it for the real thing.
 
-    `fail_next` makes the next batch fail, `delay` makes every batch wait, `gate` (when set to an event) makes every
-    batch wait for it, `seen` lists the batch sizes.
+    `fail_next` makes the next batch fail, `broken` every batch, `delay` makes every batch wait, `gate` (when set to an
+    event) makes every batch wait for it, `seen` lists the batch sizes.
     """
 
     name = "fake"
@@ -35,6 +35,7 @@ class FakeEngine:
         }
         self.slots = slots
         self.fail_next = False
+        self.broken = False
         self.delay = 0.0
         self.gate: asyncio.Event | None = None
         self.seen: list[int] = []
@@ -54,6 +55,8 @@ class FakeEngine:
         if self.fail_next:
             self.fail_next = False
             raise EngineError("the engine was told to fail")
+        if self.broken:
+            raise EngineError("the engine is broken")
         classes, count = len(self._manifest.classes), len(self._manifest.scores)
         pixels = images.reshape(len(images), -1).astype(np.float32) / 255.0
         chosen = np.minimum((pixels.mean(1) * classes).astype(int), classes - 1)

@@ -12,6 +12,7 @@ import numpy as np
 import openvino
 
 from oodguard.core.errors import FormatError
+from oodguard.core.graph_file import read_graph
 from oodguard.core.manifest import INPUT_NAME, Manifest
 from oodguard.core.verdict import Outputs
 from oodguard.server.engines.base import Batch
@@ -33,8 +34,9 @@ class OpenVinoEngine:
             # Lower precision than the graph's own would move the scores away from their thresholds.
             "INFERENCE_PRECISION_HINT": "f32",
         }
+        graph = read_graph(bundle, manifest)
         try:
-            model = core.read_model(str(bundle / manifest.graph))
+            model = core.read_model(model=graph, weights=b"")
             compiled = core.compile_model(model, "CPU", options)
         except Exception as error:  # OpenVINO raises RuntimeError for every kind of bad graph
             reason = str(error).strip().splitlines()[-1]

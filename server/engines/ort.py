@@ -9,6 +9,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from oodguard.core.errors import EnvironmentProblem, FormatError
+from oodguard.core.graph_file import read_graph
 from oodguard.core.manifest import INPUT_NAME, Manifest
 from oodguard.core.verdict import Outputs
 from oodguard.server.engines.base import Batch
@@ -47,8 +48,9 @@ class OrtEngine:
         options.intra_op_num_threads = threads
         # Waiting threads would otherwise burn the cores that decoding needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        graph = read_graph(bundle, manifest)
         try:
-            self._session = ort.InferenceSession(str(bundle / manifest.graph), options, providers=providers)
+            self._session = ort.InferenceSession(graph, options, providers=providers)
         except Exception as error:  # ONNX Runtime raises types of its own for every kind of bad graph
             reason = str(error).splitlines()[0]
             raise FormatError(f"{bundle / manifest.graph} cannot be loaded ({reason})") from None

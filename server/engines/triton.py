@@ -37,7 +37,7 @@ def load_triton(settings: ServeSettings) -> tuple[Explainer, TritonEngine]:
     """
     connection, pinned = connection_of(settings), settings.triton_version
     if settings.bundle is not None:
-        manifest = load_manifest(settings.bundle)
+        manifest = load_manifest(settings.bundle, trust=settings.trusted)
         explainer = Explainer.load(settings.bundle, manifest)
         images = [(settings.bundle / g.path).read_bytes() for g in manifest.golden]
     else:

@@ -21,6 +21,7 @@ from oodguard.core.false_discoveries import discovery_cut, fewest_discoveries
 from oodguard.core.files import file_sha256
 from oodguard.core.manifest import MANIFEST_FILE, load_manifest
 from oodguard.core.resemblance import EstimatedAccuracy, FlaggedShare, PercentileTest
+from oodguard.core.signature import Trust
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Decision
 from oodguard.server.offline.ledger import Ledger, Purpose, State
@@ -90,7 +91,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
 
     Continues an interrupted run if bundle, source and options are the same. Raises `OodguardError`.
     """
-    manifest = load_manifest(options.bundle)
+    manifest = load_manifest(options.bundle, trust=None if options.trust is None else Trust.read(options.trust))
     try:
         targets = manifest.targets.but(**options.asked)
         manifest.thresholds(targets, source=options.calibration)

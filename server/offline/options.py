@@ -47,6 +47,9 @@ class ScoreOptions(Frozen):
     explain: bool = Field(
         False, description="Add columns: which family of scores decided, and the nearest training photos."
     )
+    trust: Path | None = Field(
+        None, description="Public keys (PEM) one of which must have signed the bundle (see oodguard sign)."
+    )
     overwrite: bool = Field(False, description="Replace an existing result.")
     restart: bool = Field(False, description="Discard what an interrupted run has finished and begin again.")
     ray: str | None = Field(

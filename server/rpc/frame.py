@@ -49,7 +49,7 @@ Answer = Callable[[RpcCall], Awaitable[bytes | Problem]]
 
 @dataclass(frozen=True, kw_only=True)
 class Procedure:
-    """One method of a gRPC service: `path` as on the wire, and `open`, `inference` as for a route.
+    """One method of a gRPC service: `path` as on the wire, and `open`, `admin`, `inference` as for a route.
 
     `light`: its messages are a few bytes, and never wait for large ones.
     """
@@ -57,6 +57,7 @@ class Procedure:
     path: str
     answer: Answer
     open: bool = False
+    admin: bool = False
     inference: bool = False
     light: bool = True
     streams: bool = False

@@ -316,7 +316,11 @@ def test_serve_on_a_taken_port_is_one_sentence(capsys: pytest.CaptureFixture[str
     code, _, err = call(capsys, "serve", bundle, "--port", "0", "--admin-port", taken)
     assert code == 3
     assert "choose another with --admin-port" in err
-    code, _, err = call(capsys, "serve", bundle, "--port", "0", "--admin-port", "0", "--admin-host", "192.0.2.1")
+    elsewhere = ("serve", bundle, "--port", "0", "--admin-port", "0", "--admin-host", "192.0.2.1")
+    code, _, err = call(capsys, *elsewhere)
+    assert code == 2
+    assert "whoever reaches it may reload the bundle" in err
+    code, _, err = call(capsys, *elsewhere, "--auth", "none")
     assert code == 3
     assert "choose another with --admin-host" in err
 

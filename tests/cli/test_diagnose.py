@@ -11,6 +11,7 @@ import safetensors.torch
 
 from oodguard.cli.main import run as oodguard
 from oodguard.core.errors import QualityError
+from oodguard.core.files import file_sha256
 from oodguard.core.manifest import load_manifest
 from oodguard.export.bundle import export_bundle
 from oodguard.training.record import RECORD_FILE, load_record
@@ -36,6 +37,8 @@ def test_members_with_opposite_biases_collude(run: Path, tmp_path: Path, capsys:
     state["heads.ensemble.bias2.0"][0, 0] += 30.0
     state["heads.ensemble.bias2.1"][0, 0] -= 30.0
     safetensors.torch.save_file(state, folder / WEIGHTS_FILE)
+    raw = json.loads((folder / RECORD_FILE).read_text())
+    (folder / RECORD_FILE).write_text(json.dumps({**raw, "weights_sha256": file_sha256(folder / WEIGHTS_FILE)}))
     assert oodguard(["diagnose", str(folder)]) == 0
     assert "colluding: " in capsys.readouterr().out
     assert oodguard(["diagnose", str(folder), "--fail-on-collusion"]) == 4

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from oodguard.core.calibration import Calibration
+from oodguard.core.golden import Golden
 from oodguard.core.manifest import (
     GRAPH_FILE,
     INPUT_NAME,
@@ -17,7 +18,6 @@ from oodguard.core.manifest import (
     PROBABILITIES_NAME,
     SCORES_NAME,
     FileRef,
-    Golden,
     Manifest,
     Parity,
     Provenance,

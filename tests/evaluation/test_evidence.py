@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import safetensors.numpy
 import torch
 
 from oodguard.core.errors import FormatError, InputError
+from oodguard.core.files import file_sha256
 from oodguard.evaluation.evidence import Evidence, gather, member_losses, options_of
 from oodguard.training.heads.guard import GuardHeads, head_shapes
 from oodguard.training.heads.rows import Rows
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.labelled import load_photos
 from oodguard.training.progress import Silent
-from oodguard.training.record import CALIBRATION_FILE
+from oodguard.training.record import CALIBRATION_FILE, RECORD_FILE
 from oodguard.training.run import Run, load_run
 
 
@@ -73,6 +75,9 @@ def test_calibration_scores_of_other_photos_are_refused(run: Path, tmp_path: Pat
 
     def keep(**changes: np.ndarray) -> None:
         safetensors.numpy.save_file({**arrays, **changes}, copy / CALIBRATION_FILE)
+        raw = json.loads((copy / RECORD_FILE).read_text())
+        raw["files"][CALIBRATION_FILE] = file_sha256(copy / CALIBRATION_FILE)
+        (copy / RECORD_FILE).write_text(json.dumps(raw))
 
     keep(scores=arrays["scores"] + 1.0)
     with pytest.raises(FormatError, match="set the thresholds"):

@@ -26,7 +26,9 @@ def test_a_bundle_counts_up_where_it_is_and_beside_it(run: Path, tmp_path: Path)
     assert first.run.sha256 == file_sha256(run / RECORD_FILE)
     assert (first.run.name, first.run.version) == ("discs", "1")
     sha256 = file_sha256(tmp_path / "discs" / MANIFEST_FILE)
-    again = export_bundle(run, tmp_path / "discs")
+    with pytest.raises(InputError, match="is a bundle; choose another --out, or add --overwrite"):
+        export_bundle(run, tmp_path / "discs")
+    again = export_bundle(run, tmp_path / "discs", overwrite=True)
     assert again.version == "2"
     assert again.follows is not None
     assert (again.follows.version, again.follows.sha256) == ("1", sha256)
@@ -37,9 +39,9 @@ def test_a_bundle_counts_up_where_it_is_and_beside_it(run: Path, tmp_path: Path)
 
 
 def test_a_version_by_name_is_taken_as_it_is_and_followed_only_by_one_more(run: Path, tmp_path: Path) -> None:
-    assert export_bundle(run, tmp_path / "discs", version="spring").version == "spring"
+    assert export_bundle(run, tmp_path / "discs", version="spring", overwrite=True).version == "spring"
     with pytest.raises(InputError, match=r"version spring is no whole number.*give --model-version"):
-        export_bundle(run, tmp_path / "discs")
+        export_bundle(run, tmp_path / "discs", overwrite=True)
     assert load_manifest(tmp_path / "discs").version == "spring"
 
 
@@ -73,7 +75,9 @@ def test_a_run_follows_the_one_in_its_place_or_the_one_that_is_named(
     assert (load_record(run).name, load_record(run).version, load_record(run).parent) == ("discs", 1, None)
     shutil.copytree(run, tmp_path / "discs")
     sha256 = file_sha256(tmp_path / "discs" / RECORD_FILE)
-    second = train(small, tmp_path / "discs")
+    with pytest.raises(InputError, match="is a finished run; choose another --out, or add --overwrite"):
+        train(small, tmp_path / "discs")
+    second = train(small.model_copy(update={"overwrite": True}), tmp_path / "discs")
     assert second.version == 2
     assert second.parent is not None
     assert (second.parent.name, second.parent.version, second.parent.sha256) == ("discs", "1", sha256)

@@ -79,7 +79,7 @@ def test_probabilities_are_the_classifiers_own(run: Path, bundle: Path, photos: 
     assert manifest.classifier is not None
     assert manifest.classifier.uncovered == ("rust", "teal")
     # Golden images and the 45 test photos.
-    assert manifest.parity.own_images == len(manifest.golden) + 45
+    assert manifest.parity.own_images == sum(golden.exact for golden in manifest.golden) + 45
     own, fused = ((run / CLASSIFIER_FILE).read_bytes(), (bundle / GRAPH_FILE).read_bytes())
     for folder in (photos / "test", strangers):
         images = pixels(manifest, folder)
@@ -218,11 +218,11 @@ def test_photos_that_are_gone_leave_the_golden_images(run: Path, photos: Path, t
     record["options"]["data"] = str(tmp_path / "gone")
     (moved / RECORD_FILE).write_text(json.dumps(record))
     manifest = export_bundle(moved, tmp_path / "out")
-    assert manifest.parity.own_images == len(manifest.golden)
-    manifest = export_bundle(moved, tmp_path / "out", data=photos)
-    assert manifest.parity.own_images == len(manifest.golden) + 45
+    assert manifest.parity.own_images == sum(golden.exact for golden in manifest.golden)
+    manifest = export_bundle(moved, tmp_path / "out", data=photos, overwrite=True)
+    assert manifest.parity.own_images == sum(golden.exact for golden in manifest.golden) + 45
     with pytest.raises(InputError, match="--data"):
-        export_bundle(moved, tmp_path / "out", data=tmp_path / "gone")
+        export_bundle(moved, tmp_path / "out", data=tmp_path / "gone", overwrite=True)
 
 
 def test_probabilities_of_a_sigmoid_leave_as_they_are(

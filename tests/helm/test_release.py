@@ -59,7 +59,9 @@ def test_the_generated_key_is_what_the_server_expects_and_the_operator_can_read(
     # 43 letters and digits: 256 bits.
     assert len(key.removeprefix("og_")) == 43
     ring = KeyRing(hashes=made["keys"])
-    assert ring.who(None, key) == "default"
+    found = ring.who(None, key)
+    assert found is not None
+    assert found.name == "default"
     assert ring.who(None, key[:-1]) is None
     # The command that the notes give, with the real kubectl.
     command = next(line.strip() for line in notes.splitlines() if line.strip().startswith("KEY="))

@@ -34,8 +34,11 @@ class Events:
     def expired(self) -> None:
         self._note("expired")
 
-    def engine_error(self) -> None:
+    def engine_error(self, error: Exception) -> None:
         self._note("engine error")
+
+    def measured(self) -> None:
+        """Every batch that does not fail: `batch` says as much."""
 
     def unavailable(self, reason: str) -> None:
         self._note("unavailable")

@@ -14,6 +14,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from oodguard.core.curve import QuantileCurve
+from oodguard.core.errors import InputError
 from oodguard.core.manifest import load_manifest
 from oodguard.core.targets import Targets
 from oodguard.server.card import ModelCard, _acceptance, scale_of
@@ -154,7 +155,8 @@ def test_samples_are_the_golden_images(client: TestClient, card: ModelCard, gold
     assert [sample.number for sample in card.samples] == list(range(len(golden)))
     for number, image in enumerate(golden):
         answer = client.get(f"/samples/{number}")
-        assert (answer.content, answer.headers["content-type"]) == (image, "image/jpeg")
+        kind = "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"
+        assert (answer.content, answer.headers["content-type"]) == (image, kind)
     for path in (len(golden), "-1", "x", "..%2fmanifest.json", "1" * 5000, "\u0661"):
         refused = client.get(f"/samples/{path}")
         assert (refused.status_code, refused.headers["content-type"]) == (404, "application/problem+json")
@@ -166,8 +168,32 @@ def test_samples_may_be_ones_own(start: Any, tmp_path: Path, picture: Any) -> No
     client = start(samples=(path,))
     assert client.get("/model").json()["samples"] == [{"number": 0, "title": "mine"}]
     assert client.get("/samples/0").headers["content-type"] == "image/png"
+    # What takes the place of the file later is nobody's business.
+    secret = tmp_path / "secret"
+    secret.write_text("not for callers")
     path.unlink()
+    path.symlink_to(secret)
+    assert client.get("/samples/0").content == picture()
+
+
+def test_a_golden_image_that_was_replaced_is_not_handed_out(start: Any, bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    client = start(folder=folder)
+    first = load_manifest(folder).golden[0].path
+    (tmp_path / "secret").write_text("not for callers")
+    (folder / first).unlink()
+    (folder / first).symlink_to(tmp_path / "secret")
     assert client.get("/samples/0").status_code == 404
+    assert client.get("/samples/1").status_code == 200
+
+
+@pytest.mark.parametrize("content", [b"text", None, b"\x89PNG\r\n\x1a\n" + bytes(2**20)])
+def test_a_sample_that_is_no_image_stops_the_start(start: Any, tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "mine.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"sample .*mine\.png"):
+        start(samples=(tmp_path / "mine.png",), max_image_bytes=2**20)
 
 
 def test_with_keys_the_shell_is_open_and_all_it_shows_is_not(start: Any, picture: Any) -> None:

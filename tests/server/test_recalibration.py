@@ -16,7 +16,9 @@ from PIL import Image
 import oodguard
 from oodguard.core.errors import InputError
 from oodguard.core.files import file_sha256
-from oodguard.core.manifest import MANIFEST_FILE, Manifest, load_manifest
+from oodguard.core.golden import judged
+from oodguard.core.manifest import MANIFEST_FILE, load_manifest
+from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outputs
 from oodguard.load_tests.gateway import Gateway
 from oodguard.server.recalibration import RecalibrateOptions, recalibrate, renewed
@@ -204,12 +206,13 @@ def test_what_is_refused(copy: Path, camera: Path, tmp_path: Path) -> None:
 
 
 def changed(bundle: Path, **fields: object) -> None:
-    text = json.loads((bundle / MANIFEST_FILE).read_text())
-    (bundle / MANIFEST_FILE).write_text(Manifest.model_validate({**text, **fields}).model_dump_json())
+    manifest = load_manifest(bundle).model_copy(update=fields)
+    golden = judged(manifest.golden, manifest.calibration, manifest.targets)
+    (bundle / MANIFEST_FILE).write_text(manifest.model_copy(update={"golden": golden}).model_dump_json())
 
 
 def test_targets_that_so_few_photos_cannot_promise_are_refused(copy: Path, camera: Path, tmp_path: Path) -> None:
-    changed(copy, targets={"accept": 0.97})
+    changed(copy, targets=Targets(accept=0.97))
     with pytest.raises(InputError, match=r"at most 0.9524 \(calibrated on 20 images\); got 0.97; give more photos"):
         recalibrate(options(copy, some(camera, tmp_path / "few", 20)), progress=silent)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from oodguard.core.errors import FormatError
-from oodguard.core.manifest import load_manifest
+from oodguard.core.files import file_sha256
+from oodguard.core.manifest import FileRef, load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.server.engines.openvino import OpenVinoEngine
 from oodguard.server.engines.registry import build_engine
@@ -51,6 +54,15 @@ def test_the_record_is_used_where_it_fits_and_flags_win(bundle: Path, tmp_path: 
     assert plan_for(settings, manifest) == usual
     with pytest.raises(FormatError, match="another graph or machine"):
         plan_for(ServeSettings(bundle=folder, tuning=folder / TUNING_FILE), manifest)
+    greedy = other.model_copy(update={"best": EnginePlan(sessions=64, threads=256, max_batch=1)})
+    (folder / TUNING_FILE).write_text(greedy.model_dump_json())
+    with pytest.raises(FormatError, match="more threads than this machine has cores"):
+        plan_for(settings, manifest)
+    huge = record.model_dump(mode="json") | {"best": {"sessions": 10**9, "threads": 1, "max_batch": 8}}
+    for absurd in ("{}", json.dumps(huge), "[" * 100_000, " " * 2**21):
+        (folder / TUNING_FILE).write_text(absurd)
+        with pytest.raises(FormatError, match=r"not a tuning record|longer than"):
+            read_record(folder / TUNING_FILE)
     (folder / TUNING_FILE).write_text("{}")
     with pytest.raises(FormatError, match="not a tuning record"):
         read_record(folder / TUNING_FILE)
@@ -82,9 +94,16 @@ def test_openvino_answers_as_onnx_runtime_does(bundle: Path, sessions: int) -> N
 
 
 def test_openvino_refuses_what_is_no_graph(bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    # An ONNX model of another kind, whose hash the manifest has.
+    rows = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b"]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Nothing", ["x"], ["y"])], "g", rows[:1], rows[1:])
+    other = helper.make_model(graph)
+    (tmp_path / "model.onnx").write_bytes(other.SerializeToString())
+    manifest = load_manifest(bundle)
+    ref = FileRef(path="model.onnx", bytes=1, sha256=file_sha256(tmp_path / "model.onnx"))
+    files = (ref, *(one for one in manifest.files if one.path != "model.onnx"))
     with pytest.raises(FormatError, match="cannot be loaded by OpenVINO"):
-        OpenVinoEngine(tmp_path, load_manifest(bundle))
+        OpenVinoEngine(tmp_path, manifest.model_copy(update={"files": files}))
 
 
 def test_a_server_runs_on_openvino(start: Any, golden: list[bytes]) -> None:

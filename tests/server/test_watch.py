@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
+from oodguard.core import manifest as manifest_module
 from oodguard.core.manifest import MANIFEST_FILE
 from oodguard.load_tests.process import wait_until
-from oodguard.server import notices
+from oodguard.server import app, notices
 from oodguard.server.app import Parts
 from oodguard.server.arrival import Arrival, Doorstep, fingerprint
 from oodguard.server.keys import digest
@@ -49,6 +51,11 @@ async def watching(**settings: Any) -> AsyncIterator[Parts]:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await parts.close()
+
+
+def named(parts: Parts, key: str) -> str | None:
+    found = parts.keys.who(None, key)
+    return None if found is None else found.name
 
 
 async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -152,8 +159,8 @@ def test_where_the_kernel_is_silent_somebody_looks(
             shutil.copytree(newer, own)
             key_file.write_text(f"a:{digest('second')}\n")
             await until(lambda: parts.serving.model.manifest.version == "8")
-            await until(lambda: parts.keys.who(None, "second") == "a")
-            assert parts.keys.who(None, "first") is None
+            await until(lambda: named(parts, "second") == "a")
+            assert named(parts, "first") is None
 
     asyncio.run(story())
 
@@ -205,12 +212,16 @@ def test_a_bad_key_file_is_said_once_and_a_good_one_taken(
     async def story() -> None:
         async with watching(bundle=own, key_file=key_file) as parts:
             key_file.write_text("not a key\n")
-            await until(lambda: "key file refused" in caplog.text)
+            await until(lambda: "of the key file refused" in caplog.text)
             await asyncio.sleep(0.5)
-            assert caplog.text.count("key file refused") == 1
-            assert parts.keys.who(None, "first") == "a"
+            assert caplog.text.count("of the key file refused") == 1
+            assert named(parts, "first") is None
+            key_file.write_text(f"a:{digest('first')}\n")
+            await until(lambda: named(parts, "first") == "a")
+            key_file.unlink()
+            await until(lambda: named(parts, "first") is None)
             key_file.write_text(f"b:{digest('second')}\n")
-            await until(lambda: parts.keys.who(None, "second") == "b")
+            await until(lambda: named(parts, "second") == "b")
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(story())
@@ -221,13 +232,13 @@ def test_a_bundle_that_breaks_in_an_unexpected_way_does_not_end_the_watch(
 ) -> None:
     async def story() -> None:
         async with watching(bundle=own) as parts:
-            whole = parts.serving.reload
+            whole = parts.serving._checked
 
             async def broken() -> Any:
-                monkeypatch.setattr(parts.serving, "reload", whole)
+                monkeypatch.setattr(parts.serving, "_checked", whole)
                 raise MemoryError
 
-            monkeypatch.setattr(parts.serving, "reload", broken)
+            monkeypatch.setattr(parts.serving, "_checked", broken)
             text = (newer / MANIFEST_FILE).read_text()
             shutil.copy(newer / "model.onnx", own)
             (own / MANIFEST_FILE).write_text(text.replace('"8"', '"9"', 1))
@@ -236,6 +247,78 @@ def test_a_bundle_that_breaks_in_an_unexpected_way_does_not_end_the_watch(
             await until(lambda: parts.serving.model.manifest.version == "8")
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("kind", ["deep", "long", "no paths", "folder", "graph", "tuning"])
+def test_no_bundle_ends_the_watch_over_bundles_and_keys(
+    kind: str, own: Path, newer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is put in place of the bundle, the next good one is served, and a key that is removed is not valid."""
+    monkeypatch.setattr(manifest_module, "MAX_MANIFEST_BYTES", 2**20)
+    monkeypatch.setitem(Doorstep.__init__.__kwdefaults__, "patience", 0.3)
+    key_file = tmp_path / "keys"
+    key_file.write_text(f"a:{digest('first')}\n")
+    text = (newer / MANIFEST_FILE).read_text()
+
+    async def story() -> None:
+        async with watching(bundle=own, key_file=key_file) as parts:
+            refused = parts.metrics.reloads["refused"]._value
+            match kind:
+                case "deep":
+                    (own / MANIFEST_FILE).write_text("[" * 200_000 + "]" * 200_000)
+                case "long":
+                    (own / MANIFEST_FILE).write_text(text + " " * 2**20)
+                case "no paths":
+                    (own / MANIFEST_FILE).write_text(text.replace("model.onnx", "a\\u0000b"))
+                case "folder":
+                    (own / MANIFEST_FILE).unlink()
+                    (own / MANIFEST_FILE).mkdir()
+                case "graph":
+                    (own / "model.onnx").unlink()
+                    (own / "model.onnx").mkdir()
+                    (own / MANIFEST_FILE).write_text(text)
+                case "tuning":
+                    (own / "tuning.json").write_text('{"best": {"sessions": 1000000000}}')
+                    shutil.copy(newer / "model.onnx", own)
+                    (own / MANIFEST_FILE).write_text(text)
+            if kind != "folder":  # where there is no manifest, nothing has arrived
+                await until(lambda: refused.get() == 1)
+            assert parts.serving.model.manifest.version != "8"
+            key_file.write_text(f"b:{digest('second')}\n")
+            await until(lambda: named(parts, "second") == "b")
+            assert named(parts, "first") is None
+            shutil.rmtree(own)
+            shutil.copytree(newer, own)
+            await until(lambda: parts.serving.model.manifest.version == "8")
+
+    asyncio.run(story())
+
+
+def test_a_look_that_fails_is_not_the_last(own: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    looks = []
+
+    def failing(*_: Any, **__: Any) -> Arrival:
+        looks.append(1)
+        raise RecursionError
+
+    async def story() -> None:
+        async with watching(bundle=own):
+            monkeypatch.setattr(Doorstep, "look", failing)
+            await until(lambda: len(looks) > 3)
+
+    asyncio.run(story())
+    assert caplog.text.count("cannot be watched") == 1
+
+
+def test_a_watch_that_ends_turns_readiness_red(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ending(*_: Any) -> None:
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(app, "watch_files", ending)
+    with TestClient(app.create_gateway(ServeSettings(bundle=bundle, page=False)).public) as client:
+        wait_until(lambda: client.get("/health/ready").status_code == 503, 10)
+        assert "the watch over files has ended" in client.get("/health/ready").json()["detail"]
+        assert client.get("/health/live").status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "chain", "dangling", "circle"])
