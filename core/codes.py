@@ -57,7 +57,7 @@ class Code(StrEnum):
     TOO_MANY_FILES = "too_many_files", 413, "Too many images"
     BAD_PARAMETER = "bad_parameter", 422, "Parameter out of range"
     UNAUTHORIZED = "unauthorized", 401, "API key needed"
-    FORBIDDEN = "forbidden", 403, "Not with this key"
+    FORBIDDEN = "forbidden", 403, "Not allowed"
     TOO_SLOW = "too_slow", 408, "Request too slow"
     OVERLOADED = "overloaded", 429, "Too many requests"
     BAD_REQUEST = "bad_request", 400, "Malformed request"

@@ -23,6 +23,7 @@ from oodguard.server.judging import Judge
 from oodguard.server.keys import KeyRing
 from oodguard.server.metrics import Metrics
 from oodguard.server.page import REDIRECT, PageRoutes, static_routes
+from oodguard.server.pages import Pages
 from oodguard.server.places import place_of
 from oodguard.server.reception import Reception
 from oodguard.server.routes import Route
@@ -33,6 +34,7 @@ from oodguard.server.shadow import Shadow
 from oodguard.server.thumbnails import ThumbnailRoutes
 from oodguard.server.tracing import Tracing
 from oodguard.server.traffic import Traffic
+from oodguard.server.turns import Turns, Weights
 from oodguard.server.v2 import OpenInference
 from oodguard.server.watch import watch_bundle, watch_files, watch_remote
 from oodguard.server.webhook import Webhook
@@ -68,7 +70,13 @@ class Parts:
         """The parts of a server, its model loaded and not yet checked."""
         metrics = Metrics()
         metrics.settings(settings)
-        admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
+        weights = Weights(settings.weights)
+        admission = Admission(
+            max_images=settings.max_queue,
+            max_bytes=settings.max_queue_bytes,
+            max_of_one=settings.max_caller_queue,
+            weights=weights,
+        )
         keys = KeyRing(file=settings.key_file, hashes=settings.key_hashes)
         takers = takers_of(settings, metrics)
         sampler = Sampler(takers, rate=settings.sample_rate) if takers else None
@@ -79,7 +87,8 @@ class Parts:
         room = DecodingRoom(settings.max_decode_bytes)
         decoders = Decoders(settings.decode_workers, limits=settings.limits, room=room)
         health = Health(serving, decoders, settings.stall_after, settings.dead_after)
-        judge = Judge(metrics, admission, decoders, settings.top_k, sampler, shadow)
+        turns = Turns(serving.model.at_once or settings.max_queue, weights)
+        judge = Judge(metrics, admission, decoders, turns, settings.top_k, sampler, shadow)
         traffic = Traffic(metrics, admission, serving, health)
         metrics.queue_images.set_function(lambda: admission.images)
         metrics.decoding_bytes.set_function(lambda: room.held)
@@ -223,4 +232,10 @@ def framed(routes: Sequence[Route], parts: Parts, *, published: bool = False, **
         health=parts.health,
         root_path=root_path,
         cors_origins=parts.settings.origins if published else (),
+        pages=Pages(
+            parts.settings.host if published else parts.settings.admin_host,
+            keyless=not (published and parts.keys.needed),
+            names=(parts.settings.host_names or "").split(",") if published else (),
+            origins=parts.settings.origins if published else (),
+        ),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -16,10 +15,13 @@ from oodguard.core.codes import Code
 from oodguard.server.admission import Admission, Reservation
 from oodguard.server.errors import ClientGone, RequestError
 from oodguard.server.health import Health
+from oodguard.server.numerals import decimal
 from oodguard.server.settings import ServeSettings
 
 # Where a request's scope holds the time at which its body was complete.
 ARRIVED = "oodguard.arrived"
+# And whom it counts for.
+CALLER = "oodguard.caller"
 TIMEOUT_HEADER = "x-request-timeout-ms"
 SOURCE_HEADER = "x-oodguard-source"
 # Less than this is no time to answer in, but a way to make a healthy server look broken.
@@ -78,7 +80,8 @@ class Entrance:
         """
         self.health.require_able()
         started, seconds = time.monotonic(), timeout_of(request.headers.get(TIMEOUT_HEADER), self.settings)
-        with self.admission.enter() as reservation:
+        caller = request.scope.get(CALLER, "")
+        with self.admission.enter(caller, task=asyncio.current_task()) as reservation:
             yield Call(request, self.settings, reservation, started, seconds)
 
 
@@ -89,11 +92,8 @@ def timeout_of(text: str | None, settings: ServeSettings) -> float:
     """
     if text is None:
         return settings.request_timeout
-    try:
-        milliseconds = float(text)
-    except ValueError:
-        milliseconds = math.nan
-    if not milliseconds >= SHORTEST_MS:
+    milliseconds = decimal(text)
+    if milliseconds is None or not milliseconds >= SHORTEST_MS:
         raise RequestError(
             Code.BAD_PARAMETER, f"X-Request-Timeout-Ms must be a number of at least {SHORTEST_MS} (milliseconds)"
         )

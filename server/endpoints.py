@@ -24,6 +24,7 @@ from oodguard.server.intake import read_images
 from oodguard.server.judging import NOTHING, Judge
 from oodguard.server.keys import KeyRing
 from oodguard.server.metrics import Metrics
+from oodguard.server.numerals import decimal
 from oodguard.server.problems import documented, problem_response
 from oodguard.server.routes import Route
 from oodguard.server.serving import Serving
@@ -61,6 +62,7 @@ class Predict:
                     source=source,
                     explain=explain,
                     read=call.elapsed,
+                    caller=call.reservation.caller,
                 )
                 found = await while_connected(request, work)
         timing = Timing.of(**dict(zip(STAGES, found.stages, strict=True)), total=found.total)
@@ -106,11 +108,8 @@ def _number(request: Request, name: str) -> float | None:
     values = request.query_params.getlist(name)
     if not values:
         return None
-    try:
-        value = float(values[0])
-    except ValueError:
-        value = math.nan
-    if len(values) > 1 or not math.isfinite(value):
+    value = decimal(values[0])
+    if len(values) > 1 or value is None or not math.isfinite(value):
         raise RequestError(Code.BAD_PARAMETER, f"{name} must be one number; got {', '.join(values)[:80]!r}")
     return value
 

@@ -10,8 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from oodguard.server.call import ARRIVED
+from oodguard.server.call import ARRIVED, CALLER
 from oodguard.server.health import Health
+from oodguard.server.pages import Pages
 from oodguard.server.problems import problem_response, unroutable
 from oodguard.server.reception import Reception, Visit
 from oodguard.server.routes import OTHER, Route, RouteTable
@@ -42,7 +43,9 @@ class Exchange(Visit):
     """One request over HTTP, and what was answered."""
 
     def __init__(self, scope: Scope, send: Send, *, route: Route, health: Health) -> None:
-        super().__init__(route, method=scope["method"], headers=dict(scope["headers"]))
+        client = scope["client"]
+        address = client[0] if client else None
+        super().__init__(route, method=scope["method"], headers=dict(scope["headers"]), address=address)
         self.begun = False
         self._secure = scope["scheme"] == "https"
         self._send = send
@@ -84,6 +87,7 @@ class Frame:
         health: Health,
         root_path: str = "",
         cors_origins: Sequence[str] = (),
+        pages: Pages,
     ) -> None:
         self.app = app
         # A redirect to the path without its slash would go to http:// behind a proxy with TLS, image, key and all.
@@ -93,6 +97,7 @@ class Frame:
         self._routes = RouteTable(routes)
         self._reception = reception
         self._health = health
+        self._pages = pages
         reception.expect(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,6 +126,9 @@ class Frame:
                 await RedirectResponse(f"{self._root_path}/")(scope, receive, send)
                 return
             self._reception.require_key(exchange)
+            if self._pages.needed and exchange.key is None:
+                self._pages.require(exchange.method, exchange.headers)
+            scope[CALLER] = exchange.caller
             # Not through the application's own middleware: what it would do is done here, for less.
             await self.app.router(scope, receive, send)
         except Exception as error:  # whatever happens, the caller gets a problem document

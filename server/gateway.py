@@ -16,12 +16,15 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from oodguard.server.app import Gateway
-from oodguard.server.descriptors import OTHER_FILES, PRIVATE_CONNECTIONS
+from oodguard.server.descriptors import PRIVATE_CONNECTIONS
 from oodguard.server.door import TlsDoor
+from oodguard.server.incidents import Incidents
 from oodguard.server.logs import server as log
 from oodguard.server.protocol import protocol_for
 
 EXIT_KILLED = 128
+# Connections beyond those that there may be whose callers are told why they are refused, at any moment.
+TOLD = 8
 
 
 class PublicServer(uvicorn.Server):
@@ -42,8 +45,8 @@ class PublicServer(uvicorn.Server):
         if not self.config.is_ssl or self.should_exit:
             return
         settings = self._gateway.parts.settings
-        # Half of the spare files: one caller too many is still told so in HTTP.
-        room = settings.max_connections + OTHER_FILES // 2
+        # Counted when they are accepted; a few callers too many are still told so in HTTP.
+        room = settings.max_connections + TOLD
         for listening in sockets or []:
             assert self.config.ssl is not None
             door = TlsDoor(
@@ -77,8 +80,13 @@ class PublicServer(uvicorn.Server):
             # Beside HTTP; the end of the lifetime waits for it.
             self._rpc_ending = loop.create_task(self._gateway.rpc.stop())
         # Closing the socket would reset them, requests and all.
+        timeout = self._gateway.parts.settings.header_timeout if self.config.is_ssl else None
         late = [
-            loop.create_task(loop.connect_accepted_socket(self._protocol, waiting, ssl=self.config.ssl))
+            loop.create_task(
+                loop.connect_accepted_socket(
+                    self._protocol, waiting, ssl=self.config.ssl, ssl_handshake_timeout=timeout
+                )
+            )
             for listening in sockets or []
             for waiting in _accepted(listening)
         ]
@@ -119,9 +127,10 @@ def yield_to_inference() -> None:
 def run(gateway: Gateway, public: socket.socket, private: socket.socket, rpc: socket.socket | None = None) -> int:
     """Serve on bound sockets until a signal; the exit code, 0 after an orderly end. `rpc` is for the gRPC port."""
     settings, health = gateway.parts.settings, gateway.parts.health
+    incidents = Incidents(gateway.parts.metrics)
     config = uvicorn.Config(
         gateway.public,
-        http=protocol_for(settings, most=settings.max_connections),
+        http=protocol_for(settings, incidents, most=settings.max_connections),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -139,7 +148,7 @@ def run(gateway: Gateway, public: socket.socket, private: socket.socket, rpc: so
     private_server = PrivateServer(
         uvicorn.Config(
             gateway.private,
-            http=protocol_for(settings, most=PRIVATE_CONNECTIONS),
+            http=protocol_for(settings, incidents, most=PRIVATE_CONNECTIONS),
             ws="none",
             lifespan="off",
             log_config=None,

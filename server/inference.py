@@ -29,9 +29,10 @@ class Inference:
     source: str | None = None
 
     async def judged(
-        self, judge: Judge, model: ServedModel, *, deadline: float, read: float
+        self, judge: Judge, model: ServedModel, *, deadline: float, read: float, caller: str = ""
     ) -> dict[str, oip.Array] | Problem:
-        """The outputs by name, or why the request as a whole is refused. `deadline` and `read` as for `Judge.judge`.
+        """The outputs by name, or why the request as a whole is refused. `deadline`, `read` and `caller` as for
+        `Judge.judge`.
 
         Raises `RequestError` for a target that is no number or a `source` that is no text, and as `Judge.judge` does.
         """
@@ -45,6 +46,7 @@ class Inference:
             explain=oip.explains(self.message),
             read=read,
             all_or_none=not self.tolerant,
+            caller=caller,
         )
         errors = [(index, one) for index, one in enumerate(found.outcomes) if isinstance(one, ImageError)]
         if errors and (not self.tolerant or len(errors) == len(self.images)):

@@ -24,6 +24,7 @@ from oodguard.server.errors import ClientGone, RequestError
 from oodguard.server.json_bodies import OTHERS, require_small_json
 from oodguard.server.judging import ParsedImage
 from oodguard.server.multipart import RAW_TYPES, FileCollector, FilePart, is_image_type
+from oodguard.server.numerals import whole
 from oodguard.server.settings import ServeSettings
 
 JSON_TYPE = "application/json"
@@ -88,8 +89,8 @@ async def _stream(call: Call, take: Callable[[bytes], None], workers: ThreadPool
     """Hand the body over, decompressed, as it arrives; stop reading once it is too large or too slow."""
     headers, limit = call.request.headers, call.settings.max_body_bytes
     coding = Coding.of(headers.get("content-encoding", ""))
-    length = headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
+    length = whole(headers.get("content-length", ""))
+    if length is not None and length > limit:
         raise _too_large(limit)
     received = kept = 0
 
@@ -121,7 +122,7 @@ async def _stream(call: Call, take: Callable[[bytes], None], workers: ThreadPool
                 while piece := await asyncio.get_running_loop().run_in_executor(workers, next, pieces, b""):
                     keep(piece)
     except TimeoutError:
-        of = f" of {int(length):,}" if length.isdigit() else ""
+        of = "" if length is None else f" of {length:,}"
         raise RequestError(
             Code.TOO_SLOW,
             f"{received:,}{of} bytes of the body arrived within {call.settings.body_timeout:g} s; send a smaller "

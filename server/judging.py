@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
@@ -27,6 +27,7 @@ from oodguard.server.sampling import Sampler
 from oodguard.server.shadow import Shadow
 from oodguard.server.stages import Passed, Seconds, Stages
 from oodguard.server.tracing import CURRENT
+from oodguard.server.turns import Turns
 
 # One image of a request: encoded, or pixels `[height, width, 3]` uint8, or why it cannot be used.
 ParsedImage = bytes | Pixels | ImageError
@@ -66,6 +67,7 @@ class Judge:
     metrics: Metrics
     admission: Admission
     decoders: Decoders
+    turns: Turns
     top_k: int
     sampler: Sampler | None = None
     shadow: Shadow | None = None
@@ -82,13 +84,13 @@ class Judge:
         explain: bool = False,
         read: float = 0.0,
         all_or_none: bool = False,
+        caller: str = "",
     ) -> Judgement:
         """Judge the images of one request, by a model that the caller has leased.
 
         deadline: a time of `time.monotonic`. asked: targets that the request names. explain: say for each image why.
         read: seconds that the request took to arrive. all_or_none: the caller answers none of the images where one
-        cannot be used, so the others are not
-        counted as answered.
+        cannot be used, so the others are not counted as answered. caller: whose turns the images take.
 
         Raises `RequestError` for a target that the calibration cannot promise or an unknown `source`, `DeadlineMissed`,
         and `EngineError` when inference fails.
@@ -96,7 +98,9 @@ class Judge:
         started = time.monotonic()
         targets, thresholds = model.asked(source=source, **asked)
         near = explain or self.sampler is not None
-        passed = await self._all([self._measure(model, image, deadline, source, near) for image in images], deadline)
+        passed = await self._all(
+            [self._in_turn(caller, model, image, deadline, source, near) for image in images], deadline
+        )
         judging = time.monotonic()
         calibration, classes = model.manifest.calibration_of(source), model.manifest.classes
         top_k = top_k or self.top_k
@@ -153,6 +157,20 @@ class Judge:
                         task.cancel()
         except TimeoutError:
             raise DeadlineMissed("the request was not answered within its time") from None
+
+    async def _in_turn(
+        self, caller: str, model: ServedModel, image: ParsedImage, deadline: float, source: str | None, near: bool
+    ) -> Passed:
+        since = time.monotonic()
+        await self.turns.take(caller)
+        waited = time.monotonic() - since
+        try:
+            found, decoding = await self._measure(model, image, deadline, source, near)
+        finally:
+            self.turns.give_back()
+        if isinstance(found, MeasuredImage):
+            found = replace(found, queued=found.queued + waited)
+        return found, decoding
 
     async def _measure(
         self, model: ServedModel, image: ParsedImage, deadline: float, source: str | None, near: bool

@@ -65,6 +65,10 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.labels: dict[str, tuple[str, ...]] = {**drift.LABELS, **promise.LABELS}
         self.requests = self._add(Counter, "oodguard_requests", "Requests, by route and status.", "route", "status")
+        self._by_key = self._add(
+            Counter, "oodguard_key_requests", "Inference requests, by the name of the caller's key and status.",
+            "key", "status",
+        )  # fmt: skip
         self._request_seconds = self._add(
             Histogram,
             "oodguard_request_seconds",
@@ -199,6 +203,10 @@ class Metrics:
     def request(self, route: str, status: int) -> None:
         """Count one request; `route` is one of the program's, never what a caller typed."""
         (self._by_route.get((route, status)) or self.requests.labels(route, str(status))).inc()
+
+    def by_key(self, key: str, status: int) -> None:
+        """Count one inference request of a caller with a key; `key` is a name of the key file."""
+        self._by_key.labels(key, str(status)).inc()
 
     def took(self, route: str, seconds: float) -> None:
         """Observe what an answered inference request took."""

@@ -121,6 +121,11 @@ class ServedModel:
         )
 
     @property
+    def at_once(self) -> int | None:
+        """How many images keep the engine busy: those that run, and as many that are ready; None for a remote one."""
+        return 2 * self.engine.slots * self.plan.max_batch if self.plan else None
+
+    @property
     def unreachable(self) -> str | None:
         """Why a remote engine cannot be asked at the moment; None where it can, or runs here."""
         return self.remote.unreachable if self.remote else None

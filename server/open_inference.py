@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import struct
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
@@ -25,9 +24,9 @@ from oodguard.server.base64_text import decoded
 from oodguard.server.errors import RequestError
 from oodguard.server.json_bodies import OTHERS, require_small_json
 from oodguard.server.judging import ParsedImage
+from oodguard.server.numerals import whole
 from oodguard.server.settings import ServeSettings
 
-LENGTH = re.compile(r"[0-9]{1,15}")
 ENCODED = "image"
 PIXELS = "pixels"
 EXPLANATION = "explanation"
@@ -82,9 +81,10 @@ def parse(
     """
     text, binary = body, b""
     if header_length is not None:
-        if not LENGTH.fullmatch(header_length) or int(header_length) > len(body):
+        length = whole(header_length)
+        if length is None or length > len(body):
             raise RequestError(Code.BAD_BODY, "Inference-Header-Content-Length does not fit the body")
-        text, binary = body[: int(header_length)], body[int(header_length) :]
+        text, binary = body[:length], body[length:]
     require_small_json(
         text,
         most_bytes=settings.max_json_bytes,

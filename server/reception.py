@@ -18,6 +18,7 @@ from oodguard.server.logs import log_request
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
 from oodguard.server.tracing import CURRENT, Tracing
+from oodguard.server.turns import caller_of
 
 REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=-]{1,128}$")
 
@@ -43,15 +44,23 @@ class Visit:
     `arrived` is when the whole request was there: only then does the server's own time begin.
     """
 
-    def __init__(self, route: Counted, *, method: str, headers: Mapping[bytes, bytes]) -> None:
+    def __init__(
+        self, route: Counted, *, method: str, headers: Mapping[bytes, bytes], address: str | None = None
+    ) -> None:
         self.started = self.arrived = time.monotonic()
         self.route = route
         self.method = method
         self.headers = headers
+        self.address = address
         given = headers.get(b"x-request-id", b"")
         self.request_id = given if REQUEST_ID.match(given) else b"%032x" % random.getrandbits(128)
         self.status = 499
         self.key: str | None = None
+
+    @property
+    def caller(self) -> str:
+        """Whom the request counts for; known once its key is."""
+        return caller_of(self.key, self.address)
 
     def header(self, name: bytes) -> str | None:
         """A request header as text."""
@@ -115,6 +124,8 @@ class Reception:
         now = time.monotonic()
         route, status = visit.route, visit.status
         self._metrics.request(route.label, status)
+        if route.inference and visit.key is not None:
+            self._metrics.by_key(visit.key, status)
         if route.inference and status == 200:
             self._metrics.took(route.label, now - visit.arrived)
         log_request(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Literal
 
@@ -16,17 +15,9 @@ from oodguard.core.signature import Trust
 from oodguard.core.targets import AcceptOption, Asked, ConfidenceOption, CoverageOption, MaxErrorOption
 from oodguard.core.verdict import DEFAULT_TOP_K
 from oodguard.server.engines.registry import DEFAULT, ENGINES, Device, EngineName, one_of
+from oodguard.server.settings_forms import FORMS
 from oodguard.server.settings_rules import ENV_PREFIX, broken_rule
 from oodguard.server.tuning import MAX_BATCH, MAX_SESSIONS, MAX_THREADS
-
-ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
-# As browsers write it: nothing behind the port, and lower case, since they compare text.
-ORIGIN = re.compile(r"^https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?$")
-PATTERNS = {
-    "sample_store": (r"^(s3|gs|az)://[^\s/?#@]+(/[^\s?#]*)?$", "s3://bucket/prefix"),
-    "sample_webhook": (r"^https?://[^\s/?#@]+(/[^\s#]*)?$", "https://example.com/flagged"),
-    "traces_endpoint": (r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", "http://localhost:4318"),
-}
 
 
 class ServeSettings(BaseSettings):
@@ -218,7 +209,12 @@ class ServeSettings(BaseSettings):
         None, description="File with one name:sha256 or name:sha256:admin per line (see `oodguard key`)."
     )
     key_hashes: str | None = Field(None, description="Keys as name:sha256, separated by commas, instead of a file.")
-
+    host_names: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*$",
+        description="More names of a server on the loopback without keys, as a proxy passes them on; separated by "
+        "commas. It refuses others: a web page could have made them up.",
+    )
     cors_origins: str | None = Field(
         None,
         description="Origins whose pages may call the server, as in https://shop.example, separated by commas; "
@@ -228,6 +224,13 @@ class ServeSettings(BaseSettings):
     # How much it takes on.
     max_queue: int = Field(
         128, ge=1, le=1_000_000, description="Maximum images admitted and not yet answered; beyond it requests get 429."
+    )
+    max_caller_queue: int | None = Field(
+        None, ge=1, description="Maximum images of one caller among them; default: all of them while nobody else calls."
+    )
+    key_weights: str | None = Field(
+        None,
+        description="Shares of the server by key, as in alice=4,bob=0.5; the weight of every other caller is 1.",
     )
     max_queue_bytes: int = Field(
         256 * 1024 * 1024, ge=1, description="Maximum bytes of request bodies held at once; beyond it requests get 429."
@@ -291,6 +294,12 @@ class ServeSettings(BaseSettings):
         description="Seconds a request body may take to arrive, from the end of its head; then the request gets 408. "
         "A slow network needs more: 2 MB at 1 Mbit/s take 16 s.",
     )
+    write_timeout: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Seconds a caller may leave an answer unread; then its connection ends.",
+    )
     keep_alive: int = Field(
         75,
         ge=1,
@@ -326,28 +335,12 @@ class ServeSettings(BaseSettings):
     )
     log_format: Literal["json", "text"] = Field("json", description="One JSON object per line, or plain text.")
 
-    @field_validator("triton_url")
+    @field_validator(*FORMS)
     @classmethod
-    def _are_addresses(cls, text: str | None) -> str | None:
-        wrong = [part for part in (text or "").split(",") if not ADDRESS.match(part)] if text is not None else []
-        if wrong:
-            raise ValueError(f"{wrong[0]!r} is not HOST:PORT of a gRPC service, as in localhost:8001")
-        return text
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _are_origins(cls, text: str | None) -> str | None:
-        wrong = [part for part in text.split(",") if not ORIGIN.match(part)] if text is not None else []
-        if wrong:
-            raise ValueError(f"{wrong[0]!r} is not an origin as in https://shop.example (no path, no *)")
-        return text
-
-    @field_validator("sample_store", "sample_webhook", "traces_endpoint")
-    @classmethod
-    def _is_address(cls, text: str | None, field: ValidationInfo) -> str | None:
-        pattern, example = PATTERNS[field.field_name or ""]
-        if text is not None and not re.match(pattern, text):
-            raise ValueError(f"{text!r} is not an address as in {example}")
+    def _has_its_form(cls, text: str | None, field: ValidationInfo) -> str | None:
+        fault = None if text is None else FORMS[field.field_name or ""].fault(text)
+        if fault:
+            raise ValueError(fault)
         return text
 
     @field_validator(
@@ -376,6 +369,12 @@ class ServeSettings(BaseSettings):
     def origins(self) -> tuple[str, ...]:
         """Every origin whose pages may call, once."""
         return tuple(dict.fromkeys(self.cors_origins.split(","))) if self.cors_origins else ()
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of callers by the name of their key."""
+        pairs = (part.split("=") for part in (self.key_weights or "").split(",") if part)
+        return {name: float(weight) for name, weight in pairs}
 
     @property
     def asked(self) -> Asked:

@@ -114,6 +114,11 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
         "max_files is larger than max_queue, so the largest requests could never be admitted; lower it",
     ),
     (
+        lambda s: s.max_caller_queue and s.max_caller_queue < s.max_files,
+        "max_caller_queue is smaller than max_files, so the largest requests could never be admitted; raise it",
+    ),
+    (lambda s: s.key_weights and not _has_keys(s), "key_weights needs key_file or key_hashes"),
+    (
         lambda s: s.max_body_bytes > s.max_queue_bytes,
         "max_body_bytes is larger than max_queue_bytes, so the largest requests could never be admitted; lower it",
     ),

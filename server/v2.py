@@ -129,7 +129,9 @@ class OpenInference:
                 source, tolerant = request.headers.get(SOURCE_HEADER) or None, oip.check_outputs(message, manifest)
                 inference = Inference(message, images, tolerant=tolerant, source=source)
                 call.hold(len(images))
-                work = inference.judged(self.judge, model, deadline=call.deadline, read=call.elapsed)
+                work = inference.judged(
+                    self.judge, model, deadline=call.deadline, read=call.elapsed, caller=call.reservation.caller
+                )
                 found = await while_connected(request, work)
         if isinstance(found, Problem):
             return problem_response(found, path=request.url.path)

@@ -23,6 +23,7 @@ from oodguard.core.formats import FORMATS, format_of
 from oodguard.server.backlog import Backlog
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
+from oodguard.server.numerals import whole
 from oodguard.server.sampling import WAITING, WAITING_BYTES
 from oodguard.server.signing import read_secrets, signed
 
@@ -160,5 +161,4 @@ def event_of(data: bytes, sample: FlaggedSample) -> FlaggedEvent:
 
 def _retry_after(headers: Message) -> float:
     """Seconds that a receiver asks to wait; 0 where it names none."""
-    text = headers.get("retry-after", "")
-    return float(text) if text.isascii() and text.isdigit() else 0.0
+    return float(whole(headers.get("retry-after", "")) or 0)

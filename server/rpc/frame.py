@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 
@@ -105,7 +106,7 @@ class RpcFrame:
         return grpc.stream_unary_rpc_method_handler(serve)
 
     async def _serve(self, procedure: Procedure | None, path: str, _: Any, context: Any) -> bytes | None:
-        visit = Visit(procedure or OTHER, method="POST", headers=_headers(context))
+        visit = Visit(procedure or OTHER, method="POST", headers=_headers(context), address=_address(context))
         metadata = [("x-request-id", visit.request_id.decode())]
         context.set_trailing_metadata(tuple(metadata))
         self._calls += 1
@@ -153,3 +154,9 @@ def _headers(context: Any) -> Mapping[bytes, bytes]:
     """A call's metadata as request headers."""
     given = context.invocation_metadata() or ()
     return {name.encode(): value if isinstance(value, bytes) else value.encode("latin-1") for name, value in given}
+
+
+def _address(context: Any) -> str | None:
+    """The address of a call's peer, which gRPC writes as ipv4:10.0.0.7:1234 or ipv6:%5Bfd00::5%5D:1234."""
+    kind, _, rest = unquote(context.peer() or "").partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else None

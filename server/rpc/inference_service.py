@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -94,7 +95,8 @@ class InferenceService:
     async def infer(self, call: RpcCall) -> bytes | Problem:
         """Answer a tensor of encoded images (BYTES) or of pixels (UINT8)."""
         self.health.require_able()
-        with self.admission.enter() as reservation:
+        caller = call.visit.caller
+        with self.admission.enter(caller, task=asyncio.current_task()) as reservation:
             seconds = timeout_of(call.visit.header(TIMEOUT_HEADER.encode()), self.settings)
             body = await call.read()
             call.visit.arrived = time.monotonic()
@@ -113,7 +115,7 @@ class InferenceService:
                 inference = Inference(message, images, tolerant=tolerant, source=source)
                 reservation.hold(len(images), most=most)
                 read = call.visit.arrived - call.visit.started
-                found = await inference.judged(self.judge, model, deadline=deadline, read=read)
+                found = await inference.judged(self.judge, model, deadline=deadline, read=read, caller=caller)
         return found if isinstance(found, Problem) else messages.encode(message, model.ref, found)
 
     def _bounded(self, seconds: float, call: RpcCall) -> float:

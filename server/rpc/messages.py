@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from oodguard.core.targets import TARGET_NAMES
 from oodguard.server import open_inference as oip
 from oodguard.server.errors import RequestError
 from oodguard.server.judging import ParsedImage
+from oodguard.server.numerals import decimal
 from oodguard.server.rpc.wire import Layout, require_few_fields
 
 # Of ModelInferRequest: parameters = 4; inputs = 5, with parameters = 4 and contents = 5, of which uint_contents = 4 and
@@ -74,8 +74,8 @@ def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         kind = parameter.WhichOneof("parameter_choice")
         value = getattr(parameter, kind) if kind else None
         if name in TARGET_NAMES and isinstance(value, str):
-            with contextlib.suppress(ValueError):
-                value = float(value)
+            number = decimal(value)
+            value = value if number is None else number
         found[name] = value
     return found
 
