@@ -10,7 +10,7 @@ import math
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -270,3 +270,21 @@ class DecodingRoom:
             with self._changed:
                 self.held -= size
                 self._changed.notify_all()
+
+
+class HeavyPicture(Exception):
+    """Decoding would take more than a light room lets in."""
+
+
+@dataclass(frozen=True, slots=True)
+class LightRoom:
+    """The part of a room for pictures that take at most `most` bytes; raises `HeavyPicture` for the others."""
+
+    room: DecodingRoom
+    most: int
+
+    def hold(self, size: int) -> AbstractContextManager[None]:
+        """As `DecodingRoom.hold`."""
+        if size > self.most:
+            raise HeavyPicture
+        return self.room.hold(size)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator,
 
 from oodguard.core.classifier import InputType, Layout
 from oodguard.core.codes import Code
-from oodguard.core.decoding import DecodingRoom, Effort, bytes_to_decode
+from oodguard.core.decoding import DecodingRoom, Effort, HeavyPicture, LightRoom, bytes_to_decode
 from oodguard.core.errors import ImageError, InputError
 from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.rgb import as_rgb
@@ -167,7 +167,7 @@ def open_image(
 
 @contextmanager
 def _opened(
-    data: bytes, limits: ImageLimits, shrink_for: Preprocessing | None, room: DecodingRoom | None
+    data: bytes, limits: ImageLimits, shrink_for: Preprocessing | None, room: DecodingRoom | LightRoom | None
 ) -> Iterator[Image.Image]:
     if not data:
         raise ImageError(Code.EMPTY, "the image is empty (0 bytes)")
@@ -258,7 +258,7 @@ def _refusals() -> Iterator[None]:
     """Whatever Pillow raises, as an `ImageError`."""
     try:
         yield
-    except ImageError:
+    except (ImageError, HeavyPicture):
         raise
     except UnidentifiedImageError:
         raise ImageError(
@@ -357,9 +357,11 @@ def load_pixels(
     data: bytes,
     preprocessing: Preprocessing,
     limits: ImageLimits = DEFAULT_LIMITS,
-    room: DecodingRoom | None = None,
+    room: DecodingRoom | LightRoom | None = None,
 ) -> Pixels:
     """Encoded image to the graph's input: `open_image`, then `to_pixels`. `room` holds what that takes of memory.
+
+    A `LightRoom` raises `HeavyPicture` before a picture is decoded that takes more than it lets in.
 
     ```python
     pixels = load_pixels(Path("photo.jpg").read_bytes(), record.preprocessing)

@@ -58,7 +58,7 @@ def form_parts(target: Target, over: Over) -> None:
 @abuser("sends forms whose parts have as many options as fit")
 def form_options(target: Target, over: Over) -> None:
     """Headers that take long to read."""
-    _post(target, over, "/predict", FORM, PART % (b";" * 8000) * 100 + b"--b0--\r\n")
+    _post(target, over, "/predict", FORM, PART % (b";" * 3000) * 100 + b"--b0--\r\n")
 
 
 @abuser("sends progressive JPEG pictures of many scans")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import subprocess
@@ -115,6 +116,27 @@ def test_a_costly_image_is_refused_by_the_setting_and_costs_its_mates_nothing(
     assert [p["index"] for p in answer["predictions"]] == [1]
     alone = client.post("/predict", content=picture(size=(300, 300)), headers=PNG)
     assert (alone.status_code, alone.json()["title"]) == (413, "Image too costly to decode")
+
+
+def test_ordinary_photos_do_not_wait_for_large_ones(picture: Callable[..., bytes]) -> None:
+    # 9 bytes are counted for each pixel of a PNG: 14,400 for the ordinary one.
+    room = DecodingRoom(200_000)
+    decoders = Decoders(1, limits=ImageLimits(), room=room, light=20_000)
+    small, large = picture(), picture(size=(100, 100))
+
+    async def story() -> None:
+        with room.hold(150_000):
+            waiting = [asyncio.ensure_future(decoders.load(large, HOW)) for _ in range(3)]
+            while not room.waiting:
+                await asyncio.sleep(0.01)
+            for _ in range(5):
+                assert (await asyncio.wait_for(decoders.load(small, HOW), 10)).shape == (16, 16, 3)
+            assert (decoders.stuck, decoders.busy, decoders.oldest > 0) == (0.0, True, True)
+        assert [found.shape for found in await asyncio.gather(*waiting)] == [(16, 16, 3)] * 3
+
+    asyncio.run(story())
+    assert (decoders.busy, room.held) == (False, 0)
+    decoders.close()
 
 
 def free_port() -> int:
