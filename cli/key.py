@@ -14,7 +14,7 @@ def key(
     *,
     role: Annotated[
         Literal["predict", "admin"],
-        Parameter(help="predict: asks about images; admin: also reloads the bundle and looks at the shadow."),
+        Parameter(help="predict: asks about images; admin: also reloads the bundle."),
     ] = "predict",
 ) -> None:
     """Make an API key, and the line for the server's key file.

@@ -163,7 +163,7 @@ class AdminRoutes:
         return (
             Route(path="/metrics", endpoint=self.scrape, open=True),
             Route(path="/admin/reload", endpoint=self.reload, methods=("POST",), admin=True),
-            Route(path="/admin/shadow", endpoint=self.shadow_state, admin=True),
+            Route(path="/admin/shadow", endpoint=self.shadow_state),
         )
 
     async def scrape(self, _: Request) -> Response:

@@ -14,8 +14,8 @@ END_OF_HEAD = b"\r\n\r\n"
 SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
 
 
-class Place(Enum):
-    """Which part of a request comes next."""
+class Awaited(Enum):
+    """Which part of a request is awaited."""
 
     HEAD = auto()
     BODY = auto()
@@ -39,7 +39,7 @@ class Framing:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._place = Place.HEAD
+        self._place = Awaited.HEAD
         self._begun = b""
         self._left = 0
         self._head = self._frame = self._body = self._trailer = 0
@@ -47,20 +47,20 @@ class Framing:
     @property
     def in_head(self) -> bool:
         """Whether a head comes next, or the rest of one."""
-        return self._place is Place.HEAD
+        return self._place is Awaited.HEAD
 
     def begin(self) -> None:
         """Expect a head."""
-        self._place, self._begun = Place.HEAD, b""
+        self._place, self._begun = Awaited.HEAD, b""
         self._head = self._frame = self._body = self._trailer = 0
 
     def body(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Expect the body that these headers announce; names are in lower case."""
         self._begun = b""
-        self._place, self._left = Place.BODY, 0
+        self._place, self._left = Awaited.BODY, 0
         for name, value in headers:
             if name == b"transfer-encoding":
-                self._place = Place.CHUNK_SIZE
+                self._place = Awaited.CHUNK_SIZE
                 return
             if name == b"content-length":
                 # The parser has refused what is no number, and a second one.
@@ -68,21 +68,21 @@ class Framing:
 
     def ends_within(self, size: int) -> bool:
         """Whether the body is known to end within so many bytes."""
-        return self._place is Place.BODY and self._left <= size
+        return self._place is Awaited.BODY and self._left <= size
 
     def end(self, data: bytes, start: int) -> int:
         """How far the parser may read on from `start`. Raises `RequestError` where a limit is passed."""
-        if self._place is Place.BODY and self._left:
+        if self._place is Awaited.BODY and self._left:
             end = min(len(data), start + self._left)
             self._left -= end - start
             return end
-        if self._place is Place.HEAD:
+        if self._place is Awaited.HEAD:
             return self._end_of_head(data, start)
-        if self._place is Place.CHUNK_SIZE:
+        if self._place is Awaited.CHUNK_SIZE:
             return self._end_of_size(data, start)
-        if self._place is Place.CHUNK:
+        if self._place is Awaited.CHUNK:
             return self._end_of_chunk(data, start)
-        if self._place is Place.TRAILER:
+        if self._place is Awaited.TRAILER:
             return self._end_of_trailer(data, start)
         return len(data)
 
@@ -115,22 +115,22 @@ class Framing:
         size = SIZE.match(line)
         if size is None:
             # The parser says what is wrong.
-            self._place = Place.UNKNOWN
+            self._place = Awaited.UNKNOWN
             return len(data)
         self._left = int(size[0], 16)
         if not self._left:
-            self._place = Place.TRAILER
+            self._place = Awaited.TRAILER
             return end
         self._body += self._left
         self._left += len(b"\r\n")
-        self._place = Place.CHUNK
+        self._place = Awaited.CHUNK
         return self._end_of_chunk(data, end)
 
     def _end_of_chunk(self, data: bytes, start: int) -> int:
         end = min(len(data), start + self._left)
         self._left -= end - start
         if not self._left:
-            self._place = Place.CHUNK_SIZE
+            self._place = Awaited.CHUNK_SIZE
         return end
 
     def _end_of_trailer(self, data: bytes, start: int) -> int:

@@ -127,9 +127,10 @@ class PageRoutes:
         number = request.path_params["number"]
         with self._serving.model.lease() as model:
             count = self._samples.count(model)
-            if not (number.isascii() and number.isdigit() and len(number) < 6 and int(number) < count):
+            place = whole(number)
+            if place is None or place >= count:
                 raise RequestError(Code.NOT_FOUND, f"there is no such sample; {count} are counted from 0")
-            content = await run_in_threadpool(self._samples.read, model, int(number))
+            content = await run_in_threadpool(self._samples.read, model, place)
         kind = format_of(content) if content else None
         if content is None or kind is None:
             raise RequestError(Code.NOT_FOUND, f"sample {number} is no longer there")

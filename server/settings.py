@@ -15,8 +15,8 @@ from oodguard.core.signature import Trust
 from oodguard.core.targets import AcceptOption, Asked, ConfidenceOption, CoverageOption, MaxErrorOption
 from oodguard.core.verdict import DEFAULT_TOP_K
 from oodguard.server.engines.registry import DEFAULT, ENGINES, Device, EngineName, one_of
-from oodguard.server.settings_forms import FORMS
 from oodguard.server.settings_rules import ENV_PREFIX, broken_rule
+from oodguard.server.settings_texts import TEXTS, weights_of
 from oodguard.server.tuning import MAX_BATCH, MAX_SESSIONS, MAX_THREADS
 
 
@@ -335,13 +335,10 @@ class ServeSettings(BaseSettings):
     )
     log_format: Literal["json", "text"] = Field("json", description="One JSON object per line, or plain text.")
 
-    @field_validator(*FORMS)
+    @field_validator(*TEXTS)
     @classmethod
-    def _has_its_form(cls, text: str | None, field: ValidationInfo) -> str | None:
-        fault = None if text is None else FORMS[field.field_name or ""].fault(text)
-        if fault:
-            raise ValueError(fault)
-        return text
+    def _is_written_well(cls, text: str | None, field: ValidationInfo) -> str | None:
+        return None if text is None else TEXTS[field.field_name or ""](text)
 
     @field_validator(
         *("tls_cert", "tls_key", "tls_ca", "key_file", "trust", "tuning", "triton_ca", "triton_cert", "triton_key"),
@@ -373,8 +370,7 @@ class ServeSettings(BaseSettings):
     @property
     def weights(self) -> dict[str, float]:
         """The weights of callers by the name of their key."""
-        pairs = (part.split("=") for part in (self.key_weights or "").split(",") if part)
-        return {name: float(weight) for name, weight in pairs}
+        return weights_of(self.key_weights)
 
     @property
     def asked(self) -> Asked:

@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import distributions
+from importlib.metadata import distributions, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from images import requirements, sbom, slim
 
@@ -44,8 +46,11 @@ def test_the_last_stages_run_as_a_user_of_their_own_and_hold_no_installer() -> N
 def test_the_build_context_gives_the_whole_package(tmp_path: Path) -> None:
     context = tmp_path / "context"
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    for copied in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE.read_text(), re.MULTILINE):
-        for path in copied.split():
+    dockerfile = DOCKERFILE.read_text()
+    for copied in re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, re.MULTILINE):
+        for argument in copied.split():
+            default = re.fullmatch(r"\$\{(\w+)\}", argument)
+            path = re.search(rf"^ARG {default[1]}=(\S+)$", dockerfile, re.MULTILINE)[1] if default else argument  # type: ignore[index]
             assert path.split("/")[0] in let_in, path
             target = context / path
             if (ROOT / path).is_dir():
@@ -72,10 +77,62 @@ def test_the_gateways_requirements_are_those_of_its_extra() -> None:
         requirements.requirements(["absent"])
 
 
-def test_the_gpu_gateway_pins_the_runtime_that_the_gateway_has() -> None:
-    pinned = re.search(r"^onnxruntime==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert pinned
-    assert f"'onnxruntime-gpu[cuda,cudnn]=={pinned[1]}'" in DOCKERFILE.read_text()
+LOCKS = sorted((ROOT / "images").glob("*.lock"))
+
+
+def locked(path: Path) -> dict[str, str]:
+    """Version by package; every entry of the lock has hashes, and nothing else is in it."""
+    header, *entries = re.split(r"\n(?=[a-z0-9])", path.read_text().rstrip("\n"))
+    assert header.startswith("# Made by: python images/lock.py ")
+    found = {}
+    for entry in entries:
+        match = re.fullmatch(r"([a-z0-9.-]+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)", entry)
+        assert match, entry[:80]
+        found[match[1]] = match[2]
+    return found
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+def test_a_lock_has_the_versions_of_the_constraints_and_the_whole_closure(path: Path) -> None:
+    found = locked(path)
+    pins = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    pinned = {canonicalize_name(name): version for name, version in pins.items()}
+    assert {name: pinned[name] for name in found if name in pinned} == {n: v for n, v in found.items() if n in pinned}
+    # CUDA's libraries are in no environment that tests run in.
+    foreign = {name for name in found if name not in pinned}
+    assert all(re.match(r"(nvidia|cuda)-|triton$|onnxruntime-gpu$|setuptools$", name) for name in foreign), foreign
+    arguments = path.read_text().splitlines()[0].split("lock.py ")[1].split()
+    extras = [one for one in arguments if "=" not in one]
+    wanted = requirements.requirements(extras) if extras else []
+    waiting = [Requirement(one) for one in (*wanted, *(one for one in arguments if "=" in one and "gpu" not in one))]
+    seen = set()
+    while waiting:
+        one = waiting.pop()
+        name = canonicalize_name(one.name)
+        marker = one.marker
+        if marker is not None and not any(marker.evaluate({"extra": extra}) for extra in ("", *one.extras)):
+            continue
+        if (name, frozenset(one.extras)) in seen or name == "onnxruntime-gpu" or name in foreign:
+            continue
+        seen.add((name, frozenset(one.extras)))
+        assert name in found, f"{name} is missing; make {path.name} anew"
+        for text in requires(name) or ():
+            inner = Requirement(text)
+            if inner.marker is None or any(inner.marker.evaluate({"extra": e}) for e in ("", *one.extras)):
+                inner.marker = None
+                waiting.append(inner)
+
+
+def test_the_gpu_gateway_has_the_runtime_of_the_gateway() -> None:
+    gpu, usual = locked(ROOT / "images" / "gateway-gpu.lock"), locked(ROOT / "images" / "gateway.lock")
+    assert gpu["onnxruntime-gpu"] == usual["onnxruntime"]
+
+
+def test_images_install_nothing_without_its_hash() -> None:
+    for line in re.sub(r"\\\n", " ", DOCKERFILE.read_text()).splitlines():
+        for part in re.split(r"&&", line):
+            if re.search(r"pip\b.* install ", part):
+                assert "--require-hashes" in part or "--no-index" in part, part
 
 
 def test_the_bill_of_materials_names_what_is_installed(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -260,3 +262,44 @@ def test_a_trailer_is_bounded_and_its_lines_are_fed_one_by_one(step: int) -> Non
     assert b"".join(steps(framing, stream, step)) == stream
     with pytest.raises(RequestError, match="trailer fields"):
         steps(framing, b"e: " + b"f" * 40, step)
+
+
+def test_tls_connections_count_when_they_are_accepted(server: Any, certificate: tuple[Any, Any]) -> None:
+    cert, key = map(str, certificate)
+    flags = ("--tls-cert", cert, "--tls-key", key, "--max-connections", "4", "--header-timeout", "2")
+    running = server(*flags)
+    before = running.descriptors()
+    with ExitStack() as stack:
+        silent = [stack.enter_context(connect(running)) for _ in range(40)]
+        wait_until(lambda: running.descriptors() > before, 5)
+        time.sleep(0.3)
+        # Four, and eight that would be told that they are too many.
+        assert running.descriptors() - before <= 12 + 2
+        began = time.monotonic()
+        for one in silent:
+            one.settimeout(10)
+            assert all_of(one) == b""
+        assert time.monotonic() - began < 4
+
+
+def test_handshake_and_head_share_their_time(server: Any, certificate: tuple[Any, Any]) -> None:
+    cert, key = map(str, certificate)
+    running = server("--tls-cert", cert, "--tls-key", key, "--header-timeout", "3")
+    context = ssl.create_default_context(cafile=cert)
+    with connect(running) as plain:
+        began = time.monotonic()
+        time.sleep(2)
+        with context.wrap_socket(plain, server_hostname="localhost") as connection:
+            assert all_of(connection).startswith(b"HTTP/1.1 408 ")
+            assert 2.5 < time.monotonic() - began < 4.5
+
+
+def test_a_tls_caller_who_says_no_goodbye_is_gone_in_time(server: Any, certificate: tuple[Any, Any]) -> None:
+    cert, key = map(str, certificate)
+    running = server("--tls-cert", cert, "--tls-key", key, "--write-timeout", "1")
+    context = ssl.create_default_context(cafile=cert)
+    with context.wrap_socket(connect(running), server_hostname="localhost") as connection:
+        # The answer ends the connection, but this caller neither reads nor says goodbye.
+        before = running.descriptors()
+        connection.sendall(LIVE % b"Connection: close\r\n")
+        wait_until(lambda: running.descriptors() < before, 6)
