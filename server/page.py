@@ -17,6 +17,7 @@ from oodguard.core.formats import format_of
 from oodguard.server.card import ModelCard, ShadowCard, card_of
 from oodguard.server.errors import RequestError
 from oodguard.server.model import ServedModel
+from oodguard.server.numerals import whole
 from oodguard.server.problems import documented
 from oodguard.server.routes import Route
 from oodguard.server.sample_images import SampleImages
