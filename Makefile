@@ -2,6 +2,7 @@
 # make test    set up, lint, types, tests
 # make loadtest  a minute of load on the embedded guard, and its summary
 # make check   lint and types alone
+# make docs-site  the documents as a site in build/site, with search; needs no network to read
 # make bounds  test the oldest and the newest allowed version of every dependency (downloads gigabytes)
 # make mutation  change one operator, number or comparison at a time and print what no test noticed (takes hours)
 # make images  build the gateway image and ask it a question (as root, with buildah)
@@ -14,7 +15,7 @@ STAMP := $(VENV)/.installed
 EXAMPLE := .oodguard-cache/example
 BUNDLE := $(EXAMPLE)/bundles/digits
 
-.PHONY: setup check test serve bundle loadtest docs bounds mutation images clean
+.PHONY: setup check test serve bundle loadtest docs docs-site bounds mutation images clean
 
 setup: $(STAMP)
 
@@ -36,7 +37,7 @@ test: check
 bundle: $(BUNDLE)/manifest.json
 
 $(BUNDLE)/manifest.json: $(STAMP)
-	$(BIN)/oodguard train --data digits --image-size 96 --views 1 --tune-epochs 3 --epochs 15 --out $(EXAMPLE)/runs/digits
+	$(BIN)/oodguard train --data digits --image-size 96 --views 1 --fine-tune-epochs 3 --epochs 15 --out $(EXAMPLE)/runs/digits
 	$(BIN)/oodguard export $(EXAMPLE)/runs/digits --out $(BUNDLE)
 	$(BIN)/oodguard samples --out $(EXAMPLE)/samples
 
@@ -53,6 +54,9 @@ loadtest: $(BUNDLE)/manifest.json
 docs: setup
 	$(BIN)/python -m oodguard.server.tables docs/*.md
 	$(BIN)/python helm/document.py
+
+docs-site: setup
+	$(BIN)/python scripts/docs_site.py build/site
 
 bounds: setup
 	$(BIN)/python scripts/check_dependency_bounds.py

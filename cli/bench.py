@@ -10,7 +10,10 @@ from cyclopts import Parameter, validators
 from rich.markdown import Markdown
 from rich.table import Table
 
-from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.inputs import expect, expect_sets
+from oodguard.cli.output import Output
+from oodguard.cli.progress import reporter
 from oodguard.cli.terminal import Terminal
 from oodguard.cli.whole import Whole
 
@@ -46,15 +49,22 @@ def bench(
     devices: Annotated[Whole, Parameter(help="GPUs or CPU processes; 0: all GPUs, or one CPU process.")] = 0,
     threads: Annotated[Whole, Parameter(help="CPU threads; 0: all.")] = 0,
     list_: Annotated[bool, Parameter(name="--list", help="List suites and methods, and stop.")] = False,
+    output: Annotated[Output | None, Parameter(name="*")] = None,
 ) -> None:
-    """Train and compare methods: those of the five papers, and the usual baselines.
+    """Train and compare methods on suites of data sets.
 
-    Writes results.json (one record for each method, seed, OOD set and score), results.md (mean and standard deviation
-    over seeds) and report.html (plots) into --out. Run the same command again to continue an interrupted comparison.
-    Thresholds are calibrated on ID calibration images alone.
+    The methods are those of the five papers, and the usual baselines. Writes results.json (one record for each
+    method, seed, OOD set and score), results.md (mean and standard deviation over seeds) and report.html (plots)
+    into --out. Run the same command again to continue an interrupted comparison. Thresholds are calibrated on ID
+    calibration images alone.
 
     Example: oodguard bench produce --data data --out results/produce --methods single,ldr,fused --quick
     """
+    for path in (outliers,) if outliers is not None else ():
+        expect(path, Artefact.IMAGES, flag="--outliers")
+    expect_sets(ood or ())
+    if suite is not None and (Path(suite).exists() or "/" in suite):
+        expect(Path(suite), Artefact.PHOTOS)
     from oodguard.bench.arena import BenchSetting
     from oodguard.bench.results.report import write_report
     from oodguard.bench.results.table import to_markdown
@@ -86,7 +96,7 @@ def bench(
     names = [name.strip() for name in methods.split(",") if name.strip()]
     options = {"out": out, "seeds": seeds, "methods": ",".join(names), "outliers": outliers}
     compute = start_compute(devices)
-    with TerminalReporter() as report:
+    with reporter(output) as report:
         results = run_bench(
             chosen_suite,
             setting,

@@ -9,10 +9,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.inputs import expect_photos
+from oodguard.cli.output import Output
+from oodguard.cli.progress import reporter
 from oodguard.cli.terminal import Terminal
 from oodguard.cli.whole import Whole
+from oodguard.core.errors import EnvironmentProblem, InputError, QualityError
 from oodguard.training.options import TrainOptions
+from oodguard.training.photos.kinds import Kind, parse_kinds
 
 LIST, PAGE = "suspects.csv", "check.html"
 DEFAULT = {name: field.default for name, field in TrainOptions.model_fields.items()}
@@ -24,7 +28,10 @@ def check(
     out: Annotated[Path, Parameter(help="Folder to write suspects.csv and check.html to.")] = Path("check"),
     fail_on: Annotated[
         str,
-        Parameter(help="Exit with code 4 if there are suspects of these kinds, separated by commas; 'any': of any."),
+        Parameter(
+            help="Exit with code 4 if there are suspects of these kinds, separated by commas; 'copies': of the three "
+            "kinds of copies; 'any': of any."
+        ),
     ] = "",
     backbone: Annotated[str, Parameter(help="As in train; the same backbone shares the cached features.")] = DEFAULT[
         "backbone"
@@ -34,33 +41,34 @@ def check(
     seed: Annotated[Whole, Parameter(help="Seed of the division into parts that judge each other's labels.")] = 0,
     cache: Annotated[Path, Parameter(help="Folder in which to cache features and measurements.")] = DEFAULT["cache"],
     threads: Annotated[Whole, Parameter(help="CPU threads; 0: one per core.")] = 0,
+    output: Annotated[Output | None, Parameter(name="*")] = None,
 ) -> int:
-    """Check labelled photos before training: labels, copies, unreadable files, odd photos.
+    """Check labelled photos before training.
 
-    Writes a list, suspects.csv, and a page with the pictures, check.html; changes nothing else. Look at the page, write
-    anything into the column keep beside photos that are in order, and give the list to train --exclude. Another check
-    into the same folder keeps what you wrote. The kinds of suspects are label, copy-across, copy, near-copy,
-    unreadable, passed-over, blank, size, shape, dark, bright and blurred.
+    Finds wrong labels, copies, unreadable files and odd photos. Writes a list, suspects.csv, and a page with the
+    pictures, check.html; changes nothing else. Look at the page, write anything into the column keep beside photos
+    that are in order, and give the list to train --exclude. Another check into the same folder keeps what you
+    wrote. The kinds of suspects are label, copy-across, copy, near-copy, unreadable, passed-over, blank, size,
+    shape, dark, bright and blurred.
 
     Example: oodguard check photos --out check
 
     Example: oodguard check photos --fail-on copy-across,unreadable
     """
-    from oodguard.core.errors import EnvironmentProblem, InputError, QualityError
-    from oodguard.evaluation.photo_page import findings, photo_page
-    from oodguard.training.photos.check import check_photos
-    from oodguard.training.photos.kinds import Kind, parse_kinds
-    from oodguard.training.photos.suspects import read_rows, to_csv, with_kept
-
     try:
-        failing = tuple(Kind) if fail_on == "any" else parse_kinds(fail_on)
+        failing = parse_kinds(fail_on)
     except ValueError as error:
         raise InputError(f"--fail-on: {error}") from None
+    expect_photos(photos)
+    from oodguard.evaluation.photo_page import findings, photo_page
+    from oodguard.training.photos.check import check_photos
+    from oodguard.training.photos.suspects import read_rows, to_csv, with_kept
+
     before = read_rows(out / LIST) if (out / LIST).is_file() else ()
     options = TrainOptions(
         data=photos, backbone=backbone, weights=weights, image_size=image_size, seed=seed, cache=cache, threads=threads
     )
-    with TerminalReporter() as report:
+    with reporter(output) as report:
         found = check_photos(options, report=report)
     found = replace(found, suspects=with_kept(found.suspects, before))
     console = Terminal(soft_wrap=True)

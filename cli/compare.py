@@ -9,7 +9,10 @@ from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
-from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.inputs import expect, expect_photos, expect_sets
+from oodguard.cli.output import Output
+from oodguard.cli.progress import reporter
 from oodguard.cli.terminal import Terminal
 from oodguard.cli.whole import Whole
 from oodguard.core.errors import InputError
@@ -43,6 +46,7 @@ def compare(
     threads: Annotated[
         list[int] | None, Parameter(help="(bundles) Threads to time the graphs with; repeat for more; default: 1.")
     ] = None,
+    output: Annotated[Output | None, Parameter(name="*")] = None,
 ) -> None:
     """Compare two guards, bundles or runs, on the same photos.
 
@@ -52,6 +56,13 @@ def compare(
 
     Example: oodguard compare bundles/photos bundles/photos-2 --test photos/test --ood packages=other/packages
     """
+    for guard in (old, new):
+        expect(guard, Artefact.BUNDLE, Artefact.RUN)
+    if test is not None:
+        expect_photos(test, flag="--test")
+    expect_sets(ood or ())
+    if traffic is not None:
+        expect(traffic, Artefact.IMAGES, flag="--traffic")
     console = Terminal(soft_wrap=True, highlight=False)
     if rounds is not None:
         _print_speeds(console, old, new, rounds, threads or [1])
@@ -65,7 +76,7 @@ def compare(
     from oodguard.evaluation.evaluate import parse_sets
     from oodguard.export.compare import compare as run
 
-    with TerminalReporter() as report:
+    with reporter(output) as report:
         found = run(
             old,
             new,

@@ -8,7 +8,10 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.inputs import expect
+from oodguard.cli.output import Output
+from oodguard.cli.progress import reporter
 from oodguard.cli.terminal import Terminal
 from oodguard.core.collusion import CollusionReport
 
@@ -18,17 +21,19 @@ def diagnose(
     *,
     json: Annotated[bool, Parameter(help="Print JSON for programs.")] = False,
     fail_on_collusion: Annotated[bool, Parameter(help="Exit with code 4 if the members collude.")] = False,
+    output: Annotated[Output | None, Parameter(name="*")] = None,
 ) -> int:
-    """Say whether the members of a run's ensemble are independent or collude.
+    """Say whether the members of a run's ensemble collude.
 
     Members that were trained jointly can shift their outputs in opposite directions: they look diverse, but their
     average does not change. The command measures this on the run's test photos, which no member was trained on.
 
     Example: oodguard diagnose runs/photos
     """
+    expect(run, Artefact.RUN)
     from oodguard.evaluation.diagnosis import diagnose_run
 
-    with TerminalReporter() as report:
+    with reporter(output) as report:
         found = diagnose_run(run, report=report)
     if json:
         print(found.model_dump_json(indent=1))

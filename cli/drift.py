@@ -10,6 +10,8 @@ from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.inputs import expect
 from oodguard.cli.terminal import Terminal
 from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.core.resemblance import accuracy_sentence
@@ -42,14 +44,17 @@ def drift(
         bool, Parameter(help="Exit with 1 if the images are not like the calibration photos.", negative="")
     ] = False,
 ) -> int:
-    """Say whether judged images are still like the calibration photos, without labels and without a metrics server.
+    """Say whether judged images are still like calibration photos.
 
-    The command compares the share flagged with what was to be expected of so many images, tests whether their
-    percentiles are uniform, and estimates from the probabilities how many labels are right: over all images, by the
-    class that they were given, and by week.
+    It needs neither labels nor a metrics server. The command compares the share flagged with what was to be
+    expected of so many images, tests whether their percentiles are uniform, and estimates from the probabilities
+    how many labels are right: over all images, by the class that they were given, and by week.
 
     Example: oodguard drift results.parquet --bundle bundles/photos
     """
+    for path in results:
+        expect(path, Artefact.RESULTS)
+    expect(bundle, Artefact.BUNDLE, flag="--bundle")
     try:
         from oodguard.server.offline.drift_report import NO_WEEK
         from oodguard.server.offline.drift_report import drift as run

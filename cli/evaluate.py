@@ -8,9 +8,13 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.markdown import Markdown
 
-from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.inputs import expect, expect_photos, expect_sets
+from oodguard.cli.output import Output
+from oodguard.cli.progress import reporter
 from oodguard.cli.terminal import Terminal
 from oodguard.cli.whole import Whole
+from oodguard.core.errors import InputError
 
 
 def evaluate(
@@ -32,8 +36,9 @@ def evaluate(
         Path | None, Parameter(help="Where the photos of the run are now; default: where they were at training.")
     ] = None,
     out: Annotated[Path | None, Parameter(help="Folder to write; default: the run folder.")] = None,
+    output: Annotated[Output | None, Parameter(name="*")] = None,
 ) -> None:
-    """Evaluate a run on its test photos and on OOD sets.
+    """Measure a run on its test photos and on OOD sets.
 
     The command prints the evaluation and saves it as evaluation.json and evaluation.md: by how much the guard is better
     or worse than thirty lines of scikit-learn; for every OOD set and score what is let in at the threshold, AUROC,
@@ -42,16 +47,19 @@ def evaluate(
 
     Example: oodguard evaluate runs/photos --ood clothes=data/clothes --leave-out 8
     """
-    from oodguard.core.errors import InputError
+    if leave_out < 0 or draws < 1 or repeats < 1:
+        raise InputError("--leave-out must be at least 0, --draws and --repeats at least 1")
+    expect(run, Artefact.RUN)
+    expect_sets(ood or ())
+    if data is not None:
+        expect_photos(data, flag="--data")
     from oodguard.evaluation.evaluate import evaluate as run_evaluation
     from oodguard.evaluation.evaluate import parse_sets
     from oodguard.evaluation.evaluation import HTML_FILE, JSON_FILE, MARKDOWN_FILE
     from oodguard.evaluation.report.markdown import to_markdown
 
-    if leave_out < 0 or draws < 1 or repeats < 1:
-        raise InputError("--leave-out must be at least 0, --draws and --repeats at least 1")
     sets = parse_sets(ood or [])
-    with TerminalReporter() as report:
+    with reporter(output) as report:
         found = run_evaluation(
             run,
             ood=sets,

@@ -9,11 +9,17 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, default_name_transform
 from rich.markup import escape
 
-from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.groups import group
+from oodguard.cli.inputs import expect, expect_free, expect_photos, expect_sets
+from oodguard.cli.output import Output
+from oodguard.cli.progress import reporter
 from oodguard.cli.terminal import Terminal
 from oodguard.core.errors import InputError
 from oodguard.core.manifest import MANIFEST_FILE, Manifest
 from oodguard.export.triton.options import TritonOptions
+
+TRITON = group("Triton")
 
 
 def _triton_flag(name: str) -> str:
@@ -73,22 +79,35 @@ def export(
     overwrite: Annotated[
         bool, Parameter(help="Replace the bundle at --out; a server that serves it takes the new one.", negative="")
     ] = False,
-    triton: Annotated[Path | None, Parameter(help="Triton model repository to write the model into.")] = None,
-    options: Annotated[TritonOptions | None, Parameter(name="*", name_transform=_triton_flag)] = None,
+    triton: Annotated[
+        Path | None, Parameter(help="Triton model repository to write the model into.", group=TRITON)
+    ] = None,
+    options: Annotated[TritonOptions | None, Parameter(name="*", name_transform=_triton_flag, group=TRITON)] = None,
+    output: Annotated[Output | None, Parameter(name="*")] = None,
 ) -> None:
-    """Export a run as a bundle, and into a Triton model repository.
+    """Export a run as a bundle, the folder that is served.
 
-    A bundle is one fused ONNX graph with its manifest and golden images. The command writes it only if the graph agrees
-    with PyTorch on real images: scores within 1e-4 relative, labels and verdicts identical. An int8 or fp16 graph must
-    come to the fp32 graph's decisions on the run's calibration photos, and gets thresholds from its own scores.
-    Around a wrapped classifier, the probabilities must be its own, bit for bit.
+    With --triton the command also writes a Triton model repository. A bundle is one fused ONNX graph with its
+    manifest and golden images. The command writes it only if the graph agrees with PyTorch on real images: scores
+    within 1e-4 relative, labels and verdicts identical. An int8 or fp16 graph must come to the fp32 graph's
+    decisions on the run's calibration photos, and gets thresholds from its own scores. Around a wrapped classifier,
+    the probabilities must be its own, bit for bit.
 
     Example: oodguard export runs/photos --out bundles/photos
 
     Example: oodguard export bundles/photos --triton repository
     """
+    what = (Artefact.RUN, Artefact.BUNDLE) if triton is not None else (Artefact.RUN,)
+    expect(run, *what)
+    if data is not None:
+        expect_photos(data, flag="--data")
+    expect_sets(ood or ())
+    if out is not None:
+        expect_free(out, Artefact.BUNDLE)
     if out is None and triton is None:
-        raise InputError("give --out, the bundle folder to write, or --triton, a model repository")
+        raise InputError(
+            f"give --out, the bundle folder to write, as in --out bundles/{run.name}, or --triton REPOSITORY"
+        )
     if options is not None and triton is None:
         raise InputError("the --triton-... options need --triton, the model repository to write")
     flags = ("--out", "--name", "--model-version", "--precision", "--data", "--ood", "--thumbnails")
@@ -96,8 +115,8 @@ def export(
     given = [flag for flag, value in zip(flags, values, strict=True) if value is not None]
     given += ["--standalone"] if standalone else []
     console = Terminal(soft_wrap=True)
-    if (run / MANIFEST_FILE).is_file():
-        if triton is None or given:
+    if triton is not None and (run / MANIFEST_FILE).is_file():
+        if given:
             raise InputError(f"{run} is a bundle, which is exported only to --triton; leave out {', '.join(given)}")
         _to_triton(console, run, triton, options, kept=run)
         return
@@ -106,7 +125,7 @@ def export(
 
     with tempfile.TemporaryDirectory(prefix="oodguard-") as folder:
         bundle = out or Path(folder) / "bundle"
-        with TerminalReporter() as report:
+        with reporter(output) as report:
             manifest = export_bundle(
                 run,
                 bundle,

@@ -3,54 +3,60 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
-from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
+from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Env
-from pydantic import ValidationError
-from rich.markup import escape
 
 import oodguard
 from oodguard.cli.config import CONFIG_FILE, ConfigFile
-from oodguard.cli.terminal import Terminal
+from oodguard.cli.mistakes import sentence_of
+from oodguard.cli.output import choose_form, say, say_error
 from oodguard.core.errors import InputError, OodguardError
 
 INTERRUPTED = 130
+ENV_PREFIX = "OODGUARD_"
 
-# Every command as the help groups it, and the extra whose packages it needs.
+# Every command in the order in which a newcomer meets them, and the extra whose packages it needs.
 COMMANDS = {
-    "Train and evaluate": {
+    "Make a guard": {
         "check": "train",
         "train": "train",
         "wrap": "train",
         "evaluate": "train",
-        "compare": "train",
-        "diagnose": "train",
-        "bench": "train",
-    },
-    "Export and serve": {
         "export": "export",
-        "releases": "serve",
-        "recalibrate": "guard",
-        "tune": "serve",
-        "serve": "serve",
-        "key": "serve",
-        "sign": "cli,sign",
     },
-    "Judge images": {
+    "Use it": {
+        "serve": "serve",
         "predict": "client",
         "score": "serve,score",
+    },
+    "Keep it right": {
         "drift": "score",
         "review": "client",
+        "add-class": "train",
+        "recalibrate": "guard",
+        "compare": "train",
+        "releases": "serve",
+    },
+    "Also": {
+        "tune": "serve",
+        "key": "serve",
+        "sign": "cli,sign",
+        "diagnose": "train",
+        "bench": "train",
         "samples": "train",
     },
 }
 
 EPILOGUE = """
-You can also set every option in the environment (OODGUARD_TRAIN_SEED=1) or in a TOML file with one table per command
-(`[train]`, then `seed = 1`): ./oodguard.toml, or the file that --config names. The command line wins over the
-environment, and the environment over the file. Addresses, keys and who may ask are read only from a file that you name.
+`oodguard COMMAND --help` explains the options of a command, everyday ones first. You can also set every option in the
+environment (OODGUARD_TRAIN_SEED=1) or in a TOML file with one table per command (`[train]`, then `seed = 1`):
+./oodguard.toml, or the file that --config names. The command line wins over the environment, and the environment over
+the file. Addresses, keys and who may ask are read only from a file that you name.
 """
 
 
@@ -63,33 +69,42 @@ def build(config: Path | None = None, *, summaries: bool = False, versions: bool
         config or Path(CONFIG_FILE),
         chosen=config is not None,
         commands=[name for names in COMMANDS.values() for name in names],
-        say=_aside,
+        say=say,
     )
     app = App(
         name="oodguard",
-        help="Image classifiers that know when not to answer: train, evaluate, export and serve a guarded classifier.",
+        help="Image classifiers that know when not to answer. The commands are in the order in which you need them.",
         help_epilogue=EPILOGUE,
         version=oodguard.__version__,
         version_flags=("--version",) if versions else (),
-        config=[Env("OODGUARD_", command=True), file],
+        group_parameters=Group("Options", sort_key=0),
+        group_commands=Group("Options of oodguard", sort_key=99),
+        config=[Env(ENV_PREFIX, command=True), file],
         default_parameter=Parameter(negative_iterable=(), show_env_var=False),
         print_error=False,
         exit_on_error=False,
         suppress_keyboard_interrupt=False,
     )
-    for title, names in COMMANDS.items():
-        group = Group.create_ordered(title)
+    for place, (title, names) in enumerate(COMMANDS.items()):
+        group = Group(title, sort_key=place)
         for order, name in enumerate(names):
             # Import paths, so that `oodguard predict` never waits for torch and a serving machine needs none.
-            path_of = f"oodguard.cli.{name}:{name}"
+            module = _module(name)
+            path_of = f"oodguard.cli.{module}:{module}"
             app.command(path_of, name=name, group=group, sort_key=order, help=_summary(name) if summaries else None)
     return app
 
 
+def _module(name: str) -> str:
+    """The module of a command, and the name of its function there."""
+    return name.replace("-", "_")
+
+
 def _summary(name: str) -> str:
     """The first line of a command's docstring, read without importing the command."""
-    tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
-    command = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    module = _module(name)
+    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
+    command = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == module)
     return (ast.get_docstring(command) or "").partition("\n")[0]
 
 
@@ -100,6 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line; the exit code."""
+    choose_form("json" if _asks_for_json(arguments) else "text")
+    tokens: list[str] = []
     try:
         tokens, config = _take_config(arguments)
         bare = not tokens or tokens[0].startswith("-")
@@ -107,7 +124,8 @@ def run(arguments: list[str]) -> int:
         app = build(config, summaries=bare, versions=bare)
         result = app(tokens, result_action="return_value")
     except CycloptsError as error:
-        return _fail(_sentence(error), 2)
+        names = [name for names in COMMANDS.values() for name in names]
+        return _fail(sentence_of(error, commands=names, command=tokens[0], tokens=tokens[1:]), 2)
     except OodguardError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -120,6 +138,20 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error})", 3)
     return result if isinstance(result, int) else 0
+
+
+def _asks_for_json(arguments: list[str]) -> bool:
+    """Whether lines on standard error are to be JSON, before the command line is read: a mistake in it is such a line.
+
+    The server has a log of its own, and says what keeps it from starting as text.
+    """
+    if arguments[:1] == ["serve"]:
+        return False
+    pairs = pairwise(arguments)
+    variable = f"{ENV_PREFIX}{(arguments or [''])[0].upper().replace('-', '_')}_LOG_FORMAT"
+    typed = [value for flag, value in pairs if flag == "--log-format"]
+    typed += [one.partition("=")[2] for one in arguments if one.startswith("--log-format=")]
+    return (typed or [os.environ.get(variable, "")])[0] == "json"
 
 
 def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
@@ -138,32 +170,11 @@ def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
     return arguments, None
 
 
-def _sentence(error: CycloptsError) -> str:
-    cause = error.__cause__ or error.__context__
-    if not isinstance(cause, ValidationError):
-        sentence = " ".join(str(error).split())
-        if isinstance(error, UnknownOptionError) and "option: --version" in sentence:
-            return "unknown option --version: --model-version is a model's, and oodguard --version prints the program's"
-        return sentence
-    first = cause.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return message
-    options = {option.field_info.name: option.name for option in error.argument.children} if error.argument else {}
-    field = str(first["loc"][0])
-    option = options.get(field, f"--{field}")
-    return f"{option}: {message}; got {first['input']!r}".replace(": Input should ", " must ", 1)
-
-
 def _missing(command: str, error: BaseException) -> str:
     extra = next(names[command] for names in COMMANDS.values() if command in names)
     return f"oodguard {command} needs the package {getattr(error, 'name', None)}; pip install 'oodguard[{extra}]'"
 
 
-def _aside(sentence: str) -> None:
-    Terminal(stderr=True, soft_wrap=True).print(f"[dim]{escape(sentence)}[/]", highlight=False)
-
-
 def _fail(sentence: str, code: int) -> int:
-    Terminal(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(sentence)}", highlight=False)
+    say_error(sentence)
     return code

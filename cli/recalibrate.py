@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.groups import grouped
+from oodguard.cli.inputs import SOURCES, expect
+from oodguard.cli.output import Output
 from oodguard.cli.positional import positional
-from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.progress import reporter
 from oodguard.cli.terminal import Terminal
 from oodguard.server.recalibration import Recalibrated, RecalibrateOptions
 from oodguard.server.recalibration import recalibrate as run
@@ -18,12 +23,25 @@ from oodguard.server.recalibration import recalibrate as run
 NAMED = 10
 
 positional(RecalibrateOptions, "bundle")
+grouped(
+    RecalibrateOptions,
+    ("bundle", "images", "source", "out", "model_version", "dry_run"),
+    {
+        "Speed": ("engine", "device", "tuning", "sessions", "threads", "max_batch"),
+        "Limits": ("max_image_bytes", "max_pixels"),
+    },
+)
 
 
-def recalibrate(options: Annotated[RecalibrateOptions, Parameter(name="*")]) -> None:
-    """Set a bundle's thresholds anew from photos that are known to be in distribution: no training, no old photos.
+def recalibrate(
+    options: Annotated[RecalibrateOptions, Parameter(name="*")],
+    *,
+    output: Annotated[Output | None, Parameter(name="*")] = None,
+) -> None:
+    """Set a bundle's thresholds anew from trusted photos.
 
-    The command runs the photos through the bundle's graph and writes a new version of the bundle: other thresholds and
+    Trusted photos are known to be in distribution; no training is done, and no old photo is needed. The command
+    runs the photos through the bundle's graph and writes a new version of the bundle: other thresholds and
     percentiles, the same graph. Without --out the new version takes the old one's place at once, and a server that
     serves the bundle reloads it. The photos must be as they come from where the guard is used, and different ones.
 
@@ -31,7 +49,10 @@ def recalibrate(options: Annotated[RecalibrateOptions, Parameter(name="*")]) -> 
 
     Example: oodguard recalibrate bundles/photos --images cam3 --source cam3
     """
-    with TerminalReporter() as report:
+    expect(options.bundle, Artefact.BUNDLE)
+    for source in options.images:
+        expect(Path(source), Artefact.IMAGES, flag="--images", more=SOURCES)
+    with reporter(output) as report:
         found = run(options, progress=lambda done, total: report.progress("photos", done, total))
     _print(Terminal(soft_wrap=True, highlight=False), options, found)
 

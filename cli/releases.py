@@ -9,6 +9,8 @@ from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.inputs import expect
 from oodguard.cli.terminal import Terminal
 from oodguard.core.errors import InputError
 
@@ -35,7 +37,7 @@ def releases(
         bool, Parameter(help="Copy the bundle in place of making a link, where links cannot be made.", negative="")
     ] = False,
 ) -> None:
-    """List the bundles of a folder, and choose the one that is served: promote one, or roll back.
+    """List the bundles of a folder; promote one, or roll back.
 
     A promotion verifies every file's hash and the answers to the golden images, and then replaces the link
     BUNDLES/current by one rename. `oodguard serve BUNDLES/current` takes the new bundle over while it serves. The file
@@ -45,13 +47,14 @@ def releases(
 
     Example: oodguard releases bundles promote photos-2
     """
-    from oodguard.server.releases import Releases
-
     if (release is not None) != (action == "promote"):
         needed = "name the bundle to serve" if action == "promote" else f"{action} takes no release; leave it out"
         raise InputError(needed)
     if copy and action not in ("promote", "rollback"):
         raise InputError("--copy is for promote and rollback; leave it out")
+    expect(bundles, Artefact.BUNDLES)
+    from oodguard.server.releases import Releases
+
     console = Terminal(soft_wrap=True, highlight=False)
     found = Releases(bundles, served=served)
     if action == "list":

@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.inputs import expect
+from oodguard.cli.marking import apply_to_folders, mark_in_browser
 from oodguard.cli.terminal import Terminal
 from oodguard.cli.whole import Whole
 from oodguard.clients.labelling import coco, label_studio
@@ -52,10 +55,34 @@ def review(
     bundle: Annotated[
         Path | None,
         Parameter(
-            help="(html) Bundle exported with --thumbnails: the page shows the nearest training photos beside each "
-            "image."
+            help="Bundle exported with --thumbnails: the page shows the nearest training photos beside each image. "
+            "With --open any bundle groups the look-alikes by its feature."
         ),
     ] = None,
+    open: Annotated[
+        bool,
+        Parameter(
+            help="Mark the images: serves a page to this machine alone, and opens a browser. Each mark is in marks.csv "
+            "in the folder (or in --out) at once.",
+            negative=(),
+        ),
+    ] = False,
+    port: Annotated[
+        Whole | None, Parameter(help="As --open, at this port and without opening a browser; 0: any free port.")
+    ] = None,
+    cache: Annotated[Path, Parameter(help="(--open) Folder in which to cache features.")] = Path(".oodguard-cache"),
+    apply: Annotated[
+        Path | None,
+        Parameter(help="The marks.csv of --open: copy the marked images to the photos that --into names."),
+    ] = None,
+    into: Annotated[
+        Path | None, Parameter(help="(--apply) Folder of photos in class folders, as train takes it.")
+    ] = None,
+    strangers: Annotated[
+        Path | None,
+        Parameter(help="(--apply) Folder of strangers, for train --outliers; default: beside --into, -strangers."),
+    ] = None,
+    dry_run: Annotated[bool, Parameter(help="(--apply) Copy nothing; say what would be.", negative=())] = False,
     image_prefix: Annotated[
         str | None,
         Parameter(
@@ -63,29 +90,49 @@ def review(
             "Studio's address of a local file, relative to the folder above."
         ),
     ] = None,
-) -> None:
-    """Make one HTML page of sampled flagged images, or a file for an annotation tool; highest OOD score first.
+) -> int:
+    """Look through the flagged images that a server kept, and mark them in a browser.
 
-    The page is a single file without scripts. It lists damaged images and sidecars, and shows all others.
+    Without --open, makes one HTML page without scripts, the highest OOD score first, or a file for an annotation tool.
+    The page lists damaged images and sidecars, and shows all others.
+
+    Example: oodguard review flagged --open --bundle bundles/photos
+
+    Example: oodguard review flagged --apply flagged/marks.csv --into photos
 
     Example: oodguard review flagged --out review.html
 
     Example: oodguard review flagged --accept 20261127-0815.jpg --out known.txt
     """
+    expect(folder, Artefact.SAMPLES)
+    if bundle is not None:
+        expect(bundle, Artefact.BUNDLE, flag="--bundle")
+    marking, applying = open or port is not None, apply is not None
+    unfit = limit is not None or accept or image_prefix is not None or format != "html"
+    if marking and (unfit or applying or into or strangers or dry_run):
+        raise InputError("--open takes no other options than --port, --bundle, --cache and --out; leave them out")
+    if not applying and (into or strangers or dry_run):
+        raise InputError("--into, --strangers and --dry-run are for --apply; name the marks.csv with it")
+    if marking:
+        return mark_in_browser(folder, out or folder / "marks.csv", bundle=bundle, port=port, cache=cache, browse=open)
+    if apply is not None:
+        if unfit or bundle is not None:
+            raise InputError("--apply takes no other options than --into, --strangers, --dry-run and --out")
+        if into is None:
+            raise InputError("--apply needs --into: the folder of photos that train takes")
+        return apply_to_folders(folder, apply, into, strangers=strangers, out=_list_of(out), dry_run=dry_run)
     if accept:
         if format != "html" or limit is not None or image_prefix is not None:
             raise InputError("--accept takes no other option than --out; leave them out")
         found = accepted(folder, accept)
-        out = out or KNOWN
-        if out.suffix.lower() not in LIST_SUFFIXES:
-            raise InputError(f"--out is a list of paths here, and its name ends in {', '.join(LIST_SUFFIXES)}")
+        out = _list_of(out)
         _write({out: "".join(f"{path}\n" for path in found)})
         console = Terminal(soft_wrap=True)
         console.print(f"{out}: {len(found):,} images that are known", highlight=False, markup=False)
         console.print(
             f"next: oodguard recalibrate BUNDLE --images photos --images {out}", highlight=False, markup=False
         )
-        return
+        return 0
     if limit is not None and limit < 1:
         raise InputError("--limit must be at least 1")
     if image_prefix is not None and format != "label-studio":
@@ -116,6 +163,15 @@ def review(
         highlight=False,
         markup=False,
     )
+    return 0
+
+
+def _list_of(out: Path | None) -> Path:
+    """The list of known images to write. Raises `InputError`."""
+    out = out or KNOWN
+    if out.suffix.lower() not in LIST_SUFFIXES:
+        raise InputError(f"--out is a list of paths here, and its name ends in {', '.join(LIST_SUFFIXES)}")
+    return out
 
 
 def _write(files: Mapping[Path, str]) -> None:

@@ -13,7 +13,9 @@ def samples(
     out: Annotated[Path, Parameter(help="Folder to write.")] = Path("samples"),
     cache: Annotated[Path, Parameter(help="Folder in which to cache the digits.")] = Path(".oodguard-cache"),
 ) -> None:
-    """Write two images to try the embedded digits guard with, one ID and one OOD.
+    """Write two images to try the embedded digits guard with.
+
+    One is in distribution, one is not.
 
     Example: oodguard samples --out samples
     """

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.markup import escape
-from rich.progress import TimeRemainingColumn
 
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.groups import grouped
+from oodguard.cli.inputs import SOURCES, expect
+from oodguard.cli.output import Output, say_error
 from oodguard.cli.positional import positional
-from oodguard.cli.progress import Bars
+from oodguard.cli.progress import Showing, reporter
 from oodguard.cli.terminal import Terminal
+from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.resemblance import accuracy_sentence, drift_sentence
 from oodguard.core.verdict import Decision
 from oodguard.server.offline.options import ScoreOptions
@@ -25,10 +30,24 @@ SOME_FAILED = 1
 INTERRUPTED = 130
 
 positional(ScoreOptions, "bundle", "source", "out")
+grouped(
+    ScoreOptions,
+    ("bundle", "source", "out", "accept", "fdr", "explain", "overwrite", "restart"),
+    {
+        "Verdicts": ("calibration", "confidence", "coverage", "max_error"),
+        "Speed": ("engine", "device", "tuning", "sessions", "threads", "batch", "workers", "part_size"),
+        "Ray": ("ray", "ray_workers"),
+        "Limits": ("trust", "max_image_bytes", "max_pixels"),
+    },
+)
 
 
-def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
-    """Score many images without a server: BUNDLE SOURCE --out results.parquet.
+def score(
+    options: Annotated[ScoreOptions, Parameter(name="*")],
+    *,
+    output: Annotated[Output | None, Parameter(name="*")] = None,
+) -> int:
+    """Judge many images without a server.
 
     The result has one row per image, in the order of the source: path, member, label, probability, decision, labels
     (the label set), is_ood, the fused score, threshold, percentile, and every score with its flag; or an error code and
@@ -40,8 +59,10 @@ def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
 
     Example: oodguard score bundles/photos some/folder --out results.parquet
     """
-    from oodguard.core.errors import EnvironmentProblem
-
+    expect(options.bundle, Artefact.BUNDLE)
+    # A pattern is for the reader of the source, which expands it.
+    if not set(options.source) & set("{}*?["):
+        expect(Path(options.source), Artefact.IMAGES, more=SOURCES)
     try:
         from oodguard.server.offline.job import score as run
     except ModuleNotFoundError as error:
@@ -49,13 +70,10 @@ def score(options: Annotated[ScoreOptions, Parameter(name="*")]) -> int:
             raise
         raise EnvironmentProblem("oodguard score needs pyarrow: pip install 'oodguard[score]'") from None
     try:
-        with _Bar() as bar:
-            summary = run(options, progress=bar)
+        with reporter(output) as report:
+            summary = run(options, progress=_Bar(report))
     except KeyboardInterrupt:
-        Terminal(stderr=True, soft_wrap=True).print(
-            "[bold red]interrupted:[/] finished parts are kept; give the same command again to continue",
-            highlight=False,
-        )
+        say_error("finished parts are kept; give the same command again to continue", title="interrupted")
         return INTERRUPTED
     console = Terminal(soft_wrap=True, highlight=False)
     console.print(f"[bold]{escape(str(options.out))}[/]: {summary.images:,} images, {_shares(summary)}")
@@ -99,29 +117,29 @@ def _shares(summary: Summary) -> str:
     return f"{', '.join(shares)} at {', '.join(asked)}"
 
 
-class _Bar(Bars):
-    """One bar: images listed, then images scored, with the number of flagged images and of errors."""
+class _Bar:
+    """What a reporter gets of a job: images listed, then images scored, with the numbers of flags and of errors."""
 
-    def __init__(self) -> None:
-        super().__init__(TimeRemainingColumn())
-        self._task = self._bars.add_task("listing", total=None)
-        self._flagged = 0
-        self._failed = 0
+    def __init__(self, report: Showing) -> None:
+        self._report = report
+        self._total = self._done = self._flagged = self._failed = 0
 
     def listed(self, images: int) -> None:
         """Show how many images were found so far."""
-        self._bars.update(self._task, completed=images)
+        self._report.progress("listing", images, 0)
 
     def begun(self, images: int, finished: int) -> None:
-        """Start the bar of the scored images."""
+        """Begin to count the scored images."""
         if finished:
-            self._bars.console.print(f"continuing: {finished:,} of {images:,} images are done", highlight=False)
-        # Reset, so that the time remaining follows from this run's own rate.
-        self._bars.reset(self._task, description="scoring", total=images, completed=finished)
+            self._report.note(f"continuing: {finished:,} of {images:,} images are done")
+        self._total, self._done = images, finished
+        self._report.progress("listing", images, images)
+        self._report.progress("scoring", finished, images)
 
     def scored(self, tally: ScoreTally) -> None:
-        """Advance the bar."""
+        """Count more images."""
         self._flagged += tally.flagged
         self._failed += sum(tally.errors.values())
-        text = f"scoring ({self._flagged:,} flagged, {self._failed:,} errors)"
-        self._bars.update(self._task, advance=tally.images, description=text)
+        self._done += tally.images
+        stage = f"scoring ({self._flagged:,} flagged, {self._failed:,} errors)"
+        self._report.progress(stage, self._done, self._total)

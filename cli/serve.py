@@ -7,12 +7,46 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.groups import grouped
+from oodguard.cli.inputs import expect
 from oodguard.cli.positional import positional
 from oodguard.cli.terminal import Terminal
 from oodguard.core.errors import InputError
 from oodguard.server.settings import ServeSettings
+from oodguard.server.settings_rules import NO_BUNDLE
 
 positional(ServeSettings, "bundle")
+grouped(
+    ServeSettings,
+    ("bundle", "port", "host", "auth", "key_file", "accept", "sample_dir", "log_level"),
+    {
+        "Verdicts": ("confidence", "coverage", "max_error", "top_k", "model_name"),
+        "Speed": (*("engine", "device", "tuning", "sessions", "threads", "max_batch", "max_delay", "decode_workers"),),
+        "Flagged images": (
+            *("sample_rate", "sample_max_bytes", "sample_store", "sample_webhook", "sample_webhook_secret"),
+        ),
+        "Shadow, drift and reload": (
+            *("shadow", "shadow_share", "shadow_max_bytes", "class_drift", "watch", "watch_interval"),
+        ),
+        "Page": ("page", "samples"),
+        "Where it listens": (
+            *("admin_host", "admin_port", "grpc_port", "tls_cert", "tls_key", "tls_ca", "root_path", "cors_origins"),
+        ),
+        "Keys and trust": ("key_hashes", "trust"),
+        "Limits": (
+            *("max_queue", "max_queue_bytes", "request_timeout", "max_request_timeout", "max_connections"),
+            *("max_body_bytes", "max_files", "max_image_bytes", "max_pixels", "max_header_bytes", "header_timeout"),
+            *("body_timeout", "keep_alive"),
+        ),
+        "Health and the end": ("stall_after", "dead_after", "drain_delay", "drain_timeout"),
+        "Logs and traces": ("log_format", "traces_endpoint", "traces_share"),
+        "Triton": (
+            *("triton_url", "triton_model", "triton_version", "triton_shared_memory", "triton_probe"),
+            *("triton_tls", "triton_ca", "triton_cert", "triton_key"),
+        ),
+    },
+)
 
 
 def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None) -> int:
@@ -26,14 +60,19 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
 
     Example: oodguard serve bundles/photos --port 8000
     """
+    if settings is None:
+        raise InputError(NO_BUNDLE)
+    for path, flag in ((settings.bundle, ""), (settings.shadow, "--shadow")):
+        if path is not None:
+            expect(path, Artefact.BUNDLE, flag=flag)
+    for path in settings.samples:
+        expect(path, Artefact.IMAGES, flag="--samples")
     from oodguard.server import logs
     from oodguard.server.addresses import UNIX, listen, pair, port_of, written
     from oodguard.server.app import create_gateway
     from oodguard.server.descriptors import fitting, raise_limit
     from oodguard.server.gateway import run, yield_to_inference
 
-    if settings is None:
-        raise InputError("bundle is missing: name the folder written by export")
     with ExitStack() as taken:
         public = taken.enter_context(listen(settings.host, settings.port))
         flags = ("--admin-host", "--admin-port")
@@ -72,7 +111,7 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
         logs.configure(level=settings.log_level, style=settings.log_format)
         if fitted.max_connections < settings.max_connections:
             logs.server.warning(
-                "max_connections is %d instead of %d, because this process may open %d files; raise the hard limit "
+                "--max-connections is %d instead of %d, because this process may open %d files; raise the hard limit "
                 "(ulimit -Hn, LimitNOFILE) to take more connections",
                 fitted.max_connections,
                 settings.max_connections,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.inputs import expect
 from oodguard.cli.terminal import Terminal
 
 
@@ -15,15 +17,17 @@ def sign(
     *,
     key: Annotated[Path, Parameter(help="Private key of Ed25519, a PEM file.")],
 ) -> None:
-    """Sign a bundle, so that a server that trusts the key takes no other: see serve --trust.
+    """Sign a bundle for servers that take signed ones alone.
 
-    The command verifies the bundle's files first. The signature covers the manifest, which has thresholds, classes and
-    the hash of every file. Sign again after recalibrate. Make keys with OpenSSL:
+    A server that trusts the key (serve --trust) takes no other bundle. The command verifies the bundle's files
+    first. The signature covers the manifest, which has thresholds, classes and the hash of every file. Sign again
+    after recalibrate. Make keys with OpenSSL:
 
     openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out trust.pem
 
     Example: oodguard sign bundles/photos --key key.pem
     """
+    expect(bundle, Artefact.BUNDLE)
     from oodguard.core.manifest import MANIFEST_FILE, load_manifest
     from oodguard.core.signature import sign as write_signature
     from oodguard.core.signature import signature_of

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.progress import Progress
 from rich.table import Table
 
+from oodguard.cli.artefacts import Artefact
+from oodguard.cli.inputs import expect
+from oodguard.cli.output import Output
+from oodguard.cli.progress import reporter
 from oodguard.cli.terminal import Terminal
+from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.server.engines.registry import LOCAL, installed_engines, one_of
 
 
@@ -21,8 +25,9 @@ def tune(
     engine: Annotated[
         str | None, Parameter(help=f"Try this engine only: {one_of(LOCAL)}; default: all installed.")
     ] = None,
+    output: Annotated[Output | None, Parameter(name="*")] = None,
 ) -> None:
-    """Find the fastest way to run a bundle's graph on this machine.
+    """Find the fastest way to run a bundle on this machine.
 
     The command measures engines, inferences at once, threads and batch sizes on the bundle's golden images and records
     the fastest combination. `oodguard serve` uses the record as long as the graph and the machine are the same. Run the
@@ -30,19 +35,18 @@ def tune(
 
     Example: oodguard tune bundles/photos
     """
-    from oodguard.core.errors import EnvironmentProblem, InputError
+    if not 0 < seconds <= 3600:
+        raise InputError("--seconds must be above 0 and at most 3600")
+    expect(bundle, Artefact.BUNDLE)
     from oodguard.server.search import search
     from oodguard.server.tuning import TUNING_FILE, cores
 
-    if not 0 < seconds <= 3600:
-        raise InputError("--seconds must be above 0 and at most 3600")
-    with Progress(console=Terminal(stderr=True), transient=True) as bar:
-        task = bar.add_task("measuring", total=None)
+    with reporter(output) as report:
         record = search(
             bundle,
             engines=(engine,) if engine else installed_engines(),
             seconds=seconds,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total: report.progress("measuring", done, total),
         )
     table = Table(title=f"images per second on {cores()} cores; engine: sessions x threads", title_justify="left")
     table.add_column("engine", no_wrap=True)

@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
+NOT_WHOLE = "is not a whole number"
+
 
 def _whole(_: Any, tokens: Sequence[Token]) -> int:
     text = tokens[0].value
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not a whole number") from None
+        raise ValueError(f"{text!r} {NOT_WHOLE}") from None
 
 
 Whole = Annotated[int, Parameter(converter=_whole)]

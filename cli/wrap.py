@@ -8,10 +8,29 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.markup import escape
 
-from oodguard.cli.progress import TerminalReporter
+from oodguard.cli.artefacts import Artefact, recognise
+from oodguard.cli.groups import group, grouped
+from oodguard.cli.inputs import expect, expect_free, expect_photos
+from oodguard.cli.output import Output
+from oodguard.cli.progress import reporter
 from oodguard.cli.terminal import Terminal
+from oodguard.core.errors import InputError
 from oodguard.wrapping.options import WrapOptions
 from oodguard.wrapping.stated import PreprocessingOptions
+
+grouped(
+    WrapOptions,
+    ("data", "unseen", "all_unseen", "labels", "classes", "backbone", "outliers", "overwrite"),
+    {
+        "The classifier": ("feature", "logits", "constant", "classes_map"),
+        "Heads": (
+            *("seed", "views", "members", "hidden", "anchors", "epochs", "batch_size", "lr"),
+            *("neighbours", "bank_size"),
+        ),
+        "Photos and thresholds": ("on_unreadable", "calibration_fraction", "test_fraction", "confidence"),
+        "This machine": ("cache", "threads"),
+    },
+)
 
 
 def wrap(
@@ -22,7 +41,8 @@ def wrap(
     *,
     out: Annotated[Path, Parameter(help="Run folder to write.")],
     options: Annotated[WrapOptions, Parameter(name="*")],
-    said: Annotated[PreprocessingOptions | None, Parameter(name="*")] = None,
+    said: Annotated[PreprocessingOptions | None, Parameter(name="*", group=group("Preprocessing"))] = None,
+    output: Annotated[Output | None, Parameter(name="*")] = None,
 ) -> None:
     """Put a guard around a classifier that you already run.
 
@@ -36,9 +56,23 @@ def wrap(
 
     Example: oodguard wrap checkpoint.pth --backbone resnet50 --data photos --out runs/mine
     """
+    expect(classifier, Artefact.GRAPH)
+    if options.backbone is None and recognise(classifier) is Artefact.CHECKPOINT:
+        raise InputError(
+            f"{classifier} is a checkpoint; say which timm model it is of with --backbone, or export it to ONNX"
+        )
+    if options.labels == "model":
+        expect(options.data, Artefact.IMAGES, flag="--data", more=frozenset({Artefact.ARCHIVE}))
+    else:
+        expect_photos(options.data, flag="--data")
+    if options.unseen is not None:
+        expect(options.unseen, Artefact.PHOTOS, flag="--unseen", more=frozenset({Artefact.SAMPLES}))
+    if options.outliers is not None:
+        expect(options.outliers, Artefact.IMAGES, flag="--outliers")
+    expect_free(out, Artefact.RUN)
     from oodguard.wrapping.around import wrap_path
 
-    with TerminalReporter() as report:
+    with reporter(output) as report:
         record = wrap_path(classifier, options, out, said=said or PreprocessingOptions(), report=report)
     console = Terminal()
     splits, metrics = record.splits, record.metrics

@@ -169,15 +169,18 @@ class Calls:
 
 
 def _answer(url: str, reply: Reply, sent: int) -> PredictResponse:
-    """The answer in a reply. Raises the client's error for any other reply."""
+    """The answer in a reply. Raises the client's error for any other reply.
+
+    A newer server may say more than this client knows; that is left out.
+    """
     if isinstance(reply, httpx.TimeoutException):
         raise _late(url)
     if not isinstance(reply, httpx.Response):
         raise ServerUnreachable(f"{url} cannot be reached ({reply}); check the address and that a server runs there")
     try:
         if reply.is_success:
-            return PredictResponse.model_validate_json(reply.content)
-        problem = Problem.model_validate_json(reply.content)
+            return PredictResponse.model_validate_json(reply.content, extra="ignore")
+        problem = Problem.model_validate_json(reply.content, extra="ignore")
     except ValidationError:
         raise error_of(url, reply, sent=sent) from None
     raise ServerProblem(problem)

@@ -19,10 +19,11 @@ from oodguard.core.answers import ModelRef, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.errors import FormatError, ImageError
 from oodguard.core.explainer import Explainer
-from oodguard.core.images import ImageLike, listed, pixels_of
+from oodguard.core.images import ImageLike, listed, picture_of
 from oodguard.core.manifest import INPUT_NAME, PROBABILITIES_NAME, SCORES_NAME, Manifest
 from oodguard.core.preprocessing import Pixels
 from oodguard.core.problems import problem, summary_of
+from oodguard.core.quality import Picture
 from oodguard.core.targets import Asked, Targets
 from oodguard.core.triton import Configuration, failure_of, hashes
 from oodguard.core.verdict import DEFAULT_TOP_K, Outputs, Verdict
@@ -47,19 +48,24 @@ class Model:
 
 @dataclass(slots=True)
 class Job:
-    """One call of `predict`: its images as pixels, or why an image cannot be used, and the seconds spent so far."""
+    """One call of `predict`: its images as pictures, or why an image cannot be used, and the seconds spent so far."""
 
     started: float
     files: list[str]
-    images: list[Pixels | ImageError]
+    images: list[Picture | ImageError]
     decode: float = 0.0
     inference: float = 0.0
 
     def batches(self, size: int) -> Iterator[Pixels]:
         """The usable images in batches of at most `size`."""
-        pixels = [image for image in self.images if not isinstance(image, ImageError)]
-        for start in range(0, len(pixels), size):
-            yield np.stack(pixels[start : start + size])
+        pictures = self.pictures
+        for start in range(0, len(pictures), size):
+            yield np.stack([picture.pixels for picture in pictures[start : start + size]])
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The usable images, in order."""
+        return [image for image in self.images if not isinstance(image, ImageError)]
 
 
 class TritonCalls:
@@ -102,13 +108,13 @@ class TritonCalls:
         return Model(number, found.explainer, configuration.max_batch)
 
     def decode(self, images: ImageLike | Sequence[ImageLike], manifest: Manifest) -> Job:
-        """Images to pixels. Raises `ImageError` for a file that cannot be read and for what is not an image."""
+        """Images to pictures. Raises `ImageError` for a file that cannot be read and for what is not an image."""
         job = Job(time.monotonic(), [], [])
         for index, image in enumerate(listed(images)):
             file, content = content_of(image, index)
             job.files.append(file)
             try:
-                job.images.append(pixels_of(content, manifest.preprocessing))
+                job.images.append(picture_of(content, manifest.preprocessing))
             except ImageError as error:
                 job.images.append(error)
         job.decode = time.monotonic() - job.started
@@ -146,10 +152,9 @@ class TritonCalls:
         judging = time.monotonic()
         manifest = model.manifest
         targets = _targets(manifest, asked)
+        top_k = DEFAULT_TOP_K if top_k is None else top_k
         verdicts = iter(
-            _verdicts(model.explainer, replies, targets, DEFAULT_TOP_K if top_k is None else top_k, source, explain)
-            if replies
-            else ()
+            _verdicts(model.explainer, job.pictures, replies, targets, top_k, source, explain) if replies else ()
         )
         outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in job.images]
         ended = time.monotonic()
@@ -204,7 +209,13 @@ def outputs_of(manifest: Manifest, explain: bool) -> tuple[str, ...]:
 
 
 def _verdicts(
-    explainer: Explainer, replies: Sequence[Any], targets: Targets, top_k: int, source: str | None, explain: bool
+    explainer: Explainer,
+    pictures: Sequence[Picture],
+    replies: Sequence[Any],
+    targets: Targets,
+    top_k: int,
+    source: str | None,
+    explain: bool,
 ) -> list[Verdict]:
     manifest = explainer.manifest
     found = {
@@ -212,7 +223,8 @@ def _verdicts(
     }
     measured = manifest.measure(Outputs(**found), source=source)
     try:
-        verdicts = manifest.verdicts(measured, targets=targets, top_k=top_k, source=source)
+        traits = [picture.traits for picture in pictures]
+        verdicts = manifest.verdicts(measured, targets=targets, top_k=top_k, source=source, traits=traits)
     except ValueError as error:
         raise ServerProblem(problem(Code.BAD_PARAMETER, str(error))) from None
     if not explain:

@@ -15,6 +15,7 @@ from oodguard.core.explanation import Explanation
 from oodguard.core.frozen import Frozen
 from oodguard.core.images import ImageLike, name_of
 from oodguard.core.problems import Problem, problem, problem_of
+from oodguard.core.quality import Quality
 from oodguard.core.scores import ScoreName
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outcome, ScoreVerdict, Verdict
@@ -152,6 +153,7 @@ class FlaggedSample(Frozen):
     percentile: float = Field(ge=0, le=100, description="share of ID images with a lower fused score, in percent")
     scores: dict[ScoreName, ScoreVerdict]
     explanation: Explanation | None = None
+    quality: Quality | None = None
 
     @field_validator("scores")
     @classmethod
@@ -183,6 +185,7 @@ class FlaggedSample(Frozen):
             percentile=verdict.percentile,
             scores=verdict.scores,
             explanation=explanation,
+            quality=verdict.quality,
         )
 
 

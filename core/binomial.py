@@ -7,6 +7,8 @@ import math
 import numpy as np
 
 PRECISION = 1e-12
+# Ranks are multiples of 1 / (n + 1) that have been a percentage in between.
+ROUNDING = 1e-9
 
 
 def upper_limit(count: int, of: int, *, chance: float) -> float:
@@ -43,3 +45,28 @@ def acceptance_interval(rank: int, of: int, *, chance: float = 0.9) -> tuple[flo
     """
     tail = (1.0 - chance) / 2.0
     return upper_limit(rank - 1, of, chance=1.0 - tail), upper_limit(rank - 1, of, chance=tail)
+
+
+def promised_acceptance(accept: float, samples: int, *, tested: int | None = None) -> tuple[float, float]:
+    """Where the acceptance of new ID images lies with 95 % probability, given a threshold from `samples` of them.
+
+    The r-th of n order statistics accepts a Beta(r, n + 1 - r) share, with r = ceil((n + 1) accept) (split conformal
+    prediction; exchangeable images are assumed: near-duplicates count once). tested: how many new images there are;
+    their own chance widens the interval (a beta-binomial share). None: as many as there may be.
+
+    ```python
+    promised_acceptance(0.95, 279)  # 0.922 to 0.973
+    promised_acceptance(0.95, 279, tested=200)  # 0.91 to 0.985
+    ```
+    """
+    rank = min(math.ceil((samples + 1) * accept - ROUNDING), samples)
+    if tested is None:
+        return acceptance_interval(rank, samples, chance=0.95)
+    rest = samples + 1 - rank
+    counts = np.arange(tested, dtype=np.float64)
+    # The chance that none is accepted, and then each chance as a multiple of the one before.
+    none = math.lgamma(tested + rest) - math.lgamma(rest) + math.lgamma(samples + 1) - math.lgamma(tested + samples + 1)
+    steps = np.log((tested - counts) * (counts + rank)) - np.log((counts + 1) * (tested - counts - 1 + rest))
+    below = np.cumsum(np.exp(none + np.concatenate([[0.0], np.cumsum(steps)])))
+    low, high = np.searchsorted(below, (0.025, 0.975))
+    return float(low / tested), float(min(high, tested) / tested)

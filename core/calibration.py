@@ -17,6 +17,7 @@ from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.core.errors import QualityError
 from oodguard.core.frozen import Frozen
 from oodguard.core.fusion import Fusion, LeftOutCheck
+from oodguard.core.quality import QualityScale, Traits
 from oodguard.core.scores import Family, ScoreName
 from oodguard.core.targets import DEFAULT_ACCEPT, DEFAULT_COVERAGE, DEFAULT_MAX_ERROR
 from oodguard.core.verdict import (
@@ -51,6 +52,8 @@ class Calibration(Frozen):
 
     lipschitz: how much a score can change per unit of distance between features, for scores where that is known
     exactly (the certified head's energy; GReg, Eq. 4).
+
+    quality: what pictures the training photos are. Without it answers do not say whether a picture is fit.
     """
 
     curves: dict[ScoreName, QuantileCurve] = Field(min_length=1)
@@ -58,6 +61,7 @@ class Calibration(Frozen):
     answering: Answering | None = None
     own: dict[ScoreName, QuantileCurve] = Field(default_factory=dict)
     lipschitz: dict[ScoreName, float] = Field(default_factory=dict)
+    quality: QualityScale | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Calibration:
@@ -100,20 +104,30 @@ class Calibration(Frozen):
         """The same curves, and what answers need from labelled ID photos that trained nothing."""
         return self.model_copy(update={"answering": Answering.fit(photos, keep_probabilities=keep_probabilities)})
 
-    def recalibrated(self, outputs: Outputs, targets: npt.NDArray[np.int64] | None = None) -> Calibration:
+    def recalibrated(
+        self,
+        outputs: Outputs,
+        targets: npt.NDArray[np.int64] | None = None,
+        *,
+        quality: QualityScale | None = None,
+    ) -> Calibration:
         """The same fused score with the thresholds of n other ID photos, from what the graph returned for them.
 
         targets: their true classes, `[n]`, where somebody knows them; label sets and decisions then follow these photos
         too. The photos change nothing that the fused score is made from, so a new photo's is exchangeable with theirs
         and its threshold exact for any n; with score curves fitted to the same photos, it accepts too few where n is
-        small. Raises `ValueError` for fewer than `MIN_CALIBRATION` photos, `QualityError` as `measure` does.
+        small. quality: that of these photos; None: it stays. Raises `ValueError` for fewer than `MIN_CALIBRATION`
+        photos, `QualityError` as `measure` does.
         """
         if len(outputs.scores) < MIN_CALIBRATION:
             raise ValueError(f"a calibration needs at least {MIN_CALIBRATION} photos; got {len(outputs.scores)}")
         fused = np.asarray(self.measure(outputs).fused)
         curve = QuantileCurve.fit(fused)
         scores = self.columns(outputs.scores)
-        update: dict[str, object] = {"own": {name: QuantileCurve.fit(scores[name]) for name in self.curves}}
+        update: dict[str, object] = {
+            "own": {name: QuantileCurve.fit(scores[name]) for name in self.curves},
+            "quality": quality or self.quality,
+        }
         if self.answering is None:
             return self.model_copy(update={**update, "fusion": self.fusion.model_copy(update={"curve": curve})})
         photos = None
@@ -252,8 +266,12 @@ class Calibration(Frozen):
         classes: Sequence[str],
         thresholds: Thresholds,
         top_k: int = DEFAULT_TOP_K,
+        traits: Traits | None = None,
     ) -> Verdict:
-        """The verdict for one image of a measured batch. Raises `ValueError` for a `top_k` below 1."""
+        """The verdict for one image of a measured batch. Raises `ValueError` for a `top_k` below 1.
+
+        traits: of its picture; without them the verdict has no `quality`.
+        """
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1; got {top_k}")
         probabilities, ranked = measured.probabilities[row], measured.ranked[row]
@@ -284,6 +302,7 @@ class Calibration(Frozen):
             labels=self._label_set(probabilities, ranked, classes, thresholds, is_ood=is_ood),
             decision=_decision(top[0].probability, thresholds, is_ood=is_ood),
             certified_radius=radius,
+            quality=None if self.quality is None or traits is None else self.quality.quality(traits),
         )
 
     def _label_set(
@@ -303,12 +322,19 @@ class Calibration(Frozen):
         return tuple(classes[c] for c in ranked[:size])
 
     def verdicts(
-        self, measured: Measured, *, classes: Sequence[str], thresholds: Thresholds, top_k: int = DEFAULT_TOP_K
+        self,
+        measured: Measured,
+        *,
+        classes: Sequence[str],
+        thresholds: Thresholds,
+        top_k: int = DEFAULT_TOP_K,
+        traits: Sequence[Traits | None] | None = None,
     ) -> list[Verdict]:
-        """The verdict for every image of a measured batch. Raises `ValueError` for a `top_k` below 1."""
+        """The verdict for every image of a measured batch, with these `traits`. Raises as `verdict` does."""
+        given = [None] * len(measured.fused) if traits is None else traits
         return [
-            self.verdict(measured, row, classes=classes, thresholds=thresholds, top_k=top_k)
-            for row in range(len(measured.fused))
+            self.verdict(measured, row, classes=classes, thresholds=thresholds, top_k=top_k, traits=one)
+            for row, one in enumerate(given)
         ]
 
     def judge(

@@ -23,7 +23,7 @@ class QuantileCurve(Frozen):
 
     `values[i]` is the score that a new ID image stays at or below with probability at least `levels[i]`, where level
     `r / (n + 1)` belongs to the r-th smallest of n scores (split conformal prediction). Up to 1,024 of them are kept,
-    all of the upper tail among them.
+    all of the upper tail among them, or as many as `fit` is told.
     """
 
     samples: int = Field(ge=1)
@@ -48,14 +48,17 @@ class QuantileCurve(Frozen):
         return self
 
     @classmethod
-    def fit(cls, scores: npt.ArrayLike, *, independent: int | None = None) -> QuantileCurve:
-        """The curve of one score's values on held-out ID images, `[n]`; independent: groups of near-duplicates."""
+    def fit(cls, scores: npt.ArrayLike, *, independent: int | None = None, most: int = MAX_LEVELS) -> QuantileCurve:
+        """The curve of one score's values on held-out ID images, `[n]`.
+
+        independent: groups of near-duplicates. most: order statistics to keep; half of them are the largest.
+        """
         ordered = np.sort(np.asarray(scores, dtype=np.float64).ravel())
         n = len(ordered)
         ranks = np.arange(1, n + 1)
-        if n > MAX_LEVELS:
-            tail = min(n, MAX_LEVELS // 2)
-            body = np.linspace(1, n - tail, MAX_LEVELS - tail).round().astype(int)
+        if n > most:
+            tail = most // 2
+            body = np.linspace(1, n - tail, most - tail).round().astype(int)
             ranks = np.unique(np.concatenate([body, ranks[-tail:]]))
         return cls(
             samples=n,
@@ -140,6 +143,11 @@ class QuantileCurve(Frozen):
         """Share of ID images, in percent, that score below `values`; 0 to 100, same shape."""
         # side="left": the number of kept order statistics strictly below the value; above all of them, 100.
         return self._percents[np.searchsorted(self._values, np.asarray(values, dtype=np.float64), side="left")]
+
+    def percentile_of(self, value: float) -> float:
+        """As `percentile`, of one value, in a microsecond."""
+        place = bisect_left(self.values, value)
+        return 100.0 * self.levels[place - 1] if 0 < place < len(self.values) else 100.0 * (place > 0)
 
     def p_value(self, values: npt.ArrayLike) -> Scores:
         """The conformal p-value of each value, same shape: how likely a new ID image scores at least as high.

@@ -21,10 +21,9 @@ from oodguard.core.preprocessing import (
     ImageLimits,
     Pixels,
     Preprocessing,
-    load_pixels,
-    to_pixels,
     upright,
 )
+from oodguard.core.quality import Picture, load_picture, picture_from
 from oodguard.core.text import readable
 
 ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
@@ -62,11 +61,21 @@ def pixels_of(
     resized and cropped (or padded) by the same functions, so a lossless file gives the same pixels in every form. (A
     JPEG that is given as a file may be decoded at a reduced scale; see `Preprocessing.reduced_jpeg`.)
     """
+    return picture_of(image, preprocessing, limits, room).pixels
+
+
+def picture_of(
+    image: ImageLike,
+    preprocessing: Preprocessing,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    room: DecodingRoom | None = None,
+) -> Picture:
+    """As `pixels_of`, with what the pixels and the size of the picture say of its quality. Raises `ImageError`."""
     if isinstance(image, str | Path):
         image = read_file(image, max_bytes=limits.max_bytes)
     if isinstance(image, bytes):
-        return load_pixels(image, preprocessing, limits, room)
-    return to_pixels(upright(opened(image), limits), preprocessing)
+        return load_picture(image, preprocessing, limits, room)
+    return picture_from(upright(opened(image), limits), preprocessing)
 
 
 def opened(image: object) -> Image.Image:

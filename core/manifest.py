@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from oodguard.core.added import AddedClass
 from oodguard.core.calibration import Calibration
 from oodguard.core.classifier import ClassifierRecord
 from oodguard.core.collusion import CollusionReport
@@ -18,6 +20,8 @@ from oodguard.core.frozen import Frozen, first_fault
 from oodguard.core.golden import Golden, require_judged
 from oodguard.core.lineage import VersionRef
 from oodguard.core.preprocessing import Preprocessing
+from oodguard.core.provenance import NAME, Provenance, Recalibration, SourceName
+from oodguard.core.quality import Traits
 from oodguard.core.scores import Family, ScoreName
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import DEFAULT_TOP_K, Measured, Outputs, Thresholds, Verdict
@@ -36,15 +40,12 @@ DISTANCES_NAME = "distances"
 STANDALONE_FILE = "standalone.onnx"
 ACCEPT_NAME = "accept"
 MAX_MANIFEST_BYTES = 64 * 2**20
-# Of a model and of its version.
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 # What answers without a source are called where sources are counted; no source may have this name.
 DEFAULT_SOURCE = "default"
 MAX_SOURCES = 64
 
 Precision = Literal["fp32", "fp16", "int8"]
-SourceName = Annotated[str, Field(pattern=NAME)]
 
 
 class TensorSpec(Frozen):
@@ -89,35 +90,6 @@ class ScoreEntry(Frozen):
     family: Family
     title: str
     meaning: str
-
-
-class Provenance(Frozen):
-    """Where the graph comes from: enough to train it again."""
-
-    oodguard: str
-    created: str
-    seed: int
-    backbone: str
-    weights_source: str
-    weights_sha256: str
-    data_fingerprint: str
-    train_images: int
-    calibration_images: int
-    versions: dict[str, str]
-    options: dict[str, str | int | float | bool | None]
-    metrics: dict[str, float]
-
-
-class Recalibration(Frozen):
-    """Where a calibration comes from that training did not make: trusted photos, and the manifest it was put into."""
-
-    source: SourceName | None = Field(None, description="None: the calibration for requests that name no source.")
-    created: str
-    oodguard: str
-    images: int = Field(ge=1)
-    labelled: bool
-    from_version: str
-    from_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Parity(Frozen):
@@ -188,6 +160,7 @@ class Manifest(Frozen):
     recalibrations: tuple[Recalibration, ...] = Field(
         (), description="The last recalibration of each source, and of the calibration."
     )
+    added: tuple[AddedClass, ...] = Field((), description="Classes that add-class brought, in order.")
     targets: Targets = Field(
         Targets(), description="What answers are to keep where neither server nor request asks for anything else."
     )
@@ -311,14 +284,15 @@ class Manifest(Frozen):
         targets: Targets | None = None,
         top_k: int = DEFAULT_TOP_K,
         source: str | None = None,
+        traits: Sequence[Traits | None] | None = None,
     ) -> list[Verdict]:
-        """One verdict per image of a batch measured for a source; `targets`: the manifest's own.
+        """One verdict per image of a batch measured for a source, with these traits; `targets`: the manifest's own.
 
         Raises `ValueError` for a target that the calibration cannot promise, an unknown source or a `top_k` below 1.
         """
         thresholds = self.thresholds(self.targets if targets is None else targets, source=source)
         calibration = self.calibration_of(source)
-        return calibration.verdicts(measured, classes=self.classes, thresholds=thresholds, top_k=top_k)
+        return calibration.verdicts(measured, classes=self.classes, thresholds=thresholds, top_k=top_k, traits=traits)
 
     def judge(
         self,

@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
@@ -38,8 +39,8 @@ Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lan
 # The final resize still shrinks by two, so what is left of the decoder's own filter is hardly seen.
 REDUCED_MARGIN = 2
 REDUCED_TOLERANCE = 1.0
-# Where in a reduced image its picture lies: left, top, right and bottom, in fractions of pixels.
-_EXTENT = "oodguard.extent"
+# Under this name a decoded image says what it was decoded from.
+_ORIGIN = "oodguard.origin"
 
 # Our own limit decides, before anything is decoded. Both are set once: neither may be touched from decoding threads.
 Image.MAX_IMAGE_PIXELS = None
@@ -132,6 +133,21 @@ class Preprocessing(BaseModel):
         height, width = self.size
         return self.resize, max(1, round(self.resize * width / height))
 
+    def scaling(self, width: int, height: int) -> float:
+        """What the sides of a picture are multiplied by: above 1 it is enlarged. Squashed, of the side shrunk least."""
+        sides = self.frame[1] / width, self.frame[0] / height
+        return min(sides) if self.fit == "pad" else max(sides)
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """What a decoded image no longer shows: the true width and height of its upright picture, and where in a reduced
+    image that lies, as left, top, right and bottom in fractions of pixels. A file's own texts are never of this type.
+    """
+
+    size: tuple[int, int]
+    extent: Box | None
+
 
 class ImageLimits(BaseModel):
     """What an image may cost; checked on the header before any pixel is decoded."""
@@ -161,14 +177,15 @@ def open_image(
     Raises `ImageError` for anything that is not a usable image; the header is checked first, so a bomb is refused
     without being decoded.
     """
-    with _opened(data, limits, shrink_for, None) as image:
+    with opened_within(data, limits, shrink_for, None) as image:
         return image
 
 
 @contextmanager
-def _opened(
+def opened_within(
     data: bytes, limits: ImageLimits, shrink_for: Preprocessing | None, room: DecodingRoom | LightRoom | None
 ) -> Iterator[Image.Image]:
+    """As `open_image`; `room` holds what decoding takes of memory, until the context ends."""
     if not data:
         raise ImageError(Code.EMPTY, "the image is empty (0 bytes)")
     if len(data) > limits.max_bytes:
@@ -181,17 +198,19 @@ def _opened(
         with _refusals(), Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
             _require_room(image, limits)
             _require_little_work(effort.work(*image.size), limits)
-            full = image.width * image.height
+            width, height = image.size
             extent = None if shrink_for is None else _reduce(image, shrink_for)
             if room is not None:
-                held.enter_context(room.hold(bytes_to_decode(image, effort, full=full)))
+                held.enter_context(room.hold(bytes_to_decode(image, effort, full=width * height)))
             image.load()
             lying, orientation = image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
             # In place, because it would otherwise copy what is upright already.
             ImageOps.exif_transpose(image, in_place=True)
             found = as_rgb(image)
-            if extent is not None:
-                found.info[_EXTENT] = _turned(extent, lying, orientation)
+            found.info[_ORIGIN] = _Origin(
+                size=(height, width) if orientation in _LYING else (width, height),
+                extent=None if extent is None else _turned(extent, lying, orientation),
+            )
         yield found
 
 
@@ -203,12 +222,10 @@ def _reduce(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, fl
     """
     if not preprocessing.reduced_jpeg or preprocessing.interpolation in _HARD_EDGED or image.format not in _JPEG:
         return None
-    height, width = preprocessing.frame
+    size = image.size
     if image.getexif().get(ExifTags.Base.Orientation, 1) in _LYING:
-        height, width = width, height
-    sides = width / image.width, height / image.height
-    # The scale of the side that is shrunk least; a picture that is padded is shrunk as its other side demands.
-    side = REDUCED_MARGIN * (min(sides) if preprocessing.fit == "pad" else max(sides))
+        size = size[::-1]
+    side = REDUCED_MARGIN * preprocessing.scaling(*size)
     sampling = {tuple(layer[1:3]) for layer in getattr(image, "layer", ())}
     if side >= 1 or not sampling <= {(1, 1), (2, 2)}:
         return None
@@ -225,6 +242,12 @@ def _turned(extent: tuple[float, float], size: tuple[int, int], orientation: int
     if orientation in _LYING:
         x, y = y, x
     return x[0], y[0], x[1], y[1]
+
+
+def size_of(image: Image.Image) -> tuple[int, int]:
+    """Width and height of the picture that an image of `open_image` or `upright` was decoded from."""
+    origin = image.info.get(_ORIGIN)
+    return origin.size if isinstance(origin, _Origin) else image.size
 
 
 def upright(image: Image.Image, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
@@ -278,7 +301,9 @@ def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     squash makes broader is shrunk first. squash and pad give the very pixels of timm's `squash` and `border`; crop's
     lie up to half a pixel beside those of `center`, which rounds the scaled picture to whole pixels.
     """
-    extent = image.info.get(_EXTENT, (0.0, 0.0, *map(float, image.size)))
+    origin = image.info.get(_ORIGIN)
+    extent = origin.extent if isinstance(origin, _Origin) else None
+    extent = extent or (0.0, 0.0, float(image.width), float(image.height))
     if preprocessing.fit != "crop":
         return _fitted(image, extent, preprocessing)
     left, top, right, bottom = extent
@@ -367,5 +392,5 @@ def load_pixels(
     pixels = load_pixels(Path("photo.jpg").read_bytes(), record.preprocessing)
     ```
     """
-    with _opened(data, limits, preprocessing, room) as image:
+    with opened_within(data, limits, preprocessing, room) as image:
         return to_pixels(image, preprocessing)

@@ -1,6 +1,7 @@
-"""One image as one flat row: the columns of `oodguard score` and of `oodguard predict --csv`.
+"""One image as one flat row: the columns of `oodguard score`, and of `oodguard predict --csv` and `--json`.
 
-The names are those of the answer (`Prediction`). A field of a score is NAME_FIELD, a field of a problem error_FIELD.
+The names are those of the answer (`Prediction`). A field of a score is NAME_FIELD, a field of a problem error_FIELD,
+one of the quality quality_FIELD.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from oodguard.core.bank import NEAREST
+from oodguard.core.quality import TRAITS
 from oodguard.core.verdict import Verdict
 
 # The p-value of an image, and whether it is among the strangers that a false discovery rate names.
@@ -27,16 +29,14 @@ class Column:
     kind: Literal["text", "texts", "float32", "float64", "flag"]
 
 
-def columns(
-    scores: Iterable[str], *, members: bool, explained: bool = False, tested: bool = False
-) -> tuple[Column, ...]:
+def columns(scores: Iterable[str], *, explained: bool = False, tested: bool = False) -> tuple[Column, ...]:
     """Every column, in order, for a model with these scores.
 
-    members: images may be inside archives. explained: verdicts say why. tested: all rows together name strangers.
+    `member` is the name inside an archive. explained: verdicts say why. tested: all rows together name strangers.
     """
     return (
         Column("path", "text"),
-        *((Column("member", "text"),) if members else ()),
+        Column("member", "text"),
         Column("label", "text"),
         Column("probability", "float32"),
         Column("decision", "text"),
@@ -52,6 +52,8 @@ def columns(
             for column in (Column(f"{name}_value", "float32"), Column(f"{name}_is_ood", "flag"))
         ),
         *(_EXPLAINED if explained else ()),
+        *(Column(f"quality_{trait}", "float32") for trait in TRAITS),
+        Column("quality_reason", "text"),
         Column("error_code", "text"),
         Column("error_detail", "text"),
     )
@@ -86,6 +88,8 @@ def verdict_cells(verdict: Verdict) -> dict[str, Cell]:
     for name, score in verdict.scores.items():
         row[f"{name}_value"] = score.value
         row[f"{name}_is_ood"] = score.is_ood
+    if verdict.quality is not None:
+        row |= {f"quality_{trait}": value for trait, value in verdict.quality}
     if verdict.explanation is not None:
         row["decided_by"] = verdict.explanation.decided_by
         for place, neighbour in enumerate(verdict.explanation.neighbours, 1):

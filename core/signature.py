@@ -23,7 +23,7 @@ SIGNATURE_SUFFIX = ".sig"
 SIGNATURE_BYTES = 64
 MAX_KEY_BYTES = 2**16
 PEM = re.compile(r"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----", re.DOTALL)
-NEEDED = "signatures need: pip install oodguard[sign]"
+NEEDED = "signatures need: pip install 'oodguard[sign]'"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 from oodguard.core.errors import ImageError, QualityError
 from oodguard.core.explanation import Explanation
 from oodguard.core.frozen import Frozen
+from oodguard.core.quality import Quality
 from oodguard.core.scores import ScoreName
 
 Floats = npt.NDArray[np.float32]
@@ -119,7 +120,8 @@ class Verdict(Frozen):
     `certified_radius`: how far the image's feature may move, in any direction, without another verdict of the certified
     score: |threshold - value| / Lipschitz constant (GReg, Eq. 4). Null for a model without a certified head.
 
-    `explanation`: why the fused score is what it is, where that was asked for.
+    `explanation`: why the fused score is what it is, where that was asked for. `quality`: whether the picture itself is
+    fit to be judged; it changes nothing else. Null where the calibration does not know the training photos' quality.
     """
 
     label: str
@@ -135,6 +137,7 @@ class Verdict(Frozen):
     decision: Decision
     certified_radius: float | None = None
     explanation: Explanation | None = None
+    quality: Quality | None = None
 
 
 # What one image comes to.

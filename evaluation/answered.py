@@ -10,12 +10,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from oodguard.core.answering import answered_photos, held_out_fused
+from oodguard.core.binomial import promised_acceptance
 from oodguard.core.curve import Scores
 from oodguard.core.label_sets import Nonconformity
 from oodguard.core.sharpening import Sharpening
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Decision
-from oodguard.training.metrics import Interval, Share, calibration_error, promised_acceptance, share
+from oodguard.training.metrics import Interval, Share, calibration_error, share
 
 if TYPE_CHECKING:
     from oodguard.evaluation.evidence import Evidence

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
+from oodguard.core.binomial import promised_acceptance
 from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.core.scores import Family
 from oodguard.core.targets import DEFAULT_ACCEPT
@@ -28,7 +30,7 @@ from oodguard.evaluation.evaluation import (
     FusedParts,
     mean_table,
 )
-from oodguard.evaluation.evidence import FUSED, Evidence, gather, options_of
+from oodguard.evaluation.evidence import FUSED, Evidence, MeasuredSet, gather, options_of
 from oodguard.evaluation.extremes import ID, extremes
 from oodguard.evaluation.operating import operating_points
 from oodguard.evaluation.report.document import to_html
@@ -37,7 +39,7 @@ from oodguard.evaluation.shifted import ShiftTable, shift_table
 from oodguard.evaluation.threshold import baseline_points, deciding, score_points
 from oodguard.evaluation.trainings import Repeats, unseen
 from oodguard.pages.text import plain
-from oodguard.training.metrics import calibration_error, detection, promised_acceptance, reliability, share
+from oodguard.training.metrics import calibration_error, detection, reliability, share
 from oodguard.training.photos.again import photos_of_run
 from oodguard.training.photos.labelled import Photo, Photos, load_unlabelled
 from oodguard.training.progress import Reporter, Silent
@@ -46,6 +48,7 @@ from oodguard.training.run import load_run, versions
 from oodguard.training.wrapped import wrapped_of
 
 LEFT_OUT = "left-out classes"
+MOST_PASSED_AS = 3
 
 
 def evaluate(
@@ -135,6 +138,8 @@ def examine(
     fusion = record.calibration.fusion
     return Evaluation(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        run="" if record.name is None else f"{record.name} version {record.version}",
+        data=plain(Path(str(record.options["data"])).name),
         command=command,
         versions={"oodguard": importlib.metadata.version("oodguard"), **versions()},
         seed=record.seed,
@@ -177,6 +182,7 @@ def examine(
         leave_out=dict(leave_out or {}),
         repeats=repeats,
         shifts=shifts,
+        class_photos=dict(evidence.class_photos),
         leak={split: dict(found) for split, found in evidence.plain.leak.items()},
         extremes=extremes(evidence, thresholds[FUSED]),
     )
@@ -203,7 +209,13 @@ def _table(evidence: Evidence, name: str, accept: float) -> DetectionTable:
             calibration_scores=evidence.calibration,
             accept=accept,
         ),
+        passed_as=_passed_as(record, ood, thresholds[FUSED]),
     )
+
+
+def _passed_as(record: RunRecord, ood: MeasuredSet, threshold: float) -> dict[str, int]:
+    predicted = ood.answers.probabilities.argmax(1)[ood.values[FUSED] <= threshold]
+    return {record.classes[place]: images for place, images in Counter(predicted.tolist()).most_common(MOST_PASSED_AS)}
 
 
 def _command(

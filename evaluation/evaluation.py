@@ -16,6 +16,7 @@ from oodguard.evaluation.answered import Answered
 from oodguard.evaluation.comparison import BaselineComparison
 from oodguard.evaluation.confusion import Confusion
 from oodguard.evaluation.diversity import Diversity
+from oodguard.evaluation.evidence import FUSED
 from oodguard.evaluation.extremes import Extremes
 from oodguard.evaluation.operating import OperatingPoint
 from oodguard.evaluation.shifted import ShiftTable
@@ -32,7 +33,8 @@ class DetectionTable(BaseModel):
     """One OOD set: what passes the thresholds, detection by every score, and by every ablation of the fused one.
 
     `at_threshold`: every score of the guard at its own threshold; `baselines` likewise, empty where they were skipped.
-    `decided`: which family flags images of the set.
+    `decided`: which family flags images of the set. `passed_as`: what the images that get through are predicted as, the
+    most frequent few.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +45,7 @@ class DetectionTable(BaseModel):
     decided: Deciding
     scores: dict[str, Detection]
     ablation: dict[str, Ablated]
+    passed_as: dict[str, int] = {}
 
 
 class FusedParts(BaseModel):
@@ -68,11 +71,15 @@ class Evaluation(BaseModel):
     answers are worth; None where the run knows no classes. `leak`: test acceptance of a kNN threshold, by calibration
     split and number of neighbours. `shifts`: test photos after mild shifts; None where they were not asked for.
     `wrapped`: the file of the classifier that the guard was put around; None where it was trained with the guard.
+    `run` and `data` name the run with its version, and the folder of its photos. `class_photos`: how many photos of
+    each class trained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     created: str
+    run: str = ""
+    data: str = ""
     command: str
     versions: dict[str, str]
     seed: int
@@ -101,8 +108,20 @@ class Evaluation(BaseModel):
     repeats: Repeats | None
     shifts: ShiftTable | None = None
     wrapped: str | None = None
+    class_photos: dict[str, int] = {}
     leak: dict[str, dict[int, float]]
     extremes: tuple[Extremes, ...]
+
+    @property
+    def acceptance_of_fused(self) -> float:
+        """The share of ID test images that the fused score accepts."""
+        return self.acceptance[FUSED].share
+
+    @property
+    def title(self) -> str:
+        """What was evaluated: `Evaluation of photos version 2, trained on shop`."""
+        named = f" of {self.run}" if self.run else ""
+        return f"Evaluation{named}" + (f", trained on {self.data}" if self.data else "")
 
 
 def mean_table(tables: Mapping[str, DetectionTable]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,7 @@ class Evidence:
 
     targets: true classes of the test images, `[N]`. losses: every member's cross-entropy on them, `[M, N]`, in nats.
     calibration: scores of the calibration photos. labelled: what was said of photos with labels,
-    which set the thresholds. plain: what the frozen feature gives.
+    which set the thresholds. plain: what the frozen feature gives. class_photos: how many photos of each class trained.
     """
 
     record: RunRecord
@@ -73,6 +73,7 @@ class Evidence:
     calibration: Mapping[ScoreName, Scores]
     labelled: LabelledPhotos
     plain: PlainEvidence
+    class_photos: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def right(self) -> npt.NDArray[np.bool_]:
@@ -111,6 +112,7 @@ def gather(
         calibration=run.calibration,
         labelled=run.labelled,
         plain=plain,
+        class_photos={name: len(part) for name, part in run.division.training.items()},
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from oodguard.core.binomial import promised_acceptance
 from oodguard.evaluation.evidence import FUSED, Evidence
-from oodguard.training.metrics import Interval, Share, promised_acceptance, share
+from oodguard.training.metrics import Interval, Share, share
 
 TARGETS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 

@@ -1,6 +1,6 @@
 """Fine-tune an image classifier with a plain PyTorch loop, and export it with both of PyTorch's exporters.
 
-pip install "oodguard[train]"
+pip install "path/to/clone[train]"
 python classifier.py photos --out mine --backbone resnet18
 oodguard wrap mine/classifier.onnx --data photos --out runs/mine
 

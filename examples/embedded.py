@@ -1,6 +1,6 @@
 """Sort images into two lists without a server: those whose label can be trusted, and those to look at.
 
-pip install "oodguard[guard]"
+pip install "path/to/clone[guard]"
 python embedded.py bundles/photos photo.jpg other.jpg
 """
 

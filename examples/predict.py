@@ -1,6 +1,6 @@
 """Sort images into two lists with the Python client: those whose label can be trusted, and those to look at.
 
-pip install "oodguard[client]"
+pip install "path/to/clone[client]"
 python predict.py http://localhost:8000 photo.jpg other.jpg
 """
 

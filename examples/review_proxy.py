@@ -1,6 +1,6 @@
 """A reverse proxy that only lets images through which the model knows; the others wait in a folder for a person.
 
-    pip install "oodguard[serve,client]"
+    pip install "path/to/clone[serve,client]"
     GUARD=http://localhost:8000 UPSTREAM=http://localhost:9000 REVIEW=review uvicorn review_proxy:app --port 8080
     curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://localhost:8080/orders/17/photo
     oodguard review review

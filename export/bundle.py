@@ -24,7 +24,6 @@ from oodguard.core.manifest import (
     GRAPH_FILE,
     INPUT_NAME,
     MANIFEST_FILE,
-    NAME,
     NEIGHBOURS_NAME,
     PROBABILITIES_NAME,
     SCORES_NAME,
@@ -40,6 +39,7 @@ from oodguard.core.manifest import (
     reference_of,
 )
 from oodguard.core.preprocessing import Pixels, load_pixels
+from oodguard.core.provenance import NAME
 from oodguard.core.sharpening import Sharpening
 from oodguard.core.thumbnails import THUMBNAILS_FILE
 from oodguard.core.verdict import Outputs

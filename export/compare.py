@@ -237,7 +237,7 @@ def _groups(sets: Mapping[str, tuple[Photo, ...]], cache: Path, report: Reporter
     reason = ""
     groups = np.arange(len(photos))
     try:
-        backbone = backbone_of(TrainOptions(data=Path(), cache=cache, tune=False))
+        backbone = backbone_of(TrainOptions(data=Path(), cache=cache, fine_tune=False))
         extractor = Extractor(backbone, cache=cache)
         progress: Callable[[int, int], None] = lambda done, total: report.progress("near-duplicates", done, total)  # noqa: E731
         features = tail_features(backbone.tail, extractor.extract(photos, progress=progress)[0]).numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from oodguard.core.manifest import Provenance
+from oodguard.core.provenance import Provenance
 from oodguard.training.record import RunRecord
 
 
@@ -20,6 +20,7 @@ def provenance(record: RunRecord) -> Provenance:
         data_fingerprint=record.data_fingerprint,
         train_images=record.splits.train,
         calibration_images=record.splits.calibration,
+        test_images=record.splits.test,
         versions=record.versions,
         options=record.options,
         metrics=record.metrics,

@@ -10,21 +10,25 @@ import logging
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psutil
 from locust import events
 from locust.runners import MasterRunner, WorkerRunner
 
 from oodguard.core.errors import InputError, OodguardError
 from oodguard.load_tests.mix import MixOptions, add_mix
+from oodguard.load_tests.saturation import Parts
 from oodguard.load_tests.shapes import SHAPES
 from oodguard.load_tests.summary import Summary
 from oodguard.load_tests.thresholds import THRESHOLDS, add_thresholds, check
-from oodguard.load_tests.users import TALLIES, ChosenShape, ImageUser, target
+from oodguard.load_tests.users import TALLIES, WATCHERS, ChosenShape, ImageUser, target
 
 __all__ = ["ChosenShape", "ImageUser"]
 MESSAGE = "oodguard"
 SHOWN = ("host", "shape", "people", "seconds", "think", *MixOptions.model_fields, "triton_model")
 CLOCK = {"began": 0.0, "ended": 0.0}
+PARTS = Parts()
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
@@ -52,6 +56,7 @@ def _begin(environment: Any, runner: Any, **_: object) -> None:
         environment.events.worker_report.add_listener(lambda client_id, data: TALLIES.receive(data[MESSAGE]))
     environment.events.test_start.add_listener(_started)
     environment.events.test_stopping.add_listener(lambda environment: CLOCK.update(ended=time.monotonic()))
+    WATCHERS[:] = [lambda users: PARTS.note(users, **_look(environment.host))]
     environment.events.quitting.add_listener(_finish)
     try:
         if options.people < 1 or options.seconds <= 0:
@@ -63,9 +68,26 @@ def _begin(environment: Any, runner: Any, **_: object) -> None:
         raise SystemExit(error.exit_code) from None
 
 
+def _look(host: str | None) -> dict[str, Any]:
+    """All counts so far, when, and what the processors did, where the server runs on them."""
+    times = psutil.cpu_times()
+    worked = sum(times) - times.idle - getattr(times, "iowait", 0.0)
+    return {
+        "total": TALLIES.total,
+        "now": time.monotonic(),
+        "processors": (worked, sum(times)) if _is_here(host) else None,
+    }
+
+
+def _is_here(host: str | None) -> bool:
+    name = (urlsplit(host or "").hostname or "").lower()
+    return name in ("localhost", "::1") or name.startswith("127.")
+
+
 def _started(environment: Any) -> None:
     # Its own counts alone: locust's page can run several tests, one after the other.
     TALLIES.kinds.clear()
+    PARTS.found.clear()
     CLOCK.update(began=time.monotonic(), ended=0.0)
 
 
@@ -75,7 +97,10 @@ def _finish(environment: Any, **_: object) -> None:
     seconds = min(max((CLOCK["ended"] or time.monotonic()) - CLOCK["began"], 1e-9), options.seconds)
     checks = check(options, TALLIES.total, seconds)
     given = {name: getattr(options, name) for name in (*SHOWN, *(threshold.name for threshold in THRESHOLDS))}
-    summary = Summary(TALLIES, seconds, checks, {k: v for k, v in given.items() if v not in (None, "")})
+    machine = "this machine" if _is_here(environment.host) else str(environment.host)
+    shown = {k: v for k, v in given.items() if v not in (None, "")}
+    parts = PARTS.end(**_look(environment.host)).found
+    summary = Summary(TALLIES, seconds, checks, shown, parts=parts, machine=machine)
     print(f"\n{summary.markdown()}", flush=True)
     # Locust's own tables would only repeat it.
     logging.getLogger("locust.stats_logger").disabled = True

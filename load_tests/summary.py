@@ -12,6 +12,7 @@ from pathlib import Path
 from oodguard.core.errors import InputError
 from oodguard.core.verdict import Decision
 from oodguard.load_tests.harness import machine
+from oodguard.load_tests.saturation import Part, sentence
 from oodguard.load_tests.tally import Tallies, Tally
 from oodguard.load_tests.thresholds import Check
 from oodguard.pages.page import Fact, Facts, Finding, Findings, Page, Section, Table, render
@@ -34,12 +35,24 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Summary:
-    """What a load test of `seconds` came to, whether it kept its thresholds, and how it was run."""
+    """What a load test of `seconds` came to, whether it kept its thresholds, and how it was run.
+
+    `parts`: its parts by the number of users; `machine`: what they called.
+    """
 
     tallies: Tallies
     seconds: float
     checks: Sequence[Check]
     options: Mapping[str, object]
+    parts: Sequence[Part] = ()
+    machine: str = "this machine"
+
+    @property
+    def sentence(self) -> str:
+        """What the machine answers, and whether it was saturated."""
+        users = int(str(self.options.get("people", 1)))
+        found = self.parts or (Part(users, self.seconds, self.tallies.total),)
+        return sentence(found, machine=self.machine)
 
     @property
     def kept(self) -> bool:
@@ -68,6 +81,7 @@ class Summary:
         lines = [f"{self._subtitle()}.", "", f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}"]
         lines += [f"| {' | '.join(row)} |" for row in self.rows()]
         lines += ["", f"Outcomes: {self._outcomes()}.", "", *(f"- {check.sentence}" for check in self.checks)]
+        lines += ["", self.sentence]
         return "\n".join(lines) + "\n"
 
     def csv(self) -> str:
@@ -91,7 +105,8 @@ class Summary:
             ),
             Fact(name="Flagged", value=percent(total.flagged_share), detail=f"of {count(total.images, 'image')}"),
         )
-        findings = Findings(tuple(Finding("good" if check.kept else "weak", check.sentence) for check in self.checks))
+        checks = [Finding("good" if check.kept else "weak", check.sentence) for check in self.checks]
+        findings = Findings((*checks, Finding("note", self.sentence)))
         options = Table(
             caption="Options",
             head=("option", "value"),

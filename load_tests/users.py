@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,6 +18,8 @@ from oodguard.load_tests.tally import Tallies, Tally
 from oodguard.load_tests.triton_http import Served, read_served
 
 TALLIES = Tallies()
+# Told every second how many users call.
+WATCHERS: list[Callable[[int], None]] = []
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class ChosenShape(LoadTestShape):
         assert self.runner is not None
         options: Any = self.runner.environment.parsed_options
         moment = self.get_run_time() / options.seconds  # type: ignore[no-untyped-call]
+        for watch in WATCHERS:
+            watch(0 if moment >= 1 else self.runner.user_count)
         if moment >= 1:
             # All users end before locust does: requests under way are answered, and workers report them.
             return (0, float(options.people)) if self.runner.user_count else None

@@ -188,7 +188,7 @@ def rpc_server(parts: Parts) -> RpcServer:
     try:
         from oodguard.server.rpc.rpc_server import RpcServer, procedures_of
     except (ModuleNotFoundError, RuntimeError):  # tritonclient without gRPC raises the latter
-        raise EnvironmentProblem("the gRPC port needs: pip install oodguard[grpc]") from None
+        raise EnvironmentProblem("the gRPC port needs: pip install 'oodguard[grpc]'") from None
     return RpcServer(parts.settings, procedures_of(parts), reception=parts.reception)
 
 

@@ -25,9 +25,10 @@ from oodguard.core.codes import Code
 from oodguard.core.decoding import DecodingRoom
 from oodguard.core.errors import ImageError, QualityError
 from oodguard.core.explainer import Explainer
-from oodguard.core.images import ImageLike, pixels_of
+from oodguard.core.images import ImageLike, picture_of
 from oodguard.core.manifest import Manifest
-from oodguard.core.preprocessing import ImageLimits, Pixels
+from oodguard.core.preprocessing import ImageLimits
+from oodguard.core.quality import Picture, Traits
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outcome, Outputs
 from oodguard.server.engines.base import Engine
@@ -44,10 +45,12 @@ Found = TypeVar("Found")
 class JudgedBatch:
     """The outcomes of a batch, in its order, and the seconds it spent in each stage.
 
-    outputs: what the graph returned for the images that have a verdict, in parts.
+    outputs: what the graph returned for the images that have a verdict, in parts. traits: of each image's picture; None
+    where it cannot be decoded.
     """
 
     outcomes: list[Outcome]
+    traits: list[Traits | None]
     outputs: list[Outputs] = field(default_factory=list)
     decode: float = 0.0
     queue: float = 0.0
@@ -190,52 +193,54 @@ class BatchJudge:
             share = -(-len(images) // self._workers)
             parts = (images[start : start + share] for start in range(0, len(images), share))
             decode = (self._loop.run_in_executor(self._decoders, self._decode, part, read) for part in parts)
-            pixels = list(itertools.chain.from_iterable(await asyncio.gather(*decode)))
-            judged = JudgedBatch([], decode=time.monotonic() - started, queue=started - entered)
-            good = [image for image in pixels if not isinstance(image, ImageError)]
+            pictures = list(itertools.chain.from_iterable(await asyncio.gather(*decode)))
+            traits = [None if isinstance(one, ImageError) else one.traits for one in pictures]
+            judged = JudgedBatch([], traits, decode=time.monotonic() - started, queue=started - entered)
+            good = [picture for picture in pictures if not isinstance(picture, ImageError)]
             verdicts = iter(await self._verdicts(good, judged, targets, top_k, source, explain))
-        judged.outcomes = [image if isinstance(image, ImageError) else next(verdicts) for image in pixels]
+        judged.outcomes = [picture if isinstance(picture, ImageError) else next(verdicts) for picture in pictures]
         return judged
 
-    def _decode(self, images: Sequence[Given], read: Callable[[Given], ImageLike]) -> list[Pixels | ImageError]:
-        found: list[Pixels | ImageError] = []
+    def _decode(self, images: Sequence[Given], read: Callable[[Given], ImageLike]) -> list[Picture | ImageError]:
+        found: list[Picture | ImageError] = []
         for image in images:
             try:
-                found.append(pixels_of(read(image), self.manifest.preprocessing, self._limits, self._decoding))
+                found.append(picture_of(read(image), self.manifest.preprocessing, self._limits, self._decoding))
             except ImageError as error:
                 found.append(error)
         return found
 
     async def _verdicts(
         self,
-        images: Sequence[Pixels],
+        pictures: Sequence[Picture],
         judged: JudgedBatch,
         targets: Targets,
         top_k: int,
         source: str | None,
         explain: bool,
     ) -> Sequence[Outcome]:
-        if not images:
+        if not pictures:
             return []
         decoded = time.monotonic()
         try:
             async with self._slots:
                 started = time.monotonic()
-                outputs = await self.engine.infer(np.stack(images))
+                outputs = await self.engine.infer(np.stack([picture.pixels for picture in pictures]))
             ended = time.monotonic()
             measured = self.manifest.measure(outputs, source=source)
         except EngineUnavailable:
             raise
         except (EngineError, QualityError) as error:
-            if len(images) == 1:
+            if len(pictures) == 1:
                 return [ImageError(Code.ENGINE_FAILED, str(error))]
             # One image must not cost its batch-mates their answers.
             return [
                 one
-                for image in images
-                for one in await self._verdicts([image], judged, targets, top_k, source, explain)
+                for picture in pictures
+                for one in await self._verdicts([picture], judged, targets, top_k, source, explain)
             ]
-        verdicts = self.manifest.verdicts(measured, targets=targets, top_k=top_k, source=source)
+        traits = [picture.traits for picture in pictures]
+        verdicts = self.manifest.verdicts(measured, targets=targets, top_k=top_k, source=source, traits=traits)
         judged.outputs.append(outputs)
         if explain:
             verdicts = [

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from oodguard.core.added import AddedClass
 from oodguard.core.answers import ModelRef
+from oodguard.core.binomial import promised_acceptance
 from oodguard.core.calibration import Calibration
 from oodguard.core.classifier import ClassifierRecord
 from oodguard.core.curve import QuantileCurve
@@ -27,8 +29,6 @@ from oodguard.server.shadow import ShadowState
 # Where a slider may stand, in thousandths: finer where a step changes more verdicts.
 STOPS = (*range(500, 900, 10), *range(900, 990, 5), *range(990, 1000))
 BODY_KNOTS = 24
-# Two-sided 99 % of a normal distribution.
-Z = 2.576
 
 
 class Scale(Frozen):
@@ -261,8 +261,11 @@ def checks_of(manifest: Manifest) -> tuple[Check, ...]:
     """What export and training found out about the model, each with a verdict."""
     found = [_parity(manifest.parity), *_own(manifest)]
     accepted = manifest.provenance.metrics.get("test_acceptance")
-    if accepted is not None:
-        found.append(_acceptance(accepted, manifest.calibration.samples))
+    # The thresholds that the test images were judged by are gone where new photos have set them or a class was added.
+    is_training = all(done.source is not None for done in manifest.recalibrations) and not manifest.added
+    if accepted is not None and is_training:
+        found.append(_acceptance(accepted, manifest))
+    found += [_added(one, manifest) for one in manifest.added]
     diagnosis = manifest.diagnosis
     if diagnosis is not None:
         found.append(Check(name="Learner collusion", passed=not diagnosis.colluding, detail=diagnosis.verdict))
@@ -295,17 +298,28 @@ def _own(manifest: Manifest) -> Iterator[Check]:
     yield Check(name="The classifier's own answers", passed=True, detail=detail)
 
 
-def _acceptance(accepted: float, samples: int) -> Check:
-    """Whether the acceptance of test images is one that this many calibration images allow.
+def _added(added: AddedClass, manifest: Manifest) -> Check:
+    """Whether the thresholds were set since a class was added, so that targets are promised again."""
+    known = added.calibrated is not None or any(
+        one.source is None and one.created >= added.created for one in manifest.recalibrations
+    )
+    since = "thresholds were set since" if known else "what share of other photos is accepted since was not measured"
+    detail = (
+        f"Added from {added.photos} photos without training; {_percent(added.passing)} of these, each judged without "
+        f"itself, are accepted with their label; {since}"
+    )
+    return Check(name=f"Class {added.name}", passed=known, detail=detail)
 
-    The acceptance of the r-th of n calibration scores is Beta(r, n + 1 - r); its normal approximation serves here.
-    """
-    share = min(math.ceil(DEFAULT_ACCEPT * (samples + 1)), samples) / (samples + 1)
-    margin = Z * math.sqrt(share * (1 - share) / (samples + 2))
-    low, high = share - margin, min(1.0, share + margin)
+
+def _acceptance(accepted: float, manifest: Manifest) -> Check:
+    """Whether the acceptance of the test images is one that the calibration allows, as the report has it."""
+    independent, tested = manifest.calibration.independent, manifest.provenance.test_images
+    low, high = promised_acceptance(DEFAULT_ACCEPT, independent, tested=tested)
+    images = "new images" if tested is None else f"{tested:,} test images"
     detail = (
         f"{_percent(accepted)} of test images accepted at a target of {_percent(DEFAULT_ACCEPT)}; "
-        f"{samples} calibration images allow {_percent(low)} to {_percent(high)}"
+        f"{_percent(low)} to {_percent(high)} was to be expected of {images} with {independent:,} groups of "
+        "calibration images"
     )
     return Check(name="Promised acceptance", passed=low <= accepted <= high, detail=detail)
 

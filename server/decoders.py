@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from oodguard.core.decoding import DecodingRoom, HeavyPicture, LightRoom
-from oodguard.core.preprocessing import ImageLimits, Pixels, Preprocessing, load_pixels
+from oodguard.core.preprocessing import ImageLimits, Preprocessing
+from oodguard.core.quality import Picture, load_picture
 
 # What takes more has threads of its own: a PNG of 12 megapixels does, and a JPEG that is decoded at a reduced scale
 # does not.
@@ -21,7 +22,7 @@ class Decoders:
 
     ```python
     decoders = Decoders(2, limits=settings.limits, room=DecodingRoom(settings.max_decode_bytes))
-    pixels = await decoders.load(data, manifest.preprocessing)
+    picture = await decoders.load(data, manifest.preprocessing)
     ```
 
     So ordinary photos never wait for large ones. `pool` are the threads for ordinary photos: what else takes long of a
@@ -48,21 +49,21 @@ class Decoders:
         self._running: dict[object, float] = {}
         self._heavy: dict[object, float] = {}
 
-    async def load(self, data: bytes, preprocessing: Preprocessing) -> Pixels:
-        """The graph's input of an encoded image. Raises `ImageError`."""
+    async def load(self, data: bytes, preprocessing: Preprocessing) -> Picture:
+        """The graph's input of an encoded image, and its traits. Raises `ImageError`."""
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self.pool, self._load, data, preprocessing)
         except HeavyPicture:
             return await loop.run_in_executor(self._heavy_pool, self._load_heavy, data, preprocessing)
 
-    def _load(self, data: bytes, preprocessing: Preprocessing) -> Pixels:
+    def _load(self, data: bytes, preprocessing: Preprocessing) -> Picture:
         with self._noted(self._running):
-            return load_pixels(data, preprocessing, self.limits, self._light)
+            return load_picture(data, preprocessing, self.limits, self._light)
 
-    def _load_heavy(self, data: bytes, preprocessing: Preprocessing) -> Pixels:
+    def _load_heavy(self, data: bytes, preprocessing: Preprocessing) -> Picture:
         with self._noted(self._heavy):
-            return load_pixels(data, preprocessing, self.limits, self.room)
+            return load_picture(data, preprocessing, self.limits, self.room)
 
     @contextmanager
     def _noted(self, running: dict[object, float]) -> Iterator[None]:

@@ -10,6 +10,7 @@ import numpy as np
 from oodguard.core.errors import ImageError
 from oodguard.core.manifest import Manifest
 from oodguard.core.problems import Problem, problem
+from oodguard.core.quality import TRAITS
 from oodguard.server import open_inference as oip
 from oodguard.server.batcher import MeasuredImage
 from oodguard.server.judging import Judge, Judgement, ParsedImage
@@ -59,15 +60,17 @@ class Inference:
 def arrays_of(found: Judgement, manifest: Manifest) -> dict[str, oip.Array]:
     """The outputs `[N, ...]`; the row of an image that failed is empty text and numbers that are no numbers.
 
-    label_set: for each class, whether the label set holds it.
+    label_set: for each class, whether the label set holds it. quality: the percentiles, in the order of
+    `TRAITS`; quality_reason: empty where the picture is fit.
     """
     count = len(found.outcomes)
-    labels, decisions, errors = [""] * count, [""] * count, [""] * count
+    labels, decisions, errors, reasons = ([""] * count for _ in range(4))
     is_ood = np.ones(count, dtype=bool)
     fused, threshold = (np.full(count, np.nan, dtype=np.float32) for _ in range(2))
     probabilities = np.full((count, len(manifest.classes)), np.nan, dtype=np.float32)
     scores = np.full((count, len(manifest.scores)), np.nan, dtype=np.float32)
     sets = np.zeros((count, len(manifest.classes)), dtype=bool)
+    quality = np.full((count, len(TRAITS)), np.nan, dtype=np.float32)
     for row, (outcome, (image, _)) in enumerate(zip(found.outcomes, found.images, strict=True)):
         if isinstance(outcome, ImageError):
             errors[row] = f"{outcome.code}: {outcome}"
@@ -76,6 +79,9 @@ def arrays_of(found: Judgement, manifest: Manifest) -> dict[str, oip.Array]:
         fused[row], threshold[row] = outcome.ood_score, outcome.threshold
         assert isinstance(image, MeasuredImage)
         probabilities[row], scores[row] = image.measured.probabilities[image.row], image.measured.scores[image.row]
+        if outcome.quality is not None:
+            quality[row] = [getattr(outcome.quality, trait) for trait in TRAITS]
+            reasons[row] = outcome.quality.reason or ""
         sets[row, image.measured.ranked[image.row][: len(outcome.labels or ())]] = True
     return {
         "label": oip.texts(labels),
@@ -86,6 +92,7 @@ def arrays_of(found: Judgement, manifest: Manifest) -> dict[str, oip.Array]:
         "probabilities": probabilities,
         "scores": scores,
         **({"label_set": sets} if manifest.has_label_sets else {}),
+        **({"quality": quality, "quality_reason": oip.texts(reasons)} if manifest.calibration.quality else {}),
         "error": oip.texts(errors),
     }
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from oodguard.core.answers import ModelRef
 from oodguard.core.errors import ImageError
 from oodguard.core.preprocessing import Pixels
+from oodguard.core.quality import Traits, traits_of
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outcome, Verdict
 from oodguard.server.admission import Admission
@@ -31,6 +32,8 @@ from oodguard.server.turns import Turns
 
 # One image of a request: encoded, or pixels `[height, width, 3]` uint8, or why it cannot be used.
 ParsedImage = bytes | Pixels | ImageError
+# What became of an image, and the traits of its picture where it has one.
+Seen = tuple[Passed, Traits | None]
 # A request that names no target.
 NOTHING: Mapping[str, float] = MappingProxyType({})
 
@@ -98,19 +101,20 @@ class Judge:
         started = time.monotonic()
         targets, thresholds = model.asked(source=source, **asked)
         near = explain or self.sampler is not None
-        passed = await self._all(
+        seen = await self._all(
             [self._in_turn(caller, model, image, deadline, source, near) for image in images], deadline
         )
+        passed = [one for one, _ in seen]
         judging = time.monotonic()
         calibration, classes = model.manifest.calibration_of(source), model.manifest.classes
         top_k = top_k or self.top_k
         outcomes: list[Outcome] = []
-        for found, _ in passed:
+        for (found, _), traits in seen:
             if isinstance(found, ImageError):
                 outcomes.append(found)
                 continue
             verdict = calibration.verdict(
-                found.measured, found.row, classes=classes, thresholds=thresholds, top_k=top_k
+                found.measured, found.row, classes=classes, thresholds=thresholds, top_k=top_k, traits=traits
             )
             if explain:
                 explanation = model.explainer.explain(found.measured, found.row)
@@ -143,7 +147,7 @@ class Judge:
             explain = partial(model.explainer.explain, found.measured, found.row)
             self.sampler.offer(image, verdict, model=model.ref, accept=targets.accept, explain=explain)
 
-    async def _all(self, work: list[Coroutine[None, None, Passed]], deadline: float) -> list[Passed]:
+    async def _all(self, work: list[Coroutine[None, None, Seen]], deadline: float) -> list[Seen]:
         """Run to the end, or to the first failure or the deadline; what is unfinished then is withdrawn."""
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
@@ -160,31 +164,35 @@ class Judge:
 
     async def _in_turn(
         self, caller: str, model: ServedModel, image: ParsedImage, deadline: float, source: str | None, near: bool
-    ) -> Passed:
+    ) -> Seen:
         since = time.monotonic()
         await self.turns.take(caller)
         waited = time.monotonic() - since
         try:
-            found, decoding = await self._measure(model, image, deadline, source, near)
+            (found, decoding), traits = await self._measure(model, image, deadline, source, near)
         finally:
             self.turns.give_back()
         if isinstance(found, MeasuredImage):
             found = replace(found, queued=found.queued + waited)
-        return found, decoding
+        return (found, decoding), traits
 
     async def _measure(
         self, model: ServedModel, image: ParsedImage, deadline: float, source: str | None, near: bool
-    ) -> Passed:
+    ) -> Seen:
         if isinstance(image, ImageError):
-            return image, 0.0
+            return (image, 0.0), None
         started = time.monotonic()
         if isinstance(image, bytes):
             try:
-                image = await self.decoders.load(image, model.manifest.preprocessing)
+                picture = await self.decoders.load(image, model.manifest.preprocessing)
             except ImageError as error:
-                return error, time.monotonic() - started
+                return (error, time.monotonic() - started), None
+            image, traits = picture.pixels, picture.traits
+        else:
+            # Sooner measured than handed to a thread.
+            traits = traits_of(image)
         seconds = time.monotonic() - started
-        return await model.submit(image, deadline=deadline, source=source, neighbours=near), seconds
+        return (await model.submit(image, deadline=deadline, source=source, neighbours=near), seconds), traits
 
     def _record(self, stages: Stages, model: ServedModel) -> Seconds:
         seconds = stages.seconds

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from oodguard.core.answers import ModelRef
 from oodguard.core.codes import Code
 from oodguard.core.manifest import Manifest
+from oodguard.core.quality import Unfitness
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Decision, Verdict
 from oodguard.server import drift, promise
@@ -86,6 +87,13 @@ class Metrics:
             "oodguard_decisions",
             "Images answered, by what to do with them: answer, unsure, stranger.",
             "decision",
+        )
+        quality = self._add(
+            Counter,
+            "oodguard_quality",
+            "Images answered, by why their picture is unfit (none: it is fit) and verdict.",
+            "reason",
+            "is_ood",
         )
         rejected = self._add(Counter, "oodguard_rejected", "Images or requests refused, by reason.", "code")
         self.expired = self._add(
@@ -164,6 +172,10 @@ class Metrics:
         # labels on every request would cost more than counting.
         self._stages = [stages.labels(stage) for stage in STAGES]
         self._decisions = {decision: decisions.labels(decision) for decision in Decision}
+        self._quality = {
+            (reason, is_ood): quality.labels(reason or "none", str(is_ood).lower())
+            for reason, is_ood in product((None, *Unfitness), (True, False))
+        }
         self._rejected = {code: rejected.labels(code) for code in Code}
         self.reloads = {result: reloads.labels(result) for result in ("swapped", "refused")}
         self.samples = {result: samples.labels(result) for result in ("kept", "repeated", "dropped", "failed")}
@@ -229,6 +241,8 @@ class Metrics:
         if counter is not None:  # the model may have been replaced since
             counter.inc()
         self._decisions[verdict.decision].inc()
+        if verdict.quality is not None:
+            self._quality[verdict.quality.reason, verdict.is_ood].inc()
         self._images += 1
         self._flagged += verdict.is_ood
         self._drift.count(verdict, source=source)

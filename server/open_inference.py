@@ -19,6 +19,7 @@ from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.core.frozen import Frozen, first_fault
 from oodguard.core.manifest import Manifest
+from oodguard.core.quality import TRAITS
 from oodguard.core.targets import TARGET_NAMES
 from oodguard.server.base64_text import decoded
 from oodguard.server.errors import RequestError
@@ -255,6 +256,10 @@ def metadata(manifest: Manifest) -> dict[str, Any]:
     """The model metadata of the protocol."""
     classes, scores = len(manifest.classes), len(manifest.scores)
     sets = [{"name": "label_set", "datatype": "BOOL", "shape": [-1, classes]}] if manifest.has_label_sets else []
+    fitness = [
+        {"name": "quality", "datatype": "FP32", "shape": [-1, len(TRAITS)]},
+        {"name": "quality_reason", "datatype": "BYTES", "shape": [-1]},
+    ]
     return {
         "name": manifest.name,
         "versions": [manifest.version],
@@ -272,6 +277,7 @@ def metadata(manifest: Manifest) -> dict[str, Any]:
             {"name": "probabilities", "datatype": "FP32", "shape": [-1, classes]},
             {"name": "scores", "datatype": "FP32", "shape": [-1, scores]},
             *sets,
+            *(fitness if manifest.calibration.quality else ()),
             {"name": "error", "datatype": "BYTES", "shape": [-1]},
             {"name": EXPLANATION, "datatype": "BYTES", "shape": [-1]},
         ],

@@ -108,7 +108,7 @@ class Bucket:
             import obstore
             from obstore.store import from_url
         except ModuleNotFoundError:
-            raise EnvironmentProblem("flagged images in an object store need: pip install oodguard[store]") from None
+            raise EnvironmentProblem("flagged images in an object store need: pip install 'oodguard[store]'") from None
         self._api = obstore
         self._address = address
         try:

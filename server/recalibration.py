@@ -21,16 +21,10 @@ from oodguard.core.files import file_sha256
 from oodguard.core.frozen import Frozen
 from oodguard.core.golden import Golden, judged
 from oodguard.core.lineage import VersionRef, next_version
-from oodguard.core.manifest import (
-    DEFAULT_SOURCE,
-    MANIFEST_FILE,
-    MAX_SOURCES,
-    NAME,
-    Manifest,
-    Recalibration,
-    load_manifest,
-)
+from oodguard.core.manifest import DEFAULT_SOURCE, MANIFEST_FILE, MAX_SOURCES, Manifest, load_manifest
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.provenance import NAME, Recalibration
+from oodguard.core.quality import QualityScale
 from oodguard.core.verdict import Outputs
 from oodguard.server.batch_judge import BatchJudge
 from oodguard.server.engines.registry import DEFAULT, LOCAL, Device, LocalEngineName, one_of
@@ -206,7 +200,7 @@ def _fitted(before: Calibration, photos: TrustedPhotos, manifest: Manifest, opti
             "others in; add photos as they came with another --images, or name the --source of all these"
         )
     try:
-        after = before.recalibrated(photos.outputs, photos.targets)
+        after = before.recalibrated(photos.outputs, photos.targets, quality=QualityScale.fit(photos.traits))
         after.thresholds(manifest.targets.accept, confidence=manifest.targets.confidence)
     except ValueError as error:
         raise InputError(f"{error}; give more photos") from None

@@ -9,8 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from oodguard.core.decoding import DECODING_BYTES
-from oodguard.core.manifest import NAME
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.provenance import NAME
 from oodguard.core.signature import Trust
 from oodguard.core.targets import AcceptOption, Asked, ConfidenceOption, CoverageOption, MaxErrorOption
 from oodguard.core.verdict import DEFAULT_TOP_K
@@ -170,7 +170,7 @@ class ServeSettings(BaseSettings):
     host: str = Field(
         "127.0.0.1",
         description="Address on which to listen; 0.0.0.0 for all. unix:/run/og.sock listens on a Unix socket, and then "
-        "port counts for nothing.",
+        "--port counts for nothing.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port on which to listen; 0 picks a free one.")
     admin_host: str = Field(
@@ -240,13 +240,13 @@ class ServeSettings(BaseSettings):
         gt=0,
         le=3600,
         description="Seconds from the end of a request's body to its answer; then the request gets 504. Waiting, "
-        "decoding and inference count; the upload has body_timeout.",
+        "decoding and inference count; the upload has --body-timeout.",
     )
     max_request_timeout: float = Field(
         60.0,
         gt=0,
         le=3600,
-        description="Longest request_timeout, in seconds, that a caller may ask for with X-Request-Timeout-Ms.",
+        description="Longest --request-timeout, in seconds, that a caller may ask for with X-Request-Timeout-Ms.",
     )
     max_connections: int = Field(
         1024,

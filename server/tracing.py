@@ -88,7 +88,7 @@ class Tracing:
             from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
         except ModuleNotFoundError:
-            raise EnvironmentProblem("traces need: pip install oodguard[otel]") from None
+            raise EnvironmentProblem("traces need: pip install 'oodguard[otel]'") from None
         version = importlib.metadata.version("oodguard")
         named = {"service.name": os.environ.get("OTEL_SERVICE_NAME", "oodguard"), "service.version": version}
         self._trace = trace

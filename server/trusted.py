@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from oodguard.core.answers import FlaggedSample
 from oodguard.core.errors import ImageError, InputError
+from oodguard.core.quality import Traits
 from oodguard.core.text import readable
 from oodguard.core.verdict import Outputs
 from oodguard.server.batch_judge import BatchJudge
@@ -28,7 +29,7 @@ MAX_SIDECAR_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class TrustedPhotos:
-    """N different photos, what the graph returned for them, and what the bundle said of them.
+    """N different photos, what the graph returned for them, their pictures' traits, and what the bundle said of them.
 
     accepted: how many were not flagged. sampled: how many are flagged samples that a server kept. targets: true classes
     `[N]` where every photo is in a folder named after one; `homeless` is the first that is in none. copies: photos left
@@ -36,6 +37,7 @@ class TrustedPhotos:
     """
 
     outputs: Outputs
+    traits: tuple[Traits, ...]
     accepted: int
     sampled: int
     targets: npt.NDArray[np.int64] | None
@@ -81,6 +83,7 @@ def judged_photos(
 
     kept: dict[str, Item] = {}
     rows: list[Outputs] = []
+    traits: list[Traits] = []
     accepted = copies = done = 0
     unreadable: list[tuple[str, str]] = []
     asked, batches = judge.manifest.targets, _batched(items, judge.plan.max_batch)
@@ -89,8 +92,8 @@ def judged_photos(
             for batch, future in judging:
                 judged = future.result()
                 row = _rows(judged.outputs)
-                for item, outcome in zip(batch, judged.outcomes, strict=True):
-                    if isinstance(outcome, ImageError):
+                for item, outcome, seen in zip(batch, judged.outcomes, judged.traits, strict=True):
+                    if isinstance(outcome, ImageError) or seen is None:
                         unreadable.append((name_of(item), str(outcome)))
                         continue
                     outputs, digest = next(row), digests[item]
@@ -100,6 +103,7 @@ def judged_photos(
                         continue
                     kept[digest] = item
                     rows.append(outputs)
+                    traits.append(seen)
                     accepted += not outcome.is_ood
                 done += len(batch)
                 progress(done, len(items))
@@ -111,6 +115,7 @@ def judged_photos(
     targets, homeless = _labels(found, judge.manifest.classes)
     return TrustedPhotos(
         outputs=join(rows),
+        traits=tuple(traits),
         accepted=accepted,
         sampled=sum(_is_sample(base, item) for item in found),
         targets=targets,

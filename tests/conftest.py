@@ -25,6 +25,7 @@ from oodguard.training.photos.labelled import load_photos
 from oodguard.training.pipeline import train
 from oodguard.training.run import load_run
 from tests.nearby import Nearby
+from tests.packages import build, clone
 
 COLOURS = {"amber": (230, 150, 20), "jade": (30, 160, 90), "plum": (110, 40, 120)}
 
@@ -83,7 +84,7 @@ def options(photos: Path, cache: Path) -> TrainOptions:
         cache=cache,
         image_size=64,
         views=1,
-        tune_epochs=3,
+        fine_tune_epochs=3,
         epochs=20,
         hidden=32,
         calibration_fraction=0.33,
@@ -197,3 +198,15 @@ def one_thread() -> Iterator[None]:
     """Small networks gain nothing from several threads and lose a lot beside another worker's."""
     with cpu_threads(1):
         yield
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a clone holds."""
+    return clone(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture(scope="session")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this tree."""
+    return build(checkout, tmp_path_factory.mktemp("wheel"), "wheel")

@@ -18,42 +18,16 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[1]
+from tests.packages import ROOT, build, tracked
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 ROOMS = sorted(path.name for path in (ROOT / "oodguard").iterdir() if path.is_symlink() and path.name != "load_tests")
 
 
-def tracked() -> list[str]:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [name for name in listed.splitlines() if (ROOT / name).is_symlink() or (ROOT / name).is_file()]
-
-
-def build(tree: Path, out: Path, kind: str) -> Path:
-    command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", "--outdir", str(out), str(tree)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
-    return next(out.glob("*.whl" if kind == "wheel" else "*.tar.gz"))
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a clone holds; links stay links."""
-    tree = tmp_path_factory.mktemp("tree")
-    for name in tracked():
-        (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
-    return tree
-
-
 @pytest.fixture(scope="module")
 def sdist(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(checkout, tmp_path_factory.mktemp("sdist"), "sdist")
-
-
-@pytest.fixture(scope="module")
-def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(checkout, tmp_path_factory.mktemp("wheel"), "wheel")
 
 
 def packaged() -> set[str]:
@@ -155,6 +129,17 @@ def test_every_package_that_a_room_imports_is_declared() -> None:
             for name in {name.split(".")[0] for name in names} - known:
                 found = {canonicalize_name(one) for one in providers[name]}
                 assert found & declared().keys(), f"{path} imports {name}; pyproject.toml does not name it"
+
+
+def test_messages_tell_to_install_extras_that_exist() -> None:
+    told = []
+    for path in (path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+        for before, extras in re.findall(r"(.)oodguard\[([\w,-]+)\]", path.read_text(encoding="utf-8")):
+            # Without quotes zsh takes the brackets for a pattern.
+            assert before == "'", f"{path} names {extras} without quotes"
+            told += extras.split(",")
+    assert len(told) > 5
+    assert set(told) <= EXTRAS.keys()
 
 
 HEAVY = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
-from scipy.stats import beta, betabinom, norm, rankdata
+from scipy.stats import beta, norm, rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 Values = npt.NDArray[np.float64]
@@ -146,21 +146,6 @@ def share_change(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) ->
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     spread = float(norm.ppf(0.975) * np.sqrt((up + down - (up - down) ** 2) / (n + 2)))
     return Change(change=(gained - lost) / n, low=max(up - down - spread, -1.0), high=min(up - down + spread, 1.0))
-
-
-def promised_acceptance(accept: float, samples: int, *, tested: int | None = None) -> tuple[float, float]:
-    """Where the acceptance of new ID images lies with 95 % probability, given a threshold from `samples` of them.
-
-    The r-th of n order statistics accepts a Beta(r, n + 1 - r) share, with r = ceil((n + 1) accept) (split conformal
-    prediction; exchangeable images are assumed). tested: how many new images there are; their own chance widens the
-    interval (a beta-binomial share). None: as many as there may be.
-    """
-    rank = min(int(np.ceil((samples + 1) * accept - 1e-9)), samples)
-    if tested is None:
-        return float(beta.ppf(0.025, rank, samples + 1 - rank)), float(beta.ppf(0.975, rank, samples + 1 - rank))
-    below = np.cumsum(betabinom.pmf(np.arange(tested + 1), tested, rank, samples + 1 - rank))
-    low, high = np.searchsorted(below, (0.025, 0.975))
-    return float(low / tested), float(min(high, tested) / tested)
 
 
 def calibration_error(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from oodguard.training.photos.kinds import EXCLUDED, parse_kinds
 
 DIGITS = "digits"
+# What options were called before `tune` came to mean the command: still read in calls, files and records of runs.
+OLD_NAMES = {"tune": "fine_tune", "tune_epochs": "fine_tune_epochs", "tune_lr": "fine_tune_lr"}
 
 
 class TrainOptions(BaseModel):
@@ -37,9 +39,9 @@ class TrainOptions(BaseModel):
         0, ge=0, description="Seed of all random numbers; the same seed on the same machine gives the same run."
     )
     views: int = Field(3, ge=0, le=32, description="Augmented views per training photo, in addition to the plain one.")
-    tune: bool = Field(True, description="Fine-tune the last stage of the backbone before training the heads.")
-    tune_epochs: int = Field(6, ge=1, le=200, description="Epochs of fine-tuning.")
-    tune_lr: float = Field(1e-3, gt=0, le=0.1, description="Peak learning rate of fine-tuning.")
+    fine_tune: bool = Field(True, description="Fine-tune the last stage of the backbone before training the heads.")
+    fine_tune_epochs: int = Field(6, ge=1, le=200, description="Epochs of fine-tuning.")
+    fine_tune_lr: float = Field(1e-3, gt=0, le=0.1, description="Peak learning rate of fine-tuning.")
     retain: float = Field(
         4.0,
         ge=0,
@@ -127,7 +129,8 @@ class TrainOptions(BaseModel):
     )
     exclude_kinds: str = Field(
         ",".join(EXCLUDED),
-        description="Which kinds of suspects --exclude leaves out, separated by commas; rows without a kind always.",
+        description="Which kinds of suspects --exclude leaves out, separated by commas; 'copies' are three of them; "
+        "name label once you have looked at the labels. Rows without a kind are always left out.",
     )
     cache: Path = Field(
         Path(".oodguard-cache"), description="Folder in which to cache features, by the content of the photos."
@@ -151,6 +154,14 @@ class TrainOptions(BaseModel):
             }
         )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not given.keys() & OLD_NAMES.keys():
+            return given
+        old = {OLD_NAMES[name]: value for name, value in given.items() if name in OLD_NAMES}
+        return old | {name: value for name, value in given.items() if name not in OLD_NAMES}
+
     @field_validator("exclude_kinds")
     @classmethod
     def _are_kinds(cls, kinds: str) -> str:
@@ -160,11 +171,11 @@ class TrainOptions(BaseModel):
     @model_validator(mode="after")
     def _trainable(self) -> TrainOptions:
         if self.active > self.members:
-            raise ValueError(f"active ({self.active}) cannot exceed members ({self.members}); lower --active")
+            raise ValueError(f"--active {self.active} cannot exceed --members {self.members}; lower --active")
         if self.ensemble in ("a2d", "divdis") and self.outliers is None:
-            raise ValueError(f"ensemble {self.ensemble} disagrees on outliers; give a folder of them with --outliers")
+            raise ValueError(f"--ensemble {self.ensemble} disagrees on outliers; give a folder of them with --outliers")
         if self.cross_fit == 1:
-            raise ValueError("cross-fit needs at least 2 parts; give --cross-fit 2 or more, or 0")
+            raise ValueError("--cross-fit needs at least 2 parts; give 2 or more, or 0")
         if self.beta and self.ensemble != "joint":
-            raise ValueError("beta belongs to joint training; also give --ensemble joint")
+            raise ValueError("--beta belongs to joint training; also give --ensemble joint")
         return self

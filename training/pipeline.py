@@ -41,6 +41,7 @@ from oodguard.training.out_of_fold import FrozenPhotos, out_of_fold
 from oodguard.training.photos.division import group_numbers, label_numbers
 from oodguard.training.photos.labelled import Photo
 from oodguard.training.photos.split import split_off
+from oodguard.training.picture_quality import quality_scale
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import (
     GOLDEN_FOLDER,
@@ -107,7 +108,7 @@ def train(
         with cpu_threads(options.threads):
             learned = _learn(options, compute, report, wrapped)
             if first:
-                _write(learned, options, scratch, started, lineage)
+                _write(learned, options, scratch, started, lineage, report)
     except BaseException as error:
         if first:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -217,10 +218,12 @@ class Calibrated:
     diagnosis: CollusionReport
 
 
-def _write(learned: Learned, options: TrainOptions, scratch: Path, started: float, lineage: runs.Lineage) -> None:
+def _write(
+    learned: Learned, options: TrainOptions, scratch: Path, started: float, lineage: runs.Lineage, report: Reporter
+) -> None:
     """Calibrate and test a trained guard, and write its folder."""
     division, backbone, heads = learned.learning.division, learned.learning.backbone, learned.heads
-    calibrated = _calibrate(learned)
+    calibrated = _calibrate(learned, options, report)
     metrics = _metrics(learned, calibrated, options)
     metrics["train_seconds"] = time.perf_counter() - started
     _keep_golden(division.calibration, scratch)
@@ -245,7 +248,7 @@ def _bank(learned: Learned) -> Bank:
     return Bank(class_indices=tuple(numbers[rows].tolist()), sha256=tuple(photos[row].sha256 for row in rows.tolist()))
 
 
-def _calibrate(learned: Learned) -> Calibrated:
+def _calibrate(learned: Learned, options: TrainOptions, report: Reporter) -> Calibrated:
     """Ask the guard about the calibration photos: thresholds, and whether its members collude."""
     learning, heads, crossed = learned.learning, learned.heads, learned.crossed
     if crossed is not None:
@@ -276,6 +279,14 @@ def _calibrate(learned: Learned) -> Calibrated:
     if wrapped is None or not (wrapped.record.seen or wrapped.record.labels == "model"):
         # What a wrapped classifier answers stays as it is.
         calibration = calibration.answered(labelled, keep_probabilities=wrapped is not None)
+    scale = quality_scale(
+        (*division.training, *division.calibration),
+        learning.backbone.preprocessing,
+        seed=options.seed,
+        threads=options.threads,
+        report=report,
+    )
+    calibration = calibration.model_copy(update={"quality": scale})
     return Calibrated(answers=found, calibration=calibration, labelled=labelled, diagnosis=diagnosis)
 
 

@@ -113,7 +113,7 @@ class WrapOptions(BaseModel):
         about new ones.
         """
         shared: dict[str, Any] = {field: getattr(self, field) for field in SHARED}
-        given: dict[str, Any] = {"data": self.data, "backbone": f"onnx:{name}", "tune": False, **shared}
+        given: dict[str, Any] = {"data": self.data, "backbone": f"onnx:{name}", "fine_tune": False, **shared}
         if seen:
             given["out_of_fold"] = 0
         return TrainOptions(**given, check_folds=0)

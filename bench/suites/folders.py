@@ -42,8 +42,8 @@ FORMAT = 1
 class FolderSuite:
     """Labelled photos as ID, folders as OOD sets.
 
-    Folders are looked for under the data root. `ood_sets`: kind and folder by name. `tune`: as `oodguard train` takes
-    it. `left_out`: whether there is an arena `left out`.
+    Folders are looked for under the data root. `ood_sets`: kind and folder by name. `tune`: whether the
+    backbone is fine-tuned. `left_out`: whether there is an arena `left out`.
     """
 
     name: str
@@ -62,13 +62,13 @@ class FolderSuite:
             data=setting.data / self.photos,
             cache=setting.cache,
             seed=seed,
-            tune=self.tune,
+            fine_tune=self.tune,
             outliers=None if self.outliers is None else setting.data / self.outliers,
             threads=setting.threads,
             backbone=setting.backbone,
             image_size=setting.image_size,
             views=1 if setting.quick else 3,
-            tune_epochs=3 if setting.quick else 6,
+            fine_tune_epochs=3 if setting.quick else 6,
             # Methods are compared on the feature that a classifier has: tuned for labels alone.
             retain=0.0,
         )
@@ -93,7 +93,7 @@ class FolderSuite:
             "ood": identity(p for _, photos in ood_photos.values() for p in photos),
             "outliers": None if options.outliers is None else identity(load_unlabelled(options.outliers)),
             "leave_out": options.leave_out,
-            "tune": options.tune,
+            "tune": options.fine_tune,
             "backbone": options.backbone,
             "image_size": options.image_size,
             "quick": setting.quick,

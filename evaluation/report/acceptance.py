@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from oodguard.core.binomial import promised_acceptance
 from oodguard.evaluation.evaluation import Evaluation
 from oodguard.evaluation.evidence import FUSED, Evidence
 from oodguard.pages.plot import INK, Plot, colour, dash, draw
 from oodguard.pages.text import plain
-from oodguard.training.metrics import promised_acceptance, share
+from oodguard.training.metrics import share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

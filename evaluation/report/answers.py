@@ -10,6 +10,8 @@ import numpy as np
 from oodguard.core.label_sets import Nonconformity
 from oodguard.core.verdict import Decision
 from oodguard.evaluation.answered import SERVED, Answered, worse_classes
+from oodguard.evaluation.evaluation import Evaluation
+from oodguard.evaluation.report.advice import collect, photos_of
 from oodguard.pages.page import Finding, Table
 from oodguard.pages.plot import INK, Plot, colour, dash, draw
 from oodguard.pages.text import DASH, bracketed, count, interval, percent
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MEANS = {
-    Decision.ANSWER: "in distribution, and the label is safe enough",
-    Decision.UNSURE: "in distribution, and no label is safe enough: the label set says between which",
+    Decision.ANSWER: "in distribution, and the prediction is safe enough",
+    Decision.UNSURE: "in distribution, and no prediction is safe enough: the label set says between which",
     Decision.STRANGER: "out of distribution",
 }
 NAMES = {Nonconformity.LAC: "LAC", Nonconformity.RAPS: "RAPS"}
@@ -46,7 +48,7 @@ def decisions_table(found: Answered) -> Table:
 def errors_sentence(found: Answered) -> str:
     """How many answers are wrong, and what was asked for."""
     if found.errors is None:
-        return f"No image is answered: no label is safe enough for {100 * found.max_error:g} % of errors."
+        return f"No image is answered: no prediction is safe enough for {100 * found.max_error:g} % of errors."
     wrong, (low, high) = found.errors, found.promised_errors
     return (
         f"{percent(wrong.share)} of the {count(wrong.of, 'answer')} are wrong ({interval(wrong.low, wrong.high)}); "
@@ -66,7 +68,8 @@ def chances_table(found: Answered) -> Table:
             ("of the graph", percent(c.raw_calibration_error, 2), f"{c.raw_brier:.4f}", f"{c.raw_log_loss:.4f}"),
         ),
         strong=frozenset({0}),
-        note=f"Expected calibration error in 15 bins. Sharpened with power {c.power:.3g} and {floor}; labels stay.",
+        note=f"Expected calibration error in 15 bins. Sharpened with power {c.power:.3g} and {floor}; the "
+        "predictions stay.",
     )
 
 
@@ -103,7 +106,7 @@ def label_sets_table(found: Answered) -> Table:
 
 
 def risk_table(found: Answered) -> Table:
-    """How well each score orders the images by the risk of a wrong label."""
+    """How well each score orders the images by the risk of a wrong prediction."""
     error = found.errors.share if found.errors is not None else 0.0
     return Table(
         caption="Which images to answer first: risk and coverage on ID test",
@@ -152,8 +155,9 @@ def risk_plot(found: Answered, *, name: str, alt: str) -> Plot:
     return draw(paint, name=name, alt=alt, height=3.6)
 
 
-def answer_findings(found: Answered | None, accept: float) -> Iterator[Finding]:
+def answer_findings(evaluation: Evaluation) -> Iterator[Finding]:
     """What to know of the answers before trusting them."""
+    found, accept = evaluation.answered, evaluation.accept
     if found is None:
         return
     if found.errors is None:
@@ -185,11 +189,14 @@ def answer_findings(found: Answered | None, accept: float) -> Iterator[Finding]:
     low = worse_classes(found.by_class, accept - LESS)
     if low:
         listed = ", ".join(
-            f"{name} ({percent(found.by_class[name].share, 0)} of {found.by_class[name].of})" for name in low[:NAMED]
+            f"{name} ({percent(found.by_class[name].share, 0)} of {found.by_class[name].of}"
+            + "".join(f"; {photos}" for photos in [photos_of(evaluation, name)] if photos)
+            + ")"
+            for name in low[:NAMED]
         )
         more = f" and {len(low) - NAMED} more" if len(low) > NAMED else ""
         yield Finding(
             "weak",
             f"Accepted clearly less often than others: {listed}{more}. Their test photos differ from their training "
-            "photos: add photos of these classes.",
+            f"photos. {collect(evaluation, list(low))}",
         )

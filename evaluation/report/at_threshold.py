@@ -102,11 +102,16 @@ def left_out_table(found: Evaluation) -> Table:
     )
 
 
-def fusion_sentence(found: FusedParts) -> str:
+def fusion_sentence(found: FusedParts, *, wrapped: str | None = None) -> str:
     """The shares, and where they come from."""
     shares = " and ".join(f"{family} {percent(share, 0)}" for family, share in found.shares.items())
     if found.check is None:
-        return f"Of the false alarms {shares}, by default: no check on left-out classes chose it."
+        return f"Of the false alarms {shares}, by default: " + (
+            "the run was trained without a check on left-out classes (--check-folds 0)."
+            if wrapped is None
+            else f"there is no check on left-out classes, because {wrapped} learned its feature with the labels of all "
+            "classes, and none can be left out of it any more."
+        )
     return (
         f"Of the false alarms {shares}. Classes left out of the training photos chose that: {found.check.images:,} "
         f"photos of left-out classes in {count(found.check.folds, 'fold')}, against held-out photos of the others, "
@@ -117,19 +122,19 @@ def fusion_sentence(found: FusedParts) -> str:
 def check_table(found: FusedParts) -> Table:
     """What each score is worth on left-out classes, and its part of the fused score."""
     check = found.check
-    names: list[ScoreName] = list(found.weights if check is None else check.auroc)
+    if check is None:
+        return Table(
+            caption="The scores of the fused score, in percent",
+            head=("score", "family", "part of the fused score"),
+            rows=tuple((name, REGISTRY[name].family, _part(found, name)) for name in found.weights),
+            words=frozenset({1}),
+        )
     return Table(
         caption="The scores on classes left out of training, and their part of the fused score, in percent",
         head=("score", "family", "AUROC", "let in where 95 % of ID are", "part of the fused score"),
         rows=tuple(
-            (
-                name,
-                REGISTRY[name].family,
-                NONE if check is None else f"{check.auroc[name]:.1f}",
-                NONE if check is None else f"{check.let_in[name]:.1f}",
-                _part(found, name),
-            )
-            for name in names
+            (name, REGISTRY[name].family, f"{check.auroc[name]:.1f}", f"{check.let_in[name]:.1f}", _part(found, name))
+            for name in check.auroc
         ),
         words=frozenset({1}),
         note=f"A confidence score whose AUROC is below {MIN_LEFT_OUT_AUROC:g} does not join. A density score joins all "

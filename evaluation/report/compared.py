@@ -36,7 +36,7 @@ def to_page(found: Compared) -> str:
     """The page; every number in it is one of `found`, and the photos are read from where they are."""
     return render(
         Page(
-            title=f"{found.old.name} {found.old.version} and {found.new.name} {found.new.version}",
+            title=f"{found.old.name} version {found.old.version} and {found.new.name} version {found.new.version}",
             subtitle=f"two guards on the same photos, compared {found.created}",
             first=(Facts(_facts(found)), Findings(_findings(found)), _shares(found)),
             sections=tuple(_sections(found)),
@@ -49,12 +49,17 @@ def _facts(found: Compared) -> tuple[Fact, ...]:
     facts = []
     for name, one in (("accuracy", found.accuracy), ("accepted", found.acceptance)):
         if one is not None:
-            facts.append(Fact(name=name, value=percent(one.after.share), detail=f"{change_points(one)} points"))
-    facts += [
-        Fact(name=f"let in of {name}", value=percent(part.after.share), detail=f"{change_points(part)} points")
-        for name, part in found.let_in.items()
-    ]
+            facts.append(_fact(name, one))
+    facts += [_fact(f"let in of {name}", part) for name, part in found.let_in.items()]
     return tuple(facts)
+
+
+def _fact(name: str, part: PairedShare) -> Fact:
+    return Fact(
+        name=f"{name}, new guard",
+        value=percent(part.after.share),
+        detail=f"old {percent(part.before.share)}; {change_points(part)} points",
+    )
 
 
 def _findings(found: Compared) -> tuple[Finding, ...]:
@@ -83,7 +88,9 @@ def _findings(found: Compared) -> tuple[Finding, ...]:
 
 
 def _class_finding(right: Share, what: str) -> Finding:
-    return Finding("note", f"{count(right.of, 'photo')} of classes that {what}: {percent(right.share)} labelled right.")
+    return Finding(
+        "note", f"{count(right.of, 'photo')} of classes that {what}: {percent(right.share)} predicted rightly."
+    )
 
 
 def _shares(found: Compared) -> Table:
@@ -103,7 +110,7 @@ def _shares(found: Compared) -> Table:
     )
     return Table(
         caption="Both guards on the same photos, each at its own threshold, in percent",
-        head=("share", "photos", "old", "new", "change, points", "only new", "only old", "p"),
+        head=("share", "photos", "old", "new", "change, points", "only new", "only old", "p (McNemar)"),
         rows=tuple(
             (
                 name,
@@ -117,8 +124,9 @@ def _shares(found: Compared) -> Table:
             )
             for name, part in rows
         ),
-        note="In brackets: 95 % intervals; those of the change are paired (Bonett and Price), and p is McNemar's exact "
-        f"test. {grouped}",
+        note="Only new, only old: photos of which this is true with that guard alone. In brackets: 95 % intervals; "
+        "those of the change are paired (Bonett and Price). p: how likely so large a change is if neither guard is "
+        f"better, by McNemar's exact test. {grouped}",
     )
 
 
@@ -130,7 +138,7 @@ def _sections(found: Compared) -> Iterator[Section]:
 def _changes(found: Compared) -> Iterator[Block]:
     yield Table(
         caption="Photos of which the new guard says something else, in percent",
-        head=("set", "photos", "another label", "another verdict"),
+        head=("set", "photos", "another prediction", "another verdict"),
         rows=tuple(
             (
                 name,
@@ -142,12 +150,12 @@ def _changes(found: Compared) -> Iterator[Block]:
         ),
     )
     if not found.photos:
-        yield Prose("No photo changes its label or its verdict.")
+        yield Prose("No photo changes its prediction or its verdict.")
     for name in found.changed:
         photos = [photo for photo in found.photos if photo.set == name]
         if photos:
             more = f"The first {SHOWN} of {len(photos):,}; comparison.json lists all." if len(photos) > SHOWN else ""
-            worse = "Those that lost a right label come first. " if name == TEST else ""
+            worse = "Those that lost a right prediction come first. " if name == TEST else ""
             yield Gallery(caption=name, cards=tuple(map(_card, photos[:SHOWN])), note=f"{worse}{more}".strip())
 
 

@@ -35,9 +35,9 @@ def to_html(found: Evaluation, evidence: Evidence) -> str:
     record = evidence.record
     return render(
         Page(
-            title="Guard evaluation",
+            title=found.title,
             subtitle=f"{count(len(record.classes), 'class')}, {record.backbone.name}, "
-            f"seed {found.seed}, evaluated {found.created}",
+            f"seed {found.seed}, evaluated {found.created}. ID: images of these classes; OOD: all others.",
             first=(
                 Facts(facts(found)),
                 *((at_threshold.overview(found),) if found.ood else ()),
@@ -47,13 +47,6 @@ def to_html(found: Evaluation, evidence: Evidence) -> str:
             footer=f"oodguard {found.versions.get('oodguard', '')}. This file is complete: it loads nothing.",
         )
     )
-
-
-def _first(found: Evaluation) -> Iterator[Block]:
-    yield Facts(facts(found))
-    if found.ood:
-        yield at_threshold.overview(found)
-    yield Findings(findings(found))
 
 
 def _sections(found: Evaluation, evidence: Evidence) -> Iterator[Section]:
@@ -75,8 +68,8 @@ def _sections(found: Evaluation, evidence: Evidence) -> Iterator[Section]:
     if found.shifts is not None:
         yield Section("Mild shifts", tuple(_shifts(found.shifts)))
     yield Section("Most and least divergent images", tuple(_images(found, evidence)))
-    yield Section("Labels: confusion", tuple(_confusion(found, evidence)))
-    yield Section("Labels: calibration of probabilities", tuple(_calibration(found)))
+    yield Section("Predictions: confusion", tuple(_confusion(found, evidence)))
+    yield Section("Predictions: calibration of probabilities", tuple(_calibration(found)))
     yield Section("Ensemble diagnostics", tuple(_ensemble(found, evidence)))
     yield Section("How this was made", tuple(_provenance(found, evidence)))
 
@@ -93,7 +86,7 @@ def _at_threshold(found: Evaluation) -> Iterator[Block]:
 
 
 def _fusion(found: Evaluation) -> Iterator[Block]:
-    yield Prose(at_threshold.fusion_sentence(found.fusion))
+    yield Prose(at_threshold.fusion_sentence(found.fusion, wrapped=found.wrapped))
     yield at_threshold.check_table(found.fusion)
     if found.fusion.check is not None:
         yield at_threshold.shares_table(found.fusion)
@@ -151,7 +144,7 @@ def _acceptance(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
         ),
         caption=f"The fused score (ID test: n = {accepted.of:,}). Left: what is accepted as the threshold moves. "
         "Middle: the acceptance asked for and the one found on ID test; the band is where 95 % of calibrations of this "
-        "size lie. Right: the fewer are accepted, the more labels are right; the band is a 95 % interval. Dashed: "
+        "size lie. Right: the fewer are accepted, the more predictions are right; the band is a 95 % interval. Dashed: "
         f"the target of {100 * found.accept:g} % (left and right: the threshold it sets).",
     )
     yield tables.operating_table(found)
@@ -166,8 +159,8 @@ def _answers(found: Answered) -> Iterator[Block]:
             alt="Errors among answers against the share of ID test answered, by three scores; the table below gives "
             "their areas and what can be answered at the served error.",
         ),
-        caption="Answer the images with the lowest values first: how many labels are wrong among them. Dashed: the "
-        f"error asked for, {100 * found.max_error:g} %; the point is the served decision.",
+        caption="Answer the images with the lowest values first: how many predictions are wrong among them. Dashed: "
+        f"the error asked for, {100 * found.max_error:g} %; the point is the served decision.",
     )
     yield answers.risk_table(found)
     yield answers.label_sets_table(found)
@@ -239,11 +232,15 @@ def _confusion(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
             classes,
             name="confusion",
             alt=f"Confusion matrix, {percent(found.accuracy.share)} on the diagonal. "
-            + (f"The most frequent confusion is {first.true} labelled {first.predicted}." if first else "No errors."),
+            + (
+                f"The most frequent confusion is {first.true} predicted as {first.predicted}."
+                if first
+                else "No errors."
+            ),
         ),
-        caption="Of each true class (row), the percentage given each label (column), on ID test; in brackets the "
-        "images; shaded cells without a number are below 0.5 %. Classes confused with each other stand side by side."
-        f"{some}",
+        caption="Of each true class (row), the percentage predicted as each class (column), on ID test; in brackets "
+        "the images; shaded cells without a number are below 0.5 %. Classes confused with each other stand side by "
+        f"side.{some}",
     )
     if found.confusions:
         yield tables.confusions_table(found)
@@ -260,9 +257,9 @@ def _calibration(found: Evaluation) -> Iterator[Block]:
             alt=f"Reliability diagram: mean confidence {percent(found.confidence)}, accuracy "
             f"{percent(found.accuracy.share)}, expected calibration error {percent(found.calibration_error)}.",
         ),
-        caption=f"Left: how often the label is right, by its probability, on ID test; above the diagonal probabilities "
-        f"are too low, below it too high. Expected calibration error {percent(found.calibration_error)}. Right: how "
-        "the probabilities are spread.",
+        caption=f"Left: how often the prediction is right, by its probability, on ID test; above the diagonal "
+        f"probabilities are too low, below it too high. Expected calibration error "
+        f"{percent(found.calibration_error)}. Right: how the probabilities are spread.",
     )
 
 
@@ -277,7 +274,7 @@ def _ensemble(found: Evaluation, evidence: Evidence) -> Iterator[Block]:
             "PDS by set.",
         ),
         caption="Left: every member's accuracy against the ensemble's (line and band). Middle: how often two members "
-        "label an ID test image differently. Right: the Predictive Diversity Score of every set, with its threshold.",
+        "predict an ID test image differently. Right: the Predictive Diversity Score of every set, with its threshold.",
     )
     yield Prose(
         f"All {len(d.members)} members are right on {percent(d.all_right.share)} of ID test images "

@@ -32,10 +32,10 @@ def _card(found: Extremes, image: Extreme, measured: MeasuredSet) -> Card:
     mark = ("wrongly flagged" if found.set == ID else "missed") if _is_wrong(found, image) else ""
     return Card(
         image=_picture(measured, image.row),
-        alt=f"{image.label}, labelled {image.predicted}",
+        alt=f"{image.label}, predicted {image.predicted}",
         title=image.label,
         lines=(
-            f"labelled {image.predicted}, {percent(image.probability, 0)}",
+            f"predicted {image.predicted}, {percent(image.probability, 0)}",
             f"fused score {image.fused:.2f}",
             f"percentile {image.percentile:.1f}",
             f"PDS {image.pds:.4f}",

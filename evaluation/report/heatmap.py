@@ -29,7 +29,7 @@ def shown_classes(counts: Counts) -> list[int]:
 
 
 def confusion_plot(counts: Counts, classes: Sequence[str], *, name: str, alt: str) -> Plot:
-    """Shares of each true class (row) by label given (column); confused classes stand side by side.
+    """Shares of each true class (row) by predicted class (column); confused classes stand side by side.
 
     With more than `MOST_CLASSES` classes only the most confused are drawn; shares are still of the whole class.
     """

@@ -20,7 +20,7 @@ def to_markdown(found: Evaluation) -> str:
     """The whole evaluation, in percent."""
     low, high = found.promised
     lines = [
-        f"# Evaluation (seed {found.seed})",
+        f"# {found.title} (seed {found.seed})",
         "",
         f"Accuracy {_share(found.accuracy.share, found.accuracy.low, found.accuracy.high)} on {found.accuracy.of} test "
         f"images; members {', '.join(f'{100 * a:.1f}' for a in found.member_accuracy)}; expected calibration error "
@@ -63,7 +63,13 @@ def to_markdown(found: Evaluation) -> str:
             "| score | AUROC |\n|---|---|",
             *(f"| {name} | {100 * value:.1f} |" for name, value in means.items()),
         ]
-    lines += ["", "## What the fused score is made of", "", at_threshold.fusion_sentence(found.fusion), ""]
+    lines += [
+        "",
+        "## What the fused score is made of",
+        "",
+        at_threshold.fusion_sentence(found.fusion, wrapped=found.wrapped),
+        "",
+    ]
     lines += as_markdown(at_threshold.check_table(found.fusion))
     if found.fusion.check is not None:
         lines += ["", *as_markdown(at_threshold.shares_table(found.fusion))]

@@ -36,7 +36,7 @@ def shifts_table(found: ShiftTable) -> Table:
             "made by",
             "flagged",
             "change, points",
-            "flagged of right labels",
+            "flagged of right predictions",
             *(f"{family} decides" for family in Family),
             "accuracy",
             "change of accuracy, points",
@@ -57,8 +57,8 @@ def shifts_table(found: ShiftTable) -> Table:
         words=frozenset({1}),
         strong=frozenset({0}),
         note="A family decides where its term of the fused score is the larger one, in percent of the flagged photos. "
-        "A photo that a shift makes the guard label wrongly is better flagged than not; the share flagged of those "
-        "that are still labelled rightly is what the shift costs. In brackets: 95 % intervals, those of the changes "
+        "A photo whose prediction a shift makes wrong is better flagged than not; the share flagged of those "
+        "that are still predicted rightly is what the shift costs. In brackets: 95 % intervals, those of the changes "
         "for the same photos.",
     )
 

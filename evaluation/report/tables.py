@@ -128,10 +128,10 @@ def operating_table(found: Evaluation) -> Table:
 
 
 def confusions_table(found: Evaluation) -> Table:
-    """The most frequent wrong labels."""
+    """The most frequent wrong predictions."""
     return Table(
         caption="The most frequent confusions",
-        head=("true class", "label given", "images", "of the class, %"),
+        head=("true class", "predicted", "images", "of the class, %"),
         rows=tuple(
             (c.true, c.predicted, f"{c.images:,} of {c.of:,}", _figure(c.images / c.of))
             for c in found.confusions[:MOST_CONFUSIONS]
@@ -141,11 +141,11 @@ def confusions_table(found: Evaluation) -> Table:
 
 
 def recalls_table(found: Evaluation) -> Table:
-    """The classes that are labelled worst."""
+    """The classes that are predicted worst."""
     worst = sorted(found.recalls.items(), key=lambda item: (item[1].share, item[0]))[:MOST_CLASSES]
     return Table(
-        caption="The classes labelled worst" if len(worst) < len(found.recalls) else "All classes, the worst first",
-        head=("true class", "images", "labelled rightly, %"),
+        caption="The classes predicted worst" if len(worst) < len(found.recalls) else "All classes, the worst first",
+        head=("true class", "images", "predicted rightly, %"),
         rows=tuple((name, f"{recall.of:,}", _share(recall)) for name, recall in worst),
         note=f"{INTERVALS} (Clopper-Pearson).",
     )

@@ -1,6 +1,6 @@
 """Compare a standalone graph in every runtime at hand with the server's verdicts.
 
-    pip install "oodguard[guard,openvino]" onnx playwright
+    pip install "path/to/clone[guard,openvino]" onnx playwright
     npm ci --ignore-scripts
     python compare.py bundles/photos photos/test other/packages
 

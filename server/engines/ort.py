@@ -40,7 +40,8 @@ class OrtEngine:
         if device == "cuda" or (device == "auto" and "CUDAExecutionProvider" in available):
             if "CUDAExecutionProvider" not in available:
                 raise EnvironmentProblem(
-                    "this onnxruntime has no CUDA; install oodguard[serve-gpu] or use --device cpu"
+                    "this onnxruntime has no CUDA; pip uninstall onnxruntime and pip install 'oodguard[serve-gpu]', or "
+                    "use --device cpu"
                 )
             providers.insert(0, "CUDAExecutionProvider")
         options = ort.SessionOptions()

@@ -40,7 +40,7 @@ def columns(manifest: Manifest, *, explained: bool = False, tested: bool = False
     return pa.schema(
         [
             pa.field(column.name, KINDS[column.kind], nullable=column.name != "path")
-            for column in rows.columns(manifest.score_names, members=True, explained=explained, tested=tested)
+            for column in rows.columns(manifest.score_names, explained=explained, tested=tested)
         ]
     )
 

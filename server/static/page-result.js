@@ -31,6 +31,8 @@ export const number = (value) => {
   return value.toLocaleString('en', { maximumFractionDigits: size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3 });
 };
 
+// The trait of a picture that each reason of its quality names.
+const TRAITS = { small: 'smallness', dark: 'darkness', overexposed: 'overexposure', blurred: 'blur' };
 const WAITING = { waiting: 'Waiting', sending: 'Looking' };
 
 // The place of a target acceptance on a card; a replaced model may promise less than the one served now.
@@ -65,6 +67,7 @@ export function showResult(item, accept) {
   setText($('verdict'), said.title);
   $('again').hidden = item.state !== 'failed' || ![0, 401, 408, 429, 500, 503, 504].includes(item.problem.status);
   const { prediction, judged } = said;
+  showFitness(prediction?.quality);
   $('others').hidden = !prediction;
   $('judged').hidden = !prediction;
   if (!prediction) {
@@ -79,6 +82,16 @@ export function showResult(item, accept) {
     ({ label, probability }) => make('li', {}, `${label} `, make('span', { class: 'quiet', text: percent(probability) })),
   ));
   showBars(judged, item.card);
+}
+
+// Whether the picture itself may be why it was flagged.
+function showFitness(quality) {
+  const reason = quality?.reason;
+  $('fitness').hidden = !reason;
+  if (!reason) return;
+  const share = quality[TRAITS[reason]];
+  $('fitness').textContent = `The picture is ${reason}: ` + (share >= 100
+    ? 'no training photo is as much so.' : `${number(share)}\u00a0% of the training photos are less so.`);
 }
 
 const listed = (labels) => (labels.length < 2 ? labels.join('') : `${labels.slice(0, -1).join(', ')} and ${labels.at(-1)}`);

@@ -47,8 +47,15 @@ def test_check_writes_a_list_that_keeps_what_somebody_wrote_and_that_train_takes
     again = rows(listed)
     assert [row["keep"] for row in again if row["kind"] == "copy"] == ["mine"]
     assert call(capsys, *arguments, "--fail-on", "copy")[0] == 0
+    code, _, error = call(capsys, *arguments, "--fail-on", "copies")
+    assert (code, "suspects of the kinds in --fail-on" in error) == (4, True)
 
     photos, _ = chosen_photos(TrainOptions(data=messy, exclude=listed, cache=cache))
+    # Nobody said that the suspect labels were looked at.
+    assert {"jade/wrong-1.png", "plum/wrong-2.png"} <= {photos.name(photo) for photo in photos.pool}
+    photos, _ = chosen_photos(
+        TrainOptions(data=messy, exclude=listed, exclude_kinds="label,copies,unreadable", cache=cache)
+    )
     names = {photos.name(photo) for photo in photos.pool}
     assert "amber/05 copy.png" in names
     assert "amber/blurred.png" in names
@@ -60,8 +67,8 @@ def test_check_writes_a_list_that_keeps_what_somebody_wrote_and_that_train_takes
     ("arguments", "sentence"),
     [
         (("check", "absent"), "absent does not exist"),
-        (("check", "absent", "--fail-on", "copies"), "--fail-on: 'copies' is no kind of suspect"),
-        (("train", "--data", "x", "--out", "y", "--exclude-kinds", "copies"), "'copies' is no kind of suspect"),
+        (("check", "absent", "--fail-on", "labels"), "--fail-on: 'labels' is no kind of suspect"),
+        (("train", "--data", "x", "--out", "y", "--exclude-kinds", "labels"), "'labels' is no kind of suspect"),
     ],
 )
 def test_mistakes_are_one_sentence(

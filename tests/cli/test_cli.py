@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import errno
-import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -19,18 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oodguard.cli.main import run as run_command
 from oodguard.clients import AsyncClient, Client, Result
 from oodguard.load_tests.gateway import Gateway
 from oodguard.server.settings import ServeSettings
 from oodguard.training import run as runs
 from tests.cli.terminal import call
-from tests.nearby import Nearby
 
 
 def small(photos: Path, cache: Path) -> list[object]:
     return [
-        "train", "--data", photos, "--cache", cache, "--image-size", 64, "--views", 0, "--no-tune", "--epochs", 1,
+        "train", "--data", photos, "--cache", cache, "--image-size", 64, "--views", 0, "--no-fine-tune", "--epochs", 1,
         "--hidden", 8, "--calibration-fraction", 0.33,
     ]  # fmt: skip
 
@@ -75,7 +69,7 @@ def test_train_evaluate_export_with_unreadable_images(
         (["--ood", "noise"], "name=folder"),
         (["--ood", f"a={strangers}", "--ood", f"a={strangers}"], "twice"),
         (["--ood", f"ID test={strangers}"], "cannot be the name"),
-        (["--ood", "a=absent"], "not a folder"),
+        (["--ood", "a=absent"], "--ood a: absent does not exist"),
         (["--accept", "0.9999"], "at most"),
     ):
         code, _, err = call(capsys, "evaluate", tmp_path / "r", *arguments)
@@ -133,179 +127,6 @@ def server(bundle: Path) -> Iterator[str]:
     assert gateway.stop() == 0, gateway.output()
     assert "curl -F image=@" in gateway.output()
     assert "Traceback" not in gateway.output()
-
-
-def test_predict_prints_a_table(
-    capsys: pytest.CaptureFixture[str], server: str, photos: Path, strangers: Path, tmp_path: Path
-) -> None:
-    image = tmp_path / '[red]a, "b".jpg'
-    shutil.copyfile(photos / "test" / "amber" / "000.jpg", image)
-    code, out, _ = call(capsys, "predict", image, strangers, "--url", server)
-    assert code == 0
-    assert out.count(" stranger ") == 12
-    for heading in ("path", "label", "probability", "decision", "ood_score", "threshold"):
-        assert heading in out
-    assert "[red]a" in "".join(out.split())
-
-
-def test_predict_prints_one_json_object_a_line(server: str, photos: Path, strangers: Path) -> None:
-    command = [sys.executable, "-m", "oodguard.cli", "predict", photos / "test" / "amber" / "000.jpg", strangers]
-    ran = subprocess.run([*command, "--url", server, "--json"], capture_output=True, text=True, check=True)
-    with Client(server) as client:
-        expected = list(client.stream([photos / "test" / "amber" / "000.jpg", *sorted(strangers.rglob("*.png"))]))
-    assert len(expected) == 13
-    for line, result in zip(ran.stdout.splitlines(), expected, strict=True):
-        found, prediction = json.loads(line), result.prediction
-        assert prediction is not None
-        assert (found["path"], found["label"], found["is_ood"]) == (
-            str(result.image),
-            prediction.label,
-            prediction.is_ood,
-        )
-        assert set(found["scores"]) == set(prediction.scores)
-    assert ran.stderr == ""
-
-
-def test_predict_prints_csv_that_spreadsheets_read(server: str, photos: Path, tmp_path: Path) -> None:
-    awkward = tmp_path / 'a, "b".jpg'
-    shutil.copyfile(photos / "test" / "amber" / "000.jpg", awkward)
-    command = [sys.executable, "-m", "oodguard.cli", "predict", awkward, photos / "test" / "plum", "--url", server]
-    ran = subprocess.run([*command, "--csv", "--accept", "0.9"], capture_output=True, text=True, check=True)
-    rows = list(csv.DictReader(io.StringIO(ran.stdout)))
-    assert len(rows) == 16
-    assert (rows[0]["path"], rows[0]["label"]) == (str(awkward), "amber")
-    for row in rows:
-        assert row["is_ood"] == ("true" if float(row["ood_score"]) > float(row["threshold"]) else "false")
-        assert 0 < float(row["probability"]) <= 1
-    with Client(server) as client:
-        stricter = client.predict([awkward], accept=0.9).predictions[0]
-    assert float(rows[0]["threshold"]) == pytest.approx(stricter.threshold)
-
-
-def test_names_act_neither_on_the_terminal_nor_on_a_spreadsheet(
-    capsys: pytest.CaptureFixture[str], server: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    names = ["=1+1.jpg", "@SUM(A1).jpg", "a\x1b[2Jb\u202ec.jpg", b"caf\xe9.jpg".decode("utf-8", "surrogateescape")]
-    for name in names:
-        shutil.copyfile(photos / "test" / "amber" / "000.jpg", name)
-    bad = "bad\x1b[8m\r:cat:[red].jpg"
-    Path(bad).write_bytes(b"junk")
-    given = ["--url", server, "--", *names, bad]
-    for form in ([], ["--json"], ["--csv"]):
-        assert run_command(["predict", *form, *given]) == 1
-        found = capsys.readouterr()
-        assert set(found.out.replace("\r\n", "\n") + found.err).isdisjoint({"\x1b", "\r", "\u202e", "\x9b"})
-        assert r"bad\x1b[8m\x0d:cat:[red].jpg: not an image" in found.err
-        match form:
-            case []:
-                assert r"a\x1b[2Jb\u202ec.jpg" in found.out
-            case ["--json"]:
-                assert [json.loads(line)["path"] for line in found.out.splitlines()] == [*names, bad]
-            case ["--csv"]:
-                rows = list(csv.DictReader(io.StringIO(found.out)))
-                shown = ["'=1+1.jpg", "'@SUM(A1).jpg", r"a\x1b[2Jb\u202ec.jpg", r"caf\xe9.jpg"]
-                assert [row["path"] for row in rows] == [*shown, r"bad\x1b[8m\x0d:cat:[red].jpg"]
-                assert (rows[-1]["error_code"], rows[-1]["label"]) == ("unsupported_type", "")
-
-
-def test_predict_score_and_the_api_name_the_same_things_alike(
-    capsys: pytest.CaptureFixture[str], server: str, bundle: Path, photos: Path, tmp_path: Path
-) -> None:
-    image = photos / "test" / "amber" / "000.jpg"
-    bad = tmp_path / "bad.jpg"
-    bad.write_bytes(b"junk")
-    (tmp_path / "list.txt").write_text(f"{image}\n{bad}\n")
-    assert run_command(["score", str(bundle), str(tmp_path / "list.txt"), "--out", str(tmp_path / "r.csv")]) == 1
-    capsys.readouterr()
-    assert run_command(["predict", str(image), str(bad), "--url", server, "--csv"]) == 1
-    asked = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    with (tmp_path / "r.csv").open(newline="") as stream:
-        scored = list(csv.DictReader(stream))
-    for row in scored:
-        assert row.pop("member") == ""
-    assert list(asked[0]) == list(scored[0])
-    with Client(server) as client:
-        answer = client.predict(image).predictions[0].model_dump(mode="json")
-    scores = {
-        f"{name}_{field}": score[field] for name, score in answer["scores"].items() for field in ("value", "is_ood")
-    }
-    expected = {"path": str(image), **answer, **scores, "error_code": "", "error_detail": ""}
-    for row in (asked[0], scored[0]):
-        for name, text in row.items():
-            match expected[name]:
-                case bool(flag):
-                    assert text == str(flag).lower(), name
-                case float(number):
-                    assert float(text) == pytest.approx(number, rel=1e-4, abs=1e-4), name
-                case [*labels]:
-                    assert text == "|".join(labels), name
-                case words:
-                    assert text == words, name
-    assert asked[1] == scored[1]
-    assert asked[1]["error_code"] == "unsupported_type"
-
-
-def test_predict_and_score_explain_alike(
-    capsys: pytest.CaptureFixture[str], server: str, bundle: Path, nearby: Nearby, strangers: Path, tmp_path: Path
-) -> None:
-    images = [nearby.files()[0], next(strangers.rglob("*.png"))]
-    (tmp_path / "list.txt").write_text("\n".join(map(str, images)))
-    given = ["score", tmp_path / "list.txt", "--out", tmp_path / "r.csv", "--explain"]
-    assert call(capsys, given[0], bundle, *given[1:])[0] == 0
-    assert run_command(["predict", *map(str, images), "--url", server, "--csv", "--explain"]) == 0
-    asked = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    with (tmp_path / "r.csv").open(newline="") as stream:
-        scored = list(csv.DictReader(stream))
-    assert [name for name in scored[0] if name != "member"] == list(asked[0])
-    for one, other in zip(asked, scored, strict=True):
-        for name in ("decided_by", "neighbour1_label", "neighbour1_sha256", "neighbour2_label", "neighbour3_sha256"):
-            assert one[name] == other[name]
-        assert float(one["neighbour1_distance"]) == pytest.approx(float(other["neighbour1_distance"]), abs=1e-4)
-    assert asked[0]["neighbour1_sha256"] == nearby.run.bank.sha256[0]
-    assert run_command(["predict", str(images[0]), "--url", server, "--json", "--explain"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    nearby.require([images[0].read_bytes()], [found["explanation"]])
-    assert run_command(["predict", str(images[0]), "--url", server, "--json"]) == 0
-    assert "explanation" not in json.loads(capsys.readouterr().out)
-    code, out, _ = call(capsys, "predict", images[0], "--url", server, "--explain")
-    assert code == 0
-    for word in ("decided", "nearest", nearby.own[0].label, "0.000"):
-        assert word in out
-
-
-def test_predict_says_by_its_exit_code_whether_something_was_strange(
-    capsys: pytest.CaptureFixture[str], server: str, photos: Path, strangers: Path, tmp_path: Path
-) -> None:
-    image = photos / "test" / "amber" / "000.jpg"
-    assert call(capsys, "predict", image, strangers, "--url", server, "--fail-on-ood")[0] == 10
-    assert call(capsys, "predict", image, "--url", server, "--fail-on-ood")[0] == 0
-    assert call(capsys, "predict", strangers, "--url", server)[0] == 0
-    (tmp_path / "bad.jpg").write_bytes(b"junk")
-    # An image without a verdict is worse than one that is out of distribution.
-    assert call(capsys, "predict", strangers, tmp_path / "bad.jpg", "--url", server, "--fail-on-ood")[0] == 1
-    code, _, err = call(capsys, "predict", image, "--url", server, "--accept", "0.99999")
-    assert (code, "at most" in err) == (2, True), err
-    code, _, err = call(capsys, "predict", image, "--url", server, "--json", "--csv")
-    assert (code, "choose one" in err) == (2, True)
-
-
-def test_predict_names_what_failed_and_shows_the_rest(
-    capsys: pytest.CaptureFixture[str], server: str, photos: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "bad.jpg").write_bytes(b"junk")
-    code, out, err = call(capsys, "predict", photos / "test" / "amber" / "001.jpg", tmp_path, "--url", server)
-    assert code == 1
-    assert "amber" in out
-    assert "bad.jpg: not an image of a supported type" in err
-    code, _, err = call(capsys, "predict", tmp_path / "bad.jpg", "--url", server)
-    assert code == 1
-    assert "supported type" in err
-    (tmp_path / "bad.jpg").unlink()
-    assert call(capsys, "predict", tmp_path, "--url", server)[0] == 2
-    code, _, err = call(capsys, "predict", photos / "test" / "amber" / "001.jpg", "--url", "http://127.0.0.1:9")
-    assert code == 3
-    assert "cannot be reached" in err
 
 
 def test_serve_on_a_taken_port_is_one_sentence(capsys: pytest.CaptureFixture[str], server: str, bundle: Path) -> None:

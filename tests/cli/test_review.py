@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -47,6 +49,13 @@ def test_review_writes_the_files_of_annotation_tools(
         (("--format", "coco", "--bundle", "b"), "--bundle is for --format html"),
         (("--bundle", "b"), "b is not a bundle"),
         (("--format", "coco", "--limit", "0"), "--limit must be at least 1"),
+        (("--open", "--format", "coco"), "--open takes no other options than --port, --bundle, --cache and --out"),
+        (("--port", "0", "--apply", "m.csv"), "--open takes no other options"),
+        (("--port", "70000"), "--port takes 0 to 65535"),
+        (("--into", "photos"), "--into, --strangers and --dry-run are for --apply"),
+        (("--apply", "m.csv"), "--apply needs --into"),
+        (("--apply", "m.csv", "--into", "photos"), "m.csv cannot be read (No such file or directory)"),
+        (("--apply", "m.csv", "--into", "photos", "--out", "known.csv"), "its name ends in .txt"),
     ],
 )
 def test_review_refuses_what_cannot_be_meant(
@@ -91,3 +100,43 @@ def test_review_shows_the_training_photos_of_a_bundle(
     code, _, _ = call(capsys, "review", tmp_path / "flagged", "--bundle", pictured, "--out", tmp_path / "r.html")
     assert code == 0
     assert (tmp_path / "r.html").read_text(encoding="utf-8").count("<img ") == 2
+
+
+def test_marks_are_applied_and_the_next_commands_are_printed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "bb", "ccc"):
+        put(tmp_path / "flagged", name, sample(9.0))
+    monkeypatch.chdir(tmp_path)
+    marks = Path("flagged/marks.csv")
+    marks.write_text("path;mark;class\na.jpg;known;plum\nbb.jpg;stranger;\n", encoding="utf-8-sig")
+    asked = ("review", "flagged", "--apply", marks, "--into", "photos")
+    code, out, _ = call(capsys, *asked, "--dry-run")
+    assert (code, Path("photos").exists(), Path("known.txt").exists()) == (0, False, False)
+    assert "2 marks: 1 known, 1 stranger, 0 new class, 0 bad picture" in out
+    assert "2 images would be copied (dry run: nothing was written)" in out
+    code, out, _ = call(capsys, *asked)
+    assert code == 0
+    assert "2 images copied, 0 were there already" in out
+    assert "photos/plum: 1" in out
+    assert "next: oodguard train --data photos --outliers photos-strangers --parent RUN --out NEW_RUN" in out
+    assert "oodguard recalibrate BUNDLE --images TRUSTED --images known.txt" in out
+    assert Path("known.txt").read_text() == f"{tmp_path / 'flagged' / 'a.jpg'}\n"
+    marks.write_text("path,mark,class\nccc.jpg,known,melon\na.jpg,known,plum\n", encoding="utf-8")
+    code, out, error = call(capsys, *asked)
+    assert code == 2
+    assert "0 images copied, 1 were there already" in out
+    assert "1 of the marks could not be applied, the first: ccc.jpg" in error
+    assert "has no class melon" in error
+
+
+@pytest.mark.parametrize(("package", "flags"), [("uvicorn", ("--open",)), ("onnx", ("--port", "0", "--bundle", "b"))])
+def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, package: str, flags: tuple[str, ...]) -> None:
+    put(tmp_path / "flagged", "a", sample(9.0))
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from oodguard.cli.main import run; "
+        f"sys.exit(run(['review', {str(tmp_path / 'flagged')!r}, *{flags!r}]))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 3
+    assert f"needs the package {package}; install oodguard with its extra review" in " ".join(ran.stderr.split())

@@ -18,5 +18,5 @@ def test_a_fraction_is_no_whole_number(capsys: pytest.CaptureFixture[str], argum
     for wrong in ("2.7", "many"):
         assert run([*arguments, wrong]) == 2
         err = " ".join(capsys.readouterr().err.split())
-        assert f"'{wrong}' is not a whole number" in err
+        assert f"must be a whole number; got '{wrong}'" in err
         assert arguments[-1] in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from oodguard.clients.calls import Retries, Send, Steps, Wait, predict
 from oodguard.clients.errors import ServerProblem, ServerUnreachable
 from oodguard.clients.images import part_of
+from oodguard.core.answers import PredictResponse
 from oodguard.core.errors import InputError
 
 ANSWER = (
@@ -66,6 +68,22 @@ def test_a_busy_server_is_asked_again_after_what_it_says_and_jitter() -> None:
     with pytest.raises(StopIteration) as ended:
         steps.send(reply(200))
     assert ended.value.value.accept == 0.95
+
+
+def test_what_a_newer_server_adds_is_left_out() -> None:
+    body = json.loads(ANSWER)
+    body["region"] = "eu"
+    body["model"]["parent"] = "0"
+    steps = begin(Clock())
+    steps.send(None)
+    with pytest.raises(StopIteration) as ended:
+        steps.send(httpx.Response(200, text=json.dumps(body)))
+    assert ended.value.value == PredictResponse.model_validate_json(ANSWER)
+    steps = begin(Clock())
+    steps.send(None)
+    problem = {"title": "T", "status": 422, "code": "c", "detail": "why", "trace": "1"}
+    with pytest.raises(ServerProblem, match=r"^T \(422\): why$"):
+        steps.send(httpx.Response(422, text=json.dumps(problem)))
 
 
 def test_waits_double_up_to_a_bound() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,8 @@ from oodguard.core.errors import FormatError, InputError
 from oodguard.core.manifest import Manifest, load_manifest
 from oodguard.load_tests.real_triton import Triton
 from tests.nearby import Nearby
+from tests.packages import ROOT
+from tests.test_documents import blocks
 
 
 @pytest.fixture
@@ -53,6 +58,20 @@ def test_the_golden_images_are_answered_as_promised(triton: Triton, bundle: Path
         assert one.labels == (() if one.is_ood else tuple(each.label for each in one.top_k))
     assert len(strict.predictions[0].top_k) == 2
     assert strict.timing_ms.inference > 0
+
+
+def test_the_page_of_the_clients(triton: Triton, bundle: Path, manifest: Manifest, tmp_path: Path) -> None:
+    found = [block.body for block in blocks(ROOT / "docs" / "CLIENT.md") if "TritonClient(" in block.body]
+    assert len(found) == 1
+    for name, golden in zip(("photo.jpg", "other.jpg"), images(bundle, manifest)[:2], strict=True):
+        shutil.copyfile(golden, tmp_path / name)
+    program = found[0].replace("localhost:8001", triton.address).replace('"photos"', '"discs"')
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    first, last = ran.stdout.splitlines()
+    assert first.startswith("7 (Prediction(")
+    assert "decided_by=" in last
 
 
 def test_both_clients_explain(triton: Triton, bundle: Path, manifest: Manifest, nearby: Nearby) -> None:
@@ -107,8 +126,10 @@ def test_pil_images_and_arrays_are_judged_as_their_pixels(triton: Triton, bundle
         with pytest.raises(InputError, match="uint8"):
             client.predict([np.asarray(image, dtype=float)])  # type: ignore[list-item]
     assert [found.file for found in (encoded, *others)] == ["0", "1.png", "2.png"]
+    assert encoded.quality is not None
     for found in others:
         assert found.label == encoded.label
+        assert found.quality == encoded.quality
         for name, score in found.scores.items():
             assert score.value == pytest.approx(encoded.scores[name].value, rel=1e-4, abs=1e-4)
 

@@ -20,11 +20,11 @@ from oodguard.core.manifest import (
     FileRef,
     Manifest,
     Parity,
-    Provenance,
     ScoreEntry,
     TensorSpec,
 )
 from oodguard.core.preprocessing import Preprocessing
+from oodguard.core.provenance import Provenance
 from oodguard.core.scores import SCORES
 
 CLASSES = ("amber", "jade", "plum")

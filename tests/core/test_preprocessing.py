@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from pydantic import ValidationError
 
 from oodguard.core.errors import ImageError, InputError
@@ -24,7 +24,9 @@ from oodguard.core.preprocessing import (
     load_pixels,
     network_input,
     open_image,
+    size_of,
     to_pixels,
+    upright,
 )
 
 PLAIN = Preprocessing(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -193,6 +195,42 @@ def test_the_extent_of_a_reduced_picture_turns_with_it(orientation: int) -> None
     turned = ImageOps.exif_transpose(grid)
     left, top, right, bottom = _turned((8.0, 5.0), grid.size, orientation)
     assert turned.getbbox() == (left, top, right, bottom)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_reduced_picture_says_its_true_size(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    picture(1200, 900).save(stream, "JPEG", exif=exif)
+    small = open_image(stream.getvalue(), shrink_for=PLAIN.model_copy(update={"reduced_jpeg": True}))
+    assert max(small.size) == 150
+    assert size_of(small) == ((900, 1200) if orientation in (6, 8) else (1200, 900))
+    assert size_of(upright(Image.open(stream))) == ((900, 1200) if orientation in (6, 8) else (1200, 900))
+
+
+@pytest.mark.parametrize("name", ["oodguard.origin", "oodguard.extent"])
+def test_texts_of_a_file_say_nothing_about_how_it_was_decoded(name: str) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text(name, "0")
+    data = encoded(gradient(), "PNG", pnginfo=text)
+    assert (load_pixels(data, PLAIN) == load_pixels(encoded(gradient(), "PNG"), PLAIN)).all()
+    given = upright(Image.open(io.BytesIO(data)))
+    assert size_of(given) == (40, 32)
+    assert (to_pixels(given, PLAIN) == load_pixels(data, PLAIN)).all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "size", "scaling"),
+    [
+        ({}, (64, 32), 1.0),
+        ({}, (16, 64), 2.0),
+        ({"fit": "pad"}, (16, 64), 0.5),
+        ({"fit": "squash", "width": 64}, (16, 64), 4.0),
+    ],
+)
+def test_what_a_picture_is_scaled_by(changed: dict[str, object], size: tuple[int, int], scaling: float) -> None:
+    assert PLAIN.model_copy(update=changed).scaling(*size) == scaling
 
 
 @pytest.mark.parametrize(("size", "reduced"), [((900, 700), True), ((2000, 520), True), ((500, 250), False)])

@@ -18,7 +18,7 @@ from oodguard.training.pipeline import train
 @pytest.fixture(scope="module")
 def quick(options: TrainOptions) -> TrainOptions:
     """A run without fine-tuning or a check, in a few seconds."""
-    return options.model_copy(update={"tune": False, "views": 0, "epochs": 2, "hidden": 8, "check_folds": 0})
+    return options.model_copy(update={"fine_tune": False, "views": 0, "epochs": 2, "hidden": 8, "check_folds": 0})
 
 
 def test_scatter_has_the_ends_and_the_median() -> None:
@@ -74,7 +74,7 @@ def test_a_cross_fitted_run_has_baselines_and_no_leak(quick: TrainOptions, stran
 def test_random_weights_that_were_tuned_have_no_baselines_and_say_so(
     options: TrainOptions, strangers: Path, tmp_path: Path
 ) -> None:
-    lost = options.model_copy(update={"weights": "random", "views": 0, "tune_epochs": 1, "epochs": 2, "hidden": 8})
+    lost = options.model_copy(update={"weights": "random", "views": 0, "fine_tune_epochs": 1, "epochs": 2, "hidden": 8})
     train(lost.model_copy(update={"check_folds": 0}), tmp_path / "run")
     found = evaluate(tmp_path / "run", ood={"noise": strangers})
     assert found.comparison.sentence.endswith("cannot be had again: its weights were random.")

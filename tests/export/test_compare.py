@@ -37,7 +37,7 @@ def weaker(options: TrainOptions, photos: Path, tmp_path_factory: pytest.TempPat
         pair[0].write_bytes(second)
         pair[1].write_bytes(first)
     chosen = options.model_copy(
-        update={"data": folder / "data", "tune": False, "epochs": 5, "check_folds": 0, "out_of_fold": 0}
+        update={"data": folder / "data", "fine_tune": False, "epochs": 5, "check_folds": 0, "out_of_fold": 0}
     )
     train(chosen, folder / "discs")
     export_bundle(folder / "discs", folder / "bundle", version="8")

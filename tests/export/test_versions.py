@@ -71,7 +71,7 @@ def test_a_version_after_a_command_is_no_question_about_the_program(
 def test_a_run_follows_the_one_in_its_place_or_the_one_that_is_named(
     run: Path, options: TrainOptions, tmp_path: Path
 ) -> None:
-    small = options.model_copy(update={"epochs": 1, "tune": False, "check_folds": 0, "out_of_fold": 0})
+    small = options.model_copy(update={"epochs": 1, "fine_tune": False, "check_folds": 0, "out_of_fold": 0})
     assert (load_record(run).name, load_record(run).version, load_record(run).parent) == ("discs", 1, None)
     shutil.copytree(run, tmp_path / "discs")
     sha256 = file_sha256(tmp_path / "discs" / RECORD_FILE)

@@ -43,7 +43,7 @@ from tests import foreign
 @pytest.fixture(scope="module")
 def options(photos: Path, cache: Path) -> TrainOptions:
     return TrainOptions(
-        data=photos, cache=cache, views=1, epochs=15, hidden=16, calibration_fraction=0.4, tune=False, threads=1
+        data=photos, cache=cache, views=1, epochs=15, hidden=16, calibration_fraction=0.4, fine_tune=False, threads=1
     )
 
 

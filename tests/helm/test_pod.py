@@ -237,6 +237,32 @@ def test_a_shadow_judges_beside_the_gateway_in_the_same_container(
     wait_until(lambda: counted in httpx.get(f"{private}/metrics").text)
 
 
+def test_flagged_images_land_on_the_claim(
+    render: Render, bundle: Path, tmp_path: Path, running: list[subprocess.Popen[str]]
+) -> None:
+    claim = tmp_path / "claim"
+    claim.mkdir()
+    # As fsGroup makes it.
+    os.chown(claim, 0, 10001)
+    claim.chmod(0o2775)
+    settings = {"drain_delay": 4, "sample_rate": 1}
+    rendered = render("cpu", values(settings=settings, sampleDir={"claim": "kept", "path": "tills"}))
+    bundles = {"registry.example.com/photos-bundle:7": {"/bundle": bundle}}
+    pod = Pod(rendered, rendered.one("Deployment"), tmp_path / "pod", images=bundles, claims={"kept": claim})
+    pod.initialise()
+    process = pod.run(rendered.gateway, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running.append(process)
+    wait_until_started(rendered.gateway, process)
+    image = (bundle / load_manifest(bundle).golden[0].path).read_bytes()
+    port = rendered.gateway["ports"][0]["containerPort"]
+    headers = {"content-type": "image/png", "x-api-key": key_of(rendered)}
+    # At so low a target an image is flagged unless it is the most usual one.
+    url = f"http://127.0.0.1:{port}/predict?accept=0.01"
+    found = httpx.post(url, content=image, headers=headers, timeout=30).json()["predictions"][0]
+    assert found["is_ood"]
+    wait_until(lambda: any(file.read_bytes() == image for file in claim.glob("tills/**/*.png")))
+
+
 def test_helm_test_asks_and_is_answered(
     render: Render, bundle: Path, tmp_path: Path, running: list[subprocess.Popen[str]]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -84,6 +85,29 @@ SIDECAR = {"triton": {"mode": "sidecar", "repository": {"image": {"reference": "
         ({"shadow": {"share": 0}}, "exclusiveMinimum: got 0, want 0"),
         ({"shadow": {"share": "2.5"}}, "does not match pattern"),
         ({"settings": {"shadow": "/x"}}, "additional properties 'shadow' not allowed"),
+        (
+            {"settings": {"sample_dir": "/flagged"}},
+            "settings.sample_dir is /flagged, where the pod has no volume to write to; name a claim in sampleDir.claim",
+        ),
+        (
+            {
+                "settings": {"sample_dir": "/flagged"},
+                "extraVolumeMounts": [{"name": "v", "mountPath": "/flagged", "readOnly": True}],
+            },
+            "where the pod has no volume to write to",
+        ),
+        (
+            {"settings": {"sample_dir": "/kept/../x"}, "extraVolumeMounts": [{"name": "v", "mountPath": "/kept"}]},
+            "where the pod has no volume to write to",
+        ),
+        (
+            {"settings": {"sample_dir": "/keptfor"}, "extraVolumeMounts": [{"name": "v", "mountPath": "/kept"}]},
+            "where the pod has no volume to write to",
+        ),
+        ({"settings": {"sample_dir": "/x"}, "sampleDir": {"claim": "c"}}, "leave settings.sample_dir out"),
+        ({"settings": {"sample_store": "s3://b/c"}, "sampleDir": {"claim": "c"}}, "leave one of them out"),
+        ({"sampleDir": {"path": "photos"}}, "name the claim in sampleDir.claim"),
+        ({"sampleDir": {"claim": "c", "path": "../other"}}, "does not match pattern"),
         ({"sampleWebhook": {"url": "https://a.b/c"}}, "sampleWebhook.url and sampleWebhook.secret go together"),
         ({"sampleWebhook": {"secret": "s"}}, "sampleWebhook.url and sampleWebhook.secret go together"),
         ({"sampleWebhook": {"url": "ftp://a.b/c", "secret": "s"}}, "does not match pattern"),
@@ -103,6 +127,46 @@ def test_image_volumes_are_refused_where_the_cluster_is_too_old(render: Render) 
     volumes = render("image-volume").one("Deployment")["spec"]["template"]["spec"]["volumes"]
     assert {"name": "bundle", "image": {"reference": "registry.example.com/photos-bundle:7",
                                         "pullPolicy": "IfNotPresent"}} in volumes  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "folder"), [("", ""), ("shop/tills", "/shop/tills")])
+def test_flagged_images_are_kept_on_the_claim(path: str, folder: str, render: Render) -> None:
+    rendered = render("cpu", {"sampleDir": {"claim": "flagged-images", "path": path}})
+    mounted = {"name": "flagged", "mountPath": "/var/lib/oodguard/flagged"}
+    assert mounted in rendered.gateway["volumeMounts"]
+    volumes = rendered.one("Deployment")["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "flagged", "persistentVolumeClaim": {"claimName": "flagged-images"}} in volumes
+    assert rendered.environment["OODGUARD_SERVE_SAMPLE_DIR"] == "/var/lib/oodguard/flagged" + folder
+
+
+def test_flagged_images_may_go_to_a_volume_of_ones_own(render: Render) -> None:
+    volume = {"name": "v", "emptyDir": {"sizeLimit": "1Gi"}}
+    for folder in ("/kept", "/kept/flagged"):
+        rendered = render(
+            "cpu",
+            {
+                "settings": {"sample_dir": folder},
+                "extraVolumes": [volume],
+                "extraVolumeMounts": [{"name": "v", "mountPath": "/kept"}],
+            },
+        )
+        assert rendered.environment["OODGUARD_SERVE_SAMPLE_DIR"] == folder
+        assert not any(mount["name"] == "flagged" for mount in rendered.gateway["volumeMounts"])
+
+
+def test_the_minimal_values_are_ten_lines_that_the_chart_takes_and_the_same_in_both_places(render: Render) -> None:
+    text = (CHART / "values.yaml").read_text()
+    minimal = re.search(r"\n#\n((?:#   .*\n)+)#\n", text)
+    assert minimal is not None
+    lines = [line.removeprefix("#   ") for line in minimal[1].splitlines()]
+    assert len(lines) == 10
+    values = "\n".join(lines)
+    assert f"```yaml\n{values}\n```" in (CHART / "README.md").read_text()
+    given = yaml.safe_load(values)
+    rendered = render("baked", {**given, "bundle": {"source": "image", **given["bundle"]}})
+    assert rendered.gateway["image"] == "registry.example.com/oodguard/gateway:0.2.0"
+    policy = rendered.one("NetworkPolicy")["spec"]["ingress"]
+    assert any("shop" in str(rule.get("from")) for rule in policy)
 
 
 def test_the_grpc_port_is_closed_unless_it_is_asked_for(render: Render) -> None:

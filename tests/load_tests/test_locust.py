@@ -91,6 +91,9 @@ def test_users_send_all_kinds_and_the_summary_is_the_servers_count(
     assert float(rows["all"]["flagged %"]) == pytest.approx(100 * seen[("true",)] / seen.total(), abs=0.051)
     assert 0 < seen[("true",)] < seen.total()
     assert "kept: answered images a second" in said
+    (last,) = [line for line in said.splitlines() if line.startswith("this machine answers ")]
+    assert "; it was saturated: " in last or "; it was not saturated by 4 users: " in last
+    assert last in page
     assert "| all |" in (tmp_path / "found" / "summary.md").read_text(encoding="utf-8")
 
 

@@ -104,6 +104,8 @@ def test_the_summary_is_the_same_on_the_page_in_markdown_and_in_csv(
         assert "<step> load of up to 3 users" in text
         assert "MISSED: p99 of answered requests, ms: 1.235e+04, bound 50" in text
         assert "200 2" in text
+        assert "this machine answers 2.0 images/s at p99 12350 ms; it was saturated: 20.0" in text
+    assert markdown.rstrip().splitlines()[-1] == summary.sentence
     with pytest.raises(InputError, match="cannot be written"):
         summary.write(tmp_path / "new" / "summary.md")
 

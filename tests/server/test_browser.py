@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,29 +12,20 @@ from typing import Any
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Request, expect
 
 from oodguard.load_tests.process import wait_until
 from oodguard.server.keys import digest, new_key
+from tests.chromium import chromium
 from tests.nearby import Nearby
-
-NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
-# Chromium's sandbox refuses to run as root.
-FLAGS = ["--disable-gpu", "--disable-quic", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
 
 Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium: the one of this machine, or the one `playwright install chromium` fetched."""
-    with sync_playwright() as playwright:
-        found = next(filter(None, map(shutil.which, NAMES)), None) or playwright.chromium.executable_path
-        if not Path(found).is_file():
-            pytest.skip("no Chromium: install one, or run `playwright install chromium`")
-        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield chromium
-        chromium.close()
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_decoders_are_stuck_once_every_thread_keeps_one_image(picture: Callable[
         room.size *= 2
         with room.hold(0):
             pass
-        assert first.result().shape == second.result().shape == (16, 16, 3)
+        assert first.result().pixels.shape == second.result().pixels.shape == (16, 16, 3)
     assert (decoders.oldest, decoders.stuck, decoders.busy) == (0.0, 0.0, False)
     decoders.close()
 
@@ -130,9 +130,9 @@ def test_ordinary_photos_do_not_wait_for_large_ones(picture: Callable[..., bytes
             while not room.waiting:
                 await asyncio.sleep(0.01)
             for _ in range(5):
-                assert (await asyncio.wait_for(decoders.load(small, HOW), 10)).shape == (16, 16, 3)
+                assert (await asyncio.wait_for(decoders.load(small, HOW), 10)).pixels.shape == (16, 16, 3)
             assert (decoders.stuck, decoders.busy, decoders.oldest > 0) == (0.0, True, True)
-        assert [found.shape for found in await asyncio.gather(*waiting)] == [(16, 16, 3)] * 3
+        assert [found.pixels.shape for found in await asyncio.gather(*waiting)] == [(16, 16, 3)] * 3
 
     asyncio.run(story())
     assert (decoders.busy, room.held) == (False, 0)

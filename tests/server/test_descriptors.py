@@ -55,7 +55,7 @@ def test_a_soft_limit_is_raised_to_the_hard_one(limited: Limited) -> None:
     running = limited(200, 2000, "--max-connections", "400")
     with held(running.port, 400, ask=True) as statuses:
         assert statuses == {"200": 400}
-    assert "max_connections is" not in running.output()
+    assert "--max-connections is" not in running.output()
     assert running.sample('oodguard_limit{setting="max_connections"}') == 400
 
 
@@ -63,7 +63,7 @@ def test_max_connections_is_lowered_to_what_fits_and_the_private_port_answers(li
     running = limited(400, 400)
     fits = round(running.sample('oodguard_limit{setting="max_connections"}'))
     assert 100 < fits < 400 - PRIVATE_CONNECTIONS - OTHER_FILES
-    assert f"max_connections is {fits} instead of 1024, because this process may open 400 files" in running.output()
+    assert f"--max-connections is {fits} instead of 1024, because this process may open 400 files" in running.output()
     with held(running.port, 450, ask=True) as statuses:
         assert statuses == {"200": fits, "429": 450 - fits}
         for _ in range(20):

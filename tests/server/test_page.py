@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from oodguard.core.binomial import promised_acceptance
 from oodguard.core.curve import QuantileCurve
 from oodguard.core.errors import InputError
 from oodguard.core.manifest import load_manifest
+from oodguard.core.provenance import Recalibration
 from oodguard.core.targets import Targets
-from oodguard.server.card import ModelCard, _acceptance, scale_of
+from oodguard.server.card import ModelCard, _acceptance, checks_of, scale_of
 from oodguard.server.keys import digest, new_key
 from oodguard.server.page import STATIC
+from oodguard.training.run import load_run
 
 FILES = sorted(path.name for path in STATIC.iterdir())
 
@@ -114,11 +117,25 @@ def test_the_card_says_what_is_served(card: ModelCard, bundle: Path) -> None:
     assert str(bundle) not in card.model_dump_json()
 
 
-def test_the_promise_is_checked_against_what_the_calibration_allows() -> None:
-    # 95 % of 199 + 1 is rank 190: Beta(190, 10) has mean 0.95 and standard deviation 0.01537; 2.576 of it are 0.0396.
-    assert _acceptance(0.912, 199).passed
-    assert not _acceptance(0.910, 199).passed
-    assert "91.0 % to 99.0 %" in _acceptance(0.95, 199).detail
+def test_the_promise_is_checked_against_the_interval_of_the_report(bundle: Path, run: Path) -> None:
+    manifest, record = load_manifest(bundle), load_run(run).record
+    tested = manifest.provenance.test_images
+    assert tested == record.splits.test > 0
+    # What `evaluate` reports for the run.
+    low, high = promised_acceptance(0.95, record.calibration.independent, tested=tested)
+    for share, kept in ((low, True), (low - 1e-6, False), (high, True), (high + 1e-6, False)):
+        check = _acceptance(share, manifest)
+        assert check.passed is kept
+        assert f"{100 * low:.1f} % to {100 * high:.1f} % was to be expected of {tested} test images" in check.detail
+
+
+def test_a_promise_that_new_photos_have_set_anew_is_not_checked_on_old_ones(bundle: Path) -> None:
+    manifest = load_manifest(bundle)
+    anew = Recalibration(created="now", oodguard="1", images=9, labelled=False, from_version="1", from_sha256="0" * 64)
+    names = lambda found: [check.name for check in checks_of(found)]  # noqa: E731
+    assert "Promised acceptance" not in names(manifest.model_copy(update={"recalibrations": (anew,)}))
+    of_source = anew.model_copy(update={"source": "tills"})
+    assert "Promised acceptance" in names(manifest.model_copy(update={"recalibrations": (of_source,)}))
 
 
 def test_a_scale_is_the_curves_surprise() -> None:

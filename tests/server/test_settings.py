@@ -32,12 +32,12 @@ def test_an_unknown_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"tls_cert": Path(__file__)}, "go together"),
         ({"port": 9000, "admin_port": 9000}, "the same"),
-        ({"port": 9000, "grpc_port": 9000}, "grpc_port is the port of something else"),
+        ({"port": 9000, "grpc_port": 9000}, "--grpc-port is the port of something else"),
         ({"host": "unix:/run/og.sock", "grpc_port": 9000}, "a Unix socket, which has no gRPC port"),
         ({"max_files": 200, "max_queue": 100}, "max_files"),
-        ({"max_queue_bytes": 1000}, "max_body_bytes"),
-        ({"request_timeout": 100.0}, "max_request_timeout"),
-        ({"stall_after": 50.0}, "stall_after"),
+        ({"max_queue_bytes": 1000}, "max-body-bytes"),
+        ({"request_timeout": 100.0}, "max-request-timeout"),
+        ({"stall_after": 50.0}, "--stall-after is larger than --dead-after"),
         ({"body_timeout": 25.0}, "raise it to 35"),
         ({"cors_origins": "*"}, "is not an origin"),
         ({"cors_origins": "https://a.example/"}, "is not an origin"),
@@ -46,16 +46,16 @@ def test_an_unknown_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"root_path": "guard"}, "root_path"),
         ({"root_path": "/guard/"}, "root_path"),
         ({"host": "0.0.0.0"}, "reachable"),
-        ({"auth": "keys"}, "key_file"),
+        ({"auth": "keys"}, "--key-file"),
         ({"auth": "none", "key_hashes": "a:" + "0" * 64}, "contradict"),
         ({"engine": "openvino", "device": "cuda"}, "CPU"),
         ({"key_file": Path("absent")}, "not a file"),
-        ({"engine": "triton"}, "needs triton_url"),
+        ({"engine": "triton"}, "needs --triton-url"),
         ({"engine": "triton", "triton_url": "http://a:8001"}, "HOST:PORT"),
         ({"engine": "triton", "triton_url": "a:8001,"}, "HOST:PORT"),
-        ({"engine": "triton", "triton_url": "a:8001", "threads": 2}, "threads is decided where"),
-        ({"engine": "triton", "triton_url": "a:8001", "triton_ca": Path(__file__)}, "need triton_tls"),
-        ({"triton_url": "a:8001"}, "is for engine triton"),
+        ({"engine": "triton", "triton_url": "a:8001", "threads": 2}, "--threads is decided where"),
+        ({"engine": "triton", "triton_url": "a:8001", "triton_ca": Path(__file__)}, "need --triton-tls"),
+        ({"triton_url": "a:8001"}, "--triton-url is for --engine triton"),
         ({"engine": "triton", "triton_url": "localhost:8001"}, "localhost:8001 is one of this server's own ports"),
         ({"engine": "triton", "triton_url": "a:1,127.0.0.1:8000", "host": "0.0.0.0", "auth": "none"}, "own ports"),
         ({"port": 70_000}, "less than or equal"),
@@ -67,9 +67,9 @@ def test_contradictions_are_refused_in_a_sentence(given: dict[str, Any], word: s
 
 
 def test_the_bundle_may_be_left_out_only_where_triton_tells_the_manifest() -> None:
-    with pytest.raises(ValidationError, match="bundle is missing"):
+    with pytest.raises(ValidationError, match="name the bundle to serve"):
         ServeSettings()
-    with pytest.raises(ValidationError, match="needs triton_model"):
+    with pytest.raises(ValidationError, match="needs --triton-model"):
         ServeSettings(engine="triton", triton_url="a:8001")
     settings = ServeSettings(engine="triton", triton_url="a:8001,[::1]:8001,a:8001", triton_model="photos")
     assert settings.triton_addresses == ("a:8001", "[::1]:8001")

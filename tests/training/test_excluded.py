@@ -29,8 +29,8 @@ def test_a_run_counts_what_was_left_out_and_says_what_is_wrong_with_the_rest(tmp
         encoding="utf-8",
     )
     options = TrainOptions(
-        data=data, cache=cache, image_size=64, views=0, tune=False, epochs=2, hidden=16, check_folds=0, out_of_fold=0,
-        calibration_fraction=0.33, exclude=listed,
+        data=data, cache=cache, image_size=64, views=0, fine_tune=False, epochs=2, hidden=16, check_folds=0,
+        out_of_fold=0, calibration_fraction=0.33, exclude=listed, exclude_kinds="label,copies,unreadable",
     )  # fmt: skip
     report = Lines()
     record = train(options, tmp_path / "run", report=report)
@@ -46,6 +46,8 @@ def test_a_run_counts_what_was_left_out_and_says_what_is_wrong_with_the_rest(tmp
     assert len(splits.unreadable) == 3
     lines = [note for note in report.notes if note.startswith(("photos:", "copies:", "labels:"))]
     assert lines == [
+        "labels: 1 of 98 photos (1.0%) are left out because their label looks wrong; where labels are good these are "
+        "the photos that are hard, so look at them in check.html and write into keep beside good ones",
         "photos: 22 to 43 in a class, 3 unreadable; --exclude left out 3 (1 label, 1 copy, 1 unreadable)",
         "copies: 0 files are in their class twice, 1 in two classes",
         f"labels: {faults.labels} look wrong, the first: {faults.first_labels[0]}; see them: oodguard check {data}",

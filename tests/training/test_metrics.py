@@ -12,7 +12,6 @@ from oodguard.training.metrics import (
     calibration_error,
     detection,
     placements,
-    promised_acceptance,
     reliability,
     share,
     share_change,
@@ -52,26 +51,6 @@ def test_share_has_the_exact_interval() -> None:
     assert found.high == pytest.approx(0.9836, abs=1e-4)
     assert share(np.ones(10, dtype=bool)).high == 1.0
     assert share(np.zeros(10, dtype=bool)).low == 0.0
-
-
-def test_promised_acceptance_covers_what_happens() -> None:
-    rng = np.random.default_rng(2)
-    low, high = promised_acceptance(0.95, 99)
-    hits = [low <= np.sort(rng.uniform(size=99))[94] <= high for _ in range(2000)]
-    assert np.mean(hits) == pytest.approx(0.95, abs=0.02)
-
-
-def test_promised_acceptance_of_so_many_images_covers_what_happens() -> None:
-    rng = np.random.default_rng(3)
-    low, high = promised_acceptance(0.95, 99, tested=200)
-    wide = promised_acceptance(0.95, 99)
-    assert low < wide[0] < wide[1] < high
-    accepted = [np.mean(rng.uniform(size=200) <= np.sort(rng.uniform(size=99))[94]) for _ in range(2000)]
-    inside = np.mean([low <= share <= high for share in accepted])
-    assert inside == pytest.approx(0.96, abs=0.02)
-    assert np.mean([wide[0] <= share <= wide[1] for share in accepted]) < 0.93
-    # With ever more images their own chance no longer counts.
-    np.testing.assert_allclose(promised_acceptance(0.95, 99, tested=200_000), wide, atol=1e-3)
 
 
 def test_a_change_of_shares_by_hand() -> None:

@@ -27,7 +27,7 @@ def split(model: nn.Module, *, tune: bool) -> tuple[nn.Module, nn.Module, str | 
             return (*_cut_after(model, cut), cut)
         except Exception as error:  # symbolic tracing raises many types on a model it cannot follow
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise InputError(f"this backbone cannot be cut for fine-tuning ({reason}); train with --no-tune")
+    raise InputError(f"this backbone cannot be cut for fine-tuning ({reason}); train with --no-fine-tune")
 
 
 class _Tracer(fx.Tracer):

@@ -14,7 +14,9 @@ from oodguard.training.backbone.sources import backbone_of
 from oodguard.training.backbone.tail import tail_features, tune_tail
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Division, chosen_photos, divide, label_numbers
+from oodguard.training.photos.kinds import parse_kinds
 from oodguard.training.photos.labelled import Photos, load_unlabelled
+from oodguard.training.photos.suspects import label_line
 from oodguard.training.progress import Reporter
 from oodguard.training.wrapped import Wrapped
 
@@ -63,6 +65,10 @@ def learning_set(
 ) -> LearningSet:
     """Find, divide and featurise the photos. All processes call it; the first one fills the cache of activations."""
     photos, left_out = chosen_photos(options) if wrapped is None else (wrapped.photos, frozenset())
+    if wrapped is None and options.exclude is not None:
+        line = label_line(photos, options.exclude, parse_kinds(options.exclude_kinds))
+        if line is not None:
+            report.note(line)
     classes, known = (photos.classes,) * 2 if wrapped is None else (wrapped.classes, wrapped.known)
     if left_out:
         report.note(f"left out {len(left_out)} classes: {', '.join(sorted(left_out))}")
@@ -81,7 +87,7 @@ def learning_set(
             strange = extractor.extract(extractor.readable(load_unlabelled(options.outliers)))[0]
     targets = torch.from_numpy(label_numbers(division.training, known))
     frozen = torch.stack([plain, *(tail_features(backbone.tail, view) for view in activations[1:])])
-    if options.tune:
+    if options.fine_tune:
         tuned_tail(backbone, activations, frozen, targets, options, compute, report)
     return LearningSet(
         photos=photos,
@@ -92,7 +98,7 @@ def learning_set(
         division=division,
         activations=activations,
         frozen=frozen,
-        features=view_features(backbone.tail, activations) if options.tune else frozen,
+        features=view_features(backbone.tail, activations) if options.fine_tune else frozen,
         targets=targets,
         held=held,
         strange=strange,

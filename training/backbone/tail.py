@@ -68,7 +68,7 @@ def tune_tail(
 ) -> None:
     """Train `tail` in place, with a throw-away linear head, on activations `[V, N, ...]`; each image in a random view.
 
-    frozen: the features `[V, N, D]` of the tail as it is, which are kept. AdamW, one cycle peaking at `tune_lr`,
+    frozen: the features `[V, N, D]` of the tail as it is, which are kept. AdamW, one cycle peaking at `fine_tune_lr`,
     cross-entropy with label smoothing. Raises `QualityError` on divergence.
     """
     compute = compute or start_compute(1)
@@ -79,16 +79,16 @@ def tune_tail(
         compute,
         TailObjective(tail, nn.Linear(width, classes), activations, frozen, targets, options),
         Schedule(
-            epochs=options.tune_epochs,
+            epochs=options.fine_tune_epochs,
             batch=BATCH,
-            lr=options.tune_lr,
+            lr=options.fine_tune_lr,
             weight_decay=WEIGHT_DECAY,
             shape="one-cycle",
             warm_up=WARM_UP,
         ),
         count=activations.shape[1],
         what="fine-tuning",
-        remedy="lower --tune-lr",
+        remedy="lower --fine-tune-lr",
         progress=progress,
     )
     for parameter in tail.parameters():

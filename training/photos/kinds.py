@@ -22,16 +22,24 @@ class Kind(StrEnum):
     BLURRED = "blurred"
 
 
-# What `train --exclude` leaves out where nobody names kinds: not what production may send as well.
-EXCLUDED = (Kind.LABEL, Kind.COPY_ACROSS, Kind.COPY, Kind.NEAR_COPY, Kind.UNREADABLE)
+COPIES = (Kind.COPY_ACROSS, Kind.COPY, Kind.NEAR_COPY)
+# Several kinds by one name.
+SEVERAL = {"copies": COPIES, "any": tuple(Kind)}
+# What `train --exclude` leaves out where nobody names kinds: what is certain, and not what production may send as well.
+# Labels are suspected by a model that is sometimes wrong, most often about the photos that are worth the most.
+EXCLUDED = (*COPIES, Kind.UNREADABLE)
 # The kind of a photo whose row names none.
 LISTED = "listed"
 
 
 def parse_kinds(text: str) -> tuple[Kind, ...]:
-    """Kinds by name, separated by commas. Raises `ValueError` for another name."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in set(Kind):
-            raise ValueError(f"{name!r} is no kind of suspect; the kinds are {', '.join(Kind)}")
-    return tuple(Kind(name) for name in names)
+    """Kinds by name, separated by commas; `copies` and `any` stand for several. Raises `ValueError` for others."""
+    found: dict[Kind, None] = {}
+    for name in (part.strip() for part in text.split(",")):
+        if name in SEVERAL:
+            found.update(dict.fromkeys(SEVERAL[name]))
+        elif name in set(Kind):
+            found[Kind(name)] = None
+        elif name:
+            raise ValueError(f"{name!r} is no kind of suspect; the kinds are {', '.join((*Kind, *SEVERAL))}")
+    return tuple(found)

@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 
 from oodguard.core.errors import InputError
 from oodguard.core.formats import IMAGE_SUFFIXES
+from oodguard.core.photo_folders import unwrapped
 from oodguard.training.options import DIGITS
 
 MIN_PER_CLASS = 4
 MAX_ZIP_BYTES = 64 * 1024**3
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def load_photos(source: Path, cache: Path) -> Photos:
 def find_photos(source: Path, cache: Path) -> Photos:
     """As `load_photos`, but classes may be as small as they are. Raises `InputError` where there are not 2 classes."""
     root = data_folder(source, cache)
-    source = _descend(root)
+    source = unwrapped(root)
     if (source / "train").is_dir():
         pool = class_folders(source / "train")
         known = {photo.label for photo in pool}
@@ -126,7 +126,7 @@ def find_photos(source: Path, cache: Path) -> Photos:
 
 def photo_folder(source: Path, cache: Path) -> Path:
     """The folder in `data_folder` that holds the photos, which others may wrap. Raises `InputError`."""
-    return _descend(data_folder(source, cache))
+    return unwrapped(data_folder(source, cache))
 
 
 def data_folder(source: Path, cache: Path) -> Path:
@@ -196,20 +196,6 @@ def class_folders(folder: Path) -> tuple[Photo, ...]:
     """The images of each folder in `folder`, which is their label."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     return tuple(_photo(path, sub.name) for sub in classes for path in _images(sub))
-
-
-def _descend(folder: Path) -> Path:
-    """Step into a single wrapping folder, as zips of a folder have."""
-    while True:
-        entries = [e for e in folder.iterdir() if not e.name.startswith((".", "__MACOSX"))]
-        wraps = len(entries) == 1 and entries[0].is_dir() and entries[0].name not in SPLITS
-        if not wraps or _holds_images(entries[0]):
-            return folder
-        folder = entries[0]
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
 
 
 def _unzip(archive: Path, cache: Path) -> Path:

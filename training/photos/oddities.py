@@ -17,8 +17,8 @@ from oodguard.training.photos.kinds import Kind
 from oodguard.training.photos.pictures import Pictures
 
 FENCE = 3.0
-# Lighter than this is not dark, darker is not bright; sharper than this is not blurred.
-DARK, BRIGHT, BLURRED = 0.25, 0.85, 0.45
+# Less than this is not dark, bright or blurred: more than `core.quality` asks for, since people look at each of these.
+DARK, BRIGHT, BLURRED = 0.6, 0.5, 0.8
 # A standard deviation of grey (of 1) below this is one colour.
 BLANK = 0.01
 
@@ -37,7 +37,7 @@ class Oddity:
 
 def oddities(pictures: Pictures) -> list[Oddity]:
     """What is odd in each kind, the oddest first."""
-    count = len(pictures.light)
+    count = len(pictures.contrast)
     if not count:
         return []
     blank = pictures.contrast < BLANK
@@ -46,14 +46,17 @@ def oddities(pictures: Pictures) -> list[Oddity]:
     shape = np.log2(pictures.sizes.max(1) / np.maximum(pictures.sizes.min(1), 1.0))
     usual = "half of the photos have {:.0f} x {:.0f} or more".format(*np.median(pictures.sizes, axis=0))
 
-    def grey(row: int) -> str:
-        return f"mean grey {100 * pictures.light[row]:.0f} %"
+    def dark(row: int) -> str:
+        return f"19 in 20 pixels have less than {100 * (1 - pictures.darkness[row]):.0f} % of white"
+
+    def bright(row: int) -> str:
+        return f"{100 * pictures.overexposure[row]:.0f} % of it is clipped at white"
 
     checks = (
         _Check(Kind.SIZE, size, -1, 0.5, float(np.median(size)) - 2, lambda row: f"{_pixels(pictures, row)}; {usual}"),
         _Check(Kind.SHAPE, shape, 1, 0.25, float(np.median(shape)) + 1, lambda row: _pixels(pictures, row)),
-        _Check(Kind.DARK, pictures.light, -1, 0.05, DARK, grey),
-        _Check(Kind.BRIGHT, pictures.light, 1, 0.05, BRIGHT, grey),
+        _Check(Kind.DARK, pictures.darkness, 1, 0.05, DARK, dark),
+        _Check(Kind.BRIGHT, pictures.overexposure, 1, 0.05, BRIGHT, bright),
         _Check(Kind.BLURRED, pictures.blur, 1, 0.03, BLURRED, lambda row: f"blur {pictures.blur[row]:.2f} of 1"),
     )
     for check in checks:

@@ -1,4 +1,4 @@
-"""What pixels alone say of photos: size, light, contrast, blur, and a small grey copy that knows a picture again.
+"""What pixels alone say of photos: size, contrast, traits, and a small grey copy that knows a picture again.
 
 Measured once for each file, by content: an interrupted check goes on where it stopped.
 """
@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy.ndimage import uniform_filter1d
 
 from oodguard.core.errors import EnvironmentProblem, ImageError
-from oodguard.core.formats import FORMAT_NAMES
-from oodguard.core.preprocessing import Preprocessing, open_image
+from oodguard.core.preprocessing import Preprocessing, open_image, size_of
+from oodguard.core.quality import traits_of
 from oodguard.training.backbone.features import TRAINING_LIMITS, Progress
 from oodguard.training.photos.labelled import Photo
 from oodguard.training.photos.reasons import reason
@@ -31,32 +30,33 @@ from oodguard.training.photos.reasons import reason
 SIDE = 32
 # Side of the tiny copy of the colours.
 TINY = 8
-# Light and blur are measured with this short side, or on the photo itself where it is smaller.
+# Traits are measured with this short side, or on the photo itself where it is smaller.
 MEASURED = 256
 _CHUNK = 256
 # Changes with what is measured: measurements of another kind are not read.
-_VERSION = 2
+_VERSION = 3
 # Lets the decoder give JPEGs at a reduced scale, at `MEASURED` pixels or more.
 _REDUCED = Preprocessing(
     resize=MEASURED // 2, crop=MEASURED // 2, reduced_jpeg=True, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
 )
 _Measured = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
-_WIDTH, _HEIGHT, _LIGHT, _CONTRAST, _BLUR = range(5)
+_WIDTH, _HEIGHT, _CONTRAST, _DARKNESS, _OVEREXPOSURE, _BLUR = range(6)
 
 
 @dataclass(frozen=True)
 class Pictures:
     """Measurements of N photos.
 
-    sizes `[N, 2]`: width and height in pixels. light `[N]`: mean grey, 0 (black) to 1 (white). contrast `[N]`: standard
-    deviation of grey, 0 for one colour. blur `[N]`: 0 (sharp) to 1 (blurred), see `blur_of`. copies
+    sizes `[N, 2]`: width and height in pixels. contrast `[N]`: standard deviation of grey, 0 for one colour. darkness,
+    overexposure and blur `[N]`: as answers measure them, of the whole photo (`core.quality.Traits`). copies
     `[N, SIDE, SIDE]` uint8: small grey copies. colours `[N, TINY, TINY, 2]` uint8: tiny copies of the two chroma
     channels (YCbCr), 128 where there is no colour.
     """
 
     sizes: npt.NDArray[np.float32]
-    light: npt.NDArray[np.float32]
     contrast: npt.NDArray[np.float32]
+    darkness: npt.NDArray[np.float32]
+    overexposure: npt.NDArray[np.float32]
     blur: npt.NDArray[np.float32]
     copies: npt.NDArray[np.uint8]
     colours: npt.NDArray[np.uint8]
@@ -91,15 +91,16 @@ def look(photos: Sequence[Photo], cache: Path, *, threads: int = 0, progress: Pr
             store.write(found)
             known |= found
     good = tuple(photo for photo in photos if photo.sha256 in known)
-    numbers = np.stack([known[photo.sha256][0] for photo in good]) if good else np.zeros((0, 5), np.float32)
+    numbers = np.stack([known[photo.sha256][0] for photo in good]) if good else np.zeros((0, _BLUR + 1), np.float32)
     copies = np.stack([known[photo.sha256][1] for photo in good]) if good else np.zeros((0, SIDE, SIDE), np.uint8)
     colours = np.stack([known[photo.sha256][2] for photo in good]) if good else np.zeros((0, TINY, TINY, 2), np.uint8)
     return Looked(
         photos=good,
         pictures=Pictures(
             sizes=numbers[:, [_WIDTH, _HEIGHT]],
-            light=numbers[:, _LIGHT],
             contrast=numbers[:, _CONTRAST],
+            darkness=numbers[:, _DARKNESS],
+            overexposure=numbers[:, _OVEREXPOSURE],
             blur=numbers[:, _BLUR],
             copies=copies,
             colours=colours,
@@ -108,23 +109,8 @@ def look(photos: Sequence[Photo], cache: Path, *, threads: int = 0, progress: Pr
     )
 
 
-def blur_of(grey: npt.NDArray[np.float32]) -> float:
-    """How blurred a grey image `[H, W]` is, from 0 (sharp) to 1.
-
-    Blurring a sharp image takes most of the differences between its neighbouring pixels away; blurring a blurred one
-    changes little. The share that stays, in the direction where more stays (Crete et al. 2007, The blur effect).
-    """
-    shares = []
-    for axis in (0, 1):
-        own = np.abs(np.diff(grey, axis=axis))
-        after = np.abs(np.diff(uniform_filter1d(grey, 9, axis=axis), axis=axis))
-        total = float(own.sum())
-        shares.append(1.0 - float(np.maximum(own - after, 0.0).sum()) / total if total > 0 else 1.0)
-    return max(shares)
-
-
 def _measure(photo: Photo) -> _Measured | str:
-    """Five numbers, the small and the tiny copy of a photo; why there are none where it cannot be read."""
+    """Six numbers, the small and the tiny copy of a photo; why there are none where it cannot be read."""
     try:
         data = photo.path.read_bytes()
     except OSError as error:
@@ -133,17 +119,15 @@ def _measure(photo: Photo) -> _Measured | str:
         image = open_image(data, TRAINING_LIMITS, shrink_for=_REDUCED)
     except ImageError as error:
         return reason(data, error)
-    with Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as header:
-        width, height = header.size
-    if (width > height) != (image.width > image.height):
-        width, height = height, width
-    grey = image.convert("L")
-    small = grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    if min(grey.size) > MEASURED:
-        scale = MEASURED / min(grey.size)
-        grey = grey.resize((round(grey.width * scale), round(grey.height * scale)), Image.Resampling.LANCZOS)
-    values = np.asarray(grey, dtype=np.float32) / 255.0
-    numbers = [width, height, float(values.mean()), float(values.std()), blur_of(values)]
+    width, height = size_of(image)
+    small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    seen = image
+    if min(seen.size) > MEASURED:
+        scale = MEASURED / min(seen.size)
+        seen = seen.resize((round(seen.width * scale), round(seen.height * scale)), Image.Resampling.LANCZOS)
+    contrast = float((np.asarray(seen.convert("L"), dtype=np.float32) / 255.0).std())
+    traits = traits_of(np.asarray(seen))
+    numbers = [width, height, contrast, traits.darkness, traits.overexposure, traits.blur]
     colours = np.asarray(image.convert("YCbCr").resize((TINY, TINY), Image.Resampling.BOX), dtype=np.uint8)[:, :, 1:]
     return np.array(numbers, dtype=np.float32), np.asarray(small, dtype=np.uint8), colours
 

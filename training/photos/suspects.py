@@ -110,6 +110,27 @@ def exclude(photos: Photos, source: Path, kinds: Sequence[Kind]) -> Photos:
     return left
 
 
+def label_line(photos: Photos, source: Path, kinds: Sequence[Kind]) -> str | None:
+    """What a list says of wrong labels that nobody looked at, and what to do; None where it says nothing.
+
+    photos: those that are left. kinds: which kinds were left out.
+    """
+    waiting = {row.path for row in read_rows(source) if row.kind == Kind.LABEL and not row.keep}
+    total = len(photos.pool) + len(photos.test) + sum(photos.left_out.values())
+    if not waiting or not total:
+        return None
+    share = f"{len(waiting):,} of {total:,} photos ({len(waiting) / total:.1%})"
+    if Kind.LABEL in kinds:
+        return (
+            f"labels: {share} are left out because their label looks wrong; where labels are good these are the photos "
+            "that are hard, so look at them in check.html and write into keep beside good ones"
+        )
+    return (
+        f"labels: {share} have a label that looks wrong and stay in; look at them in check.html, write into keep "
+        "beside good ones, and leave the others out with --exclude-kinds label,copies,unreadable"
+    )
+
+
 def with_kept(suspects: Sequence[Suspect], before: Sequence[ListedRow]) -> tuple[Suspect, ...]:
     """The list with what somebody wrote into the last one's column `keep`."""
     kept = {(row.path, row.kind): row.keep for row in before if row.keep}

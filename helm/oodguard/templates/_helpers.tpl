@@ -384,6 +384,9 @@ OODGUARD_SERVE_DRAIN_DELAY: {{ include "oodguard.setting" (list . "drain_delay")
 OODGUARD_SERVE_SHADOW: {{ include "oodguard.shadowPath" . | quote }}
 OODGUARD_SERVE_SHADOW_SHARE: {{ .Values.shadow.share | quote }}
 {{- end }}
+{{- if .Values.sampleDir.claim }}
+OODGUARD_SERVE_SAMPLE_DIR: {{ clean (printf "/var/lib/oodguard/flagged/%s" .Values.sampleDir.path) | quote }}
+{{- end }}
 {{- with .Values.sampleWebhook.url }}
 OODGUARD_SERVE_SAMPLE_WEBHOOK: {{ . | quote }}
 OODGUARD_SERVE_SAMPLE_WEBHOOK_SECRET: /etc/oodguard/webhook/secret

@@ -77,6 +77,28 @@
 {{- if and (ne $v.keys.mode "existing") $v.test.keySecret }}
 {{- $problems = append $problems (printf "test.keySecret is set, but keys.mode is %s; leave it out" $v.keys.mode) }}
 {{- end }}
+{{- if and $v.sampleDir.path (not $v.sampleDir.claim) }}
+{{- $problems = append $problems "sampleDir.path is a folder of a claim; name the claim in sampleDir.claim" }}
+{{- end }}
+{{- if and $v.sampleDir.claim (get $v.settings "sample_store") }}
+{{- $problems = append $problems "sampleDir.claim and settings.sample_store are two places for flagged images; leave one of them out" }}
+{{- end }}
+{{- with get $v.settings "sample_dir" }}
+{{- if $v.sampleDir.claim }}
+{{- $problems = append $problems "sampleDir.claim and settings.sample_dir are two places for flagged images; leave settings.sample_dir out" }}
+{{- else }}
+{{- $held := false }}
+{{- range $v.extraVolumeMounts }}
+{{- $place := printf "%s/" (trimSuffix "/" (clean .mountPath)) }}
+{{- if and (not .readOnly) (hasPrefix $place (printf "%s/" (clean $v.settings.sample_dir))) }}
+{{- $held = true }}
+{{- end }}
+{{- end }}
+{{- if not $held }}
+{{- $problems = append $problems (printf "settings.sample_dir is %s, where the pod has no volume to write to; name a claim in sampleDir.claim instead, or mount a volume there with extraVolumes and extraVolumeMounts" .) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if ne (empty $v.sampleWebhook.url) (empty $v.sampleWebhook.secret) }}
 {{- $problems = append $problems "sampleWebhook.url and sampleWebhook.secret go together; give both or neither" }}
 {{- end }}

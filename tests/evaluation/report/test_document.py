@@ -42,8 +42,8 @@ def test_the_page_is_valid_complete_and_small(page: str, tree: Element) -> None:
         "Scores and thresholds", "Detection by OOD set", "Acceptance against the threshold",
         "Ablation of the fused score", "Answers, label sets, and acceptance by class",
         "Classes left out of training", "Mild shifts", "Most and least divergent images",
-        "Labels: confusion",
-        "Labels: calibration of probabilities", "Ensemble diagnostics", "How this was made",
+        "Predictions: confusion",
+        "Predictions: calibration of probabilities", "Ensemble diagnostics", "How this was made",
     ]  # fmt: skip
     assert sum(e.tag.endswith("svg") for e in tree.iter() if isinstance(e.tag, str)) == 9
 
@@ -140,7 +140,7 @@ def test_mild_shifts_have_their_own_rows(tree: Element, found: Evaluation) -> No
     assert rows["harsh"]["flagged"].startswith("100.0 (81.5")
     change = found.shifts.shifts[1].change
     assert rows["harsh"]["change, points"].startswith(f"+{100 * change.change:.1f} (+{100 * change.low:.1f} to")
-    assert rows["harsh"]["flagged of right labels"].startswith("100.0 (")
+    assert rows["harsh"]["flagged of right predictions"].startswith("100.0 (")
     decided = found.shifts.shifts[1].decided.shares
     assert rows["harsh"]["density decides"] == f"{100 * decided['density']:.1f}"
     over = table(tree, "Shifted test photos above each score's own threshold")

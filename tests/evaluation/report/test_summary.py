@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import pytest
 
+from oodguard.core.binomial import promised_acceptance
 from oodguard.core.scores import Family, ScoreName
 from oodguard.evaluation.baselines import LARGER, NEIGHBOUR
+from oodguard.evaluation.confusion import Confusion
 from oodguard.evaluation.evaluation import Evaluation
 from oodguard.evaluation.evidence import FUSED
+from oodguard.evaluation.operating import OperatingPoint
+from oodguard.evaluation.report.at_threshold import check_table, fusion_sentence
 from oodguard.evaluation.report.summary import findings
 from oodguard.evaluation.shifted import Shifted
 from oodguard.evaluation.threshold import AtThreshold, Deciding
-from oodguard.training.metrics import Change, Share, promised_acceptance
+from oodguard.pages.text import NO_BREAK
+from oodguard.training.metrics import Change, Share
 
 DO = ("Add ", "add ", "train ", "Train ", "measure ", "Rely ", "decide ", "ask ", "Raise ", "Do not ", "Compare ")
 
@@ -109,7 +114,7 @@ def test_logistic_regression_that_labels_better_is_a_weakness(found: Evaluation)
         comparison = found.comparison.model_copy(update={"accuracy_change": change})
         return said(found, comparison=comparison)["weak"]
 
-    assert "Logistic regression on the frozen feature labels more photos rightly" in accuracy(-0.05, -0.01)
+    assert "Logistic regression on the frozen feature predicts more photos rightly" in accuracy(-0.05, -0.01)
     assert "Logistic regression" not in accuracy(-0.05, 0.01)
 
 
@@ -180,7 +185,118 @@ def test_classes_below_one_half_are_named_worst_first(found: Evaluation) -> None
         "b": Share(share=0.1, low=0.0, high=0.3, of=20),
         "c": Share(share=0.5, low=0.3, high=0.7, of=20),
     }
-    assert "b (10 % of 20), a (40 % of 20). Add photos" in said(found, recalls=recalls)["weak"]
+    confusions = (
+        Confusion(true="b", predicted="c", images=9, of=20),
+        Confusion(true="b", predicted="a", images=5, of=20),
+    )
+    counts = {"a": 300, "b": 45, "c": 120}
+    text = said(found, recalls=recalls, confusions=confusions, class_photos=counts)["weak"].replace(NO_BREAK, " ")
+    assert (
+        "Predicted rightly less than half of the time: b (10 % of 20 test images; most often predicted c, 9; 45 photos "
+        "to train on), a (40 % of 20 test images; 300 photos to train on). Add photos of b: the median class "
+        "has 120 to train on. Look for wrong labels with oodguard check and add photos like those of the test: a has "
+        "as many photos as the others.\n"
+    ) in text
+    # An evaluation that was written before they were counted.
+    assert "Add photos of these classes" in said(found, recalls=recalls, class_photos={})["weak"]
+
+
+def let_in_of(images: int, of: int = 60) -> Share:
+    return Share(share=images / of, low=0.0, high=1.0, of=of)
+
+
+def priced(found: Evaluation, *points: tuple[float, float, int]) -> tuple[OperatingPoint, ...]:
+    """Operating points from target, share of ID test accepted, and images of `far` let in."""
+    whole = found.operating_points[0]
+    return tuple(
+        whole.model_copy(
+            update={
+                "accept": accept,
+                "id_accepted": Share(share=share, low=0.0, high=1.0, of=240),
+                "ood_accepted": {"far": let_in_of(images)},
+            }
+        )
+        for accept, share, images in points
+    )
+
+
+@pytest.mark.parametrize(
+    ("points", "price"),
+    [
+        # The highest target that halves what is let in.
+        (
+            [(0.8, 0.81, 2), (0.9, 0.89, 15), (0.95, 0.94, 30)],
+            "--accept 0.9 would let in 25.0 % of them and costs 5.0 ",
+        ),
+        (
+            [(0.8, 0.81, 10), (0.9, 0.89, 16), (0.95, 0.94, 30)],
+            "--accept 0.8 would let in 16.7 % of them and costs 13.0 ",
+        ),
+        # None does: the lowest says how little it helps.
+        (
+            [(0.8, 0.81, 25), (0.9, 0.89, 28), (0.95, 0.94, 30)],
+            "--accept 0.8 would let in 41.7 % of them and costs 13.0 ",
+        ),
+        ([(0.5, 0.51, 0), (0.95, 0.94, 30)], None),
+    ],
+)
+def test_a_set_that_gets_through_has_its_price_and_what_it_is_predicted_as(
+    found: Evaluation, points: list[tuple[float, float, int]], price: str | None
+) -> None:
+    far = found.ood["far"]
+    measured = {**dict.fromkeys(far.at_threshold, at(0.9, -0.9, -0.5)), FUSED: at(0.5, 0, 0)}
+    table = far.model_copy(update={"at_threshold": measured, "passed_as": {"amber": 20, "jade": 10}})
+    changes = {"ood": {"far": table}, "leave_out": {}, "operating_points": priced(found, *points)}
+    text = said(found, **changes)["weak"].replace(NO_BREAK, " ")
+    assert "of ID test is accepted, most often predicted amber (20) or jade (10). " in text
+    assert "If images like far will arrive, add photos of them as a class, or give them to train --outliers." in text
+    assert (price in text) if price else ("would let in" not in text)
+    assert "or give them to wrap --outliers." in said(found, wrapped="net.onnx", **changes)["weak"]
+
+
+def test_a_broken_promise_names_the_target_that_keeps_it_and_what_it_lets_in(found: Evaluation) -> None:
+    points = priced(found, (0.9, 0.85, 1), (0.95, 0.9, 3), (0.98, 0.96, 9), (0.99, 0.97, 12))
+    below = Share(share=0.9, low=0.85, high=0.95, of=240)
+    texts = said(found, acceptance={**found.acceptance, FUSED: below}, promised=(0.92, 0.97), operating_points=points)
+    assert "--accept 0.98 accepts 96.0 % of them, and lets in 15.0 % of far." in texts["weak"].replace(NO_BREAK, " ")
+    none = said(
+        found, acceptance={**found.acceptance, FUSED: below}, promised=(0.92, 0.97), operating_points=points[:2]
+    )
+    assert "No target of the table below accepts so many of them." in none["weak"]
+    above = Share(share=0.99, low=0.97, high=1.0, of=240)
+    points = priced(found, (0.8, 0.9, 1), (0.9, 0.94, 3), (0.95, 0.99, 9))
+    texts = said(found, acceptance={**found.acceptance, FUSED: above}, promised=(0.92, 0.97), operating_points=points)
+    assert "--accept 0.9 accepts 94.0 % of them, and lets in 5.0 % of far." in texts["weak"].replace(NO_BREAK, " ")
+
+
+def test_the_title_names_run_and_data(found: Evaluation) -> None:
+    assert found.title == "Evaluation, trained on photos"
+    named = found.model_copy(update={"run": "shop version 3", "data": "clothes"})
+    assert named.title == "Evaluation of shop version 3, trained on clothes"
+
+
+def test_a_wrapped_run_says_why_it_has_no_check_on_left_out_classes(found: Evaluation) -> None:
+    parts = found.fusion.model_copy(update={"check": None})
+    sentence = fusion_sentence(parts, wrapped="net.onnx")
+    assert (
+        "there is no check on left-out classes, because net.onnx learned its feature with the labels of all" in sentence
+    )
+    assert "--check-folds 0" in fusion_sentence(parts)
+    # A table of dashes would say nothing.
+    table = check_table(parts)
+    assert table.head == ("score", "family", "part of the fused score")
+    assert len(table.rows) == len(parts.weights)
+    advice = said(found, wrapped="net.onnx", ood={}, leave_out={})["weak"]
+    assert "Add sets with --ood name=folder.\n" in advice
+
+
+def test_a_class_that_is_flagged_too_often_says_how_many_photos_it_had(found: Evaluation) -> None:
+    assert found.answered is not None
+    by_class = {**found.answered.by_class, "b": Share(share=0.5, low=0.3, high=0.7, of=20)}
+    answered = found.answered.model_copy(update={"by_class": by_class})
+    text = said(found, answered=answered, class_photos={"a": 300, "b": 45, "c": 120})["weak"].replace(NO_BREAK, " ")
+    assert "b (50 % of 20; 45 photos to train on)" in text
+    assert "Add photos of b: the median class has 120 to train on." in text
 
 
 def test_members_that_agree_on_strangers_are_a_weakness(found: Evaluation) -> None:

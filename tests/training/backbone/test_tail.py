@@ -15,7 +15,9 @@ WIDTH, CLASSES = 16, 3
 
 
 def options(**changes: object) -> TrainOptions:
-    return TrainOptions.model_validate({"data": Path("photos"), "tune_epochs": 30, "tune_lr": 0.01, **changes})
+    return TrainOptions.model_validate(
+        {"data": Path("photos"), "fine_tune_epochs": 30, "fine_tune_lr": 0.01, **changes}
+    )
 
 
 def tail() -> nn.Sequential:

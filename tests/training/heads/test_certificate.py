@@ -25,7 +25,7 @@ from oodguard.training.run import Run, load_run
 @pytest.fixture(scope="module")
 def certified(options: TrainOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("certified") / "run"
-    train(options.model_copy(update={"certificate": True, "tune_epochs": 1, "epochs": 5}), out)
+    train(options.model_copy(update={"certificate": True, "fine_tune_epochs": 1, "epochs": 5}), out)
     return out
 
 

@@ -12,9 +12,10 @@ def pictures(count: int = 40, **changed: dict[int, object]) -> Pictures:
     rng = np.random.default_rng(0)
     columns = {
         "sizes": np.tile(np.array([[1600.0, 1200.0]], dtype=np.float32), (count, 1)),
-        "light": rng.uniform(0.4, 0.6, count).astype(np.float32),
         "contrast": rng.uniform(0.1, 0.3, count).astype(np.float32),
-        "blur": rng.uniform(0.25, 0.35, count).astype(np.float32),
+        "darkness": rng.uniform(0.1, 0.2, count).astype(np.float32),
+        "overexposure": rng.uniform(0.0, 0.02, count).astype(np.float32),
+        "blur": rng.uniform(0.6, 0.7, count).astype(np.float32),
     }
     for name, rows in changed.items():
         for row, value in rows.items():
@@ -30,8 +31,9 @@ def found(measured: Pictures) -> list[tuple[Kind, int]]:
 
 def test_each_kind_of_odd_photo_is_found() -> None:
     measured = pictures(
-        light={1: 0.02, 2: 0.99},
-        blur={3: 0.9, 4: 0.8},
+        darkness={1: 0.9, 9: 0.59},
+        overexposure={2: 0.95, 10: 0.49},
+        blur={3: 0.99, 4: 0.97},
         sizes={5: (160, 120), 6: (4800, 600), 7: (600, 4800)},
         contrast={8: 0.0},
     )
@@ -47,13 +49,14 @@ def test_each_kind_of_odd_photo_is_found() -> None:
     ]
     reasons = {one.row: one.reason for one in oddities(measured)}
     assert reasons[5] == "160 x 120 pixels; half of the photos have 1600 x 1200 or more"
-    assert reasons[1] == "mean grey 2 %"
+    assert reasons[1] == "19 in 20 pixels have less than 10 % of white"
+    assert reasons[2] == "95 % of it is clipped at white"
 
 
 def test_a_set_of_dark_photos_has_no_odd_ones() -> None:
     rng = np.random.default_rng(1)
-    dark = dict(enumerate(rng.uniform(0.05, 0.2, 40)))
-    assert found(pictures(light=dark)) == []
+    dark = dict(enumerate(rng.uniform(0.7, 0.9, 40)))
+    assert found(pictures(darkness=dark)) == []
 
 
 def test_photos_on_their_side_and_somewhat_smaller_ones_are_not_odd() -> None:

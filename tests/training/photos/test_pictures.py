@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from oodguard.core.quality import traits_of
 from oodguard.training.photos.labelled import Photo
-from oodguard.training.photos.pictures import SIDE, blur_of, look
+from oodguard.training.photos.pictures import SIDE, look
 
 
 def put(folder: Path, name: str, image: Image.Image, **options: object) -> Photo:
@@ -31,7 +32,8 @@ def test_numbers_are_those_of_the_photo(tmp_path: Path) -> None:
     half.paste((255, 255, 255), (0, 0, 50, 100))
     found = look([grey, put(tmp_path, "half.png", half)], tmp_path / "cache")
     assert found.pictures.sizes.tolist() == [[300, 100], [100, 100]]
-    np.testing.assert_allclose(found.pictures.light, [0.4, 0.5], atol=1e-6)
+    np.testing.assert_allclose(found.pictures.darkness, [0.6, 0.0], atol=1e-6)
+    np.testing.assert_allclose(found.pictures.overexposure, [0.0, 0.5], atol=0.02)
     np.testing.assert_allclose(found.pictures.contrast, [0, 0.5], atol=1e-6)
     assert found.pictures.copies.shape == (2, SIDE, SIDE)
     assert found.unreadable == {}
@@ -44,16 +46,18 @@ def test_the_size_is_that_of_the_photo_as_it_is_seen(tmp_path: Path) -> None:
     assert look([turned], tmp_path / "cache").pictures.sizes.tolist() == [[1200, 1600]]
 
 
-def test_blur_grows_with_the_radius() -> None:
-    image = scene(1)
-    found = [
-        blur_of(np.asarray(image.filter(ImageFilter.GaussianBlur(radius)).convert("L"), dtype=np.float32))
-        for radius in (0, 1, 2, 4)
-    ]
-    assert found == sorted(found)
-    assert found[0] < 0.2
-    assert found[-1] > 0.7
-    assert blur_of(np.full((40, 40), 0.5, dtype=np.float32)) == 1.0
+def test_blur_grows_with_the_radius_and_is_that_of_answers(tmp_path: Path) -> None:
+    images = [scene(1).filter(ImageFilter.GaussianBlur(radius)) for radius in (0, 1, 2, 4)]
+    found = look([put(tmp_path, f"{n}.png", image) for n, image in enumerate(images)], tmp_path / "cache").pictures.blur
+    np.testing.assert_allclose(found, [traits_of(np.asarray(image)).blur for image in images], atol=1e-6)
+    assert found.tolist() == sorted(found)
+    assert found[0] < 0.4
+    assert found[-1] > 0.8
+
+
+def test_a_photo_of_a_few_pixels_is_measured(tmp_path: Path) -> None:
+    tiny = [put(tmp_path, f"{side}.png", Image.new("RGB", (side, 1), (9, 9, 9))) for side in (1, 3, 5)]
+    assert look(tiny, tmp_path / "cache").pictures.blur.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_a_photo_is_measured_once(tmp_path: Path) -> None:
@@ -73,7 +77,7 @@ def test_a_damaged_cache_is_measured_again(tmp_path: Path) -> None:
     first = look([photo], tmp_path / "cache")
     for path in (tmp_path / "cache" / "pictures").rglob("*.npz"):
         path.write_bytes(b"torn")
-    np.testing.assert_array_equal(look([photo], tmp_path / "cache").pictures.light, first.pictures.light)
+    np.testing.assert_array_equal(look([photo], tmp_path / "cache").pictures.blur, first.pictures.blur)
 
 
 @pytest.mark.parametrize("name", ["page.jpg", "gone.jpg"])

@@ -9,7 +9,7 @@ import pytest
 from oodguard.core.errors import InputError
 from oodguard.training.photos.kinds import EXCLUDED, Kind, parse_kinds
 from oodguard.training.photos.labelled import Photos, load_photos
-from oodguard.training.photos.suspects import COLUMNS, Suspect, exclude, read_rows, to_csv, with_kept
+from oodguard.training.photos.suspects import COLUMNS, Suspect, exclude, label_line, read_rows, to_csv, with_kept
 
 NAMES = ("train/amber/000.jpg", "train/amber/001.jpg", "train/jade/002.jpg", "test/plum/003.jpg")
 
@@ -60,7 +60,7 @@ def test_photos_of_the_list_are_left_out_by_kind(found: Photos, tmp_path: Path) 
         suspect(NAMES[3], Kind.COPY_ACROSS),
     ]
     path = put(tmp_path, to_csv(rows))
-    left = exclude(found, path, EXCLUDED)
+    left = exclude(found, path, (Kind.LABEL, *EXCLUDED))
     assert (len(left.pool), len(left.test)) == (178, 44)
     assert left.left_out == {"label": 1, "copy": 1, "copy-across": 1}
     gone = {found.name(photo) for photo in (*found.pool, *found.test)} - {
@@ -123,5 +123,24 @@ def test_no_class_is_left_out_whole(found: Photos, tmp_path: Path) -> None:
 
 def test_kinds_are_named_as_they_are() -> None:
     assert parse_kinds(" copy, label,") == (Kind.COPY, Kind.LABEL)
-    with pytest.raises(ValueError, match="'copies' is no kind of suspect; the kinds are label"):
-        parse_kinds("copies")
+    assert parse_kinds("copies") == (Kind.COPY_ACROSS, Kind.COPY, Kind.NEAR_COPY)
+    assert parse_kinds("copy,copies,unreadable") == (Kind.COPY, Kind.COPY_ACROSS, Kind.NEAR_COPY, Kind.UNREADABLE)
+    assert parse_kinds("any") == tuple(Kind)
+    with pytest.raises(ValueError, match="'labels' is no kind of suspect; the kinds are label"):
+        parse_kinds("labels")
+
+
+def test_photos_whose_label_looks_wrong_stay_until_somebody_names_the_kind(found: Photos, tmp_path: Path) -> None:
+    rows = [suspect(NAMES[0], Kind.LABEL), suspect(NAMES[1], Kind.LABEL, keep="fine"), suspect(NAMES[2], Kind.COPY)]
+    path = put(tmp_path, to_csv(rows))
+    left = exclude(found, path, EXCLUDED)
+    assert left.left_out == {"copy": 1}
+    stays = label_line(left, path, EXCLUDED)
+    assert stays is not None
+    assert stays.startswith("labels: 1 of 225 photos (0.4%) have a label that looks wrong and stay in; look at them")
+    named = (Kind.LABEL, *EXCLUDED)
+    assert parse_kinds("label,copies,unreadable") == named
+    gone = label_line(exclude(found, path, named), path, named)
+    assert gone is not None
+    assert gone.startswith("labels: 1 of 225 photos (0.4%) are left out because their label looks wrong")
+    assert label_line(left, put(tmp_path, to_csv(rows[1:])), EXCLUDED) is None
