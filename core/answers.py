@@ -125,7 +125,7 @@ class Result:
 class PredictRequest(Frozen):
     """The JSON body of `POST /predict`: images as base64 or `data:` URI strings."""
 
-    images: Annotated[tuple[str, ...], Field(min_length=1)]
+    images: Annotated[tuple[str, ...], Field(min_length=1, fail_fast=True)]
 
 
 class FlaggedSample(Frozen):

@@ -42,6 +42,7 @@ class Code(StrEnum):
     UNSUPPORTED_TYPE = "unsupported_type", 415, "Unsupported image type"
     TOO_MANY_BYTES = "too_many_bytes", 413, "Image too large"
     TOO_MANY_PIXELS = "too_many_pixels", 413, "Image too large"
+    TOO_MUCH_WORK = "too_much_work", 413, "Image too costly to decode"
     CANNOT_DECODE = "cannot_decode", 422, "Image cannot be decoded"
     CANNOT_READ = "cannot_read", 400, "File cannot be read"
     NOT_A_FILE = "not_a_file", 400, "Not an ordinary file"

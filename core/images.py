@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from oodguard.core.codes import Code
+from oodguard.core.decoding import DecodingRoom
 from oodguard.core.errors import ImageError
 from oodguard.core.preprocessing import (
     DEFAULT_LIMITS,
@@ -44,7 +45,12 @@ def name_of(image: ImageLike) -> str | None:
     return readable(Path(image).name) if isinstance(image, str | Path) else None
 
 
-def pixels_of(image: ImageLike, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
+def pixels_of(
+    image: ImageLike,
+    preprocessing: Preprocessing,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    room: DecodingRoom | None = None,
+) -> Pixels:
     """The graph's input, `[height, width, 3]` uint8, of an image in any of its forms. Raises `ImageError`.
 
     ```python
@@ -55,15 +61,20 @@ def pixels_of(image: ImageLike, preprocessing: Preprocessing, limits: ImageLimit
     resized and cropped (or padded) by the same functions, so a lossless file gives the same pixels in every form. (A
     JPEG that is given as a file may be decoded at a reduced scale; see `Preprocessing.reduced_jpeg`.)
     """
-    return picture_of(image, preprocessing, limits).pixels
+    return picture_of(image, preprocessing, limits, room).pixels
 
 
-def picture_of(image: ImageLike, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
+def picture_of(
+    image: ImageLike,
+    preprocessing: Preprocessing,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    room: DecodingRoom | None = None,
+) -> Picture:
     """As `pixels_of`, with what the pixels and the size of the picture say of its quality. Raises `ImageError`."""
     if isinstance(image, str | Path):
         image = read_file(image, max_bytes=limits.max_bytes)
     if isinstance(image, bytes):
-        return load_picture(image, preprocessing, limits)
+        return load_picture(image, preprocessing, limits, room)
     return picture_from(upright(opened(image), limits), preprocessing)
 
 

@@ -11,7 +11,7 @@ import math
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,8 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator,
 
 from oodguard.core.classifier import InputType, Layout
 from oodguard.core.codes import Code
+from oodguard.core.decoding import DecodingRoom, Effort, HeavyPicture, LightRoom, bytes_to_decode
 from oodguard.core.errors import ImageError, InputError
 from oodguard.core.formats import FORMAT_NAMES
+from oodguard.core.rgb import as_rgb
 
 Pixels = npt.NDArray[np.uint8]
 Channel = npt.NDArray[np.float32]
@@ -55,7 +57,8 @@ FILTERS: Mapping[str, Image.Resampling] = {name: Image.Resampling[name.upper()] 
 _HARD_EDGED = ("nearest", "box")
 # Orientations (EXIF) of pictures that are stored lying on their side.
 _LYING = (5, 6, 7, 8)
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+# Pillow calls a JPEG with further pictures behind it by another name.
+_JPEG = ("JPEG", "MPO")
 # One image object may be given twice, to two threads; Pillow reads the file behind it without a guard.
 _LOADING = threading.Lock()
 
@@ -153,6 +156,11 @@ class ImageLimits(BaseModel):
 
     max_bytes: int = Field(20 * 1024 * 1024, ge=1, description="Largest encoded image, in bytes.")
     max_pixels: int = Field(50_000_000, ge=1, description="Largest image, in pixels (width x height).")
+    max_work: int = Field(
+        600_000_000,
+        ge=1,
+        description="Largest decoding work: pixels times the scans or passes in which the file holds them.",
+    )
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -169,24 +177,41 @@ def open_image(
     Raises `ImageError` for anything that is not a usable image; the header is checked first, so a bomb is refused
     without being decoded.
     """
+    with opened_within(data, limits, shrink_for, None) as image:
+        return image
+
+
+@contextmanager
+def opened_within(
+    data: bytes, limits: ImageLimits, shrink_for: Preprocessing | None, room: DecodingRoom | LightRoom | None
+) -> Iterator[Image.Image]:
+    """As `open_image`; `room` holds what decoding takes of memory, until the context ends."""
     if not data:
         raise ImageError(Code.EMPTY, "the image is empty (0 bytes)")
     if len(data) > limits.max_bytes:
         raise ImageError(
             Code.TOO_MANY_BYTES, f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted"
         )
-    with _refusals(), Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
-        _require_room(image, limits)
-        width, height = image.size
-        extent = None if shrink_for is None else _reduce(image, shrink_for)
-        image.load()
-        found = _as_rgb(ImageOps.exif_transpose(image))
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        found.info[_ORIGIN] = _Origin(
-            size=(height, width) if orientation in _LYING else (width, height),
-            extent=None if extent is None else _turned(extent, image.size, orientation),
-        )
-        return found
+    effort = Effort.of(data, most=limits.max_work)
+    _require_little_work(effort.fixed, limits)
+    with ExitStack() as held:
+        with _refusals(), Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
+            _require_room(image, limits)
+            _require_little_work(effort.work(*image.size), limits)
+            width, height = image.size
+            extent = None if shrink_for is None else _reduce(image, shrink_for)
+            if room is not None:
+                held.enter_context(room.hold(bytes_to_decode(image, effort, full=width * height)))
+            image.load()
+            lying, orientation = image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
+            # In place, because it would otherwise copy what is upright already.
+            ImageOps.exif_transpose(image, in_place=True)
+            found = as_rgb(image)
+            found.info[_ORIGIN] = _Origin(
+                size=(height, width) if orientation in _LYING else (width, height),
+                extent=None if extent is None else _turned(extent, lying, orientation),
+            )
+        yield found
 
 
 def _reduce(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, float] | None:
@@ -195,7 +220,7 @@ def _reduce(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, fl
     The size is a fraction where the reduction does not divide the sides: the last row and column are then larger than
     the picture. Chroma at half or a quarter of the width alone (4:2:2, 4:4:0, 4:1:1) comes out in blocks.
     """
-    if not preprocessing.reduced_jpeg or preprocessing.interpolation in _HARD_EDGED:
+    if not preprocessing.reduced_jpeg or preprocessing.interpolation in _HARD_EDGED or image.format not in _JPEG:
         return None
     size = image.size
     if image.getexif().get(ExifTags.Base.Orientation, 1) in _LYING:
@@ -231,7 +256,7 @@ def upright(image: Image.Image, limits: ImageLimits = DEFAULT_LIMITS) -> Image.I
         _require_room(image, limits)
         with _LOADING:
             image.load()
-        return _as_rgb(ImageOps.exif_transpose(image))
+        return as_rgb(ImageOps.exif_transpose(image))
 
 
 def _require_room(image: Image.Image, limits: ImageLimits) -> None:
@@ -242,12 +267,21 @@ def _require_room(image: Image.Image, limits: ImageLimits) -> None:
         )
 
 
+def _require_little_work(work: int, limits: ImageLimits) -> None:
+    if work > limits.max_work:
+        raise ImageError(
+            Code.TOO_MUCH_WORK,
+            f"decoding the image would take more than {limits.max_work:,} steps (pixels times scans); save it again as "
+            "an ordinary JPEG or PNG",
+        )
+
+
 @contextmanager
 def _refusals() -> Iterator[None]:
     """Whatever Pillow raises, as an `ImageError`."""
     try:
         yield
-    except ImageError:
+    except (ImageError, HeavyPicture):
         raise
     except UnidentifiedImageError:
         raise ImageError(
@@ -258,22 +292,6 @@ def _refusals() -> Iterator[None]:
     except Exception as error:  # Pillow's decoders raise almost any type on damaged input
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(Code.CANNOT_DECODE, f"the image is damaged and cannot be decoded ({reason})") from None
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode in _SIXTEEN_BIT or image.mode == "I":
-        # Pillow clips 16-bit grey to 255 instead of scaling it.
-        wide = np.asarray(image).astype(np.int64)
-        return Image.fromarray(np.clip(wide // 257, 0, 255).astype(np.uint8), "L").convert("RGB")
-    if image.mode == "F":
-        return Image.fromarray(np.clip(np.nan_to_num(np.asarray(image)), 0, 255).astype(np.uint8), "L").convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
 
 
 def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
@@ -360,11 +378,19 @@ def network_input(
     return np.ascontiguousarray(values, dtype=dtype)
 
 
-def load_pixels(data: bytes, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
-    """Encoded image to the graph's input: `open_image`, then `to_pixels`.
+def load_pixels(
+    data: bytes,
+    preprocessing: Preprocessing,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    room: DecodingRoom | LightRoom | None = None,
+) -> Pixels:
+    """Encoded image to the graph's input: `open_image`, then `to_pixels`. `room` holds what that takes of memory.
+
+    A `LightRoom` raises `HeavyPicture` before a picture is decoded that takes more than it lets in.
 
     ```python
     pixels = load_pixels(Path("photo.jpg").read_bytes(), record.preprocessing)
     ```
     """
-    return to_pixels(open_image(data, limits, shrink_for=preprocessing), preprocessing)
+    with opened_within(data, limits, preprocessing, room) as image:
+        return to_pixels(image, preprocessing)

@@ -18,13 +18,14 @@ from PIL import Image
 from pydantic import Field
 
 from oodguard.core.curve import QuantileCurve
+from oodguard.core.decoding import DecodingRoom, LightRoom
 from oodguard.core.frozen import Frozen
 from oodguard.core.preprocessing import (
     DEFAULT_LIMITS,
     ImageLimits,
     Pixels,
     Preprocessing,
-    open_image,
+    opened_within,
     size_of,
     to_pixels,
 )
@@ -199,9 +200,15 @@ def picture_from(image: Image.Image, preprocessing: Preprocessing) -> Picture:
     return Picture(pixels, traits_of(pixels, scaling=preprocessing.scaling(*size_of(image))))
 
 
-def load_picture(data: bytes, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
+def load_picture(
+    data: bytes,
+    preprocessing: Preprocessing,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    room: DecodingRoom | LightRoom | None = None,
+) -> Picture:
     """As `load_pixels`, with the traits. Raises `ImageError`."""
-    return picture_from(open_image(data, limits, shrink_for=preprocessing), preprocessing)
+    with opened_within(data, limits, preprocessing, room) as image:
+        return picture_from(image, preprocessing)
 
 
 def _blur(across: Light, down: Light) -> float:

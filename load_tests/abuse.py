@@ -26,6 +26,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+import oodguard.load_tests.abusers_bodies
 import oodguard.load_tests.abusers_wire  # noqa: F401 (registers its kinds)
 from oodguard.core.errors import InputError
 from oodguard.load_tests.abusers import ABUSERS, Abuser, Over, Target

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
+from oodguard.core.decoding import DecodingRoom
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.server.admission import Admission
 from oodguard.server.call import Entrance
+from oodguard.server.decoders import Decoders
 from oodguard.server.endpoints import OPENAPI, AdminRoutes, HealthRoutes, Predict
 from oodguard.server.engines.base import Engine
 from oodguard.server.frame import Frame
@@ -52,7 +53,7 @@ class Parts:
     admission: Admission
     serving: Serving
     health: Health
-    workers: ThreadPoolExecutor
+    decoders: Decoders
     judge: Judge
     traffic: Traffic
     sampler: Sampler | None
@@ -83,20 +84,23 @@ class Parts:
         endpoint, share = settings.traces_endpoint, settings.traces_share
         tracing = Tracing(endpoint, share=share) if endpoint else None
         serving = Serving(settings, metrics, engine=engine)
-        health = Health(serving, settings.dead_after)
-        workers = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
+        room = DecodingRoom(settings.max_decode_bytes)
+        decoders = Decoders(settings.decode_workers, limits=settings.limits, room=room)
+        health = Health(serving, decoders, settings.stall_after, settings.dead_after)
         turns = Turns(serving.model.at_once or settings.max_queue, weights)
-        judge = Judge(metrics, admission, workers, turns, settings.limits, settings.top_k, sampler, shadow)
+        judge = Judge(metrics, admission, decoders, turns, settings.top_k, sampler, shadow)
         traffic = Traffic(metrics, admission, serving, health)
         metrics.queue_images.set_function(lambda: admission.images)
+        metrics.decoding_bytes.set_function(lambda: room.held)
+        metrics.decoding_seconds.set_function(lambda: decoders.oldest)
         metrics.ready.set_function(lambda: float(health.not_ready is None))
         return cls(
-            settings, metrics, keys, admission, serving, health, workers, judge, traffic, sampler, shadow, tracing
+            settings, metrics, keys, admission, serving, health, decoders, judge, traffic, sampler, shadow, tracing
         )
 
     async def close(self) -> None:
         """Stop the decoders, send and write what waits, and end the model."""
-        self.workers.shutdown(wait=False, cancel_futures=True)
+        self.decoders.close()
         for part in (self.shadow, self.sampler, self.tracing):
             if part is not None:
                 await asyncio.to_thread(part.close)
@@ -153,8 +157,8 @@ def create_gateway(settings: ServeSettings, *, engine: Engine | None = None) -> 
 def public_routes(parts: Parts) -> list[Route]:
     """Every route of the public application."""
     entrance = Entrance(parts.settings, parts.health, parts.admission)
-    predict = Predict(entrance, parts.serving, parts.judge, parts.workers)
-    open_inference = OpenInference(entrance, parts.serving, parts.health, parts.judge, parts.workers)
+    predict = Predict(entrance, parts.serving, parts.judge, parts.decoders.pool)
+    open_inference = OpenInference(entrance, parts.serving, parts.health, parts.judge, parts.decoders.pool)
     page = (
         PageRoutes(parts.settings, parts.serving, parts.traffic, parts.shadow).routes
         if parts.settings.page

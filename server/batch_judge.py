@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from oodguard.core.codes import Code
+from oodguard.core.decoding import DecodingRoom
 from oodguard.core.errors import ImageError, QualityError
 from oodguard.core.explainer import Explainer
 from oodguard.core.images import ImageLike, picture_of
@@ -84,6 +85,7 @@ class BatchJudge:
         self.engine = engine
         self.plan = plan
         self._limits = limits
+        self._decoding = DecodingRoom.of(limits.max_pixels)
         self._workers = workers or engine.slots + 1
         self._decoders = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
         self._max_held = max(self._workers, engine.slots + 1)
@@ -203,7 +205,7 @@ class BatchJudge:
         found: list[Picture | ImageError] = []
         for image in images:
             try:
-                found.append(picture_of(read(image), self.manifest.preprocessing, self._limits))
+                found.append(picture_of(read(image), self.manifest.preprocessing, self._limits, self._decoding))
             except ImageError as error:
                 found.append(error)
         return found

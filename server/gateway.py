@@ -174,4 +174,8 @@ def run(gateway: Gateway, public: socket.socket, private: socket.socket, rpc: so
             # A thread that hangs inside the engine would keep the interpreter from ending.
             logging.shutdown()
             os._exit(1)
+        if gateway.parts.decoders.busy:
+            # Every request has its answer; what is decoded on has none that waits for it.
+            logging.shutdown()
+            os._exit(0)
     return 0

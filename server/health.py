@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from oodguard.server.decoders import Decoders
 from oodguard.server.errors import EngineUnavailable
 from oodguard.server.logs import server as log
 from oodguard.server.serving import Serving
@@ -16,10 +17,13 @@ class Health:
 
     `unwatched`: why nothing watches the bundle and the keys any more.
 
-    A slow inference makes the server not ready, but not broken: it may end. After `dead_after` seconds it is dead.
+    A slow inference makes the server not ready, but not broken: it may end. After `dead_after` seconds it is dead. So
+    do images that keep every decoder, after `stall_after` seconds.
     """
 
     serving: Serving
+    decoders: Decoders
+    stall_after: float
     dead_after: float
     draining: bool = False
     unwatched: str | None = None
@@ -29,13 +33,21 @@ class Health:
         """Why no new traffic should be sent here."""
         model = self.serving.model
         draining = "shutting down" if self.draining else None
-        return model.condition.defect or model.condition.slow or draining or model.unreachable or self.unwatched
+        slow = model.condition.slow or self._undecoded
+        return model.condition.defect or slow or draining or model.unreachable or self.unwatched
 
     @property
     def dead(self) -> str | None:
         """Why the process should be restarted."""
         seconds = self.serving.model.batcher.oldest_run
-        return f"an inference has been running for {seconds:.0f} s" if seconds > self.dead_after else None
+        if seconds > self.dead_after:
+            return f"an inference has been running for {seconds:.0f} s"
+        return self._undecoded if self.decoders.stuck > self.dead_after else None
+
+    @property
+    def _undecoded(self) -> str | None:
+        seconds = self.decoders.stuck
+        return f"every decoder has been busy with one image for {seconds:.1f} s" if seconds > self.stall_after else None
 
     @property
     def broken(self) -> str | None:

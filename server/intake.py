@@ -9,6 +9,7 @@ import asyncio
 from codecs import BOM_UTF8
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -20,13 +21,18 @@ from oodguard.server.base64_text import decoded
 from oodguard.server.call import Call
 from oodguard.server.coding import Coding
 from oodguard.server.errors import ClientGone, RequestError
+from oodguard.server.json_bodies import OTHERS, require_small_json
 from oodguard.server.judging import ParsedImage
-from oodguard.server.multipart import RAW_TYPES, FileCollector, is_image_type
+from oodguard.server.multipart import RAW_TYPES, FileCollector, FilePart, is_image_type
 from oodguard.server.numerals import whole
+from oodguard.server.settings import ServeSettings
 
 JSON_TYPE = "application/json"
 # A larger JSON body is parsed in a worker thread: it would hold up everybody else's answers.
 JSON_ON_LOOP = 256 * 1024
+
+# Values of a JSON body beside its strings; few, so that too many images are called so.
+MOST_FRAME = 16
 
 # An image, and the name it was sent under, if any.
 NamedImage = tuple[ParsedImage, str | None]
@@ -46,9 +52,12 @@ async def read_images(call: Call, workers: ThreadPoolExecutor) -> list[NamedImag
     if kind == "multipart/form-data":
         collector = FileCollector(content_type, call.settings)
         await _stream(call, collector.feed, workers)
-        images = [(part.error or bytes(part.data), part.name) for part in collector.finish()]
+        parts = collector.finish()
+        if any(part.encoded for part in parts):
+            await asyncio.get_running_loop().run_in_executor(workers, _decode, parts)
+        images = [(part.error or bytes(part.data), part.name) for part in parts]
     elif kind == JSON_TYPE or kind.endswith("+json"):
-        images = await parsed(await read_body(call, workers), _json, workers)
+        images = await parsed(await read_body(call, workers), partial(_json, settings=call.settings), workers)
     elif is_image_type(kind):
         body = await read_body(call, workers)
         images = [(body, None)] if body else []
@@ -130,7 +139,14 @@ def _too_large(limit: int, when: str = "") -> RequestError:
     )
 
 
-def _json(body: bytes) -> list[NamedImage]:
+def _decode(parts: list[FilePart]) -> None:
+    for part in parts:
+        part.decode()
+
+
+def _json(body: bytes, settings: ServeSettings) -> list[NamedImage]:
+    most = settings.max_files + OTHERS
+    require_small_json(body, most_bytes=settings.max_json_bytes, most_strings=most, most_values=most + MOST_FRAME)
     try:
         # RFC 8259 lets a reader ignore a byte order mark; PowerShell and .NET write one.
         images = PredictRequest.model_validate_json(body.removeprefix(BOM_UTF8)).images

@@ -8,19 +8,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
 from oodguard.core.answers import ModelRef
 from oodguard.core.errors import ImageError
-from oodguard.core.preprocessing import ImageLimits, Pixels
-from oodguard.core.quality import Traits, load_picture, traits_of
+from oodguard.core.preprocessing import Pixels
+from oodguard.core.quality import Traits, traits_of
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Outcome, Verdict
 from oodguard.server.admission import Admission
 from oodguard.server.batcher import MeasuredImage
+from oodguard.server.decoders import Decoders
 from oodguard.server.errors import DeadlineMissed
 from oodguard.server.metrics import Metrics
 from oodguard.server.model import ServedModel
@@ -69,9 +69,8 @@ class Judge:
 
     metrics: Metrics
     admission: Admission
-    workers: ThreadPoolExecutor
+    decoders: Decoders
     turns: Turns
-    limits: ImageLimits
     top_k: int
     sampler: Sampler | None = None
     shadow: Shadow | None = None
@@ -184,9 +183,7 @@ class Judge:
         started = time.monotonic()
         if isinstance(image, bytes):
             try:
-                picture = await asyncio.get_running_loop().run_in_executor(
-                    self.workers, load_picture, image, model.manifest.preprocessing, self.limits
-                )
+                picture = await self.decoders.load(image, model.manifest.preprocessing)
             except ImageError as error:
                 return (error, time.monotonic() - started), None
             image, traits = picture.pixels, picture.traits

@@ -37,6 +37,9 @@ LIMITS = (
     "max_files",
     "max_image_bytes",
     "max_pixels",
+    "max_decode_work",
+    "max_decode_bytes",
+    "max_json_bytes",
     "request_timeout",
 )
 
@@ -152,6 +155,12 @@ class Metrics:
         )
         self.ready = self._add(Gauge, "oodguard_ready", "1 when the server is ready.")
         self.queue_images = self._add(Gauge, "oodguard_queue_images", "Images admitted and not yet answered.")
+        self.decoding_bytes = self._add(
+            Gauge, "oodguard_decoding_bytes", "Memory that images take which are being decoded, in bytes."
+        )
+        self.decoding_seconds = self._add(
+            Gauge, "oodguard_decoding_seconds", "Seconds that the longest decoding under way has taken."
+        )
         self._queue_limit = self._add(Gauge, "oodguard_queue_limit_images", "Images that may be inside.")
         self._limits = self._add(Gauge, "oodguard_limit", "Limits of the settings, by name.", "setting")
         self._model = self._add(Info, "oodguard_model", "The model being served.")

@@ -18,12 +18,16 @@ MAX_PART_HEADERS = 16
 MAX_PART_HEADER_BYTES = 8 * 1024
 # Text that RFC 2046 lets a sender write before the first boundary.
 MAX_PREAMBLE_BYTES = 8 * 1024
+# Parts that are no files; and the headers of all parts together.
 MAX_FIELDS = 1000
+MAX_HEADER_BYTES = 256 * 1024
+# Reading the options of a header takes time that grows with the square of their number.
+MAX_OPTIONS = 64
 # Types of bytes of any kind; what an image is, its own first bytes say.
 RAW_TYPES = ("application/octet-stream", "binary/octet-stream")
 # The field that the documents name.
 IMAGE_FIELD = "image"
-EXTENDED_NAME = re.compile(r";\s*filename\*\s*=\s*[\w-]+'[^']*'([^;\s]+)", re.IGNORECASE)
+EXTENDED_NAME = re.compile(r";\s*filename\*\s*=\s*[\w-]+'[^';]*'([^;\s]+)", re.IGNORECASE)
 
 
 def is_image_type(kind: str) -> bool:
@@ -41,9 +45,14 @@ class FilePart:
         self.encoding = encoding
         self.unnamed = unnamed
 
-    def end(self) -> None:
-        """Undo the part's transfer encoding, once it is complete."""
-        if self.encoding == "base64" and self.error is None:
+    @property
+    def encoded(self) -> bool:
+        """Whether `decode` has something to do."""
+        return self.encoding == "base64" and self.error is None
+
+    def decode(self) -> None:
+        """Undo the part's transfer encoding; to be called once the body is complete."""
+        if self.encoded:
             found = decoded(self.data.decode("latin-1"))
             if isinstance(found, ImageError):
                 self.data, self.error = bytearray(), found
@@ -57,9 +66,9 @@ class FileCollector:
     A part is a file where it has a file name, or where its type says image or bytes. A file field that was left empty
     in a browser's form is none.
 
-    Raises `RequestError` for a body that is not multipart or holds more than `max_files` files, and for an image's
-    field that holds text: skipped, it would move the answers of the images after it. A file that is too large is that
-    file's error: its bytes are dropped, the others are kept.
+    Raises `RequestError` for a body that is not multipart or holds more than `max_files` files or `MAX_FIELDS` other
+    parts, and for an image's field that holds text: skipped, it would move the answers of the images after it. A file
+    that is too large is that file's error: its bytes are dropped, the others are kept.
     """
 
     def __init__(self, content_type: str, settings: ServeSettings) -> None:
@@ -78,7 +87,8 @@ class FileCollector:
         self._headers: dict[str, bytearray] = {}
         self._name = bytearray()
         self._value = bytearray()
-        self._header_bytes = 0
+        self._header_bytes = self._all_header_bytes = 0
+        self._others = 0
         self._ended = False
         self._parser = MultipartParser(
             boundary,
@@ -144,8 +154,18 @@ class FileCollector:
 
     def _count(self, size: int) -> None:
         self._header_bytes += size
-        if self._header_bytes > MAX_PART_HEADER_BYTES or len(self._headers) > MAX_PART_HEADERS:
+        self._all_header_bytes += size
+        if (
+            self._header_bytes > MAX_PART_HEADER_BYTES
+            or self._all_header_bytes > MAX_HEADER_BYTES
+            or len(self._headers) > MAX_PART_HEADERS
+        ):
             raise RequestError(Code.BAD_BODY, "the multipart body cannot be read (part headers too large)")
+
+    def _count_other(self) -> None:
+        self._others += 1
+        if self._others > MAX_FIELDS:
+            raise RequestError(Code.BAD_BODY, f"the request has more than {MAX_FIELDS:,} fields; send only images")
 
     def _header_end(self) -> None:
         self._headers[self._name.decode("latin-1").lower()] = self._value
@@ -153,14 +173,13 @@ class FileCollector:
 
     def _headers_done(self) -> None:
         disposition = bytes(self._headers.get("content-disposition", b""))
-        _, options = parse_options_header(disposition)
-        kind, _ = parse_options_header(bytes(self._headers.get("content-type", b"")))
+        _, options = _options(disposition)
+        kind, _ = _options(bytes(self._headers.get("content-type", b"")))
         field = options.get(b"name", b"").decode("utf-8", "replace")
         extended = EXTENDED_NAME.search(disposition.decode("latin-1"))
         if b"filename" not in options and not extended and not is_image_type(kind.decode("latin-1")):
             self._text_fields.add(field)
-            if len(self._text_fields) > MAX_FIELDS:
-                raise RequestError(Code.BAD_BODY, f"the request has more than {MAX_FIELDS:,} fields; send only images")
+            self._count_other()
             return
         if len(self.files) >= self._max_files:
             raise RequestError(Code.TOO_MANY_FILES, f"the request holds more than {self._max_files} images")
@@ -186,9 +205,16 @@ class FileCollector:
         part = self._part
         if part is None:
             return
-        part.end()
         if part.unnamed and not part.data and part.error is None:
             self.files.pop()
+            self._count_other()
 
     def _end(self) -> None:
         self._ended = True
+
+
+def _options(header: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+    """The value of a part's header, and its options."""
+    if header.count(b";") > MAX_OPTIONS:
+        raise RequestError(Code.BAD_BODY, "the multipart body cannot be read (too many options in a part's header)")
+    return parse_options_header(header)

@@ -23,8 +23,10 @@ from oodguard.core.quality import TRAITS
 from oodguard.core.targets import TARGET_NAMES
 from oodguard.server.base64_text import decoded
 from oodguard.server.errors import RequestError
+from oodguard.server.json_bodies import OTHERS, require_small_json
 from oodguard.server.judging import ParsedImage
 from oodguard.server.numerals import whole
+from oodguard.server.settings import ServeSettings
 
 ENCODED = "image"
 PIXELS = "pixels"
@@ -47,7 +49,7 @@ class Tensor(Liberal):
     """One input tensor."""
 
     name: str
-    shape: tuple[int, ...] = Field(max_length=8)
+    shape: tuple[int, ...] = Field(max_length=8, fail_fast=True)
     datatype: str
     parameters: Parameters = Field({})
     data: list[Any] | None = None
@@ -65,15 +67,18 @@ class InferRequest(Liberal):
 
     id: str | None = None
     parameters: Parameters = Field({})
-    inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=8)
-    outputs: tuple[Requested, ...] | None = None
+    inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=8, fail_fast=True)
+    outputs: tuple[Requested, ...] | None = Field(None, fail_fast=True)
 
 
-def parse(body: bytes, *, header_length: str | None, manifest: Manifest) -> tuple[InferRequest, list[ParsedImage]]:
+def parse(
+    body: bytes, *, header_length: str | None, manifest: Manifest, settings: ServeSettings
+) -> tuple[InferRequest, list[ParsedImage]]:
     """A request body as its message and its images: encoded bytes or uint8 pixels, in order.
 
     `header_length` is the header `Inference-Header-Content-Length`: how much of the body is JSON, when tensors
-    follow in binary. Raises `RequestError`; a string that is not base64 is that image's error.
+    follow in binary. The message no longer holds the data of its input. Raises `RequestError`; a string that is not
+    base64 is that image's error.
     """
     text, binary = body, b""
     if header_length is not None:
@@ -81,6 +86,12 @@ def parse(body: bytes, *, header_length: str | None, manifest: Manifest) -> tupl
         if length is None or length > len(body):
             raise RequestError(Code.BAD_BODY, "Inference-Header-Content-Length does not fit the body")
         text, binary = body[:length], body[length:]
+    require_small_json(
+        text,
+        most_bytes=settings.max_json_bytes,
+        most_strings=settings.max_files + OTHERS,
+        most_values=settings.max_json_values,
+    )
     try:
         message = InferRequest.model_validate(pydantic_core.from_json(text.removeprefix(BOM_UTF8)))
     except ValidationError as error:
@@ -92,7 +103,9 @@ def parse(body: bytes, *, header_length: str | None, manifest: Manifest) -> tupl
     if size is None:
         if tensor.data is None or binary:
             raise RequestError(Code.BAD_BODY, f"input {tensor.name}: give either data or binary_data_size")
-        return message, images_of(tensor, None, manifest)
+        images = images_of(tensor, None, manifest)
+        # Numbers as Python holds them are not kept while the images wait.
+        return message.model_copy(update={"inputs": (tensor.model_copy(update={"data": None}),)}), images
     if not isinstance(size, int) or isinstance(size, bool) or size != len(binary) or tensor.data is not None:
         raise RequestError(Code.BAD_BODY, f"input {tensor.name}: binary_data_size does not fit the body")
     return message, images_of(tensor, binary, manifest)

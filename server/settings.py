@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from oodguard.core.decoding import DECODING_BYTES
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
 from oodguard.core.provenance import NAME
 from oodguard.core.signature import Trust
@@ -263,6 +264,25 @@ class ServeSettings(BaseSettings):
         DEFAULT_LIMITS.max_bytes, ge=1, description="Maximum size of an encoded image, in bytes."
     )
     max_pixels: int = Field(DEFAULT_LIMITS.max_pixels, ge=1, description="Maximum size of an image, in pixels.")
+    max_decode_work: int = Field(
+        DEFAULT_LIMITS.max_work,
+        ge=1,
+        description="Maximum work of decoding an image: its pixels times the scans or passes in which its file holds "
+        "them. Ordinary files need one to twelve.",
+    )
+    max_decode_bytes: int = Field(
+        DECODING_BYTES,
+        ge=1,
+        description="Maximum memory of all images that are being decoded, in bytes; others wait.",
+    )
+    max_json_bytes: int = Field(
+        32 * 1024 * 1024, ge=1, description="Maximum size of a JSON body, or of the JSON part of one, in bytes."
+    )
+    max_json_values: int = Field(
+        2_000_000,
+        ge=1,
+        description="Maximum values in the JSON of a request under /v2, where tensors may be numbers in JSON.",
+    )
     max_header_bytes: int = Field(32 * 1024, ge=1024, description="Maximum size of a request head, in bytes.")
     header_timeout: float = Field(
         5.0, gt=0, le=300, description="Seconds a request head may take to arrive; then the request gets 408."
@@ -365,4 +385,4 @@ class ServeSettings(BaseSettings):
     @property
     def limits(self) -> ImageLimits:
         """What one image may cost."""
-        return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels)
+        return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels, max_work=self.max_decode_work)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from oodguard.core.decoding import MOST_BYTES
 from oodguard.server.addresses import EVERYWHERE, UNIX, is_local
 from oodguard.server.engines.registry import LOCAL, REMOTE
 
@@ -132,6 +133,10 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
     (
         lambda s: s.max_body_bytes > s.max_queue_bytes,
         "--max-body-bytes is larger than --max-queue-bytes, so the largest requests could never be admitted; lower it",
+    ),
+    (
+        lambda s: s.max_pixels * MOST_BYTES > s.max_decode_bytes and s.max_pixels * MOST_BYTES,
+        "max_decode_bytes is too small for an image of max_pixels; raise it to {}, or lower max_pixels",
     ),
     (
         lambda s: s.request_timeout > s.max_request_timeout,

@@ -124,7 +124,7 @@ class OpenInference:
                 # Another model may have come while the body arrived.
                 _require_model(request, model)
                 manifest, length = model.manifest, request.headers.get(HEADER_LENGTH)
-                parse = partial(oip.parse, header_length=length, manifest=manifest)
+                parse = partial(oip.parse, header_length=length, manifest=manifest, settings=call.settings)
                 message, images = await parsed(body, parse, self.workers)
                 source, tolerant = request.headers.get(SOURCE_HEADER) or None, oip.check_outputs(message, manifest)
                 inference = Inference(message, images, tolerant=tolerant, source=source)

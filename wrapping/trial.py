@@ -47,7 +47,7 @@ REORDERED = (0.8, 0.25)
 # Powers that probabilities are raised to before likelihoods are compared.
 POWERS = np.logspace(-3, 1, 41)
 # The photos are the user's own: only absurd files are left out.
-LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=400_000_000)
+LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=400_000_000, max_work=4_800_000_000)
 
 
 @dataclass(eq=False)

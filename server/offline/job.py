@@ -117,6 +117,7 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
         part_size=options.part_size,
         max_image_bytes=options.max_image_bytes,
         max_pixels=options.max_pixels,
+        max_decode_work=options.max_decode_work,
         explain=options.explain,
     )
     with Ledger(options.out, purpose, restart=options.restart) as ledger:

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.core.frozen import Frozen
+from oodguard.core.preprocessing import DEFAULT_LIMITS
 from oodguard.core.targets import Targets
 from oodguard.server.offline.items import Item
 from oodguard.server.offline.results import put, settle
@@ -58,6 +59,7 @@ class Purpose(Frozen):
     part_size: int
     max_image_bytes: int
     max_pixels: int
+    max_decode_work: int = DEFAULT_LIMITS.max_work
     explain: bool = False
 
     @property

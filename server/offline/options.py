@@ -92,6 +92,9 @@ class ScoreOptions(Frozen):
     )
     max_image_bytes: int = Field(DEFAULT_LIMITS.max_bytes, ge=1, description="Maximum bytes of an encoded image.")
     max_pixels: int = Field(DEFAULT_LIMITS.max_pixels, ge=1, description="Maximum pixels of an image.")
+    max_decode_work: int = Field(
+        DEFAULT_LIMITS.max_work, ge=1, description="Maximum work of decoding an image: its pixels times its scans."
+    )
 
     @field_validator("out")
     @classmethod
@@ -122,4 +125,4 @@ class ScoreOptions(Frozen):
     @property
     def limits(self) -> ImageLimits:
         """The limits of one image."""
-        return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels)
+        return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels, max_work=self.max_decode_work)

@@ -122,7 +122,7 @@ class RpcServer:
 def procedures_of(parts: Parts) -> tuple[Procedure, ...]:
     """Every method of the port."""
     inference = InferenceService(
-        parts.settings, parts.serving, parts.health, parts.admission, parts.judge, parts.workers
+        parts.settings, parts.serving, parts.health, parts.admission, parts.judge, parts.decoders.pool
     )
     return (*inference.procedures, *HealthService(parts.health).procedures)
 

@@ -112,8 +112,8 @@ def test_the_limit_that_the_chart_asks_for_holds(render: Render, bundle: Path, g
         peak = peak_of(running)
         assert set(statuses) == {200}
         assert peak < limit
-        # Two such images were decoded at once: 36 bytes a pixel is no guess that anything would fit.
-        assert peak - idle > 2 * 20 * PIXELS
+        # Two such images were decoded at once: 26 bytes a pixel is no guess that anything would fit.
+        assert peak - idle > 2 * 14 * PIXELS
 
 
 def test_the_limit_holds_for_large_grpc_messages(render: Render, bundle: Path, group: Path) -> None:

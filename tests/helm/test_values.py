@@ -76,8 +76,11 @@ SIDECAR = {"triton": {"mode": "sidecar", "repository": {"image": {"reference": "
         ({"shadow": {"enabled": True}}, "name the image that holds it in shadow.bundle.image.reference"),
         ({"shadow": {"bundle": {"image": {"reference": "r:8"}}}}, "shadow.enabled is false; set it to true"),
         (
-            {"shadow": {"enabled": True, "bundle": {"image": {"reference": "r:8"}}}},
-            "resources.limits.memory is 5Gi, but images that the settings allow may take 6338 MiB",
+            {
+                "shadow": {"enabled": True, "bundle": {"image": {"reference": "r:8"}}},
+                "resources": {"limits": {"memory": "3Gi"}},
+            },
+            "resources.limits.memory is 3Gi, but images that the settings allow may take 3708 MiB",
         ),
         ({"shadow": {"share": 0}}, "exclusiveMinimum: got 0, want 0"),
         ({"shadow": {"share": "2.5"}}, "does not match pattern"),

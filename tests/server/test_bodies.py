@@ -88,9 +88,32 @@ def test_other_fields_are_skipped_within_a_bound(client: Any, two: Any) -> None:
     image = (field('"image"; filename="a.jpg"'), first)
     note = (field('"note"', "Content-Type: text/plain; charset=utf-8"), b"for the archive")
     assert indexed(client.post("/predict", content=form(note, image), headers=MULTIPART)) == [(0, "a.jpg", labels[0])]
-    many = [(field(f'"n{place}"'), b"") for place in range(1001)]
-    answer = client.post("/predict", content=form(*many, image), headers=MULTIPART)
+    for repeated in (field('"n"'), field('"n"; filename=""', "Content-Type: application/octet-stream")):
+        many = form(*[(repeated, b"")] * 1000, image)
+        assert indexed(client.post("/predict", content=many, headers=MULTIPART)) == [(0, "a.jpg", labels[0])]
+        answer = client.post("/predict", content=form(*[(repeated, b"")] * 1001, image), headers=MULTIPART)
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_body")
+        assert "more than 1,000 fields" in answer.json()["detail"]
+
+
+def test_headers_of_all_parts_are_bounded_together(client: Any, two: Any) -> None:
+    (_, first), _, labels = two
+    image = (field('"image"; filename="a.jpg"'), first)
+    long = (field('"n"', "X-Note: " + 4000 * "n"), b"")
+    assert indexed(client.post("/predict", content=form(*[long] * 60, image), headers=MULTIPART))[0][2] == labels[0]
+    answer = client.post("/predict", content=form(*[long] * 70, image), headers=MULTIPART)
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_body")
+    assert "part headers too large" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("count", [65, 3000])
+def test_options_of_a_part_are_bounded(client: Any, count: int) -> None:
+    few = (field('"image"; filename="a.jpg"' + 62 * ";"), b"x")
+    assert client.post("/predict", content=form(few), headers=MULTIPART).json()["code"] == "unsupported_type"
+    many = (field('"image"' + count * ";"), b"x")
+    answer = client.post("/predict", content=form(many), headers=MULTIPART)
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_body")
+    assert "too many options" in answer.json()["detail"]
 
 
 def test_a_file_field_that_was_left_empty_is_no_image(client: Any, two: Any) -> None:

@@ -27,7 +27,7 @@ def gateway(bundle: Path, request: pytest.FixtureRequest) -> Iterator[Gateway]:
     settings = ServeSettings(bundle=bundle, watch=False, page=request.param, key_hashes=f"a:{digest(KEY)}")
     gateway = create_gateway(settings, engine=FakeEngine(bundle, load_manifest(bundle)))
     yield gateway
-    gateway.parts.workers.shutdown()
+    gateway.parts.decoders.close()
 
 
 async def greet(request: Request) -> Response:

@@ -279,7 +279,7 @@ def test_the_document_names_every_method(bundle: Path) -> None:
     try:
         procedures = procedures_of(parts)
     finally:
-        parts.workers.shutdown()
+        parts.decoders.close()
     for procedure in procedures:
         name = procedure.path.rpartition("/")[2]
         assert name in section or name in ELSEWHERE, name

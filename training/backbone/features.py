@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 CHUNK = 256
 BATCH = 16
 # Training data is the user's own: only absurd files are refused.
-TRAINING_LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=400_000_000)
+TRAINING_LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=400_000_000, max_work=4_800_000_000)
 
 
 class Alteration(Protocol):

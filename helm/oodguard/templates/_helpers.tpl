@@ -60,18 +60,19 @@ app.kubernetes.io/component: {{ index . 1 }}
      are checked against the server by a test. */}}
 {{- define "oodguard.setting" -}}
 {{- $root := index . 0 }}{{ $name := index . 1 -}}
-{{- $defaults := dict "drain_delay" 10 "drain_timeout" 30 "body_timeout" 15 "max_request_timeout" 60 "max_queue" 128 "max_body_bytes" 67108864 "max_queue_bytes" 268435456 "max_pixels" 50000000 "decode_workers" 2 "shadow_max_bytes" 33554432 -}}
+{{- $defaults := dict "drain_delay" 10 "drain_timeout" 30 "body_timeout" 15 "max_request_timeout" 60 "max_queue" 128 "max_body_bytes" 67108864 "max_queue_bytes" 268435456 "max_pixels" 50000000 "max_decode_bytes" 1342177280 "decode_workers" 2 "shadow_max_bytes" 33554432 -}}
 {{- if hasKey $root.Values.settings $name }}{{ get $root.Values.settings $name }}{{ else }}{{ get $defaults $name }}{{ end }}
 {{- end }}
 
-{{/* MiB that a gateway may take: two models during a reload, the bodies in the queue, and in each decoder the largest
-     image that the limits allow; SIZING.md has the measurement. */}}
+{{/* MiB that a gateway may take: two models during a reload, the bodies in the queue, and the images that the decoders
+     may hold together; SIZING.md has the measurement. */}}
 {{- define "oodguard.memoryNeeded" -}}
 {{- $setting := dict }}
-{{- range $name := list "max_queue_bytes" "max_pixels" "decode_workers" }}
+{{- range $name := list "max_queue_bytes" "max_pixels" "max_decode_bytes" "decode_workers" }}
 {{- $_ := set $setting $name (include "oodguard.setting" (list $ $name) | float64) }}
 {{- end }}
-{{- $decoders := $setting.decode_workers }}
+{{- $image := mulf $setting.max_pixels 26 }}
+{{- $decoding := minf $setting.max_decode_bytes (mulf $setting.decode_workers $image) }}
 {{- $processes := 600 }}
 {{- $bytes := $setting.max_queue_bytes }}
 {{- if .Values.grpc.enabled }}
@@ -80,11 +81,11 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 {{- if .Values.shadow.enabled }}
 {{- /* A decoder of its own, two processes during a reload, and what waits for them. */}}
-{{- $decoders = addf $decoders 1 }}
+{{- $decoding = addf $decoding $image }}
 {{- $processes = 900 }}
 {{- $bytes = addf $bytes (include "oodguard.setting" (list . "shadow_max_bytes") | float64) }}
 {{- end }}
-{{- addf $processes (divf (addf $bytes (mulf $decoders $setting.max_pixels 36)) 1048576) | ceil | int }}
+{{- addf $processes (divf (addf $bytes $decoding) 1048576) | ceil | int }}
 {{- end }}
 
 {{/* A quantity of memory, in MiB; call with "5Gi". */}}
