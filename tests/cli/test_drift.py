@@ -151,7 +151,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(
         ((tmp_path / "notes.csv",), "there is no column path"),
         ((tmp_path / "broken.parquet",), "cannot be read as a result"),
         ((tmp_path / "r.csv",), "is not an object"),
-        ((tmp_path,), "is not a result: its name must end in .parquet, .csv, .jsonl"),
+        ((tmp_path,), "name a file that oodguard score or oodguard predict --csv wrote"),
         ((known, "--times", "taken"), "there is no column taken"),
         ((other, "--times", "taken"), "Invalid isoformat string: 'soon'"),
         ((known, "--calibration", "cam9"), "unknown source 'cam9'"),

@@ -47,7 +47,7 @@ def test_review_writes_the_files_of_annotation_tools(
         (("--format", "label-studio", "--out", "x.xml"), "choose another name"),
         (("--format", "voc"), "html"),
         (("--format", "coco", "--bundle", "b"), "--bundle is for --format html"),
-        (("--bundle", "b"), "b is not a bundle"),
+        (("--bundle", "b"), "--bundle: b does not exist"),
         (("--format", "coco", "--limit", "0"), "--limit must be at least 1"),
         (("--open", "--format", "coco"), "--open takes no other options than --port, --bundle, --cache and --out"),
         (("--port", "0", "--apply", "m.csv"), "--open takes no other options"),
