@@ -42,9 +42,9 @@ def add_class(
 ) -> None:
     """Add a class to a bundle from 10 to 50 photos.
 
-    Nothing is trained: the feature stays. Each head gets a row for the class, fitted by itself, the density a mean, and
-    the bank the photos. The new bundle is written only if its graph answers as PyTorch does, and if most of the photos,
-    each judged without itself, are accepted with their label.
+    Nothing is trained, and the feature stays. Each head gets a row for the class, the density its mean, and the bank
+    its photos. The new bundle is written only if its graph answers as PyTorch does, and if most of the photos, each
+    judged without itself, are accepted with their label.
 
     Example: oodguard add-class bundles/photos quince quince --out bundles/photos-2 --data photos
     """

@@ -16,6 +16,7 @@ from oodguard.cli.output import Output
 from oodguard.cli.progress import reporter
 from oodguard.cli.terminal import Terminal
 from oodguard.cli.whole import Whole
+from oodguard.core.errors import InputError
 
 if TYPE_CHECKING:
     from oodguard.bench.arena import BenchSetting
@@ -65,23 +66,24 @@ def bench(
     expect_sets(ood or ())
     if suite is not None and (Path(suite).exists() or "/" in suite):
         expect(Path(suite), Artefact.PHOTOS)
+    seeds = (1 if quick else 3) if seeds is None else seeds
+    if not list_ and (suite is None or out is None):
+        raise InputError("bench needs a suite and --out FOLDER; --list names suites and methods")
+    if seeds < 1:
+        raise InputError("--seeds must be at least 1")
     from oodguard.bench.arena import BenchSetting
     from oodguard.bench.results.report import write_report
     from oodguard.bench.results.table import to_markdown
     from oodguard.bench.runner import run_bench
     from oodguard.bench.suites.catalogue import suite_of
-    from oodguard.core.errors import InputError
     from oodguard.training.compute import start_compute
 
     console = Terminal()
     if list_:
         _list(console)
         return
-    if suite is None or out is None:
-        raise InputError("bench needs a suite and --out FOLDER; --list names suites and methods")
-    seeds = (1 if quick else 3) if seeds is None else seeds
-    if seeds < 1:
-        raise InputError("--seeds must be at least 1")
+    assert suite is not None
+    assert out is not None
     chosen_suite = suite_of(suite, ood=ood or [], outliers=outliers)
     setting = BenchSetting(
         data=data,

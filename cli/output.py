@@ -72,5 +72,5 @@ def say_error(sentence: str, *, title: str = "error") -> None:
         said = sentence if title == "error" else f"{title}: {sentence}"
         console.print(json_record("error", said), highlight=False, markup=False)
     else:
-        console.print(f"{title}:", style="bold red", end=" ", highlight=False)
+        console.print(f"{title}:", style="bold red", end=" ", highlight=False, markup=False)
         console.print(sentence, highlight=False, markup=False)

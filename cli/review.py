@@ -105,7 +105,7 @@ def review(
     Example: oodguard review flagged --accept 20261127-0815.jpg --out known.txt
     """
     expect(folder, Artefact.SAMPLES)
-    if bundle is not None:
+    if bundle is not None and format == "html":
         expect(bundle, Artefact.BUNDLE, flag="--bundle")
     marking, applying = open or port is not None, apply is not None
     unfit = limit is not None or accept or image_prefix is not None or format != "html"

@@ -137,6 +137,10 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, package: str,
         f"import sys; sys.modules[{package!r}] = None; from oodguard.cli.main import run; "
         f"sys.exit(run(['review', {str(tmp_path / 'flagged')!r}, *{flags!r}]))"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert ran.returncode == 3
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "manifest.json").write_text("{}")
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
+    )
+    assert ran.returncode == 3, ran.stderr
     assert f"needs the package {package}; install oodguard with its extra review" in " ".join(ran.stderr.split())
