@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -91,8 +92,12 @@ def predict(
     asked = Asked(accept=accept, confidence=confidence, coverage=coverage, max_error=max_error)
     results: list[tuple[Path, Prediction | Problem]] = []
     try:
-        with Client(url, key=key) as client, reporter(output, opening=False) as report:
-            answers = client.stream(paths, source=source, explain=explain, **asked)
+        with (
+            Client(url, key=key) as client,
+            reporter(output, opening=False) as report,
+            # So that no request is under way when the client closes.
+            closing(client.stream(paths, source=source, explain=explain, **asked)) as answers,
+        ):
             for path, result in zip(paths, answers, strict=True):
                 report.progress("images", len(results) + 1, len(paths))
                 found = result.prediction or result.problem

@@ -28,7 +28,7 @@ grouped(
     ("bundle", "images", "source", "out", "model_version", "dry_run"),
     {
         "Speed": ("engine", "device", "tuning", "sessions", "threads", "max_batch"),
-        "Limits": ("max_image_bytes", "max_pixels"),
+        "Limits": ("max_image_bytes", "max_pixels", "max_decode_work"),
     },
 )
 

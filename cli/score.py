@@ -37,7 +37,7 @@ grouped(
         "Verdicts": ("calibration", "confidence", "coverage", "max_error"),
         "Speed": ("engine", "device", "tuning", "sessions", "threads", "batch", "workers", "part_size"),
         "Ray": ("ray", "ray_workers"),
-        "Limits": ("trust", "max_image_bytes", "max_pixels"),
+        "Limits": ("trust", "max_image_bytes", "max_pixels", "max_decode_work"),
     },
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Unpack
@@ -102,7 +102,7 @@ class Client(Calls):
         explain: bool = False,
         concurrency: int = CONCURRENCY,
         **targets: Unpack[Asked],
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """Verdicts for any number of images, in their order, one request each and `concurrency` of them under way.
 
         The server forms the batches. An image that fails is a result with a problem; a server that cannot be reached
