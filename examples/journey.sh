@@ -2,7 +2,7 @@
 # The journey of a new user: from photos to a guard in service, to its second version, and back.
 #
 #   examples/journey.sh PHOTOS TEST STRANGERS
-#   JOURNEY_TRAIN="--no-tune --threads 2" examples/journey.sh shop/photos shop/heldout other/shirts
+#   JOURNEY_TRAIN="--no-fine-tune --threads 2" examples/journey.sh shop/photos shop/heldout other/shirts
 #
 # PHOTOS and TEST hold one folder for each class, TEST of photos that nobody trained on; STRANGERS holds images of
 # nothing that is a class. Every step prints its command and what that says. Half of TEST and STRANGERS plays the traffic
@@ -65,7 +65,7 @@ export COLUMNS=120 NO_COLOR=1
 step "Look at the photos before training"
 last 20 oodguard check photos --out check ${JOURNEY_CHECK:-}
 
-step "Train without the suspects, and measure"
+step "Train without copies and unreadable files, and measure"
 last 8 oodguard train --data photos --exclude check/suspects.csv --out runs/photos ${JOURNEY_TRAIN:-}
 printf '$ oodguard evaluate runs/photos --ood strangers=strangers\n'
 oodguard evaluate runs/photos --ood strangers=strangers > said 2>&1 || { cat said; exit 1; }

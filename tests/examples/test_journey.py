@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "journey.sh"
-SMALL = "--image-size 64 --views 1 --no-tune --epochs 5 --hidden 32 --calibration-fraction 0.33 --check-folds 0"
+SMALL = "--image-size 64 --views 1 --no-fine-tune --epochs 5 --hidden 32 --calibration-fraction 0.33 --check-folds 0"
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="no curl")
@@ -45,7 +45,7 @@ def test_the_journey_goes_from_photos_to_a_second_version_and_back(
     assert "Traceback" not in said + ran.stderr
     assert re.findall(r"^## (.*)", said, re.MULTILINE) == [
         "Look at the photos before training",
-        "Train without the suspects, and measure",
+        "Train without copies and unreadable files, and measure",
         "Export, and put it into service",
         "A week of traffic",
         "Review what was flagged",
