@@ -127,7 +127,7 @@ def test_the_page_shows_the_photos_that_change_and_the_record_has_all_numbers(
     result, out = found
     tree = parse_page((out / "comparison.html").read_text(encoding="utf-8"))
     text = " ".join("".join(tree.itertext()).split())
-    assert "discs 7 and discs 8" in text
+    assert "discs version 7 and discs version 8" in text
     assert "now wrong" in text
     assert "McNemar" in text
     assert (
@@ -173,9 +173,9 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(
     capsys: pytest.CaptureFixture[str], bundle: Path, run: Path, photos: Path, strangers: Path, tmp_path: Path
 ) -> None:
     for words, sentence in (
-        ((bundle, tmp_path, "--test", photos), "is neither a bundle nor a run"),
+        ((bundle, tmp_path, "--test", photos), "is a folder without images; name a bundle"),
         ((bundle, bundle), "--test is missing"),
-        ((bundle, bundle, "--test", tmp_path / "none"), "is not a folder"),
+        ((bundle, bundle, "--test", tmp_path / "none"), "does not exist"),
         ((bundle, bundle, "--test", strangers), "is named after a class of these guards"),
         ((bundle, bundle, "--test", photos, "--accept", "0.99999"), "accept must be above 0 and at most"),
         ((bundle, bundle, "--test", photos, "--ood", f"traffic={strangers}"), "'traffic' cannot be the name of a set"),

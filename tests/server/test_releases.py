@@ -239,8 +239,8 @@ def test_what_cannot_be_promoted_is_refused_in_one_sentence(
     shutil.copytree(bundle, bundles / "twin")
     (tmp_path / "empty").mkdir()
     for words, sentence in (
-        ((tmp_path / "none",), "is not a folder of bundles"),
-        ((bundle,), "is one bundle; name the folder that holds it"),
+        ((tmp_path / "none",), "does not exist; name a folder that holds bundles"),
+        ((bundle,), "is a bundle; name the folder that holds it"),
         ((tmp_path / "empty",), "holds no bundle; oodguard export writes one"),
         ((bundles, "promote", "9"), "has no release '9'; there are discs-7, discs-8, twin"),
         ((bundles, "promote", "7"), "version 7 is in discs-7 and twin; name one of these folders"),
