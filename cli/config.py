@@ -17,7 +17,7 @@ CONFIG_FILE = "oodguard.toml"
 CHOSEN_ONLY = frozenset(
     {
         *("url", "key", "host", "admin-host", "auth", "key-file", "key-hashes", "trust"),
-        *("tls-cert", "tls-key", "tls-ca", "cors-origins", "root-path"),
+        *("tls-cert", "tls-key", "tls-ca", "cors-origins", "root-path", "host-names", "key-weights"),
         *("triton-url", "triton-tls", "triton-ca", "triton-cert", "triton-key"),
         *("sample-dir", "sample-store", "sample-webhook", "sample-webhook-secret", "traces-endpoint", "ray"),
     }

@@ -73,7 +73,9 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
     """
     if settings is None:
         raise InputError(NO_BUNDLE)
-    for path, flag in ((settings.bundle, ""), (settings.shadow, "--shadow")):
+    # A shadow bundle may come later.
+    shadow_bundle = settings.shadow if settings.shadow is not None and settings.shadow.exists() else None
+    for path, flag in ((settings.bundle, ""), (shadow_bundle, "--shadow")):
         if path is not None:
             expect(path, Artefact.BUNDLE, flag=flag)
     for path in settings.samples:

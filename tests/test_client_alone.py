@@ -125,7 +125,12 @@ print(*asyncio.run(ask()))
 
 @pytest.mark.slow
 def test_an_extra_is_added_as_messages_say(place: Place) -> None:
-    refused = place.call("oodguard", "score", "bundle", "photos", "--out", "results.csv")
+    bundle, photos = place.folder / "bundle", place.folder / "photos"
+    bundle.mkdir()
+    photos.mkdir()
+    (bundle / "manifest.json").write_text("{}")
+    (photos / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    refused = place.call("oodguard", "score", str(bundle), str(photos), "--out", "results.csv")
     assert refused.returncode == 3, refused.stderr
     advice = re.search(r"pip install '(oodguard\[\w+\])'$", refused.stderr.strip())
     assert advice, refused.stderr

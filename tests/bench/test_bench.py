@@ -104,7 +104,7 @@ def test_results_are_plain_json(out: Path) -> None:
     ("arguments", "sentence"),
     [
         (["nowhere"], "neither a suite"),
-        (["produce", "--ood", "a=b"], "brings its own OOD sets"),
+        (["produce", "--ood", "a=b"], "--ood a: b does not exist"),
         (["produce", "--data", "nowhere"], "does not exist"),
         (["produce", "--methods", "magic"], "there is no method 'magic'"),
         (["produce", "--seeds", "0"], "--seeds must be at least 1"),

@@ -88,6 +88,7 @@ def test_names_act_neither_on_the_terminal_nor_on_a_spreadsheet(
     capsys: pytest.CaptureFixture[str], server: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
     names = ["=1+1.jpg", "@SUM(A1).jpg", "a\x1b[2Jb\u202ec.jpg", b"caf\xe9.jpg".decode("utf-8", "surrogateescape")]
     for name in names:
         shutil.copyfile(photos / "test" / "amber" / "000.jpg", name)

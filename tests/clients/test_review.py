@@ -61,7 +61,7 @@ def test_a_sidecar_is_what_the_guard_said_and_survives_writing() -> None:
     assert FlaggedSample.model_validate_json(made.model_dump_json()) == made
     assert set(json.loads(made.model_dump_json())) == {
         "format", "time", "model", "accept", "label", "probability", "ood_score", "threshold", "percentile", "scores",
-        "explanation",
+        "explanation", "quality",
     }  # fmt: skip
 
 

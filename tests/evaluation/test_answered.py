@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from oodguard.evaluation.answered import FUSED_ALONE, SERVED, SOFTMAX, answered,
 from oodguard.evaluation.evaluation import Evaluation
 from oodguard.evaluation.evidence import FUSED, Evidence
 from oodguard.evaluation.report.answers import answer_findings
+from oodguard.pages.page import Finding
 from oodguard.training.metrics import Share, share
 
 
@@ -95,10 +97,14 @@ def test_findings_say_what_is_not_kept(found: Evaluation) -> None:
             "by_class": {"a": part(95, 100)},
         }
     )
-    assert next(f.tone for f in answer_findings(good, 0.95)) == "good"
+
+    def findings(answered: Any) -> list[Finding]:
+        return list(answer_findings(found.model_copy(update={"answered": answered})))
+
+    assert findings(good)[0].tone == "good"
     wrong = good.model_copy(update={"errors": part(9, 100), "by_class": {"a": part(50, 100)}})
-    texts = [f.text for f in answer_findings(wrong, 0.95) if f.tone == "weak"]
+    texts = [f.text for f in findings(wrong) if f.tone == "weak"]
     assert any("More answers are wrong than asked for: 9.0\u00a0% of the 100 answers" in text for text in texts)
     assert any("Accepted clearly less often than others: a (50\u00a0% of 100)" in text for text in texts)
     none = good.model_copy(update={"errors": None})
-    assert "no label is safe enough" in next(iter(answer_findings(none, 0.95))).text
+    assert "no prediction is safe enough" in findings(none)[0].text

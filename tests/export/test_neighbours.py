@@ -25,6 +25,7 @@ from oodguard.export.parity import require_distances
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.labelled import load_photos
 from oodguard.training.pipeline import train
+from oodguard.training.record import RECORD_FILE
 from oodguard.training.run import load_run
 from tests.nearby import Nearby
 
@@ -152,6 +153,9 @@ def test_a_run_without_its_bank_is_refused(run: Path, tmp_path: Path) -> None:
     bank = Bank.read(copy / BANK_FILE)
     fewer = Bank(class_indices=bank.class_indices[1:], sha256=bank.sha256[1:])
     (copy / BANK_FILE).write_text(fewer.model_dump_json())
+    record = json.loads((copy / RECORD_FILE).read_text())
+    record["files"][BANK_FILE] = file_sha256(copy / BANK_FILE)
+    (copy / RECORD_FILE).write_text(json.dumps(record))
     with pytest.raises(FormatError, match="not of the bank"):
         load_run(copy)
     (copy / BANK_FILE).unlink()

@@ -260,7 +260,7 @@ def test_flagged_images_land_on_the_claim(
     url = f"http://127.0.0.1:{port}/predict?accept=0.01"
     found = httpx.post(url, content=image, headers=headers, timeout=30).json()["predictions"][0]
     assert found["is_ood"]
-    wait_until(lambda: any(file.read_bytes() == image for file in claim.glob("tills/**/*.png")))
+    wait_until(lambda: any(file.read_bytes() == image for file in claim.glob("tills/**/*.jpg")))
 
 
 def test_helm_test_asks_and_is_answered(

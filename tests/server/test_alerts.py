@@ -128,7 +128,7 @@ def serving(bundle: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -
     )
     manifest = manifest.model_copy(update={"calibration": trained.record.calibration.answered(own)})
     golden = tuple(
-        golden.model_copy(update={"is_ood": verdict.is_ood})
+        golden.model_copy(update={"is_ood": verdict.is_ood, "ood_score": None, "threshold": None})
         for golden, verdict in zip(manifest.golden, manifest.judge(outputs), strict=True)
     )
     (folder / MANIFEST_FILE).write_text(manifest.model_copy(update={"golden": golden}).model_dump_json())

@@ -318,7 +318,7 @@ def test_a_replaced_model_is_noticed(visit: Open, server: Any, bundle: Path, tmp
     fused = manifest["calibration"]["fusion"]["curve"]
     fused["values"] = [value - 1000 for value in fused["values"]]
     for golden in manifest["golden"]:
-        golden["is_ood"] = True
+        golden |= {"is_ood": True, "ood_score": None, "threshold": None}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     before = page.locator("#verdict").text_content()
     assert httpx.post(f"{running.private}/admin/reload").status_code == 200

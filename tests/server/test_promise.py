@@ -235,6 +235,8 @@ def test_another_calibration_begins_anew_and_the_same_model_goes_on(
         path = folder / MANIFEST_FILE
         record = json.loads(path.read_text())
         change(record)
+        for golden in record["golden"]:
+            golden["ood_score"] = golden["threshold"] = None
         path.write_text(json.dumps(record))
         client.portal.call(client.parts.serving.reload)
 

@@ -26,7 +26,7 @@ def test_past_the_queue_calls_are_refused_with_the_time_to_come_back(trial: Any,
             code, text, metadata = await refusal(one.stub.ModelInfer(asking(picture())))
             assert (code, text.partition(":")[0]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
             assert int(metadata["grpc-retry-pushback-ms"]) == 1000 * int(metadata["retry-after"]) >= 1000
-        assert [len(answer.outputs) for answer in await asyncio.gather(*inside)] == [8, 8]
+        assert [len(answer.outputs) for answer in await asyncio.gather(*inside)] == [10, 10]
         assert (one.rejected("overloaded"), one.count(429), one.count(200)) == (1, 1, 2)
         assert (one.parts.admission.images, one.parts.admission.bytes) == (0, 0)
 
@@ -83,7 +83,7 @@ def test_the_callers_deadline_is_kept(trial: Any, picture: Any) -> None:
             )
             assert (code, text.partition(":")[0]) == (grpc.StatusCode.INVALID_ARGUMENT, "bad_parameter")
         await one.until(lambda: one.parts.admission.images == 0)
-        assert len((await one.stub.ModelInfer(asking(picture()), timeout=WAIT)).outputs) == 8
+        assert len((await one.stub.ModelInfer(asking(picture()), timeout=WAIT)).outputs) == 10
 
     trial(story, request_timeout=600.0, max_request_timeout=600.0, drain_timeout=900.0)
 
@@ -108,7 +108,7 @@ def test_a_caller_who_leaves_frees_its_place(trial: Any, picture: Any) -> None:
             second.cancel()
             await one.until(lambda: one.parts.admission.images == 1)
             assert (one.rejected("client_gone"), one.count(499)) == (1, 1)
-        assert len((await first).outputs) == 8
+        assert len((await first).outputs) == 10
 
     trial(story)
 

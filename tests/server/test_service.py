@@ -206,9 +206,8 @@ def test_large_requests_run_in_chunks_and_keep_their_order(start: Any, fake: Fak
     pool = ThreadPoolExecutor(1)
     with pool, client.held(fake):
         answering = pool.submit(post, client, *[picture(c) for c in colours])
-        # While the first batch runs, all other images are decoded and wait.
-        while len(client.parts.serving.model.batcher._queue) < 9:
-            time.sleep(0.001)
+        # While the first batch runs, the images of two batches have their turn: decoded, all but the first wait.
+        wait_until(lambda: len(client.parts.serving.model.batcher._queue) == 7, 30)
     answer = answering.result()
     # The first image meets an idle engine and does not wait; the others form batches.
     assert sum(fake.seen) == 10

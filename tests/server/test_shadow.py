@@ -45,6 +45,7 @@ def retold(bundle: Path, folder: Path, **changes: Any) -> Path:
     document = json.loads((bundle / MANIFEST_FILE).read_text()) | changes
     for golden in document["golden"]:
         golden["label"] = document["classes"][int(np.argmax(golden["probabilities"]))]
+        golden["ood_score"] = golden["threshold"] = None
     manifest = Manifest.model_validate(document)
     engine = OrtEngine(folder, manifest)
     images = [load_pixels((folder / g.path).read_bytes(), manifest.preprocessing) for g in manifest.golden]
@@ -341,7 +342,7 @@ def test_a_process_that_does_not_answer_in_time_is_replaced(
 def test_contradicting_settings_and_a_missing_engine_are_refused(
     start: Any, fake: FakeEngine, newer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValidationError, match="shadow_share is for a shadow bundle; name one in shadow"):
+    with pytest.raises(ValidationError, match="--shadow-share is for a shadow bundle; name one with --shadow"):
         ServeSettings(bundle=newer, shadow_share=0.5)
     assert start(engine=fake).parts.shadow is None
     assert start(engine=fake).private.get("/admin/shadow").status_code == 404

@@ -46,7 +46,7 @@ def test_a_run_counts_what_was_left_out_and_says_what_is_wrong_with_the_rest(tmp
     assert len(splits.unreadable) == 3
     lines = [note for note in report.notes if note.startswith(("photos:", "copies:", "labels:"))]
     assert lines == [
-        "labels: 1 of 98 photos (1.0%) are left out because their label looks wrong; where labels are good these are "
+        "labels: 1 of 102 photos (1.0%) are left out because their label looks wrong; where labels are good these are "
         "the photos that are hard, so look at them in check.html and write into keep beside good ones",
         "photos: 22 to 43 in a class, 3 unreadable; --exclude left out 3 (1 label, 1 copy, 1 unreadable)",
         "copies: 0 files are in their class twice, 1 in two classes",

@@ -12,6 +12,7 @@ from tritonclient.grpc import model_config_pb2 as schema
 
 from oodguard.cli.main import run as oodguard
 from oodguard.core.errors import FormatError, InputError
+from oodguard.core.golden import judged
 from oodguard.core.manifest import Manifest, load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.core.targets import Targets
@@ -23,6 +24,7 @@ def variant(bundle: Path, folder: Path, **changes: Any) -> Path:
     """The bundle with another manifest; the same files."""
     shutil.copytree(bundle, folder)
     manifest = load_manifest(bundle).model_copy(update=changes)
+    manifest = manifest.model_copy(update={"golden": judged(manifest.golden, manifest.calibration, manifest.targets)})
     (folder / "manifest.json").write_text(Manifest.model_validate(manifest).model_dump_json())
     return folder
 
@@ -107,9 +109,9 @@ def test_the_command(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "version 7 for Triton's onnxruntime backend on cpu" in capsys.readouterr().out
     assert config(repository / "discs").parameters["intra_op_thread_count"].string_value == "1"
     for flags, word in (
-        ([], "give --out"),
+        ([], "is a bundle; name the run that it was exported from"),
         (["--out", str(tmp_path / "x")], "is a bundle"),
-        (["--out", str(tmp_path / "x"), "--triton-threads", "1"], "need --triton"),
+        (["--out", str(tmp_path / "x"), "--triton-threads", "1"], "is a bundle"),
         (["--triton", str(repository), "--triton-tensorrt"], "device gpu"),
         (["--triton", str(repository), "--model-version", "2"], "leave out --model-version"),
     ):
