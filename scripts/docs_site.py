@@ -34,7 +34,8 @@ NAVIGATION: Mapping[str, tuple[str, ...]] = {
         *("helm/oodguard/README.md", "helm/oodguard/SIZING.md"),
     ),
     "Watch and renew": (
-        *("docs/LIFECYCLE.md", "docs/REVIEW.md", "docs/MONITORING.md", "docs/METRICS.md", "helm/oodguard/RUNBOOK.md"),
+        *("docs/JOURNEY.md", "docs/LIFECYCLE.md", "docs/REVIEW.md", "docs/MONITORING.md", "docs/METRICS.md"),
+        "helm/oodguard/RUNBOOK.md",
     ),
     "Measured": (
         *("docs/NUMBERS.md", "docs/RESULTS.md", "docs/NEAR_OOD.md", "load_tests/README.md"),
