@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,16 +56,20 @@ class Explainer:
         found = sorted(zip(measured.distances[row].tolist(), measured.neighbours[row].tolist(), strict=True))
         if not all(0 <= place < len(self.bank) for _, place in found):
             raise QualityError(f"the graph names a training photo that the bank of {self.manifest.name} has not")
-        classes = self.bank.class_indices
-        return tuple(
-            Neighbour(
-                label=self.manifest.classes[classes[place]],
-                class_index=classes[place],
-                distance=distance,
-                sha256=self.bank.sha256[place],
-            )
-            for distance, place in found
+        return neighbours_of(self.bank, self.manifest.classes, found)
+
+
+def neighbours_of(bank: Bank, classes: Sequence[str], found: Iterable[tuple[float, int]]) -> tuple[Neighbour, ...]:
+    """The training photos at some rows of a bank, each with its distance, in their order."""
+    return tuple(
+        Neighbour(
+            label=classes[bank.class_indices[place]],
+            class_index=bank.class_indices[place],
+            distance=distance,
+            sha256=bank.sha256[place],
         )
+        for distance, place in found
+    )
 
 
 def parts_of(

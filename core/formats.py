@@ -33,7 +33,6 @@ FORMATS = (
 )
 FORMAT_NAMES = tuple(kind.name for kind in FORMATS)
 IMAGE_SUFFIXES = tuple(suffix for kind in FORMATS for suffix in kind.suffixes)
-CONTENT_TYPES = {suffix: kind.content_type for kind in FORMATS for suffix in kind.suffixes}
 
 
 def format_of(data: bytes) -> ImageFormat | None:

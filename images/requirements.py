@@ -1,6 +1,6 @@
 """The requirements of some of the project's extras, one a line: `python images/requirements.py serve`.
 
-An image installs them before the project's own code, so that a change of code alone leaves their layer as it is.
+`images/lock.py` resolves them to the exact packages that an image installs.
 """
 
 from __future__ import annotations

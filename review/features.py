@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from oodguard.core.bank import NEAREST, Bank
 from oodguard.core.errors import FormatError, ImageError
+from oodguard.core.explainer import neighbours_of
 from oodguard.core.explanation import Neighbour
 from oodguard.core.manifest import DISTANCES_NAME, INPUT_NAME, NEIGHBOURS_NAME, Manifest
 from oodguard.core.preprocessing import Pixels, load_pixels
@@ -81,17 +82,8 @@ class FeatureGraph:
     def _named(self, rows: npt.NDArray[np.int32], distances: npt.NDArray[np.float32]) -> tuple[Neighbour, ...]:
         assert self._bank is not None
         found = sorted(zip(distances.tolist(), rows.tolist(), strict=True))[:NEAREST]
-        classes = self._bank.class_indices
-        return tuple(
-            Neighbour(
-                label=self._manifest.classes[classes[row]],
-                class_index=classes[row],
-                distance=distance,
-                sha256=self._bank.sha256[row],
-            )
-            for distance, row in found
-            if 0 <= row < len(self._bank)
-        )
+        held = ((distance, row) for distance, row in found if 0 <= row < len(self._bank))
+        return neighbours_of(self._bank, self._manifest.classes, held)
 
 
 class ByFeature:

@@ -58,11 +58,10 @@ class ServedModel:
         self.remote: RemoteEngine | None = None
         # Read before the manifest is: where the bundle is replaced in between, it is loaded once more.
         self.fingerprint = fingerprint(self.bundle / MANIFEST_FILE) if self.bundle else None
-        trust = settings.trusted
         if settings.engine in REMOTE:
             self.explainer, self.remote = REMOTE[settings.engine].loader()(settings)
         elif self.bundle is not None:
-            self.explainer = Explainer.load(self.bundle, load_manifest(self.bundle, trust=trust))
+            self.explainer = Explainer.load(self.bundle, load_manifest(self.bundle, trust=settings.trusted))
         else:
             raise FormatError("there is no bundle to serve")
         self.manifest = self.explainer.manifest

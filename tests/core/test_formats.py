@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image, features
 
-from oodguard.core.formats import CONTENT_TYPES, FORMATS, IMAGE_SUFFIXES, ImageFormat, format_of
+from oodguard.core.formats import FORMATS, IMAGE_SUFFIXES, ImageFormat, format_of
 from oodguard.core.preprocessing import open_image
 
 
@@ -20,7 +20,7 @@ def test_every_format_is_read_and_known_by_its_first_bytes(kind: ImageFormat) ->
     Image.init()
     for suffix in kind.suffixes:
         assert Image.EXTENSION[suffix] == kind.name
-        assert CONTENT_TYPES[suffix] == Image.MIME[kind.name]
+        assert kind.content_type == Image.MIME[kind.name]
 
 
 def test_big_and_little_endian_tiff() -> None:
