@@ -6,7 +6,6 @@ Normalisation is part of the graph; `network_input` says what it computes.
 
 from __future__ import annotations
 
-import io
 import math
 import threading
 import warnings
@@ -24,7 +23,8 @@ from oodguard.core.classifier import InputType, Layout
 from oodguard.core.codes import Code
 from oodguard.core.decoding import DecodingRoom, Effort, HeavyPicture, LightRoom, bytes_to_decode
 from oodguard.core.errors import ImageError, InputError
-from oodguard.core.formats import FORMAT_NAMES
+from oodguard.core.formats import DEFAULT_FORMATS
+from oodguard.core.picture_files import open_picture
 from oodguard.core.rgb import as_rgb
 
 Pixels = npt.NDArray[np.uint8]
@@ -150,7 +150,10 @@ class _Origin:
 
 
 class ImageLimits(BaseModel):
-    """What an image may cost; checked on the header before any pixel is decoded."""
+    """What an image may cost and be; checked on the header before any pixel is decoded.
+
+    max_pixels bounds what is decoded: a JPEG that is decoded at a reduced scale may have more in its file.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -161,6 +164,7 @@ class ImageLimits(BaseModel):
         ge=1,
         description="Largest decoding work: pixels times the scans or passes in which the file holds them.",
     )
+    formats: tuple[str, ...] = Field(DEFAULT_FORMATS, description="Formats that are read, as core/formats.py has them.")
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -190,16 +194,17 @@ def opened_within(
         raise ImageError(Code.EMPTY, "the image is empty (0 bytes)")
     if len(data) > limits.max_bytes:
         raise ImageError(
-            Code.TOO_MANY_BYTES, f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted"
+            Code.TOO_MANY_BYTES,
+            f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted (--max-image-bytes)",
         )
     effort = Effort.of(data, most=limits.max_work)
     _require_little_work(effort.fixed, limits)
     with ExitStack() as held:
-        with _refusals(), Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
-            _require_room(image, limits)
-            _require_little_work(effort.work(*image.size), limits)
+        with _refusals(limits), open_picture(data, limits.formats, most_work=limits.max_work) as image:
             width, height = image.size
             extent = None if shrink_for is None else _reduce(image, shrink_for)
+            _require_room(image, limits, full=(width, height))
+            _require_little_work(effort.work(width, height), limits)
             if room is not None:
                 held.enter_context(room.hold(bytes_to_decode(image, effort, full=width * height)))
             image.load()
@@ -252,18 +257,22 @@ def size_of(image: Image.Image) -> tuple[int, int]:
 
 def upright(image: Image.Image, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     """An image that is open already as `open_image` would give it: upright and RGB. Raises `ImageError`."""
-    with _refusals():
+    with _refusals(limits):
         _require_room(image, limits)
         with _LOADING:
             image.load()
         return as_rgb(ImageOps.exif_transpose(image))
 
 
-def _require_room(image: Image.Image, limits: ImageLimits) -> None:
+def _require_room(image: Image.Image, limits: ImageLimits, *, full: tuple[int, int] | None = None) -> None:
     width, height = image.size
     if width * height > limits.max_pixels:
+        reduced = f", {width} x {height} where it is decoded smaller" if full not in (None, image.size) else ""
+        width, height = full or image.size
         raise ImageError(
-            Code.TOO_MANY_PIXELS, f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} are accepted"
+            Code.TOO_MANY_PIXELS,
+            f"the image has {width} x {height} pixels{reduced}; at most {limits.max_pixels:,} are accepted "
+            "(--max-pixels)",
         )
 
 
@@ -271,13 +280,13 @@ def _require_little_work(work: int, limits: ImageLimits) -> None:
     if work > limits.max_work:
         raise ImageError(
             Code.TOO_MUCH_WORK,
-            f"decoding the image would take more than {limits.max_work:,} steps (pixels times scans); save it again as "
-            "an ordinary JPEG or PNG",
+            f"decoding the image would take more than {limits.max_work:,} steps (pixels times scans; "
+            "--max-decode-work); save it again as an ordinary JPEG or PNG",
         )
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _refusals(limits: ImageLimits) -> Iterator[None]:
     """Whatever Pillow raises, as an `ImageError`."""
     try:
         yield
@@ -285,7 +294,7 @@ def _refusals() -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise ImageError(
-            Code.UNSUPPORTED_TYPE, f"not an image of a supported type ({', '.join(FORMAT_NAMES)})"
+            Code.UNSUPPORTED_TYPE, f"not an image of a supported type ({', '.join(limits.formats)})"
         ) from None
     except MemoryError:
         raise ImageError(Code.TOO_MANY_PIXELS, "the image needs more memory than there is") from None
