@@ -180,7 +180,7 @@ class _Deep:
         pixels = np.empty(numbers.shape, np.uint8)
         # A row at a time, so that little is held beside the picture.
         for row, into in zip(numbers, pixels, strict=True):
-            into[:] = (row.astype(np.uint32) * 255 + self._most // 2) // self._most
+            into[:] = (np.asarray(row, np.uint32) * 255 + self._most // 2) // self._most
         return as_rgb(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels, _MODES[pixels.shape[2]]))
 
 
