@@ -15,12 +15,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from oodguard.bench.baselines.post_hoc import Embedded, Learned, Score
+from oodguard.bench.baselines.post_hoc import Embedded, LearnedClassifier, Score
 
 LEAST = 1e-6
 
 
-def fit(learned: Learned) -> Score:
+def fit(learned: LearnedClassifier) -> Score:
     """m `[C, D]` and S_0."""
     embeddings, predicted = learned.training.embeddings.double(), learned.training.predicted
 

@@ -13,7 +13,7 @@ from oodguard.bench.baselines import cadref, fdbd, kl_matching, nci, nnguide, pn
 from oodguard.bench.baselines.ash import ash_b, ash_p, ash_s
 from oodguard.bench.baselines.class_gaussians import class_gaussians
 from oodguard.bench.baselines.gen import gen
-from oodguard.bench.baselines.post_hoc import Embedded, Fit, Learned, Score
+from oodguard.bench.baselines.post_hoc import Embedded, Fit, LearnedClassifier, Score
 from oodguard.bench.baselines.react import clipped, fit_clip
 from oodguard.bench.baselines.scale import scaled
 from oodguard.bench.baselines.softmax import max_logit, max_softmax
@@ -32,21 +32,21 @@ def _shaped(shape: Callable[[Tensor], Tensor]) -> Fit:
     return lambda learned: lambda images: energy(learned.logits(shape(images.embeddings)))
 
 
-def _temperature(learned: Learned) -> Score:
+def _temperature(learned: LearnedClassifier) -> Score:
     return lambda images: max_softmax(images.logits / learned.temperature)
 
 
-def _react(learned: Learned) -> Score:
+def _react(learned: LearnedClassifier) -> Score:
     clip = fit_clip(learned.training.embeddings)
     return _shaped(lambda embeddings: clipped(embeddings, clip))(learned)
 
 
-def _vra(learned: Learned) -> Score:
+def _vra(learned: LearnedClassifier) -> Score:
     bounds = fit_bounds(learned.training.embeddings)
     return _shaped(lambda embeddings: rectified(embeddings, bounds))(learned)
 
 
-def _vim(learned: Learned) -> Score:
+def _vim(learned: LearnedClassifier) -> Score:
     fitted = Vim.fit(learned.training.embeddings, learned.head)
 
     def score(images: Embedded) -> Tensor:

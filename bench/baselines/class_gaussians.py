@@ -20,7 +20,7 @@ from sklearn.covariance import oas
 from torch import Tensor
 from torch.nn import functional
 
-from oodguard.bench.baselines.post_hoc import Embedded, Fit, Learned, Score
+from oodguard.bench.baselines.post_hoc import Embedded, Fit, LearnedClassifier, Score
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def class_gaussians(*, unit: bool, relative: bool, shrinkage: float | None = Non
         wide = features.double()
         return functional.normalize(wide) if unit else wide
 
-    def fit(learned: Learned) -> Score:
+    def fit(learned: LearnedClassifier) -> Score:
         z = prepared(learned.training.features)
         classes = Gaussians.of(z, learned.targets, shrinkage=shrinkage)
         everything = Gaussians.of(z, torch.zeros_like(learned.targets), shrinkage=shrinkage) if relative else None

@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from oodguard.bench.baselines.post_hoc import Embedded, Learned, Score
+from oodguard.bench.baselines.post_hoc import Embedded, LearnedClassifier, Score
 
 
-def fit(learned: Learned) -> Score:
+def fit(learned: LearnedClassifier) -> Score:
     """d_k of the calibration images."""
     p, predicted = learned.calibration.logits.double().softmax(-1), learned.calibration.predicted
     typical = torch.stack([p[predicted == k].mean(0) for k in torch.unique(predicted)]).log()

@@ -12,12 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from oodguard.bench.baselines.post_hoc import Embedded, Learned, Score
+from oodguard.bench.baselines.post_hoc import Embedded, LearnedClassifier, Score
 
 LEAST = 1e-8
 
 
-def fit(learned: Learned) -> Score:
+def fit(learned: LearnedClassifier) -> Score:
     """mu."""
     weight = learned.head.weight.detach().double()
     mean = learned.training.embeddings.double().mean(0)

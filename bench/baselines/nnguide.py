@@ -13,14 +13,14 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from oodguard.bench.baselines.post_hoc import Embedded, Learned, Score
+from oodguard.bench.baselines.post_hoc import Embedded, LearnedClassifier, Score
 from oodguard.training.heads.density import bank_rows
 
 NEIGHBOURS = 10
 BANK = 4096
 
 
-def fit(learned: Learned) -> Score:
+def fit(learned: LearnedClassifier) -> Score:
     """The bank: training embeddings of unit length, times their e."""
     rows = bank_rows(learned.targets, BANK)
     training = learned.training

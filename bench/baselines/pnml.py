@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from oodguard.bench.baselines.post_hoc import Embedded, Learned, Score
+from oodguard.bench.baselines.post_hoc import Embedded, LearnedClassifier, Score
 
 LEAST = 1e-12
 
 
-def fit(learned: Learned) -> Score:
+def fit(learned: LearnedClassifier) -> Score:
     """(X^T X)^+."""
     training = functional.normalize(learned.training.embeddings.double())
     inverse = torch.linalg.pinv(training.T @ training, hermitian=True)

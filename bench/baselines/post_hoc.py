@@ -1,6 +1,6 @@
 """What a post-hoc score is fitted on, and what it scores.
 
-A module of this folder that needs fitting has a function `fit` from `Learned` to a `Score`; `catalogue.py` lists them.
+A module of this folder that needs fitting has a function `fit` from `LearnedClassifier` to a `Score`; `catalogue.py` lists them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class Learned:
+class LearnedClassifier:
     """A trained classifier's last layer, its training images with their classes `[N]`, and its calibration images.
 
     Nothing of it is OOD: no score here is fitted on images that it is to flag.
@@ -62,4 +62,4 @@ class Learned:
 
 # OOD scores `[B]` of images; higher = more OOD.
 Score = Callable[[Embedded], Tensor]
-Fit = Callable[[Learned], Score]
+Fit = Callable[[LearnedClassifier], Score]

@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from oodguard.bench.baselines.post_hoc import Embedded, Learned, Score
+from oodguard.bench.baselines.post_hoc import Embedded, LearnedClassifier, Score
 
 
-def fit(learned: Learned) -> Score:
+def fit(learned: LearnedClassifier) -> Score:
     """S `[C, D]`."""
     embeddings, targets = learned.training.embeddings, learned.targets
     right = learned.training.predicted == targets

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from oodguard.bench.baselines.catalogue import OF_LOGITS, POST_HOC
 from oodguard.bench.baselines.odin import odin
-from oodguard.bench.baselines.post_hoc import Embedded, Learned, Score
+from oodguard.bench.baselines.post_hoc import Embedded, LearnedClassifier, Score
 from oodguard.bench.methods.method import Detector, MethodOutput, Progress
 from oodguard.bench.networks.network import Network
 from oodguard.bench.problem import EVALUATION_BATCH, LearningProblem, batched
@@ -52,7 +52,7 @@ class Classifier(Detector):
         """Temperature on calibration images; everything else on plain training images."""
         self.eval()
         training = self._embedded_in_batches(problem, problem.inputs[0])
-        learned = Learned(
+        learned = LearnedClassifier(
             head=copy.deepcopy(self.network.head).cpu(),
             training=training,
             targets=problem.targets,

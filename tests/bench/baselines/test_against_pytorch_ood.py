@@ -13,7 +13,7 @@ from oodguard.bench.baselines import ash, scale
 from oodguard.bench.baselines.catalogue import POST_HOC
 from oodguard.bench.baselines.class_gaussians import class_gaussians
 from oodguard.bench.baselines.gen import gen
-from oodguard.bench.baselines.post_hoc import Embedded, Fit, Learned
+from oodguard.bench.baselines.post_hoc import Embedded, Fit, LearnedClassifier
 from oodguard.training.heads.scores import energy
 
 CLASSES, WIDTH, IMAGES = 6, 20, 400
@@ -44,8 +44,8 @@ class Case:
         return Embedded(embeddings=embeddings, logits=self.head(embeddings), features=embeddings)
 
     @property
-    def learned(self) -> Learned:
-        return Learned(
+    def learned(self) -> LearnedClassifier:
+        return LearnedClassifier(
             head=self.head,
             training=self.training,
             targets=self.targets,

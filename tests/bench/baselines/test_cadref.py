@@ -6,7 +6,7 @@ from scipy.special import logsumexp
 from torch import nn
 
 from oodguard.bench.baselines.cadref import fit
-from oodguard.bench.baselines.post_hoc import Embedded, Learned
+from oodguard.bench.baselines.post_hoc import Embedded, LearnedClassifier
 
 
 def embedded(head: nn.Linear, h: torch.Tensor) -> Embedded:
@@ -20,7 +20,7 @@ def test_against_the_published_recipe_in_numpy() -> None:
     training, x = torch.randn(50, 7).relu() + 0.2, torch.randn(9, 7).relu() + 0.1
     targets = torch.arange(50) % 3
     fitted = fit(
-        Learned(
+        LearnedClassifier(
             head=head,
             training=embedded(head, training),
             targets=targets,

@@ -5,7 +5,7 @@ import torch
 from scipy.special import softmax
 from torch import nn
 
-from oodguard.bench.baselines.post_hoc import Embedded, Learned
+from oodguard.bench.baselines.post_hoc import Embedded, LearnedClassifier
 from oodguard.bench.baselines.relation import fit
 
 
@@ -19,7 +19,7 @@ def test_against_the_published_recipe_in_numpy() -> None:
             return Embedded(embeddings=h, logits=head(h), features=h)
 
     targets = torch.arange(40) % 4
-    learned = Learned(
+    learned = LearnedClassifier(
         head=head,
         training=embedded(training),
         targets=targets,
