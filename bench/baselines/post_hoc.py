@@ -1,6 +1,7 @@
 """What a post-hoc score is fitted on, and what it scores.
 
-A module of this folder that needs fitting has a function `fit` from `LearnedClassifier` to a `Score`; `catalogue.py` lists them.
+A module of this folder that needs fitting has a function `fit` from `LearnedClassifier` to a `Score`; `catalogue.py`
+lists them.
 """
 
 from __future__ import annotations
