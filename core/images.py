@@ -16,6 +16,7 @@ from PIL import Image
 from oodguard.core.codes import Code
 from oodguard.core.decoding import DecodingRoom
 from oodguard.core.errors import ImageError
+from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.preprocessing import (
     DEFAULT_LIMITS,
     ImageLimits,
@@ -26,6 +27,8 @@ from oodguard.core.preprocessing import (
 from oodguard.core.quality import Picture, load_picture, picture_from
 from oodguard.core.text import readable
 
+# For files that the user keeps, such as flagged images that a server took.
+OWN_FILES = ImageLimits(formats=FORMAT_NAMES)
 ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 
 # A pipe that is named like a photo must not be waited for.

@@ -150,15 +150,12 @@ class _Origin:
 
 
 class ImageLimits(BaseModel):
-    """What an image may cost and be; checked on the header before any pixel is decoded.
-
-    max_pixels bounds what is decoded: a JPEG that is decoded at a reduced scale may have more in its file.
-    """
+    """What an image may cost and be; checked on the header before any pixel is decoded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_bytes: int = Field(20 * 1024 * 1024, ge=1, description="Largest encoded image, in bytes.")
-    max_pixels: int = Field(50_000_000, ge=1, description="Largest image, in pixels (width x height).")
+    max_pixels: int = Field(50_000_000, ge=1, description="Largest image as it is decoded, in pixels (width x height).")
     max_work: int = Field(
         600_000_000,
         ge=1,
@@ -193,10 +190,8 @@ def opened_within(
     if not data:
         raise ImageError(Code.EMPTY, "the image is empty (0 bytes)")
     if len(data) > limits.max_bytes:
-        raise ImageError(
-            Code.TOO_MANY_BYTES,
-            f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted (--max-image-bytes)",
-        )
+        most = f"{limits.max_bytes:,} are accepted (--max-image-bytes)"
+        raise ImageError(Code.TOO_MANY_BYTES, f"the image has {len(data):,} bytes; at most {most}")
     effort = Effort.of(data, most=limits.max_work)
     _require_little_work(effort.fixed, limits)
     with ExitStack() as held:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -319,7 +320,7 @@ def test_a_parquet_file_of_images_gives_the_rows_of_the_photos(
     cells: list[object] = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
     cells[5] = {"bytes": None, "path": "gone.jpg"}
     data = tmp_path / "train-00000-of-00001.parquet"
-    pa.parquet.write_table(pa.table({"image": cells, "label": list(range(12))}), data, row_group_size=5)
+    pq.write_table(pa.table({"image": cells, "label": list(range(12))}), data, row_group_size=5)
     call(capsys, "score", bundle, data, "--out", tmp_path / "a.parquet", "--part-size", "4", *FLAGS)
     listed = tmp_path / "all.txt"
     listed.write_text("".join(f"{path}\n" for path in paths))
@@ -338,7 +339,7 @@ def test_a_result_is_no_source_and_a_column_must_be_one_of_images(
     capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "r.parquet"
-    pa.parquet.write_table(pa.table({"path": ["a.jpg"], "is_ood": [True]}), data)
+    pq.write_table(pa.table({"path": ["a.jpg"], "is_ood": [True]}), data)
     code, _, said = call(capsys, "score", bundle, data, "--out", tmp_path / "out.csv")
     assert code == 2
     assert "has no column of images (bytes, or a struct of bytes and path); it has path (string)" in said

@@ -27,6 +27,7 @@ from PIL import Image
 from torch import nn
 
 from oodguard.core.errors import EnvironmentProblem, ImageError, InputError
+from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.preprocessing import ImageLimits, Pixels, Preprocessing, open_image, to_pixels
 from oodguard.training.backbone.augment import AUGMENTATION, augmented_pixels
 from oodguard.training.backbone.classifier_trunk import ClassifierTrunk
@@ -40,7 +41,7 @@ Progress = Callable[[int, int], None]
 CHUNK = 256
 BATCH = 16
 # Training data is the user's own: only absurd files are refused.
-TRAINING_LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=400_000_000, max_work=4_800_000_000)
+TRAINING_LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=400_000_000, max_work=4_800_000_000, formats=FORMAT_NAMES)
 
 
 class Alteration(Protocol):

@@ -182,7 +182,7 @@ def test_rows_of_parquet_files_are_images(tmp_path: Path, image: Callable[[int],
     for shard in range(2):
         table = pa.table({"image": cells, "thumb": [b"x"] * 9, "label": list(range(9))})
         pq.write_table(table, tmp_path / f"{shard}.parquet", row_group_size=group)
-    with pytest.raises(InputError, match="several columns of images .image, thumb.; name one of them with --column"):
+    with pytest.raises(InputError, match=r"several columns of images \(image, thumb\); name one of them with --column"):
         list(Source("0.parquet", base=tmp_path, max_bytes=100_000))
     found = Source("{0..1}.parquet", base=tmp_path, max_bytes=100_000, column="image")
     items = list(found)
@@ -195,9 +195,7 @@ def test_rows_of_parquet_files_are_images(tmp_path: Path, image: Callable[[int],
     for order in (items, items[::-1], items[7:] + items[:7]):
         for item in order:
             if item.offset == 4:
-                with pytest.raises(
-                    ImageError, match="row 4 has no bytes in its image; beside it stands the path lost.png"
-                ):
+                with pytest.raises(ImageError, match=r"row 4 has no bytes .*the path lost\.png"):
                     reader.read(item)
             else:
                 assert reader.read(item) == image(item.offset)
