@@ -18,7 +18,7 @@ from oodguard.core.formats import HEAD
 from oodguard.core.image_tables import ImageTable, is_parquet
 from oodguard.core.text import readable
 from oodguard.server.offline.items import Item, Kind
-from oodguard.server.offline.passed_over import PassedOver, looks_like_image
+from oodguard.server.offline.skipped import SkippedFiles, looks_like_image
 from oodguard.server.offline.tarballs import DamagedTar, members
 
 TAR_SUFFIXES = (".tar",)
@@ -61,7 +61,7 @@ def open_tar(path: str) -> Unpacked:
     return open(path, "rb")
 
 
-def list_archive(given: str, path: str, kind: Kind, *, max_bytes: int, passed: PassedOver) -> Iterator[Item]:
+def list_archive(given: str, path: str, kind: Kind, *, max_bytes: int, passed: SkippedFiles) -> Iterator[Item]:
     """Yield the images of an archive in its own order; `given` names their rows, `path` is where the file is.
 
     What is no image by its first bytes, and is not named like one, is counted in `passed`. A bad archive raises
