@@ -91,7 +91,7 @@ class Parts:
         judge = Judge(metrics, admission, decoders, turns, settings.top_k, sampler, shadow)
         traffic = Traffic(metrics, admission, serving, health)
         metrics.queue_images.set_function(lambda: admission.images)
-        metrics.decoding_bytes.set_function(lambda: room.held)
+        metrics.decoding_bytes.set_function(lambda: decoders.held)
         metrics.decoding_seconds.set_function(lambda: decoders.oldest)
         metrics.ready.set_function(lambda: float(health.not_ready is None))
         return cls(
