@@ -77,7 +77,7 @@ class Parts:
             max_of_one=settings.max_caller_queue,
             weights=weights,
         )
-        keys = KeyRing(file=settings.key_file, hashes=settings.key_hashes)
+        keys = KeyRing(file=settings.key_file, hashes=settings.key_hashes, changed=metrics.keep_keys)
         takers = takers_of(settings, metrics)
         sampler = Sampler(takers, rate=settings.sample_rate) if takers else None
         shadow = Shadow(settings, metrics) if settings.shadow else None

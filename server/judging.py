@@ -165,7 +165,12 @@ class Judge:
         self, caller: str, model: ServedModel, image: ParsedImage, deadline: float, source: str | None, near: bool
     ) -> Seen:
         since = time.monotonic()
-        await self.turns.take(caller)
+        try:
+            await self.turns.take(caller)
+        except asyncio.CancelledError:
+            if time.monotonic() >= deadline:
+                self.metrics.expired.inc()
+            raise
         waited = time.monotonic() - since
         try:
             (found, decoding), traits = await self._measure(model, image, deadline, source, near)

@@ -36,7 +36,7 @@ def test_an_unknown_kind_is_one_sentence(bundle: Path) -> None:
 
 
 def test_readiness_is_untrue_where_it_is_green_while_photos_fail_or_red_while_none_does() -> None:
-    watch, honest = Watch(Gateway(None)), Honest(sent=4, seconds=[0.010, 0.020, 0.040], failed=[100.0])
+    watch, honest = Watch(Gateway(None)), Honest("", sent=4, seconds=[0.010, 0.020, 0.040], failed=[100.0])
     assert watch.untrue(honest) == 1
     watch.red = [100.5]
     assert watch.untrue(honest) == 0
