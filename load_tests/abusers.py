@@ -53,7 +53,10 @@ Loop = Callable[[Target, Over], None]
 
 @dataclass(frozen=True)
 class Abuser:
-    """One kind of abuse: what it does, and what it needs: options of `oodguard serve`, TLS, a server with keys."""
+    """One kind of abuse: what it does, and what it needs: options of `oodguard serve`, TLS, a server with keys.
+
+    calls: whether it calls the server, and does not write files alone.
+    """
 
     name: str
     about: str
@@ -61,6 +64,7 @@ class Abuser:
     flags: tuple[str, ...] = ()
     tls: bool = False
     keyed: bool = False
+    calls: bool = True
 
     def run(self, target: Target, over: Over) -> None:
         """Abuse until it is over; an end of a connection is no end of the abuse."""
@@ -89,7 +93,9 @@ def each(over: Over, count: int, one: Callable[[], object]) -> None:
             future.result()
 
 
-def abuser(about: str, *flags: str, tls: bool = False, keyed: bool = False) -> Callable[[Loop], Loop]:
+def abuser(
+    about: str, *flags: str, tls: bool = False, keyed: bool = False, calls: bool = True
+) -> Callable[[Loop], Loop]:
     """Register a loop under the name of its function.
 
     ```python
@@ -102,7 +108,7 @@ def abuser(about: str, *flags: str, tls: bool = False, keyed: bool = False) -> C
         name = loop.__name__.replace("_", "-")
         if name in ABUSERS:
             raise ValueError(f"the abuser {name} is registered twice")
-        ABUSERS[name] = Abuser(name, about, loop, flags, tls, keyed)
+        ABUSERS[name] = Abuser(name, about, loop, flags, tls, keyed, calls)
         return loop
 
     return register

@@ -17,7 +17,7 @@ def _replace(path: Path, content: bytes) -> None:
     beside.replace(path)
 
 
-@abuser("puts manifests and graphs that cannot be read in the bundle's place", "--watch-interval", "0.5")
+@abuser("puts manifests and graphs that cannot be read in the bundle's place", "--watch-interval", "0.5", calls=False)
 def bad_bundles(target: Target, over: Over) -> None:
     """A manifest nested too deeply, one without end, one of other files, and a graph cut off."""
     manifest, graph = target.bundle / "manifest.json", target.bundle / "model.onnx"

@@ -195,7 +195,8 @@ def web_page(target: Target, over: Over) -> None:
     url = f"http://{target.host}:{target.private}/admin/reload"
 
     def one() -> None:
-        with httpx.Client(headers={"Origin": "https://page.example"}, timeout=30) as client:
+        transport = httpx.HTTPTransport(local_address=ADDRESS)
+        with httpx.Client(transport=transport, headers={"Origin": "https://page.example"}, timeout=30) as client:
             while not over.is_set():
                 client.post(url)
 
