@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import csv
 import shutil
 import sys
 import tempfile
@@ -20,16 +21,17 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
+
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.load_tests.gateway import Gateway
 from oodguard.load_tests.harness import console, read_images, run_script, write_report
 from oodguard.load_tests.load import LoadResult
 from oodguard.load_tests.load_client import LoadClient
 from oodguard.load_tests.options import Options
-from oodguard.load_tests.process import HOST, Process, answers, free_ports
+from oodguard.load_tests.process import HOST, Process, answers, free_ports, wait_until
 from oodguard.load_tests.request import requests_of
 
-SETTLE_SECONDS = 0.5
 # Longer than the proxy takes to notice that a server is not ready any more.
 DRAIN_DELAY = "0.6"
 # Restarts between two lines of progress.
@@ -47,6 +49,8 @@ defaults
     option redispatch
 frontend all
     bind 127.0.0.1:{front}
+    stats enable
+    stats uri /proxy-state
     default_backend guards
 backend guards
     balance roundrobin
@@ -67,8 +71,15 @@ def start_proxy(folder: Path, *, front: int, behind: tuple[int, int]) -> Process
     return Process("haproxy", [binary, "-f", config], ready=lambda: answers(f"http://{HOST}:{front}/health/ready"))
 
 
+def sees_both(front: int) -> bool:
+    """Whether the proxy knows that both servers are up: only then may the next one go."""
+    text = httpx.get(f"http://{HOST}:{front}/proxy-state;csv", timeout=10).text.removeprefix("# ")
+    rows = csv.DictReader(text.splitlines())
+    return sum(row["pxname"] == "guards" and row["svname"] in "ab" and row["status"] == "UP" for row in rows) == 2
+
+
 async def restart(
-    servers: list[Gateway], client: LoadClient, options: argparse.Namespace
+    servers: list[Gateway], client: LoadClient, options: argparse.Namespace, *, front: int
 ) -> tuple[LoadResult, list[int]]:
     """Replace the servers in turn under load; what came of the load, and the servers' exit codes."""
     codes: list[int] = []
@@ -79,11 +90,11 @@ async def restart(
             server = servers[number % 2]
             codes.append(server.stop())
             server.start()
+            wait_until(lambda: sees_both(front))
             if number % EACH == EACH - 1:
                 console.print(f"  {number + 1} restarts", style="dim")
             if time.monotonic() > over:
                 return
-            time.sleep(SETTLE_SECONDS)
 
     replacing = asyncio.create_task(asyncio.to_thread(replace))
     result = await client.saturate(connections=options.connections, until=replacing)
@@ -106,7 +117,7 @@ def main() -> None:
         for server in servers:
             stack.enter_context(server)
         stack.enter_context(start_proxy(folder, front=front, behind=(ports[0], ports[1])))
-        result, codes = asyncio.run(restart(servers, LoadClient(requests, port=front), options))
+        result, codes = asyncio.run(restart(servers, LoadClient(requests, port=front), options, front=front))
     console.print(
         f"{sum(result.outcomes.values()):,} requests over {len(codes)} restarts: {result.failed} failed; "
         f"exit codes {sorted(set(codes))}; {result.outcomes}"

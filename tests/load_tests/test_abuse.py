@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oodguard.load_tests.abuse import Honest, Watch
+from oodguard.load_tests.abuse import Honest, Watch, missed
 from oodguard.load_tests.abusers import ABUSERS, Over, Target, abuser
 from oodguard.load_tests.gateway import Gateway
 
@@ -63,3 +63,17 @@ def test_an_abuser_begins_anew_when_its_connection_ends() -> None:
             abuser("again")(cut_off)
     finally:
         del ABUSERS["cut-off"]
+
+
+def test_the_last_line_names_what_was_missed() -> None:
+    kept = {"kind": "a", "answered_percent": 100.0, "times": 3.0, "memory_mb": 300, "live_ms": 100.0, "untrue": 0}
+    assert missed([kept]) == "every kind kept to every goal"
+    other = {**kept, "kind": "b", "memory_mb": 301, "answered_percent": 99.9}
+    assert missed([kept, other]) == "missed: b (honest answered % 99.9), b (peak MB above start 301)"
+
+
+def test_every_kind_that_the_security_page_measures_is_there_and_none_is_left_out() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "SECURITY.md").read_text()
+    table = text.partition("## Measured")[2]
+    rows = {line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| `")}
+    assert {row.strip("`") for row in rows} == set(ABUSERS)
