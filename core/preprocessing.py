@@ -17,19 +17,20 @@ from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
+from oodguard.core.bands import LYING, Bands, Box, made_upright, orientation_of, to_resize
 from oodguard.core.classifier import InputType, Layout
 from oodguard.core.codes import Code
-from oodguard.core.decoding import DecodingRoom, Effort, HeavyPicture, LightRoom, bytes_to_decode
+from oodguard.core.decoding import DecodingRoom, Effort, LightRoom, bytes_to_decode
 from oodguard.core.errors import ImageError, InputError
 from oodguard.core.formats import FORMAT_NAMES
+from oodguard.core.refusals import refusals
 from oodguard.core.rgb import as_rgb
 
 Pixels = npt.NDArray[np.uint8]
 Channel = npt.NDArray[np.float32]
-Box = tuple[float, float, float, float]
 Triple = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Fit = Literal["crop", "squash", "pad"]
@@ -55,8 +56,6 @@ MAX_SIDE = 4096
 FILTERS: Mapping[str, Image.Resampling] = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
 # These take hard-edged parts of a picture: other parts, where it is decoded at a reduced scale.
 _HARD_EDGED = ("nearest", "box")
-# Orientations (EXIF) of pictures that are stored lying on their side.
-_LYING = (5, 6, 7, 8)
 # Pillow calls a JPEG with further pictures behind it by another name.
 _JPEG = ("JPEG", "MPO")
 # One image object may be given twice, to two threads; Pillow reads the file behind it without a guard.
@@ -133,6 +132,10 @@ class Preprocessing(BaseModel):
         height, width = self.size
         return self.resize, max(1, round(self.resize * width / height))
 
+    def bytes_of_rows(self, width: int, height: int) -> int:
+        """The memory of a picture's rows once they have the input's width, in bytes."""
+        return 4 * self.frame[1] * (min if self.fit == "crop" else max)(width, height)
+
     def scaling(self, width: int, height: int) -> float:
         """What the sides of a picture are multiplied by: above 1 it is enlarged. Squashed, of the side shrunk least."""
         sides = self.frame[1] / width, self.frame[0] / height
@@ -177,15 +180,28 @@ def open_image(
     Raises `ImageError` for anything that is not a usable image; the header is checked first, so a bomb is refused
     without being decoded.
     """
-    with opened_within(data, limits, shrink_for, None) as image:
-        return image
+    with _decoded(data, limits, shrink_for, None) as (image, origin):
+        found = made_upright(image)
+        found.info[_ORIGIN] = origin
+        return found
 
 
 @contextmanager
 def opened_within(
+    data: bytes, limits: ImageLimits, shrink_for: Preprocessing, room: DecodingRoom | LightRoom | None
+) -> Iterator[Image.Image | Bands]:
+    """As `open_image`, for `to_pixels`; `room` holds what decoding takes of memory, until the context ends."""
+    with _decoded(data, limits, shrink_for, room) as (image, origin):
+        found = to_resize(image)
+        found.info[_ORIGIN] = origin
+        yield found
+
+
+@contextmanager
+def _decoded(
     data: bytes, limits: ImageLimits, shrink_for: Preprocessing | None, room: DecodingRoom | LightRoom | None
-) -> Iterator[Image.Image]:
-    """As `open_image`; `room` holds what decoding takes of memory, until the context ends."""
+) -> Iterator[tuple[Image.Image, _Origin]]:
+    """The picture as its file holds it, neither upright nor RGB, and its origin. What Pillow raises is refused."""
     if not data:
         raise ImageError(Code.EMPTY, "the image is empty (0 bytes)")
     if len(data) > limits.max_bytes:
@@ -194,24 +210,23 @@ def opened_within(
         )
     effort = Effort.of(data, most=limits.max_work)
     _require_little_work(effort.fixed, limits)
-    with ExitStack() as held:
-        with _refusals(), Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
-            _require_room(image, limits)
-            _require_little_work(effort.work(*image.size), limits)
-            width, height = image.size
-            extent = None if shrink_for is None else _reduce(image, shrink_for)
-            if room is not None:
-                held.enter_context(room.hold(bytes_to_decode(image, effort, full=width * height)))
-            image.load()
-            lying, orientation = image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
-            # In place, because it would otherwise copy what is upright already.
-            ImageOps.exif_transpose(image, in_place=True)
-            found = as_rgb(image)
-            found.info[_ORIGIN] = _Origin(
-                size=(height, width) if orientation in _LYING else (width, height),
-                extent=None if extent is None else _turned(extent, lying, orientation),
-            )
-        yield found
+    with refusals(), ExitStack() as held, Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
+        _require_room(image, limits)
+        _require_little_work(effort.work(*image.size), limits)
+        width, height = image.size
+        extent = None if shrink_for is None else _reduce(image, shrink_for)
+        if room is not None and shrink_for is not None:
+            resized = shrink_for.bytes_of_rows(*image.size)
+            held.enter_context(room.hold(bytes_to_decode(image, effort, full=width * height, resized=resized)))
+        image.load()
+        orientation = orientation_of(image)
+        yield (
+            image,
+            _Origin(
+                size=(height, width) if orientation in LYING else (width, height),
+                extent=None if extent is None else _turned(extent, image.size, orientation),
+            ),
+        )
 
 
 def _reduce(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, float] | None:
@@ -223,7 +238,7 @@ def _reduce(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, fl
     if not preprocessing.reduced_jpeg or preprocessing.interpolation in _HARD_EDGED or image.format not in _JPEG:
         return None
     size = image.size
-    if image.getexif().get(ExifTags.Base.Orientation, 1) in _LYING:
+    if orientation_of(image) in LYING:
         size = size[::-1]
     side = REDUCED_MARGIN * preprocessing.scaling(*size)
     sampling = {tuple(layer[1:3]) for layer in getattr(image, "layer", ())}
@@ -239,12 +254,12 @@ def _turned(extent: tuple[float, float], size: tuple[int, int], orientation: int
     (w, h), (width, height) = extent, size
     x = (width - w, float(width)) if orientation in (2, 3, 7, 8) else (0.0, w)
     y = (height - h, float(height)) if orientation in (3, 4, 6, 7) else (0.0, h)
-    if orientation in _LYING:
+    if orientation in LYING:
         x, y = y, x
     return x[0], y[0], x[1], y[1]
 
 
-def size_of(image: Image.Image) -> tuple[int, int]:
+def size_of(image: Image.Image | Bands) -> tuple[int, int]:
     """Width and height of the picture that an image of `open_image` or `upright` was decoded from."""
     origin = image.info.get(_ORIGIN)
     return origin.size if isinstance(origin, _Origin) else image.size
@@ -252,7 +267,7 @@ def size_of(image: Image.Image) -> tuple[int, int]:
 
 def upright(image: Image.Image, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     """An image that is open already as `open_image` would give it: upright and RGB. Raises `ImageError`."""
-    with _refusals():
+    with refusals():
         _require_room(image, limits)
         with _LOADING:
             image.load()
@@ -276,25 +291,7 @@ def _require_little_work(work: int, limits: ImageLimits) -> None:
         )
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Whatever Pillow raises, as an `ImageError`."""
-    try:
-        yield
-    except (ImageError, HeavyPicture):
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(
-            Code.UNSUPPORTED_TYPE, f"not an image of a supported type ({', '.join(FORMAT_NAMES)})"
-        ) from None
-    except MemoryError:
-        raise ImageError(Code.TOO_MANY_PIXELS, "the image needs more memory than there is") from None
-    except Exception as error:  # Pillow's decoders raise almost any type on damaged input
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageError(Code.CANNOT_DECODE, f"the image is damaged and cannot be decoded ({reason})") from None
-
-
-def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+def to_pixels(image: Image.Image | Bands, preprocessing: Preprocessing) -> Pixels:
     """Fit the picture and cut out the middle: `[height, width, 3]` uint8. See `Preprocessing`.
 
     A 1 x 100,000 image costs no more than a square one: what crop cuts off is left out before resampling, and what
@@ -317,7 +314,7 @@ def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     return np.asarray(image.resize((width, height), FILTERS[preprocessing.interpolation], box=box), dtype=np.uint8)
 
 
-def _fitted(image: Image.Image, extent: Box, preprocessing: Preprocessing) -> Pixels:
+def _fitted(image: Image.Image | Bands, extent: Box, preprocessing: Preprocessing) -> Pixels:
     """The middle of the picture, which lies in `extent` of the image, squashed to the frame or padded to it."""
     left, top, right, bottom = extent
     height, width = preprocessing.frame
@@ -343,7 +340,7 @@ def _middle(have: int, want: int) -> tuple[slice, slice]:
     return slice(want), slice(start, start + want)
 
 
-def _resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, box: Box) -> Pixels:
+def _resized(image: Image.Image | Bands, size: tuple[int, int], resample: Image.Resampling, box: Box) -> Pixels:
     """A box of the image at another size."""
     (width, height), (left, top, right, bottom) = size, box
     # Pillow resizes the width first: of a thin picture that would make a broad one of its full height.

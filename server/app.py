@@ -77,7 +77,7 @@ class Parts:
             max_of_one=settings.max_caller_queue,
             weights=weights,
         )
-        keys = KeyRing(file=settings.key_file, hashes=settings.key_hashes)
+        keys = KeyRing(file=settings.key_file, hashes=settings.key_hashes, changed=metrics.keep_keys)
         takers = takers_of(settings, metrics)
         sampler = Sampler(takers, rate=settings.sample_rate) if takers else None
         shadow = Shadow(settings, metrics) if settings.shadow else None
@@ -91,7 +91,7 @@ class Parts:
         judge = Judge(metrics, admission, decoders, turns, settings.top_k, sampler, shadow)
         traffic = Traffic(metrics, admission, serving, health)
         metrics.queue_images.set_function(lambda: admission.images)
-        metrics.decoding_bytes.set_function(lambda: room.held)
+        metrics.decoding_bytes.set_function(lambda: decoders.held)
         metrics.decoding_seconds.set_function(lambda: decoders.oldest)
         metrics.ready.set_function(lambda: float(health.not_ready is None))
         return cls(

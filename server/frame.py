@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from oodguard.core.page_headers import NO_STORE, page_headers
 from oodguard.server.call import ARRIVED, CALLER
 from oodguard.server.health import Health
 from oodguard.server.pages import Pages
@@ -17,17 +18,7 @@ from oodguard.server.problems import problem_response, unroutable
 from oodguard.server.reception import Reception, Visit
 from oodguard.server.routes import OTHER, Route, RouteTable
 
-SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
-        b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'",
-    ),
-]
-NO_STORE = (b"cache-control", b"no-store")
+SECURITY_HEADERS = page_headers(images="'self' blob: data:")
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 CLOSE = (b"connection", b"close")
 # Where a request's scope holds its exchange.

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from oodguard.server.app import Gateway
 from oodguard.server.descriptors import PRIVATE_CONNECTIONS
 from oodguard.server.door import TlsDoor
+from oodguard.server.heap import map_large_blocks
 from oodguard.server.incidents import Incidents
 from oodguard.server.logs import server as log
 from oodguard.server.protocol import protocol_for
@@ -127,6 +128,7 @@ def yield_to_inference() -> None:
 def run(gateway: Gateway, public: socket.socket, private: socket.socket, rpc: socket.socket | None = None) -> int:
     """Serve on bound sockets until a signal; the exit code, 0 after an orderly end. `rpc` is for the gRPC port."""
     settings, health = gateway.parts.settings, gateway.parts.health
+    map_large_blocks()
     incidents = Incidents(gateway.parts.metrics)
     config = uvicorn.Config(
         gateway.public,

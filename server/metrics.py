@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, TypeVar
@@ -70,6 +70,7 @@ class Metrics:
             Counter, "oodguard_key_requests", "Inference requests, by the name of the caller's key and status.",
             "key", "status",
         )  # fmt: skip
+        self._counted_keys: set[tuple[str, str]] = set()
         self._request_seconds = self._add(
             Histogram,
             "oodguard_request_seconds",
@@ -219,6 +220,13 @@ class Metrics:
     def by_key(self, key: str, status: int) -> None:
         """Count one inference request of a caller with a key; `key` is a name of the key file."""
         self._by_key.labels(key, str(status)).inc()
+        self._counted_keys.add((key, str(status)))
+
+    def keep_keys(self, names: Set[str]) -> None:
+        """Drop the series of keys that are not valid any more."""
+        for key, status in [one for one in self._counted_keys if one[0] not in names]:
+            self._by_key.remove(key, status)
+            self._counted_keys.discard((key, status))
 
     def took(self, route: str, seconds: float) -> None:
         """Observe what an answered inference request took."""

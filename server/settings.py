@@ -273,7 +273,8 @@ class ServeSettings(BaseSettings):
     max_decode_bytes: int = Field(
         DECODING_BYTES,
         ge=1,
-        description="Maximum memory of all images that are being decoded, in bytes; others wait.",
+        description="Maximum memory of all large images that are being decoded, in bytes; others wait, and one that "
+        "would take more by itself is refused.",
     )
     max_json_bytes: int = Field(
         32 * 1024 * 1024, ge=1, description="Maximum size of a JSON body, or of the JSON part of one, in bytes."

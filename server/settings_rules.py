@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from oodguard.core.decoding import MOST_BYTES
+from oodguard.core.decoding import least_bytes
 from oodguard.server.addresses import EVERYWHERE, UNIX, is_local
 from oodguard.server.engines.registry import LOCAL, REMOTE
 
@@ -135,7 +135,7 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
         "--max-body-bytes is larger than --max-queue-bytes, so the largest requests could never be admitted; lower it",
     ),
     (
-        lambda s: s.max_pixels * MOST_BYTES > s.max_decode_bytes and s.max_pixels * MOST_BYTES,
+        lambda s: least_bytes(s.max_pixels) > s.max_decode_bytes and least_bytes(s.max_pixels),
         "max_decode_bytes is too small for an image of max_pixels; raise it to {}, or lower max_pixels",
     ),
     (

@@ -55,7 +55,7 @@
 {{- with dig "limits" "memory" "" $v.resources }}
 {{- $needed := include "oodguard.memoryNeeded" $ | int }}
 {{- if lt (include "oodguard.mebibytes" . | int) $needed }}
-{{- $problems = append $problems (printf "resources.limits.memory is %v, but images that the settings allow may take %d MiB and the pod would be killed; raise it, or lower settings.max_pixels, settings.max_decode_bytes or settings.max_queue_bytes" . $needed) }}
+{{- $problems = append $problems (printf "resources.limits.memory is %v, but images that the settings allow may take %d MiB and the pod would be killed; raise it, or lower settings.max_decode_bytes or settings.max_queue_bytes" . $needed) }}
 {{- end }}
 {{- end }}
 
