@@ -7,7 +7,6 @@ Normalisation is part of the graph; `network_input` says what it computes.
 from __future__ import annotations
 
 import io
-import math
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,20 +24,19 @@ from oodguard.core.codes import Code
 from oodguard.core.decoding import DecodingRoom, Effort, HeavyPicture, LightRoom, bytes_to_decode
 from oodguard.core.errors import ImageError, InputError
 from oodguard.core.formats import FORMAT_NAMES
-from oodguard.core.rgb import as_rgb
+from oodguard.core.reduced import LYING, Box, reduce, turned
+from oodguard.core.rgb import as_rgb, levels_of
+from oodguard.core.tiff import for_pillow, tiff_refusals
 
 Pixels = npt.NDArray[np.uint8]
 Channel = npt.NDArray[np.float32]
-Box = tuple[float, float, float, float]
 Triple = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Fit = Literal["crop", "squash", "pad"]
 Channels = Literal["rgb", "bgr"]
+White = Literal["tags-else-type"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
-# The final resize still shrinks by two, so what is left of the decoder's own filter is hardly seen.
-REDUCED_MARGIN = 2
-REDUCED_TOLERANCE = 1.0
 # Under this name a decoded image says what it was decoded from.
 _ORIGIN = "oodguard.origin"
 
@@ -53,12 +51,6 @@ PLAIN_ONLY = (
 # Of a frame, in pixels.
 MAX_SIDE = 4096
 FILTERS: Mapping[str, Image.Resampling] = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
-# These take hard-edged parts of a picture: other parts, where it is decoded at a reduced scale.
-_HARD_EDGED = ("nearest", "box")
-# Orientations (EXIF) of pictures that are stored lying on their side.
-_LYING = (5, 6, 7, 8)
-# Pillow calls a JPEG with further pictures behind it by another name.
-_JPEG = ("JPEG", "MPO")
 # One image object may be given twice, to two threads; Pillow reads the file behind it without a guard.
 _LOADING = threading.Lock()
 
@@ -75,9 +67,12 @@ class Preprocessing(BaseModel):
     Inside the graph: channels in the order `channels`, divided by `scale`, less `mean`, divided by `std` (one number
     for each channel, in that order). See `network_input`.
 
-    reduced_jpeg: decode a JPEG at 1/2, 1/4 or 1/8 scale while the picture stays at least `REDUCED_MARGIN` times as
-    large as it will be. The pixels then differ from the full path's by less than `REDUCED_TOLERANCE` grey levels on
-    average.
+    reduced_jpeg: decode a JPEG at 1/2, 1/4 or 1/8 scale while the picture stays at least twice as large as it will be
+    (`core/reduced.py`). A photo's pixels then differ from the full path's by less than `REDUCED_TOLERANCE` grey levels
+    on average.
+
+    white: the rule by which the numbers of a file become 0 to 255 (`core/levels.py`). A program that reads files by
+    another rule refuses the record.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,6 +88,7 @@ class Preprocessing(BaseModel):
     fill: tuple[Byte, Byte, Byte] = Field((0, 0, 0), description="The colour (RGB) around a picture that is padded.")
     channels: Channels = Field("rgb", description="The order in which the network takes the channels.")
     scale: FiniteFloat = Field(255.0, gt=0, description="What pixels are divided by before mean and std.")
+    white: White = Field("tags-else-type", description="The rule that says which number of a file is white.")
 
     @field_validator("std")
     @classmethod
@@ -171,8 +167,8 @@ def open_image(
 ) -> Image.Image:
     """Decode `data` to an upright RGB image; a JPEG smaller than it is, where `shrink_for` allows `reduced_jpeg`.
 
-    Alpha is laid over white, 16-bit greyscale is scaled to 8 bits, CMYK and palettes are converted, only the first
-    frame of an animation is used, and EXIF orientation is applied.
+    Alpha is laid over white, numbers of more than 8 bits are scaled by `core/levels.py`, CMYK and palettes are
+    converted, only the first frame or page is used, and EXIF orientation is applied.
 
     Raises `ImageError` for anything that is not a usable image; the header is checked first, so a bomb is refused
     without being decoded.
@@ -195,53 +191,25 @@ def opened_within(
     effort = Effort.of(data, most=limits.max_work)
     _require_little_work(effort.fixed, limits)
     with ExitStack() as held:
-        with _refusals(), Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
+        stream = io.BytesIO(for_pillow(data))
+        with _refusals(), tiff_refusals(data), Image.open(stream, formats=FORMAT_NAMES) as image:
             _require_room(image, limits)
             _require_little_work(effort.work(*image.size), limits)
             width, height = image.size
-            extent = None if shrink_for is None else _reduce(image, shrink_for)
+            levels = levels_of(image, data)
+            extent = None if shrink_for is None else reduce(image, shrink_for)
             if room is not None:
                 held.enter_context(room.hold(bytes_to_decode(image, effort, full=width * height)))
             image.load()
             lying, orientation = image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
             # In place, because it would otherwise copy what is upright already.
             ImageOps.exif_transpose(image, in_place=True)
-            found = as_rgb(image)
+            found = as_rgb(image, levels)
             found.info[_ORIGIN] = _Origin(
-                size=(height, width) if orientation in _LYING else (width, height),
-                extent=None if extent is None else _turned(extent, lying, orientation),
+                size=(height, width) if orientation in LYING else (width, height),
+                extent=None if extent is None else turned(extent, lying, orientation),
             )
         yield found
-
-
-def _reduce(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, float] | None:
-    """Have the decoder reduce a JPEG where that keeps `REDUCED_TOLERANCE`; the picture's true size then, in pixels.
-
-    The size is a fraction where the reduction does not divide the sides: the last row and column are then larger than
-    the picture. Chroma at half or a quarter of the width alone (4:2:2, 4:4:0, 4:1:1) comes out in blocks.
-    """
-    if not preprocessing.reduced_jpeg or preprocessing.interpolation in _HARD_EDGED or image.format not in _JPEG:
-        return None
-    size = image.size
-    if image.getexif().get(ExifTags.Base.Orientation, 1) in _LYING:
-        size = size[::-1]
-    side = REDUCED_MARGIN * preprocessing.scaling(*size)
-    sampling = {tuple(layer[1:3]) for layer in getattr(image, "layer", ())}
-    if side >= 1 or not sampling <= {(1, 1), (2, 2)}:
-        return None
-    # The decoder drops high frequencies for less than the price of keeping them.
-    drafted = image.draft(None, (math.ceil(image.width * side), math.ceil(image.height * side)))
-    return None if drafted is None else drafted[1][2:]
-
-
-def _turned(extent: tuple[float, float], size: tuple[int, int], orientation: int) -> Box:
-    """Where a picture of `extent`, at the top left of an image of `size`, lies once its EXIF orientation is applied."""
-    (w, h), (width, height) = extent, size
-    x = (width - w, float(width)) if orientation in (2, 3, 7, 8) else (0.0, w)
-    y = (height - h, float(height)) if orientation in (3, 4, 6, 7) else (0.0, h)
-    if orientation in _LYING:
-        x, y = y, x
-    return x[0], y[0], x[1], y[1]
 
 
 def size_of(image: Image.Image) -> tuple[int, int]:
@@ -255,8 +223,9 @@ def upright(image: Image.Image, limits: ImageLimits = DEFAULT_LIMITS) -> Image.I
     with _refusals():
         _require_room(image, limits)
         with _LOADING:
+            levels = levels_of(image)
             image.load()
-        return as_rgb(ImageOps.exif_transpose(image))
+        return as_rgb(ImageOps.exif_transpose(image), levels)
 
 
 def _require_room(image: Image.Image, limits: ImageLimits) -> None:
