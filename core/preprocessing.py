@@ -58,11 +58,11 @@ _LOADING = threading.Lock()
 class Preprocessing(BaseModel):
     """How an image becomes the `[height, width, 3]` uint8 array the graph takes, and that what its network takes.
 
-    A frame is laid over the picture: `resize` pixels high, and as wide as the input is in proportion. `fit` says how
-    they meet: crop, the picture is scaled until it covers the frame; squash, each side is scaled to the frame's; pad,
-    the picture is scaled until it lies within the frame, in the middle of `fill`. Then the central `crop` x `width`
-    pixels are cut out. For a square input and `crop`, that is: the short side is resized to `resize` pixels, then the
-    central square is cut out.
+    A frame is laid over the picture: `resize` pixels high, and `resize_width` or as wide as the input is in proportion.
+    `fit` says how they meet: crop, the picture is scaled until it covers the frame; squash, each side is scaled to the
+    frame's; pad, the picture is scaled until it lies within the frame, in the middle of `fill`. Then the central
+    `crop` x `width` pixels are cut out, with `fill` around them where the picture is smaller. For a square input and
+    `crop`, that is: the short side is resized to `resize` pixels, then the central square is cut out.
 
     Inside the graph: channels in the order `channels`, divided by `scale`, less `mean`, divided by `std` (one number
     for each channel, in that order). See `network_input`.
@@ -85,6 +85,9 @@ class Preprocessing(BaseModel):
     std: Triple = Field(description="What each channel is divided by after that.")
     fit: Fit = Field("crop", description="How a picture of another shape meets the input.")
     width: int | None = Field(None, ge=8, le=MAX_SIDE, description="The input's width, where it is not square.")
+    resize_width: int | None = Field(
+        None, ge=8, le=MAX_SIDE, description="The width that it is fitted to, where that is not in proportion."
+    )
     fill: tuple[Byte, Byte, Byte] = Field((0, 0, 0), description="The colour (RGB) around a picture that is padded.")
     channels: Channels = Field("rgb", description="The order in which the network takes the channels.")
     scale: FiniteFloat = Field(255.0, gt=0, description="What pixels are divided by before mean and std.")
@@ -127,7 +130,7 @@ class Preprocessing(BaseModel):
     def frame(self) -> tuple[int, int]:
         """Height and width of what the picture is fitted to, of which `size` is the middle."""
         height, width = self.size
-        return self.resize, max(1, round(self.resize * width / height))
+        return self.resize, self.resize_width or max(1, round(self.resize * width / height))
 
     def scaling(self, width: int, height: int) -> float:
         """What the sides of a picture are multiplied by: above 1 it is enlarged. Squashed, of the side shrunk least."""
@@ -191,8 +194,11 @@ def opened_within(
     effort = Effort.of(data, most=limits.max_work)
     _require_little_work(effort.fixed, limits)
     with ExitStack() as held:
-        stream = io.BytesIO(for_pillow(data))
-        with _refusals(), tiff_refusals(data), Image.open(stream, formats=FORMAT_NAMES) as image:
+        with (
+            _refusals(),
+            tiff_refusals(data),
+            Image.open(io.BytesIO(for_pillow(data)), formats=FORMAT_NAMES) as image,
+        ):
             _require_room(image, limits)
             _require_little_work(effort.work(*image.size), limits)
             width, height = image.size
@@ -266,50 +272,55 @@ def _refusals() -> Iterator[None]:
 def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     """Fit the picture and cut out the middle: `[height, width, 3]` uint8. See `Preprocessing`.
 
-    A 1 x 100,000 image costs no more than a square one: what crop cuts off is left out before resampling, and what
-    squash makes broader is shrunk first. squash and pad give the very pixels of timm's `squash` and `border`; crop's
-    lie up to half a pixel beside those of `center`, which rounds the scaled picture to whole pixels.
+    This is what timm's transforms do: crop, its `center`; squash and pad, its `squash` and `border`, bit for bit. But a
+    1 x 100,000 image costs no more than a square one: what crop cuts off is left out before resampling, which rounds
+    a little otherwise, and what squash makes broader is shrunk first.
     """
     origin = image.info.get(_ORIGIN)
     extent = origin.extent if isinstance(origin, _Origin) else None
-    extent = extent or (0.0, 0.0, float(image.width), float(image.height))
-    if preprocessing.fit != "crop":
-        return _fitted(image, extent, preprocessing)
-    left, top, right, bottom = extent
-    height, width = preprocessing.size
-    aspect = width / height
-    side = min((right - left) / aspect, bottom - top)
-    # crop > resize would ask for pixels beyond the edge: the whole short side is used instead.
-    half = min(side * preprocessing.crop / preprocessing.resize, side) / 2
-    x, y = (left + right) / 2, (top + bottom) / 2
-    box = (x - half * aspect, y - half, x + half * aspect, y + half)
-    return np.asarray(image.resize((width, height), FILTERS[preprocessing.interpolation], box=box), dtype=np.uint8)
-
-
-def _fitted(image: Image.Image, extent: Box, preprocessing: Preprocessing) -> Pixels:
-    """The middle of the picture, which lies in `extent` of the image, squashed to the frame or padded to it."""
-    left, top, right, bottom = extent
-    height, width = preprocessing.frame
-    if preprocessing.fit == "pad":
-        ratio = max((bottom - top) / height, (right - left) / width)
-        height, width = max(1, round((bottom - top) / ratio)), max(1, round((right - left) / ratio))
-    fitted = _resized(image, (width, height), FILTERS[preprocessing.interpolation], extent)
+    left, top, right, bottom = extent = extent or (0.0, 0.0, float(image.width), float(image.height))
+    height, width = _scaled(*size_of(image), preprocessing)
+    (goal, rows), (goal_across, columns) = (
+        _middle(have, want) for have, want in zip((height, width), preprocessing.size, strict=True)
+    )
+    resample = FILTERS[preprocessing.interpolation]
+    if preprocessing.fit == "crop":
+        across, down = (right - left) / width, (bottom - top) / height
+        size = columns.stop - columns.start, rows.stop - rows.start
+        # Not beyond the edge by rounding, which Pillow refuses.
+        end = min(left + columns.stop * across, right), min(top + rows.stop * down, bottom)
+        box = (left + columns.start * across, top + rows.start * down, *end)
+        found = np.asarray(image.resize(size, resample, box=box), dtype=np.uint8)
+    else:
+        found = _resized(image, (width, height), resample, extent)[rows, columns]
+    if found.shape == preprocessing.shape:
+        return found
     canvas = np.empty(preprocessing.shape, dtype=np.uint8)
     canvas[:] = preprocessing.fill
-    (goal, rows), (goal_across, columns) = (
-        _middle(h, w) for h, w in zip((height, width), preprocessing.size, strict=True)
-    )
-    canvas[goal, goal_across] = fitted[rows, columns]
+    canvas[goal, goal_across] = found
     return canvas
+
+
+def _scaled(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Height and width of the whole picture once it is fitted to the frame, in whole pixels, as timm rounds them."""
+    down, across = preprocessing.frame
+    if preprocessing.fit == "squash":
+        return down, across
+    if preprocessing.fit == "crop" and down == across:
+        # torchvision, which rounds the long side down.
+        return down * height // min(width, height), down * width // min(width, height)
+    ratios = height / down, width / across
+    ratio = max(ratios) if preprocessing.fit == "pad" else min(ratios)
+    return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
 def _middle(have: int, want: int) -> tuple[slice, slice]:
     """Where the middle of `have` pixels goes in a side of `want`, and which pixels that is. Rounds as timm does."""
     if have <= want:
         place = (want - have) // 2
-        return slice(place, place + have), slice(have)
+        return slice(place, place + have), slice(0, have)
     start = round((have - want) / 2)
-    return slice(want), slice(start, start + want)
+    return slice(0, want), slice(start, start + want)
 
 
 def _resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, box: Box) -> Pixels:
