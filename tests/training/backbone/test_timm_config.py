@@ -15,7 +15,7 @@ from oodguard.training.backbone.timm_config import preprocessing_from
 from oodguard.training.backbone.timm_loader import timm
 from oodguard.training.backbone.timm_source import create, preprocessing_of
 
-# Of `crop` from timm's `center`, in grey levels: on average, and of any pixel, where Pillow resizes the other side first.
+# Of `crop` from `center`, in grey levels: on average, and in any pixel, where Pillow resizes the other side first.
 CENTER_MEAN, CENTER_MOST = 0.5, 12
 SHAPES = ((640, 480), (481, 640), (1000, 333), (224, 224), (225, 231), (100, 90))
 
