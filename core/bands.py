@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, ImageOps
 
+from oodguard.core.levels import Levels
 from oodguard.core.rgb import as_rgb
 
 Box = tuple[float, float, float, float]
@@ -45,19 +46,20 @@ def orientation_of(image: Image.Image) -> int:
     return found
 
 
-def made_upright(image: Image.Image) -> Image.Image:
+def made_upright(image: Image.Image, levels: Levels | None = None) -> Image.Image:
     """A decoded picture as upright RGB; itself where it is."""
     # In place, because it would otherwise copy what is upright already.
     ImageOps.exif_transpose(image, in_place=True)
-    return as_rgb(image)
+    return as_rgb(image, levels)
 
 
-def to_resize(image: Image.Image) -> Image.Image | Bands:
+def to_resize(image: Image.Image, levels: Levels | None = None) -> Image.Image | Bands:
     """A decoded picture as upright RGB that will be resized; a large one in bands."""
     orientation = orientation_of(image)
-    if not fits_bands(*image.size) or (image.mode == "RGB" and orientation not in TURNS):
-        return made_upright(image)
-    return Bands(image, orientation=orientation)
+    as_it_is = image.mode == "RGB" and not image.has_transparency_data and orientation not in TURNS
+    if as_it_is or not fits_bands(*image.size):
+        return made_upright(image, levels)
+    return Bands(image, orientation=orientation, levels=levels)
 
 
 class Bands:
@@ -71,8 +73,9 @@ class Bands:
     by itself.
     """
 
-    def __init__(self, image: Image.Image, *, orientation: int = 1) -> None:
+    def __init__(self, image: Image.Image, *, orientation: int = 1, levels: Levels | None = None) -> None:
         self._image = image
+        self._levels = levels
         self._orientation = orientation if orientation in TURNS else 1
         self.size = image.size[::-1] if self._orientation in LYING else image.size
         self.width, self.height = self.size
@@ -108,7 +111,7 @@ class Bands:
         lying = self._orientation in LYING
         part = self._image.crop((top, left, bottom, right) if lying else (left, top, right, bottom))
         turn = TURNS.get(self._orientation)
-        return as_rgb(part if turn is None else part.transpose(turn))
+        return as_rgb(part if turn is None else part.transpose(turn), self._levels)
 
 
 def _seen(start: float, stop: float, side: int, size: int) -> tuple[int, int]:

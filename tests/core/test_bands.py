@@ -14,6 +14,7 @@ from PIL import Image
 
 from oodguard.core import bands, preprocessing
 from oodguard.core.bands import Bands, fits_bands, made_upright
+from oodguard.core.levels import Levels
 from oodguard.core.preprocessing import Fit, Interpolation, Pixels, Preprocessing, load_pixels, open_image, to_pixels
 
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"]
@@ -52,7 +53,7 @@ def picture(mode: str, width: int = 150, height: int = 110) -> Image.Image:
     if mode == "I;16":
         return Image.fromarray(rng.integers(0, 65_536, (height, width), dtype=np.uint16))
     if mode == "F":
-        return Image.fromarray(rng.normal(128, 200, (height, width)).astype(np.float32))
+        return Image.fromarray(rng.uniform(-70, 140, (height, width)).astype(np.float32))
     image = Image.fromarray(rng.integers(0, 256, (height, width, 4), dtype=np.uint8), "RGBA")
     if mode in ("P", "1", "L", "CMYK", "YCbCr"):
         image = image.convert("RGB")
@@ -77,10 +78,15 @@ def small_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bands, "BAND", 7 * 150)
 
 
+# What files say of pictures of one channel: which numbers are black and white.
+LEVELS = {"I": Levels(-70_000, 140_000), "F": Levels(140, -70)}
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_gives_the_pixels_of_the_whole_picture(mode: str) -> None:
-    expected = to_pixels(made_upright(picture(mode)), how("crop"))
-    assert alike(to_pixels(Bands(picture(mode)), how("crop")), expected)
+    levels = LEVELS.get(mode)
+    expected = to_pixels(made_upright(picture(mode), levels), how("crop"))
+    assert alike(to_pixels(Bands(picture(mode), levels=levels), how("crop")), expected)
     assert expected.std() > 3
 
 
@@ -116,9 +122,9 @@ def test_files_are_taken_in_bands_where_they_are_large_and_broad(monkeypatch: py
     seen: list[int] = []
 
     class Noted(Bands):
-        def __init__(self, image: Image.Image, *, orientation: int = 1) -> None:
+        def __init__(self, image: Image.Image, *, orientation: int = 1, levels: Levels | None = None) -> None:
             seen.append(orientation)
-            super().__init__(image, orientation=orientation)
+            super().__init__(image, orientation=orientation, levels=levels)
 
     monkeypatch.setattr(bands, "fits_bands", lambda width, height: True)
     monkeypatch.setattr(bands, "Bands", Noted)
