@@ -91,8 +91,5 @@ def _original_tail(run: Run, options: TrainOptions) -> nn.Module:
         return run.tail
     original = backbone_of(options)
     if original.weights_sha256 != run.record.backbone.weights_sha256:
-        raise InputError(
-            "the network as it was before fine-tuning cannot be had again: "
-            + ("its weights were random" if options.weights == "random" else "its weights are others now")
-        )
+        raise InputError("the network as it was before fine-tuning cannot be had again: its weights are others now")
     return original.tail

@@ -72,7 +72,6 @@ def learning_set(
     classes, known = (photos.classes,) * 2 if wrapped is None else (wrapped.classes, wrapped.known)
     if left_out:
         report.note(f"left out {len(left_out)} classes: {', '.join(sorted(left_out))}")
-    torch.manual_seed(options.seed)  # for weights that start at random
     backbone = backbone_of(options) if wrapped is None else wrapped.backbone(threads=options.threads)
     extractor = Extractor(backbone, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads)
     with compute.rank_zero_first():

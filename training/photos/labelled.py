@@ -14,6 +14,7 @@ from oodguard.core.errors import InputError
 from oodguard.core.formats import IMAGE_SUFFIXES
 from oodguard.core.photo_folders import unwrapped
 from oodguard.training.options import DIGITS
+from oodguard.training.record import Duplicates
 
 MIN_PER_CLASS = 4
 MAX_ZIP_BYTES = 64 * 1024**3
@@ -34,6 +35,7 @@ class Photos:
 
     held: images that are to calibrate, where a wrapped classifier has not been trained on them. root: the data folder,
     or the folder that an archive was unpacked to. left_out: how many photos were left out on demand, by their kind.
+    duplicates: the copies that were found in test/ and under several labels.
     """
 
     pool: tuple[Photo, ...]
@@ -41,6 +43,7 @@ class Photos:
     held: tuple[Photo, ...] = ()
     root: Path = Path()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    duplicates: Duplicates | None = None
 
     def name(self, photo: Photo) -> str:
         """The path of a photo relative to the data folder, with slashes."""
