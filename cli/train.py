@@ -23,7 +23,10 @@ grouped(
     TrainOptions,
     ("data", "exclude", "outliers", "backbone", "image_size", "seed", "overwrite"),
     {
-        "Photos": ("exclude_kinds", "on_unreadable", "calibration_fraction", "test_fraction", "leave_out"),
+        "Photos": (
+            *("classes_from", "ignore_folder", "splits"),
+            *("exclude_kinds", "on_unreadable", "calibration_fraction", "test_fraction", "leave_out"),
+        ),
         "Backbone": ("weights", "views", "fine_tune", "fine_tune_epochs", "fine_tune_lr", "retain"),
         "Heads": (
             *("members", "ensemble", "active", "disagreement", "alpha_floor", "beta", "hidden", "anchors", "epochs"),

@@ -27,7 +27,10 @@ grouped(
             *("seed", "views", "members", "hidden", "anchors", "epochs", "batch_size", "lr"),
             *("neighbours", "bank_size"),
         ),
-        "Photos and thresholds": ("on_unreadable", "calibration_fraction", "test_fraction", "confidence"),
+        "Photos and thresholds": (
+            *("classes_from", "ignore_folder", "splits"),
+            *("on_unreadable", "calibration_fraction", "test_fraction", "confidence"),
+        ),
         "This machine": ("cache", "threads"),
     },
 )

@@ -51,6 +51,9 @@ class PhotoFaults(Frozen):
     left_out: dict[str, int] = Field(
         default_factory=dict, description="photos that --exclude left out, by kind of suspect"
     )
+    passed: int = Field(0, description="files in the data folder that were not read, but for what systems leave there")
+    first_passed: tuple[str, ...] = Field((), description="such files with the reason, photos first")
+    layout: str = Field("", description="which folders were taken for splits")
 
 
 class BackboneRecord(Frozen):

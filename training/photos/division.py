@@ -19,6 +19,7 @@ from oodguard.training.options import TrainOptions
 from oodguard.training.photos.faults import fault_lines, photo_faults
 from oodguard.training.photos.kinds import parse_kinds
 from oodguard.training.photos.labelled import Photo, Photos, load_photos, require_enough
+from oodguard.training.photos.passed_over import require_all_read
 from oodguard.training.photos.split import near_duplicate_groups, split_off
 from oodguard.training.photos.suspects import exclude
 from oodguard.training.progress import Reporter
@@ -81,7 +82,7 @@ def found_again(photos: Photos, part: Mapping[str, Mapping[str, int | None]]) ->
 
 def chosen_photos(options: TrainOptions) -> tuple[Photos, frozenset[str]]:
     """The photos to learn from, and the classes that `leave_out` removes (random, by the run's seed)."""
-    photos = load_photos(options.data, options.cache)
+    photos = load_photos(options.data, options.cache, options.folder_rules)
     if options.exclude is not None:
         photos = exclude(photos, options.exclude, parse_kinds(options.exclude_kinds))
     if not options.leave_out:
@@ -103,6 +104,8 @@ def divide(
     Also returns the frozen features of the training and of the calibration photos, `[N, D]` each, in their order. With
     `cross_fit` nothing is set aside: all photos but the user's own test folder train, and calibrate out of fold.
     """
+    if options.on_unreadable == "refuse":
+        require_all_read(photos)
     pool = extractor.readable(
         photos.pool, lambda done, total: report.progress("features of training images", done, total)
     )

@@ -45,11 +45,14 @@ def photo_faults(
         labels=None if opinion is None else len(suspects),
         first_labels=tuple(photos.name(pool[row]) for row in suspects[:NAMED]),
         left_out=dict(photos.left_out),
+        passed=len(photos.passed),
+        first_passed=tuple(f"{file.name}: {file.reason}" for file in photos.passed[:NAMED]),
+        layout=photos.layout,
     )
 
 
-def fault_lines(faults: PhotoFaults, data: Path, *, unreadable: int) -> tuple[str, str, str]:
-    """Three lines for people: counts, copies, labels."""
+def fault_lines(faults: PhotoFaults, data: Path, *, unreadable: int) -> tuple[str, ...]:
+    """Three lines for people: counts, copies, labels; before them how folders were read and what was passed over."""
     counts = f"photos: {faults.smallest:,} to {faults.largest:,} in a class, {unreadable:,} unreadable"
     if faults.left_out:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in faults.left_out.items())
@@ -64,4 +67,13 @@ def fault_lines(faults: PhotoFaults, data: Path, *, unreadable: int) -> tuple[st
         labels = f"labels: {faults.labels:,} look wrong, the first: {first}"
     if faults.copies or faults.copies_across or faults.labels or faults.labels is None or unreadable:
         labels += f"; see them: oodguard check {visible(str(data))}"
-    return counts, copies, labels
+    layout = (f"folders: {faults.layout}",) if faults.layout else ()
+    return *layout, counts, *passed_lines(faults), copies, labels
+
+
+def passed_lines(faults: PhotoFaults) -> tuple[str, ...]:
+    """A line that names files which training does not read; none where there are none."""
+    if not faults.passed:
+        return ()
+    files = "file is" if faults.passed == 1 else "files are"
+    return (f"passed over: {faults.passed:,} {files} not read, the first: {visible(faults.first_passed[0])}",)
