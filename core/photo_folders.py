@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from oodguard.core.formats import IMAGE_SUFFIXES, format_of
@@ -103,6 +103,12 @@ def is_litter(name: str) -> bool:
 def same_class(name: str) -> str:
     """What two names of classes share that differ only in capital letters or in how Unicode writes them."""
     return unicodedata.normalize("NFC", name).casefold().strip()
+
+
+def class_above(path: PurePath, classes: Collection[str]) -> str | None:
+    """The class in whose folder a photo lies, among `classes`, which may be several folders deep: `fruit/apple`."""
+    above = path.parent.parts
+    return next((name for start in range(len(above)) if (name := "/".join(above[start:])) in classes), None)
 
 
 def looks_like_photo(name: str, head: bytes) -> bool:

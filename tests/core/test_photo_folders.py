@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 from PIL import Image
@@ -47,6 +47,15 @@ def test_other_names_are_classes(name: str) -> None:
 def test_classes_are_one_where_capital_letters_or_unicode_differ() -> None:
     assert same_class("Caf\u00e9 ") == same_class("cafe\u0301")
     assert same_class("Apple") == same_class("apple") != same_class("apples")
+
+
+def test_a_class_may_be_several_folders_deep() -> None:
+    classes = ("apple", "fruit/apple", "fruit/pear")
+    assert class_above(PurePath("shop/fruit/apple/1.jpg"), classes) == "fruit/apple"
+    assert class_above(PurePath("tree/apple/1.jpg"), classes) == "apple"
+    assert class_above(PurePath("fruit/pear/1.jpg"), classes) == "fruit/pear"
+    assert class_above(PurePath("pear/1.jpg"), classes) is None
+    assert class_above(PurePath("apple/new/1.jpg"), classes) is None
 
 
 def test_wrapping_folders_are_stepped_into_beside_files_but_not_into_splits(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from oodguard.core.photo_folders import FolderRules, Part, same_class
 from oodguard.core.text import visible
 from oodguard.training.options import DIGITS
 from oodguard.training.photos.layout import FolderReader
+from oodguard.training.photos.minimum import MIN_PER_CLASS, require_enough
 from oodguard.training.photos.passed_over import passed_over
 from oodguard.training.photos.photo import PassedOver, Photo, Photos, identity, instead
 from oodguard.training.photos.tree import PhotoTree, read_tree
@@ -30,8 +31,6 @@ __all__ = (
     "load_unlabelled",
     "require_enough",
 )
-
-MIN_PER_CLASS = 4
 
 
 @dataclass(frozen=True)
@@ -151,16 +150,6 @@ def load_unlabelled(source: Path) -> tuple[Photo, ...]:
             f"{visible(str(source))} has no images ({', '.join(FORMAT_NAMES)}){instead(passed_over(tree, set()))}"
         )
     return photos
-
-
-def require_enough(counts: Counter[str]) -> None:
-    """Raise `InputError` naming the classes with fewer than `MIN_PER_CLASS` images."""
-    few = sorted(label for label, count in counts.items() if count < MIN_PER_CLASS)
-    if few:
-        raise InputError(
-            f"too few images in {_listed([f'{label} ({counts[label]})' for label in few])}; "
-            f"every class needs at least {MIN_PER_CLASS}"
-        )
 
 
 def _listed(names: list[str], most: int = 6) -> str:
