@@ -8,6 +8,7 @@ from PIL import Image
 from oodguard.core.photo_folders import (
     FolderRules,
     Part,
+    class_above,
     is_like_split,
     same_class,
     split_of,
