@@ -11,10 +11,10 @@ from pathlib import Path
 
 from oodguard.core.formats import IMAGE_SUFFIXES
 from oodguard.core.manifest import MANIFEST_FILE
+from oodguard.core.photo_folders import split_of
 
 RUN_FILE = "run.json"
 TRITON_FILE = "config.pbtxt"
-PARTS = frozenset({"train", "val", "test"})
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 RESULTS = (".parquet", ".csv", ".jsonl")
 LISTS = (".txt", ".lst", ".list")
@@ -123,7 +123,7 @@ def _folder(path: Path) -> Artefact:
 
 def _labelled(folders: tuple[Path, ...]) -> bool:
     """Whether these are class folders, at least two of them with images, or train/, val/ or test/ of such."""
-    if any(one.name in PARTS and _labelled(tuple(_folders(one))) for one in folders):
+    if any(split_of(one.name) and _labelled(tuple(_folders(one))) for one in folders):
         return True
     return len([one for one in islice(folders, 50) if _holds_image(one)]) >= 2
 

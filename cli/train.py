@@ -24,12 +24,8 @@ grouped(
     ("data", "exclude", "outliers", "backbone", "image_size", "seed", "overwrite"),
     {
         "Photos": (
-            "exclude_kinds",
-            "on_unreadable",
-            "on_duplicate",
-            "calibration_fraction",
-            "test_fraction",
-            "leave_out",
+            *("classes_from", "ignore_folder", "splits"),
+            *("exclude_kinds", "on_unreadable", "on_duplicate", "calibration_fraction", "test_fraction", "leave_out"),
         ),
         "Backbone": ("weights", "views", "fine_tune", "fine_tune_epochs", "fine_tune_lr", "retain"),
         "Heads": (

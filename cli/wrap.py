@@ -28,11 +28,8 @@ grouped(
             *("neighbours", "bank_size"),
         ),
         "Photos and thresholds": (
-            "on_unreadable",
-            "on_duplicate",
-            "calibration_fraction",
-            "test_fraction",
-            "confidence",
+            *("classes_from", "ignore_folder", "splits"),
+            *("on_unreadable", "on_duplicate", "calibration_fraction", "test_fraction", "confidence"),
         ),
         "This machine": ("cache", "threads"),
     },

@@ -32,6 +32,7 @@ from oodguard.export.class_photos import NewPhotos, OpenedGraph, Seen, new_photo
 from oodguard.export.head_parts import FeatureRows, HeadParts, rewritten
 from oodguard.export.new_class import with_class
 from oodguard.training.metrics import Share, share
+from oodguard.training.options import FolderOptions
 from oodguard.training.photos.division import label_numbers
 from oodguard.training.photos.labelled import Photo
 from oodguard.training.photos.split import near_duplicate_groups
@@ -106,6 +107,7 @@ def add_class(
             classes=manifest.classes,
             trained=provenance.train_images,
             cross_fitted=bool(provenance.options.get("cross_fit")),
+            rules=FolderOptions.of(provenance.options).folder_rules,
             out={photo.sha256 for photo in photos.photos},
         )
     model = onnx.load(bundle / manifest.graph)

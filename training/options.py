@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from oodguard.core.photo_folders import ClassesFrom, FolderRules
 from oodguard.training.photos.kinds import EXCLUDED, parse_kinds
 
 DIGITS = "digits"
@@ -14,15 +16,44 @@ DIGITS = "digits"
 OLD_NAMES = {"tune": "fine_tune", "tune_epochs": "fine_tune_epochs", "tune_lr": "fine_tune_lr"}
 
 
-class TrainOptions(BaseModel):
+class FolderOptions(BaseModel):
+    """What folders of photos mean, where their names and their depth do not say it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes_from: ClassesFrom | None = Field(
+        None,
+        description="Which folder is the class of photos that lie deeper than one folder: 'path' makes "
+        "fruit/apple/1.jpg a fruit/apple, 'leaf' an apple, 'top' a fruit. Default: such folders are refused.",
+    )
+    ignore_folder: str = Field(
+        "", description="Folders to leave out, by name or by path in the data folder, separated by commas."
+    )
+    splits: bool = Field(
+        True, description="Take folders that are named like train, val and test for splits; without it, for classes."
+    )
+
+    @classmethod
+    def of(cls, options: Mapping[str, object]) -> FolderOptions:
+        """Those among the options that a run or a bundle keeps; the defaults where it is older than they are."""
+        return FolderOptions.model_validate(
+            {name: options[name] for name in FolderOptions.model_fields if name in options}
+        )
+
+    @property
+    def folder_rules(self) -> FolderRules:
+        """These options, as the reader of folders takes them."""
+        ignored = tuple(name for part in self.ignore_folder.split(",") if (name := part.strip().strip("/")))
+        return FolderRules(classes_from=self.classes_from, ignored=ignored, splits=self.splits)
+
+
+class TrainOptions(FolderOptions):
     """What `oodguard train` takes.
 
     ```python
     TrainOptions(data=Path("photos"), seed=1)
     ```
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Path = Field(
         description="Folder with one sub-folder per class, or with such folders in train/, val/ and test/; a zip file "

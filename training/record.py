@@ -71,6 +71,9 @@ class PhotoFaults(Frozen):
     grey_levels: GreyLevels | None = Field(
         None, description="of all photos together, where they are too few for photos; None: they are not"
     )
+    passed: int = Field(0, description="files in the data folder that were not read, but for what systems leave there")
+    first_passed: tuple[str, ...] = Field((), description="such files with the reason, photos first")
+    layout: str = Field("", description="which folders were taken for splits")
 
 
 class BackboneRecord(Frozen):

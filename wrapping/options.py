@@ -6,9 +6,9 @@ import copy
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from oodguard.training.options import TrainOptions
+from oodguard.training.options import FolderOptions, TrainOptions
 
 # Options of training that mean the same here.
 SHARED = (
@@ -28,6 +28,7 @@ SHARED = (
     "outliers",
     "on_unreadable",
     "on_duplicate",
+    *FolderOptions.model_fields,
     "cache",
     "overwrite",
     "threads",
@@ -39,15 +40,13 @@ def _of_training(name: str) -> Any:
     return copy.copy(TrainOptions.model_fields[name])
 
 
-class WrapOptions(BaseModel):
+class WrapOptions(FolderOptions):
     """What `oodguard wrap` takes, but for the classifier, its preprocessing and what training takes as well.
 
     ```python
     WrapOptions(data=Path("photos"), unseen=Path("new-photos"))
     ```
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Path = Field(
         description="Photos of the classifier's classes: a folder with one sub-folder per class, or with such folders "

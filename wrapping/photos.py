@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from oodguard.core.errors import InputError
-from oodguard.training.photos.labelled import Photo, Photos, class_folders, load_unlabelled, photo_folder
+from oodguard.core.photo_folders import Part
+from oodguard.core.text import visible
+from oodguard.training.photos.labelled import (
+    Photo,
+    Photos,
+    PhotoSource,
+    labelled,
+    open_photos,
+    part_classes,
+    require_distinct,
+    unlabelled,
+)
 from oodguard.training.progress import Reporter
 from oodguard.wrapping.options import WrapOptions
 
@@ -16,33 +28,40 @@ def find_photos(options: WrapOptions, report: Reporter) -> Photos:
     What lies in val/ or in `unseen` is `held`, unless it is among the training photos too. Raises `InputError` where
     there are none.
     """
-    root = photo_folder(options.data, options.cache)
-    split = (root / "train").is_dir()
-    pool = _photos(root / "train" if split else root, options)
-    held, test = (_found(root / part, options) if split else () for part in ("val", "test"))
+    opened, parts = _parts(options.data, options)
+    pool, held, test = parts[Part.TRAIN], parts[Part.VAL], parts[Part.TEST]
+    passed = opened.passed((*pool, *held, *test))
     if options.unseen is not None:
-        held = _photos(photo_folder(options.unseen, options.cache), options)
+        other, found = _parts(options.unseen, options)
+        held = tuple(photo for part in Part for photo in found[part])
+        passed += other.passed(held)
     elif options.all_unseen:
         pool, held = pool + held, ()
+    if options.labels == "photos":
+        require_distinct(
+            {str(options.data): part_classes((*pool, *test)), str(options.unseen or "val"): part_classes(held)}
+        )
     known = {photo.sha256 for photo in pool}
     new = tuple(photo for photo in held if photo.sha256 not in known)
     if len(new) < len(held):
         where = "val/" if options.unseen is None else "--unseen"
         report.note(f"{len(held) - len(new)} of {len(held)} photos of {where} are training photos too: left out there")
-    return Photos(pool=pool, test=test, held=new)
+    return Photos(pool=pool, test=test, held=new, root=opened.root, passed=passed)
 
 
-def _found(folder: Path, options: WrapOptions) -> tuple[Photo, ...]:
-    """The images of a folder that may be missing, or empty."""
-    if not folder.is_dir():
-        return ()
+def _parts(source: Path, options: WrapOptions) -> tuple[PhotoSource, Mapping[Part, tuple[Photo, ...]]]:
+    """The photos of each part of a data folder. Raises `InputError` where none trains."""
+    opened = open_photos(source, options.cache, options.folder_rules)
+    reader = opened.reader
     if options.labels == "photos":
-        return class_folders(folder)
-    return load_unlabelled(folder) if any(path.is_file() for path in folder.rglob("*")) else ()
-
-
-def _photos(folder: Path, options: WrapOptions) -> tuple[Photo, ...]:
-    found = load_unlabelled(folder) if options.labels == "model" else class_folders(folder)
-    if not found:
-        raise InputError(f"{folder} has no images in class folders; give --labels model for photos without labels")
-    return found
+        layout = reader.layout(opened.tree)
+        parts = {part: labelled(layout.parts.get(part, {})) for part in Part}
+    else:
+        tree = reader.opened(opened.tree)
+        splits = reader.splits(tree, labelled=False) or {Part.TRAIN: tree}
+        parts = {part: unlabelled(splits[part]) if part in splits else () for part in Part}
+    if not parts[Part.TRAIN]:
+        raise InputError(
+            f"{visible(str(source))} has no images in class folders; give --labels model for photos without labels"
+        )
+    return opened, parts

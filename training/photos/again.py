@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from oodguard.training.options import TrainOptions
-from oodguard.training.photos.labelled import Photo, Photos, load_photos, load_unlabelled, photo_folder
+from oodguard.training.photos.labelled import Photo, Photos, load_photos, load_unlabelled, open_photos, unlabelled
 from oodguard.training.record import DivisionRecord, RunRecord
 
 
@@ -16,8 +16,8 @@ def photos_of_run(record: RunRecord, division: DivisionRecord, options: TrainOpt
     the labels that the run gave them. Raises `InputError` where nothing is there.
     """
     if record.classifier is None:
-        return load_photos(options.data, options.cache)
-    found = load_unlabelled(photo_folder(options.data, options.cache))
+        return load_photos(options.data, options.cache, options.folder_rules)
+    found = unlabelled(open_photos(options.data, options.cache).tree)
     unseen = record.classifier.unseen
     if unseen is not None and Path(unseen).is_dir():
         found += load_unlabelled(Path(unseen))

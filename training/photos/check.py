@@ -21,7 +21,7 @@ from oodguard.training.photos.kinds import Kind
 from oodguard.training.photos.label_suspects import SUSPECT, LabelOpinion, label_opinion
 from oodguard.training.photos.labelled import MIN_PER_CLASS, Photo, Photos, find_photos
 from oodguard.training.photos.oddities import oddities
-from oodguard.training.photos.passed_over import PassedOver, passed_over
+from oodguard.training.photos.photo import PassedOver
 from oodguard.training.photos.pictures import Looked, look
 from oodguard.training.photos.suspects import Suspect
 from oodguard.training.progress import Reporter, Silent
@@ -81,7 +81,7 @@ def check_photos(options: TrainOptions, *, report: Reporter | None = None) -> Ph
 
 
 def _check(options: TrainOptions, report: Reporter) -> PhotoCheck:
-    photos = find_photos(options.data, options.cache)
+    photos = find_photos(options.data, options.cache, options.folder_rules)
     everything = (*photos.pool, *photos.test)
     looked = look(
         everything,
@@ -93,7 +93,7 @@ def _check(options: TrainOptions, report: Reporter) -> PhotoCheck:
         raise InputError(
             f"none of the {len(everything)} photos in {options.data} can be read; check where they are from"
         )
-    passed = passed_over(options.data, photos) if options.data.exists() else ()
+    passed = photos.passed
     labels = label_numbers(looked.photos, photos.classes)
     groups = copy_groups(
         looked.photos, looked.pictures.copies, looked.pictures.colours, order=_order(photos, looked.photos, labels)

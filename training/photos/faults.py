@@ -50,11 +50,17 @@ def photo_faults(
         left_out=dict(photos.left_out),
         duplicates=photos.duplicates,
         grey_levels=grey_levels,
+        passed=len(photos.passed),
+        first_passed=tuple(f"{file.name}: {file.reason}" for file in photos.passed[:NAMED]),
+        layout=photos.layout,
     )
 
 
 def fault_lines(faults: PhotoFaults, data: Path, *, unreadable: int) -> tuple[str, ...]:
-    """Three lines for people: counts, copies, labels; and one for each fault that makes figures false."""
+    """What people read of it: how folders were read, counts, what was passed over, copies and labels.
+
+    A line for each fault that makes figures false follows.
+    """
     counts = f"photos: {faults.smallest:,} to {faults.largest:,} in a class, {unreadable:,} unreadable"
     if faults.left_out:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in faults.left_out.items())
@@ -71,4 +77,13 @@ def fault_lines(faults: PhotoFaults, data: Path, *, unreadable: int) -> tuple[st
         labels += f"; see them: oodguard check {visible(str(data))}"
     false = () if faults.duplicates is None else duplicate_lines(faults.duplicates)
     grey = () if faults.grey_levels is None else (f"warning: {faults.grey_levels.sentence}",)
-    return counts, copies, labels, *false, *grey
+    layout = (f"folders: {faults.layout}",) if faults.layout else ()
+    return *layout, counts, *passed_lines(faults), copies, labels, *false, *grey
+
+
+def passed_lines(faults: PhotoFaults) -> tuple[str, ...]:
+    """A line that names files which training does not read; none where there are none."""
+    if not faults.passed:
+        return ()
+    files = "file is" if faults.passed == 1 else "files are"
+    return (f"passed over: {faults.passed:,} {files} not read, the first: {visible(faults.first_passed[0])}",)
