@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from oodguard.training.options import TrainOptions
-from oodguard.training.photos.labelled import Photo, Photos, load_photos, load_unlabelled, open_photos, unlabelled
+from oodguard.training.photos.labelled import Photo, Photos, every_photo, load_photos
 from oodguard.training.record import DivisionRecord, RunRecord
 
 
@@ -17,10 +17,10 @@ def photos_of_run(record: RunRecord, division: DivisionRecord, options: TrainOpt
     """
     if record.classifier is None:
         return load_photos(options.data, options.cache, options.folder_rules)
-    found = unlabelled(open_photos(options.data, options.cache).tree)
+    found = every_photo(options.data, options.cache, options.folder_rules)
     unseen = record.classifier.unseen
-    if unseen is not None and Path(unseen).is_dir():
-        found += load_unlabelled(Path(unseen))
+    if unseen is not None and Path(unseen).exists():
+        found += every_photo(Path(unseen), options.cache, options.folder_rules)
     return Photos(
         pool=_relabelled(found, division.training),
         test=_relabelled(found, division.test),
