@@ -53,11 +53,10 @@ def backbone_of(options: TrainOptions) -> Backbone:
 
     Raises as `BackboneSource.load` does.
     """
+    last = options.fine_tune and options.fine_tune_part == "last"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        return load_backbone(
-            options.backbone, weights=options.weights, image_size=options.image_size, tune=options.fine_tune
-        )
+        return load_backbone(options.backbone, weights=options.weights, image_size=options.image_size, tune=last)
 
 
 def rebuild_backbone(record: BackboneRecord, preprocessing: Preprocessing, folder: Path) -> tuple[nn.Module, nn.Module]:
