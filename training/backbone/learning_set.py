@@ -18,6 +18,7 @@ from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Division, chosen_photos, divide, label_numbers
 from oodguard.training.photos.kinds import parse_kinds
 from oodguard.training.photos.labelled import Photo, Photos, load_unlabelled
+from oodguard.training.photos.minimum import Minimum
 from oodguard.training.photos.suspects import label_line
 from oodguard.training.progress import Reporter
 from oodguard.training.wrapped import Wrapped
@@ -74,7 +75,8 @@ def learning_set(
     classes, known = (photos.classes,) * 2 if wrapped is None else (wrapped.classes, wrapped.known)
     if left_out:
         report.note(f"left out {len(left_out)} classes: {', '.join(sorted(left_out))}")
-    torch.manual_seed(options.seed)  # for weights that start at random
+    minimum = Minimum(options, tested=bool(photos.test), held=bool(photos.held))
+    minimum.require(len(photos.held or photos.pool), wrapped=wrapped is not None)
     backbone = backbone_of(options) if wrapped is None else wrapped.backbone(threads=options.threads)
     extractor = Extractor(backbone, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads)
     with compute.rank_zero_first():

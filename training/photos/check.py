@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from oodguard.core.errors import InputError
-from oodguard.training.backbone.features import Extractor
+from oodguard.core.grey_levels import GreyLevels, few_grey_levels
+from oodguard.training.backbone.features import TRAINING_LIMITS, Extractor
 from oodguard.training.backbone.sources import backbone_of
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.compute import cpu_threads
@@ -20,7 +21,7 @@ from oodguard.training.photos.kinds import Kind
 from oodguard.training.photos.label_suspects import SUSPECT, LabelOpinion, label_opinion
 from oodguard.training.photos.labelled import MIN_PER_CLASS, Photo, Photos, find_photos
 from oodguard.training.photos.oddities import oddities
-from oodguard.training.photos.passed_over import PassedOver, passed_over
+from oodguard.training.photos.photo import PassedOver
 from oodguard.training.photos.pictures import Looked, look
 from oodguard.training.photos.suspects import Suspect
 from oodguard.training.progress import Reporter, Silent
@@ -35,7 +36,7 @@ class PhotoCheck:
     suspect, by its path and kind.
 
     counts: readable photos of each class. passed: files that training passes over. asked_labels: whether labels were
-    compared with what classifiers say.
+    compared with what classifiers say. grey_levels: of all photos together, where they are too few for photos.
     """
 
     photos: Photos
@@ -44,6 +45,7 @@ class PhotoCheck:
     passed: tuple[PassedOver, ...]
     beside: Mapping[tuple[str, Kind], Photo]
     asked_labels: bool
+    grey_levels: GreyLevels | None = None
 
     def of(self, *kinds: Kind) -> tuple[Suspect, ...]:
         """The suspects of these kinds."""
@@ -79,7 +81,7 @@ def check_photos(options: TrainOptions, *, report: Reporter | None = None) -> Ph
 
 
 def _check(options: TrainOptions, report: Reporter) -> PhotoCheck:
-    photos = find_photos(options.data, options.cache)
+    photos = find_photos(options.data, options.cache, options.folder_rules)
     everything = (*photos.pool, *photos.test)
     looked = look(
         everything,
@@ -91,7 +93,7 @@ def _check(options: TrainOptions, report: Reporter) -> PhotoCheck:
         raise InputError(
             f"none of the {len(everything)} photos in {options.data} can be read; check where they are from"
         )
-    passed = passed_over(options.data, photos) if options.data.exists() else ()
+    passed = photos.passed
     labels = label_numbers(looked.photos, photos.classes)
     groups = copy_groups(
         looked.photos, looked.pictures.copies, looked.pictures.colours, order=_order(photos, looked.photos, labels)
@@ -114,6 +116,7 @@ def _check(options: TrainOptions, report: Reporter) -> PhotoCheck:
         passed=passed,
         beside=finder.beside,
         asked_labels=opinion is not None,
+        grey_levels=few_grey_levels((photo.path.read_bytes() for photo in looked.photos), TRAINING_LIMITS),
     )
 
 
