@@ -120,9 +120,12 @@ class _AddedWriter:
         labels = gated.answers.probabilities.argmax(1)
         parity = old.parity
         if old.precision == "fp32":
-            parity = compare(new.calibration, self._definition(graph, gated.images), gated.answers).model_copy(
-                update={"tolerance": old.parity.tolerance}
-            )
+            parity = compare(
+                new.calibration,
+                self._definition(graph, gated.images),
+                gated.answers,
+                score_tolerance=old.parity.score_tolerance,
+            ).model_copy(update={"tolerance": old.parity.tolerance})
         return Manifest.model_validate(
             {
                 **dict(old),
@@ -221,10 +224,11 @@ class _AddedWriter:
     def _require(self, expected: Outputs, found: Outputs) -> float:
         """The largest error of a score. Raises `QualityError` where the graph is not what its definition says."""
         # A calibration photo can be the threshold itself, and may fall on either side of it.
-        edge = undecided(self.new.calibration, expected, found)
+        steep = self.new.old.parity.score_tolerance
+        edge = undecided(self.new.calibration, expected, found, score_tolerance=steep)
         if not edge.all():
             expected, found = expected.rows(~edge), found.rows(~edge)
-        parity = compare(self.new.calibration, expected, found)
+        parity = compare(self.new.calibration, expected, found, score_tolerance=steep)
         require(parity)
         if expected.distances is not None:
             require_distances(expected.distances, found)

@@ -1,13 +1,14 @@
 """The parity gate: the graph must answer as PyTorch does, or there is no bundle. It has no off switch.
 
-A float32 graph must give the same numbers. A graph of lower precision cannot; it must come to the same decisions as the
-float32 graph that it was made from, which passed the first gate.
+A float32 graph must give the same numbers, but for rounding (`rounding.py`). A graph of lower precision cannot; it must
+come to the same decisions as the float32 graph that it was made from, which passed the first gate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,11 @@ from oodguard.core.calibration import Calibration
 from oodguard.core.curve import Scores
 from oodguard.core.errors import QualityError
 from oodguard.core.manifest import Parity, Precision
+from oodguard.core.scores import ScoreName
 from oodguard.core.targets import DEFAULT_ACCEPT
 from oodguard.core.verdict import Outputs
+from oodguard.export.rounding import TOLERANCE
 from oodguard.training.metrics import auroc
-
-TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,16 @@ ALLOWED: Mapping[Precision, Allowance] = {
 }
 
 
-def compare(calibration: Calibration, expected: Outputs, found: Outputs) -> Parity:
+Tolerances = Mapping[ScoreName, float]
+
+
+def compare(
+    calibration: Calibration, expected: Outputs, found: Outputs, *, score_tolerance: Tolerances = MappingProxyType({})
+) -> Parity:
     """Compare ONNX Runtime (`found`) with PyTorch (`expected`) on the same images, measured and not yet judged.
 
-    A score that is its own threshold, as one calibration photo's always is, may fall on either side of it.
+    score_tolerance: what is allowed of scores that rounding moves by more than `TOLERANCE` (`allowed_by_rounding`). A
+    score that is its own threshold, as one calibration photo's always is, may fall on either side of it.
     """
     errors = calibration.score_errors(expected.scores, found.scores)
     thresholds = calibration.thresholds(DEFAULT_ACCEPT)
@@ -56,54 +63,60 @@ def compare(calibration: Calibration, expected: Outputs, found: Outputs) -> Pari
     return Parity(
         images=len(expected.scores),
         tolerance=TOLERANCE,
+        score_tolerance=dict(score_tolerance),
         max_probability_error=float(np.abs(expected.probabilities - found.probabilities).max()),
         max_score_error={name: float(errors[:, i].max()) for i, name in enumerate(calibration.names)},
         labels_identical=bool((expected.probabilities.argmax(1) == found.probabilities.argmax(1)).all()),
         verdicts_identical=bool(
             (calibration.flagged(expected) == calibration.flagged(found)).all()
             and (
-                ((expected.scores > limits) == (found.scores > limits)) | _on_edge(calibration, expected, limits)
+                ((expected.scores > limits) == (found.scores > limits))
+                | (
+                    calibration.score_errors(np.broadcast_to(limits, expected.scores.shape), expected.scores)
+                    <= _allowed(calibration, score_tolerance)
+                )
             ).all()
         ),
     )
 
 
-def _on_edge(calibration: Calibration, expected: Outputs, limits: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Which scores are no farther from their thresholds than runtimes may be from one another, `[B, S]`."""
-    return np.asarray(
-        calibration.score_errors(np.broadcast_to(limits, expected.scores.shape), expected.scores) <= TOLERANCE
-    )
+def _allowed(calibration: Calibration, score_tolerance: Tolerances) -> npt.NDArray[np.float64]:
+    """How far runtimes may be from one another, `[S]`."""
+    return np.array([score_tolerance.get(name, TOLERANCE) for name in calibration.names])
 
 
-def undecided(calibration: Calibration, expected: Outputs, found: Outputs) -> npt.NDArray[np.bool_]:
+def undecided(
+    calibration: Calibration, expected: Outputs, found: Outputs, *, score_tolerance: Tolerances = MappingProxyType({})
+) -> npt.NDArray[np.bool_]:
     """Which images lie on the edge of the fused decision, `[B]`: flagged by one runtime alone, with equal scores."""
-    equal = (calibration.score_errors(expected.scores, found.scores) <= TOLERANCE).all(1)
+    errors = calibration.score_errors(expected.scores, found.scores)
+    equal = (errors <= _allowed(calibration, score_tolerance)).all(1)
     return np.asarray((calibration.flagged(expected) != calibration.flagged(found)) & equal)
 
 
 def require(parity: Parity) -> None:
     """Raise `QualityError` naming the first thing that differs."""
-    if parity.max_probability_error > parity.tolerance:
+    if not parity.max_probability_error <= parity.tolerance:
         raise QualityError(
             f"the graph's probabilities differ from PyTorch's by {parity.max_probability_error:.2e} "
             f"(allowed {parity.tolerance:g}); nothing was exported"
         )
     for name, error in parity.max_score_error.items():
-        if error > parity.tolerance:
+        if not error <= (allowed := parity.allowed(name)):
             raise QualityError(
-                f"the graph's {name} differs from PyTorch's by {error:.2e} relative (allowed {parity.tolerance:g}); "
+                f"the graph's {name} differs from PyTorch's by {error:.2e} relative (allowed {allowed:g}); "
                 "nothing was exported"
             )
     if not (parity.labels_identical and parity.verdicts_identical):
         raise QualityError("the graph's labels or verdicts differ from PyTorch's; nothing was exported")
 
 
-def require_distances(expected: npt.NDArray[np.float32], found: Outputs) -> None:
+def require_distances(expected: npt.NDArray[np.float32], found: Outputs, *, allowed: float = TOLERANCE) -> None:
     """Raise `QualityError` unless the graph's neighbours are as far as PyTorch's, `[B, K]`; ties may differ in rows."""
     error = float(np.abs(expected - found.distances).max()) if found.distances is not None else np.inf
-    if not error <= TOLERANCE:
+    if not error <= allowed:
         raise QualityError(
-            f"the graph's nearest photos are {error:.2e} nearer or farther than PyTorch's (allowed {TOLERANCE:g}); "
+            f"the graph's nearest photos are {error:.2e} nearer or farther than PyTorch's (allowed {allowed:g}); "
             "nothing was exported"
         )
 

@@ -62,6 +62,7 @@ class BackboneRecord(Frozen):
     source: str
     weights_sha256: str
     cut: str | None = Field(description="last frozen module; what follows was tuned. None: all frozen")
+    recorded: bool = Field(False, description="whether it was cut as recorded operations, and not as traced modules")
     width: int
 
 

@@ -33,7 +33,8 @@ from oodguard.training.backbone.classifier_trunk import ClassifierTrunk
 from oodguard.training.backbone.network import Backbone, pixel_network
 from oodguard.training.photos.labelled import Photo
 
-# float16; of a wrapped classifier float32, since what it says is answered as it is.
+# float16, or float32 of numbers that it does not have; of a wrapped classifier float32, since what it says is answered
+# as it is.
 Activations = npt.NDArray[np.floating]
 Progress = Callable[[int, int], None]
 
@@ -168,8 +169,7 @@ class Extractor:
                 if pixels:
                     outputs.append(self._infer(np.stack(pixels)))
                 if keys:
-                    kind = np.float16 if self.backbone.rows is None else np.float32
-                    self._write(keys, np.concatenate(outputs).astype(kind))
+                    self._write(keys, self._kept(np.concatenate(outputs)))
                     self.computed += len(keys)
                 if progress:
                     progress(finished, len(jobs))
@@ -194,6 +194,14 @@ class Extractor:
     def _infer(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         assert self._run is not None
         return self._run(pixels)
+
+    def _kept(self, rows: npt.NDArray[np.float32]) -> Activations:
+        """As float16, where none of them is too large for it; a chunk of larger ones stays as it is."""
+        if self.backbone.rows is not None:
+            return rows
+        with np.errstate(over="ignore"):
+            halves = rows.astype(np.float16)
+        return halves if np.isfinite(halves).all() or not np.isfinite(rows).all() else rows
 
     def _write(self, keys: list[str], rows: Activations) -> None:
         try:

@@ -74,6 +74,9 @@ def learning_set(
         report.note(f"left out {len(left_out)} classes: {', '.join(sorted(left_out))}")
     torch.manual_seed(options.seed)  # for weights that start at random
     backbone = backbone_of(options) if wrapped is None else wrapped.backbone(threads=options.threads)
+    tune = options.fine_tune and backbone.whole_because is None
+    if backbone.whole_because is not None:
+        report.note(f"{backbone.name} stays frozen, as with --no-fine-tune: {backbone.whole_because}")
     extractor = Extractor(backbone, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads)
     with compute.rank_zero_first():
         division, plain, held = divide(photos, extractor, options, report)
@@ -87,7 +90,7 @@ def learning_set(
             strange = extractor.extract(extractor.readable(load_unlabelled(options.outliers)))[0]
     targets = torch.from_numpy(label_numbers(division.training, known))
     frozen = torch.stack([plain, *(tail_features(backbone.tail, view) for view in activations[1:])])
-    if options.fine_tune:
+    if tune:
         tuned_tail(backbone, activations, frozen, targets, options, compute, report)
     return LearningSet(
         photos=photos,
@@ -98,7 +101,7 @@ def learning_set(
         division=division,
         activations=activations,
         frozen=frozen,
-        features=view_features(backbone.tail, activations) if options.fine_tune else frozen,
+        features=view_features(backbone.tail, activations) if tune else frozen,
         targets=targets,
         held=held,
         strange=strange,

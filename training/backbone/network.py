@@ -17,7 +17,8 @@ class Backbone:
 
     `trunk` is always frozen; `tail` is what fine-tuning may change (an identity when everything is frozen). `kind` is
     the library that builds it, a key of `sources.SOURCES`. rows: what the tail gives for an image where that is more
-    than its feature; None: the feature alone.
+    than its feature; None: the feature alone. recorded: how it was cut (`cut.Halves`). whole_because: why it is frozen
+    as a whole where its tail was to be tuned; None: it is not.
     """
 
     kind: str
@@ -30,6 +31,8 @@ class Backbone:
     trunk: nn.Module
     tail: nn.Module
     rows: Rows | None = None
+    recorded: bool = False
+    whole_because: str | None = None
 
     def feature(self, rows: Tensor) -> Tensor:
         """The feature `[..., D]` of rows that the tail gave."""
