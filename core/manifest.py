@@ -106,6 +106,7 @@ class Parity(Frozen):
     score_tolerance: dict[ScoreName, float] = Field(
         default_factory=dict, description="of scores that rounding moves by more than `tolerance`"
     )
+    probability_tolerance: float = Field(0.0, ge=0, description="the same of probabilities")
     max_probability_error: float
     max_score_error: dict[ScoreName, float]
     labels_identical: bool

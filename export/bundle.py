@@ -232,12 +232,12 @@ class _Writer:
             calibration = calibration.answered(self.run.labelled, keep_probabilities=True)
         found = run_graph(session(graph), self.images)
         allowed = allowed_by_rounding(self.run, self.images)
-        edge = undecided(calibration, expected, found, score_tolerance=allowed.scores)
+        edge = undecided(calibration, expected, found, allowed=allowed)
         if edge.any() and not edge.all():
             # A calibration photo can be the threshold itself; a golden image must be answered alike by every runtime.
             self._keep(np.flatnonzero(~edge).tolist())
             expected, found = expected.rows(~edge), found.rows(~edge)
-        parity = compare(calibration, expected, found, score_tolerance=allowed.scores)
+        parity = compare(calibration, expected, found, allowed=allowed)
         require(parity)
         require_distances(self.run.distances(self.images), found, allowed=allowed.distances)
         parity = parity.model_copy(update={"own_images": own_images})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +16,9 @@ from oodguard.core.calibration import Calibration
 from oodguard.core.curve import Scores
 from oodguard.core.errors import QualityError
 from oodguard.core.manifest import Parity, Precision
-from oodguard.core.scores import ScoreName
 from oodguard.core.targets import DEFAULT_ACCEPT
 from oodguard.core.verdict import Outputs
-from oodguard.export.rounding import TOLERANCE
+from oodguard.export.rounding import STRICT, TOLERANCE, Allowed
 from oodguard.training.metrics import auroc
 
 
@@ -46,16 +44,11 @@ ALLOWED: Mapping[Precision, Allowance] = {
 }
 
 
-Tolerances = Mapping[ScoreName, float]
-
-
-def compare(
-    calibration: Calibration, expected: Outputs, found: Outputs, *, score_tolerance: Tolerances = MappingProxyType({})
-) -> Parity:
+def compare(calibration: Calibration, expected: Outputs, found: Outputs, *, allowed: Allowed = STRICT) -> Parity:
     """Compare ONNX Runtime (`found`) with PyTorch (`expected`) on the same images, measured and not yet judged.
 
-    score_tolerance: what is allowed of scores that rounding moves by more than `TOLERANCE` (`allowed_by_rounding`). A
-    score that is its own threshold, as one calibration photo's always is, may fall on either side of it.
+    allowed: what rounding may change (`allowed_by_rounding`). A score that is its own threshold, as one calibration
+    photo's always is, may fall on either side of it.
     """
     errors = calibration.score_errors(expected.scores, found.scores)
     thresholds = calibration.thresholds(DEFAULT_ACCEPT)
@@ -63,7 +56,8 @@ def compare(
     return Parity(
         images=len(expected.scores),
         tolerance=TOLERANCE,
-        score_tolerance=dict(score_tolerance),
+        score_tolerance=dict(allowed.scores),
+        probability_tolerance=allowed.probabilities if allowed.probabilities > TOLERANCE else 0.0,
         max_probability_error=float(np.abs(expected.probabilities - found.probabilities).max()),
         max_score_error={name: float(errors[:, i].max()) for i, name in enumerate(calibration.names)},
         labels_identical=bool((expected.probabilities.argmax(1) == found.probabilities.argmax(1)).all()),
@@ -73,33 +67,35 @@ def compare(
                 ((expected.scores > limits) == (found.scores > limits))
                 | (
                     calibration.score_errors(np.broadcast_to(limits, expected.scores.shape), expected.scores)
-                    <= _allowed(calibration, score_tolerance)
+                    <= _of_scores(calibration, allowed)
                 )
             ).all()
         ),
     )
 
 
-def _allowed(calibration: Calibration, score_tolerance: Tolerances) -> npt.NDArray[np.float64]:
+def _of_scores(calibration: Calibration, allowed: Allowed) -> npt.NDArray[np.float64]:
     """How far runtimes may be from one another, `[S]`."""
-    return np.array([score_tolerance.get(name, TOLERANCE) for name in calibration.names])
+    return np.array([allowed.scores.get(name, TOLERANCE) for name in calibration.names])
 
 
 def undecided(
-    calibration: Calibration, expected: Outputs, found: Outputs, *, score_tolerance: Tolerances = MappingProxyType({})
+    calibration: Calibration, expected: Outputs, found: Outputs, *, allowed: Allowed = STRICT
 ) -> npt.NDArray[np.bool_]:
-    """Which images lie on the edge of the fused decision, `[B]`: flagged by one runtime alone, with equal scores."""
+    """Which images lie on the edge of a decision, `[B]`: equal numbers, and another flag or label."""
     errors = calibration.score_errors(expected.scores, found.scores)
-    equal = (errors <= _allowed(calibration, score_tolerance)).all(1)
-    return np.asarray((calibration.flagged(expected) != calibration.flagged(found)) & equal)
+    equal = (errors <= _of_scores(calibration, allowed)).all(1)
+    equal &= np.abs(expected.probabilities - found.probabilities).max(1) <= allowed.probabilities
+    labels = expected.probabilities.argmax(1) != found.probabilities.argmax(1)
+    return np.asarray(((calibration.flagged(expected) != calibration.flagged(found)) | labels) & equal)
 
 
 def require(parity: Parity) -> None:
     """Raise `QualityError` naming the first thing that differs."""
-    if not parity.max_probability_error <= parity.tolerance:
+    if not parity.max_probability_error <= (allowed := max(parity.tolerance, parity.probability_tolerance)):
         raise QualityError(
             f"the graph's probabilities differ from PyTorch's by {parity.max_probability_error:.2e} "
-            f"(allowed {parity.tolerance:g}); nothing was exported"
+            f"(allowed {allowed:g}); nothing was exported"
         )
     for name, error in parity.max_score_error.items():
         if not error <= (allowed := parity.allowed(name)):

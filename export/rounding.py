@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from oodguard.core.manifest import Parity
 from oodguard.core.scores import ScoreName
 from oodguard.training.run import Run
 
@@ -37,31 +38,53 @@ DRAWS = 16
 
 @dataclass(frozen=True)
 class Allowed:
-    """What the gate allows: of each score where that is more than `TOLERANCE`, and of the nearest photos' distances."""
+    """What the gate allows: of scores of which it is more than `TOLERANCE`, of probabilities and of distances."""
 
     scores: Mapping[ScoreName, float] = field(default_factory=dict)
+    probabilities: float = TOLERANCE
     distances: float = TOLERANCE
+
+
+# Of numbers that rounding does not move.
+STRICT = Allowed()
 
 
 @torch.no_grad()
 def allowed_by_rounding(run: Run, images: npt.NDArray[np.uint8]) -> Allowed:
-    """What rounding may change in the scores and distances of uint8 images `[B, H, W, 3]`."""
+    """What rounding may change in what a guard says of uint8 images `[B, H, W, 3]`."""
     rows = run.rows(images)
     feature = run.heads.rows.feature(rows)
     draw = torch.Generator().manual_seed(0)
-    expected, near = run.heads(rows)[1].numpy(), run.distances_of(rows)
+
+    def said(found: torch.Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        logits, scores = run.heads(found)
+        return run.heads.probabilities(found, logits).numpy(), scores.numpy()
+
+    probable, expected = said(rows)
+    near = run.distances_of(rows)
     calibration = run.record.calibration
     errors = np.zeros(expected.shape[1])
-    distances = 0.0
+    probabilities = distances = 0.0
     for _ in range(DRAWS):
         step = torch.nn.functional.normalize(torch.randn(feature.shape, generator=draw))
         moved = rows.clone()
         run.heads.rows.feature(moved).add_(FEATURE_ERROR * feature.norm(dim=1, keepdim=True) * step)
-        errors = np.maximum(errors, calibration.score_errors(expected, run.heads(moved)[1].numpy()).max(0))
+        nearly, scores = said(moved)
+        errors = np.maximum(errors, calibration.score_errors(expected, scores).max(0))
+        probabilities = max(probabilities, float(np.abs(nearly - probable).max()))
         distances = max(distances, float(np.abs(run.distances_of(moved) - near).max()))
     steep = {
         name: min(error, MOST)
         for name, error in zip(calibration.names, (MARGIN * errors).tolist(), strict=True)
         if error > TOLERANCE
     }
-    return Allowed(scores=steep, distances=min(max(MARGIN * distances, TOLERANCE), MOST))
+    return Allowed(scores=steep, probabilities=_allowed(probabilities), distances=_allowed(distances))
+
+
+def allowed_before(parity: Parity) -> Allowed:
+    """What the gate allowed of a bundle by its record, for a bundle that is made of it."""
+    return Allowed(scores=parity.score_tolerance, probabilities=max(TOLERANCE, parity.probability_tolerance))
+
+
+def _allowed(moved: float) -> float:
+    return min(max(MARGIN * moved, TOLERANCE), MOST)

@@ -4,8 +4,10 @@
 
 A family is a module of `timm.models`, and its member here the one with the fewest weights. Each runs in a process of
 its own, with seeded random weights and a few drawn photos: `train` as it is by default, but for fewer epochs; `export`;
-`oodguard.load`; and one photo from its file, then a batch of five. Each family is one line of build/backbones.jsonl: a
-second call runs those that are missing, and those that failed with `--again`. All of them take hours on two cores.
+`oodguard.load`; and one photo from its file, then a batch of five. Random weights of some families give all photos
+nearly the same feature, which training or export refuses; these are tried again with batch norm measured on the photos.
+Each family is one line of build/backbones.jsonl: a second call runs those that are missing, and those that failed with
+`--again`. All of them take hours on two cores.
 """
 
 from __future__ import annotations
@@ -88,26 +90,60 @@ def try_family(family: str, folder: Path) -> Line:
     """Train, export and serve the family's smallest member in `folder`: what came of it, for the table."""
     import torch
 
-    from oodguard.core.errors import OodguardError
+    from oodguard.core.errors import OodguardError, QualityError
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     name, weights, side = smallest(family)
     line: Line = {"family": family, "member": name, "weights": weights, "side": side, "seconds": {}}
     photo = draw_photos(folder / "photos")
+    reason = ""
     sizes: Sequence[int | None] = (None,) if side <= LARGEST_SIDE else (*SMALLER_SIDES, None)
     for size in sizes:
-        try:
-            return line | _served(name, size, photo, folder / str(size))
-        except OodguardError as error:
-            line["failed"] = str(error)
-        except Exception as error:  # whatever a user would see as a traceback
-            line["failed"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            line["traceback"] = True
-    return line
+        for measured in (False, True):
+            place = folder / f"{size}-{measured}"
+            try:
+                found = _served(name, size, photo, place, _measured(name, size, photo, place) if measured else "random")
+                return line | found | {"measured": measured}
+            except QualityError as error:
+                reason = str(error)
+            except OodguardError as error:
+                reason = str(error)
+                break
+            except Exception as error:  # whatever a user would see as a traceback
+                reason, line["traceback"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", True
+                break
+    return line | {"failed": reason}
 
 
-def _served(name: str, size: int | None, photo: Path, folder: Path) -> Line:
+def _measured(name: str, size: int | None, photo: Path, folder: Path) -> str:
+    """A file of random weights with batch norm as it is on some of the photos, as training would leave it."""
+    import safetensors.torch
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    from oodguard.core.preprocessing import load_pixels
+    from oodguard.training.backbone.network import pixel_network
+    from oodguard.training.backbone.timm_source import create, preprocessing_of
+
+    torch.manual_seed(0)
+    model = create(name, image_size=size)
+    preprocessing = preprocessing_of(model, size)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+            module.momentum = None
+    files = sorted(photo.parents[2].glob("train/*/*.png"))[::3]
+    pixels = np.stack([load_pixels(file.read_bytes(), preprocessing) for file in files])
+    with torch.no_grad():
+        pixel_network(model, preprocessing)(torch.from_numpy(pixels))
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.clone().contiguous() for name, value in model.state_dict().items()}
+    safetensors.torch.save_file(state, str(folder / "weights.safetensors"))
+    return str(folder / "weights.safetensors")
+
+
+def _served(name: str, size: int | None, photo: Path, folder: Path, weights: str) -> Line:
     import oodguard
     from oodguard.core.manifest import GRAPH_FILE, load_manifest
     from oodguard.core.preprocessing import load_pixels
@@ -119,7 +155,7 @@ def _served(name: str, size: int | None, photo: Path, folder: Path) -> Line:
     options = TrainOptions(
         data=photo.parents[2],
         backbone=name,
-        weights="random",
+        weights=weights,
         image_size=size,
         cache=folder / "cache",
         views=0,
@@ -206,7 +242,7 @@ def run_families(families: Sequence[str], file: Path, *, minutes: float) -> None
                 line = {"family": family, "failed": f"not done after {minutes:g} minutes"}
         with file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
-        said = line.get("failed") or f"cut after {line['cut']}" if line.get("cut") else line.get("frozen_because")
+        said = line.get("failed") or line.get("frozen_because") or f"cut after {line['cut']}"
         print(f"{number}/{len(families)} {family}: {said} ({time.perf_counter() - started:.0f} s)", flush=True)
 
 
@@ -241,7 +277,8 @@ def _row(line: Line) -> str:
     how = ("recorded" if line["recorded"] else "traced") if line["cut"] else f"frozen: {line['frozen_because']}"
     times = " + ".join(f"{line['seconds'][part]:.0f}" for part in ("train", "export", "score"))
     return (
-        f"| `{line['family']}` | `{line['member']}` | {line['side']} | {cut} | {how} | {times} | "
+        f"| `{line['family']}` | `{line['member']}`{' *' if line.get('measured') else ''} | {line['side']} | {cut} | "
+        f"{how} | {times} | "
         f"{line['parity_score']} {line['parity']:.0e} | {line['parity_allowed']:.0e} |"
     )
 

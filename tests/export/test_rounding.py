@@ -71,7 +71,7 @@ def test_a_steep_score_gets_what_rounding_moves_it_by_and_no_other_does(
     assert TOLERANCE < allowed.scores[ScoreName.MAHALANOBIS] < MOST
     assert allowed == allowed_by_rounding(guard, images)
     expected, found = answers(guard, images)
-    parity = compare(guard.record.calibration, expected, found, score_tolerance=allowed.scores)
+    parity = compare(guard.record.calibration, expected, found, allowed=allowed)
     require(parity)
     assert parity.allowed(ScoreName.MAHALANOBIS) == allowed.scores[ScoreName.MAHALANOBIS]
     assert parity.allowed(ScoreName.KNN) == TOLERANCE
@@ -91,4 +91,4 @@ def test_a_graph_of_another_network_is_refused_however_steep_the_scores_are(
     expected, _ = answers(guard, images)
     _, found = answers(replace(guard, tail=Wrong(guard.tail, 200 * FEATURE_ERROR)), images)
     with pytest.raises(QualityError, match="nothing was exported"):
-        require(compare(guard.record.calibration, expected, found, score_tolerance=allowed.scores))
+        require(compare(guard.record.calibration, expected, found, allowed=allowed))

@@ -40,6 +40,8 @@ Progress = Callable[[int, int], None]
 
 CHUNK = 256
 BATCH = 16
+# Of an activation's length: twice what rounding to float16's 11 bits may take.
+MAX_LOST = 1e-3
 # Training data is the user's own: only absurd files are refused.
 TRAINING_LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=400_000_000, max_work=4_800_000_000)
 
@@ -196,12 +198,14 @@ class Extractor:
         return self._run(pixels)
 
     def _kept(self, rows: npt.NDArray[np.float32]) -> Activations:
-        """As float16, where none of them is too large for it; a chunk of larger ones stays as it is."""
+        """As float16, unless they are too large or too small for it: then as they are."""
         if self.backbone.rows is not None:
             return rows
         with np.errstate(over="ignore"):
             halves = rows.astype(np.float16)
-        return halves if np.isfinite(halves).all() or not np.isfinite(rows).all() else rows
+        flat = rows.reshape(len(rows), -1)
+        lost = np.linalg.norm(halves.reshape(flat.shape).astype(np.float32) - flat, axis=1)
+        return halves if (lost <= MAX_LOST * np.linalg.norm(flat, axis=1)).all() else rows
 
     def _write(self, keys: list[str], rows: Activations) -> None:
         try:
