@@ -5,12 +5,12 @@ Two runtimes add the same products in another order. The feature of a network wi
 distance divides by the covariance of features, whose smallest directions may be 1e-5 of the largest, and a nearest
 distance next to 0 is the root of a difference of nearly equal numbers. So the gate allows of a score
 
-    allowed(s) = min(max(TOLERANCE, MARGIN max_j |s(f + FEATURE_ERROR ||f|| r_j) - s(f)| / range), MOST),
+    allowed(s) = max(TOLERANCE, MARGIN max_j |s(f + FEATURE_ERROR ||f|| r_j) - s(f)| / range),
 
 over the golden images' features f and random directions r_j of length 1, all in float32 as it is served: what the
 score makes of features as near as another runtime's. A graph of another network is beyond that by as much as its
-features are beyond MARGIN x FEATURE_ERROR, so the gate is as strict with a steep score as with a flat one. MOST keeps
-a score whose digits are lost in rounding from being served at all.
+features are beyond MARGIN x FEATURE_ERROR, so the gate is as strict with a steep score as with a flat one. A guard of
+which that is more than MOST is not exported, whichever numbers come out: its digits are lost in rounding.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from oodguard.core.errors import QualityError
 from oodguard.core.manifest import Parity
 from oodguard.core.scores import ScoreName
 from oodguard.training.run import Run
@@ -51,7 +52,10 @@ STRICT = Allowed()
 
 @torch.no_grad()
 def allowed_by_rounding(run: Run, images: npt.NDArray[np.uint8]) -> Allowed:
-    """What rounding may change in what a guard says of uint8 images `[B, H, W, 3]`."""
+    """What rounding may change in what a guard says of uint8 images `[B, H, W, 3]`.
+
+    Raises `QualityError` where it is more than `MOST` of a score or a probability.
+    """
     rows = run.rows(images)
     feature = run.heads.rows.feature(rows)
     draw = torch.Generator().manual_seed(0)
@@ -73,18 +77,20 @@ def allowed_by_rounding(run: Run, images: npt.NDArray[np.uint8]) -> Allowed:
         errors = np.maximum(errors, calibration.score_errors(expected, scores).max(0))
         probabilities = max(probabilities, float(np.abs(nearly - probable).max()))
         distances = max(distances, float(np.abs(run.distances_of(moved) - near).max()))
-    steep = {
-        name: min(error, MOST)
-        for name, error in zip(calibration.names, (MARGIN * errors).tolist(), strict=True)
-        if error > TOLERANCE
-    }
-    return Allowed(scores=steep, probabilities=_allowed(probabilities), distances=_allowed(distances))
+    shares = dict(zip(calibration.names, (MARGIN * errors).tolist(), strict=True))
+    for what, share in (*shares.items(), ("probability", MARGIN * probabilities)):
+        if share > MOST:
+            raise QualityError(
+                f"rounding alone moves the guard's {what} by {share:.1%} (at most {MOST:.0%}), as the backbone gives "
+                "photos nearly the same feature; train it with other --weights, or with photos that differ more"
+            )
+    return Allowed(
+        scores={name: share for name, share in shares.items() if share > TOLERANCE},
+        probabilities=max(MARGIN * probabilities, TOLERANCE),
+        distances=max(MARGIN * distances, TOLERANCE),
+    )
 
 
 def allowed_before(parity: Parity) -> Allowed:
     """What the gate allowed of a bundle by its record, for a bundle that is made of it."""
     return Allowed(scores=parity.score_tolerance, probabilities=max(TOLERANCE, parity.probability_tolerance))
-
-
-def _allowed(moved: float) -> float:
-    return min(max(MARGIN * moved, TOLERANCE), MOST)

@@ -44,7 +44,9 @@ def with_feature(model: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, in
         found = model(torch.zeros(2, 3, *size))
     except Exception as error:  # a model may raise anything where a size does not fit
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the backbone does not take images of {size[0]} x {size[1]} pixels ({reason})") from None
+        raise InputError(
+            f"the backbone does not take images of {size[0]} x {size[1]} pixels ({reason}); leave --image-size out"
+        ) from None
     if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != 2:
         raise InputError("the backbone does not give a feature for each image; choose one that classifies images")
     if found.ndim == 2:

@@ -81,6 +81,11 @@ def create(name: str, *, image_size: int | None = None) -> nn.Module:
         model = timm.create_model(name, pretrained=False, num_classes=0, **sized)
     except TypeError:  # convolutional models take any size and no such argument
         model = timm.create_model(name, pretrained=False, num_classes=0)
+    except Exception as error:  # windows, strides and patches of some models do not divide some sizes
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{name} cannot be built for {image_size} x {image_size} pixels ({reason}); leave --image-size out"
+        ) from None
     built: nn.Module = model.eval()
     return built
 
