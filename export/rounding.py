@@ -79,7 +79,7 @@ def allowed_by_rounding(run: Run, images: npt.NDArray[np.uint8]) -> Allowed:
         distances = max(distances, float(np.abs(run.distances_of(moved) - near).max()))
     shares = dict(zip(calibration.names, (MARGIN * errors).tolist(), strict=True))
     for what, share in (*shares.items(), ("probability", MARGIN * probabilities)):
-        if share > MOST:
+        if not share <= MOST:
             raise QualityError(
                 f"rounding alone moves the guard's {what} by {share:.1%} (at most {MOST:.0%}), as the backbone gives "
                 "photos nearly the same feature; train it with other --weights, or with photos that differ more"
