@@ -238,3 +238,15 @@ def test_training_says_in_a_line_that_a_backbone_stays_frozen(toy: str, options:
     assert line == f"{toy} stays frozen, as with --no-fine-tune: timm lists no feature levels of it"
     assert (record.backbone.cut, record.backbone.width) == (None, 8)
     assert isinstance(load_run(tmp_path / "run").tail, nn.Identity)
+
+
+def test_another_size_is_built_or_refused_in_a_sentence() -> None:
+    backbone = load_backbone("vit_tiny_patch16_224", weights="random", image_size=96)
+    assert (backbone.cut, backbone.width, backbone.preprocessing.size) == ("blocks.10", 192, (96, 96))
+    with torch.no_grad():
+        assert backbone.trunk(images(1, (96, 96))).shape == (1, 37, 192)
+    with pytest.raises(
+        InputError, match="does not take images of 100 x 100 pixels .* leave --image-size out"
+    ) as caught:
+        load_backbone("levit_128s", weights="random", image_size=100)
+    assert "\n" not in str(caught.value)
