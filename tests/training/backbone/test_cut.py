@@ -246,7 +246,7 @@ def test_another_size_is_built_or_refused_in_a_sentence() -> None:
     with torch.no_grad():
         assert backbone.trunk(images(1, (96, 96))).shape == (1, 37, 192)
     with pytest.raises(
-        InputError, match="does not take images of 100 x 100 pixels .* leave --image-size out"
+        InputError, match=r"does not take images of 100 x 100 pixels .* leave --image-size out"
     ) as caught:
         load_backbone("levit_128s", weights="random", image_size=100)
     assert "\n" not in str(caught.value)
