@@ -359,6 +359,7 @@ def _record(
             cut=backbone.cut,
             recorded=backbone.recorded,
             width=backbone.width,
+            tuned_sha256=backbone.tuned_sha256,
         ),
         classifier=None if learned.wrapped is None else learned.wrapped.record,
         heads=heads.shapes,
