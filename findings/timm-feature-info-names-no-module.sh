@@ -9,8 +9,14 @@ cd "$tmp"
 "$tmp/venv/bin/python" - <<'PY'
 import warnings
 
-import timm
 import torch
+
+# torchvision's compiled operators may be built for another torch; only its Python code is used here.
+library = torch.library.Library("torchvision", "FRAGMENT")
+for name in ("nms", "qnms"):
+    if not hasattr(torch.ops.torchvision, name):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+import timm
 
 warnings.simplefilter("ignore")
 print("timm", timm.__version__, "torch", torch.__version__.split("+")[0])

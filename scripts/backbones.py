@@ -251,8 +251,8 @@ def _ended(family: str, done: subprocess.CompletedProcess[str]) -> Line:
     return {"family": family, "failed": lines[-1][:300], "traceback": True}
 
 
-def document(lines: Mapping[str, Line]) -> str:
-    """The part of the page that follows from the lines: counts and the table."""
+def document(lines: Mapping[str, Line], families: Sequence[str]) -> str:
+    """The part of the page that follows from the lines: counts and the table of all `families`."""
     served = [line for line in lines.values() if "failed" not in line]
     tuned = [line for line in served if line["cut"] is not None]
     versions = served[0]["versions"] if served else {}
@@ -262,10 +262,14 @@ def document(lines: Mapping[str, Line]) -> str:
         "|---|---|---|---|---|---|---|---|",
         *(_row(lines[family]) for family in sorted(lines)),
     ]
-    count = len(lines)
+    missing = sorted(set(families) - set(lines))
     return (
-        f"{len(served)} of {count} families train, export and serve ({len(served) / count:.0%}), and {len(tuned)} of "
-        f"them fine-tune, with {named}.\n\n" + "\n".join(rows) + "\n"
+        f"{len(served)} of {len(lines)} families train, export and serve ({len(served) / max(len(lines), 1):.0%}), and "
+        f"{len(tuned)} of them fine-tune, with {named}."
+        + (f" {len(missing)} of timm's {len(families)} families were not run: {', '.join(missing)}." if missing else "")
+        + "\n\n"
+        + "\n".join(rows)
+        + "\n"
     )
 
 
@@ -283,10 +287,10 @@ def _row(line: Line) -> str:
     )
 
 
-def write_page(page: Path, lines: Mapping[str, Line]) -> None:
+def write_page(page: Path, lines: Mapping[str, Line], families: Sequence[str]) -> None:
     """Put the table between the two marks of the page."""
     before, _, after = page.read_text(encoding="utf-8").split(MARK)
-    page.write_text(f"{before}{MARK}\n{document(lines)}{MARK}{after}", encoding="utf-8")
+    page.write_text(f"{before}{MARK}\n{document(lines, families)}{MARK}{after}", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -310,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     missing = [f for f in wanted if f not in done or (given.again and "failed" in done[f])]
     run_families(missing, given.lines, minutes=given.minutes)
     if given.page.is_file():
-        write_page(given.page, read_lines(given.lines))
+        write_page(given.page, read_lines(given.lines), timm.list_modules())
 
 
 if __name__ == "__main__":

@@ -38,11 +38,9 @@ def steep(run: Run, images: npt.NDArray[np.uint8], factor: float) -> Run:
     return replace(run, heads=heads)
 
 
-def answers(run: Run, images: npt.NDArray[np.uint8]) -> tuple[Outputs, Outputs]:
-    """PyTorch's and ONNX Runtime's."""
+def by_torch(run: Run, images: npt.NDArray[np.uint8]) -> Outputs:
     probabilities, scores = run.predict(images)
-    graph = to_onnx(FusedGuard(run).eval(), run.record.preprocessing, metadata={})
-    return Outputs(probabilities=probabilities, scores=scores), run_graph(session(graph), images)
+    return Outputs(probabilities=probabilities, scores=scores)
 
 
 class Wrong(nn.Module):
@@ -70,7 +68,8 @@ def test_a_steep_score_gets_what_rounding_moves_it_by_and_no_other_does(
     assert set(allowed.scores) == {ScoreName.MAHALANOBIS}
     assert TOLERANCE < allowed.scores[ScoreName.MAHALANOBIS] < MOST
     assert allowed == allowed_by_rounding(guard, images)
-    expected, found = answers(guard, images)
+    graph = to_onnx(FusedGuard(guard).eval(), guard.record.preprocessing, metadata={})
+    expected, found = by_torch(guard, images), run_graph(session(graph), images)
     parity = compare(guard.record.calibration, expected, found, allowed=allowed)
     require(parity)
     assert parity.allowed(ScoreName.MAHALANOBIS) == allowed.scores[ScoreName.MAHALANOBIS]
@@ -84,12 +83,12 @@ def test_a_guard_whose_digits_are_lost_in_rounding_is_refused(run: Path, images:
 
 
 @pytest.mark.parametrize("factor", [1.0, 10.0, 100.0])
-def test_a_graph_of_another_network_is_refused_however_steep_the_scores_are(
+def test_answers_of_another_network_are_refused_however_steep_the_scores_are(
     run: Path, images: npt.NDArray[np.uint8], factor: float
 ) -> None:
     guard = steep(load_run(run), images, factor)
     allowed = allowed_by_rounding(guard, images)
-    expected, _ = answers(guard, images)
-    _, found = answers(replace(guard, tail=Wrong(guard.tail, 200 * FEATURE_ERROR)), images)
+    expected = by_torch(guard, images)
+    found = by_torch(replace(guard, tail=Wrong(guard.tail, 200 * FEATURE_ERROR)), images)
     with pytest.raises(QualityError, match="nothing was exported"):
         require(compare(guard.record.calibration, expected, found, allowed=allowed))
