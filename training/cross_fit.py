@@ -48,12 +48,13 @@ def cross_fit(learning: LearningSet, options: TrainOptions, compute: Fabric, rep
                 f"all photos of {learning.known[missing[0]]} fall into one part; add photos, or cross-fit less"
             )
         report.note(f"cross-fitting, part {number + 1} of {len(parts)}")
-        backbone = backbone_of(options) if options.fine_tune else learning.backbone
+        tune = options.fine_tune and learning.backbone.whole_because is None
+        backbone = backbone_of(options) if tune else learning.backbone
         labels = learning.targets[rest]
         activations, frozen = learning.activations[:, rest], learning.frozen[:, rest]
-        if options.fine_tune:
+        if tune:
             tuned_tail(backbone, activations, frozen, labels, options, compute, report)
-        features = view_features(backbone.tail, activations) if options.fine_tune else frozen
+        features = view_features(backbone.tail, activations) if tune else frozen
         heads = fit_heads(
             features,
             labels,

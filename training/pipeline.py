@@ -357,6 +357,7 @@ def _record(
             source=backbone.source,
             weights_sha256=backbone.weights_sha256,
             cut=backbone.cut,
+            recorded=backbone.recorded,
             width=backbone.width,
             tuned_sha256=backbone.tuned_sha256,
         ),

@@ -85,6 +85,7 @@ class BackboneRecord(Frozen):
     source: str
     weights_sha256: str
     cut: str | None = Field(description="last frozen module; what follows was tuned. None: all frozen, or all tuned")
+    recorded: bool = Field(False, description="whether it was cut as recorded operations, and not as traced modules")
     width: int
     tuned_sha256: str | None = Field(None, description="the weights after all of it was tuned. None: they are as given")
 

@@ -34,12 +34,15 @@ from oodguard.training.backbone.classifier_trunk import ClassifierTrunk
 from oodguard.training.backbone.network import Backbone, pixel_network
 from oodguard.training.photos.labelled import Photo
 
-# float16; of a wrapped classifier float32, since what it says is answered as it is.
+# float16, or float32 of numbers that it does not have; of a wrapped classifier float32, since what it says is answered
+# as it is.
 Activations = npt.NDArray[np.floating]
 Progress = Callable[[int, int], None]
 
 CHUNK = 256
 BATCH = 16
+# Of an activation's length: twice what rounding to float16's 11 bits may take.
+MAX_LOST = 1e-3
 TRAINING_LIMITS = OWN_LIMITS
 
 
@@ -170,8 +173,7 @@ class Extractor:
                 if pixels:
                     outputs.append(self._infer(np.stack(pixels)))
                 if keys:
-                    kind = np.float16 if self.backbone.rows is None else np.float32
-                    self._write(keys, np.concatenate(outputs).astype(kind))
+                    self._write(keys, self._kept(np.concatenate(outputs)))
                     self.computed += len(keys)
                 if progress:
                     progress(finished, len(jobs))
@@ -196,6 +198,16 @@ class Extractor:
     def _infer(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         assert self._run is not None
         return self._run(pixels)
+
+    def _kept(self, rows: npt.NDArray[np.float32]) -> Activations:
+        """As float16, unless they are too large or too small for it: then as they are."""
+        if self.backbone.rows is not None:
+            return rows
+        with np.errstate(over="ignore"):
+            halves = rows.astype(np.float16)
+        flat = rows.reshape(len(rows), -1)
+        lost = np.linalg.norm(halves.reshape(flat.shape).astype(np.float32) - flat, axis=1)
+        return halves if (lost <= MAX_LOST * np.linalg.norm(flat, axis=1)).all() else rows
 
     def _write(self, keys: list[str], rows: Activations) -> None:
         try:

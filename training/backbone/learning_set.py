@@ -78,6 +78,9 @@ def learning_set(
     minimum = Minimum(options, tested=bool(photos.test), held=bool(photos.held))
     minimum.require(len(photos.held or photos.pool), wrapped=wrapped is not None)
     backbone = backbone_of(options) if wrapped is None else wrapped.backbone(threads=options.threads)
+    tune = options.fine_tune and backbone.whole_because is None
+    if backbone.whole_because is not None:
+        report.note(f"{backbone.name} stays frozen, as with --no-fine-tune: {backbone.whole_because}")
     extractor = Extractor(backbone, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads)
     with compute.rank_zero_first():
         division, plain, held = divide(photos, extractor, options, report)
@@ -97,7 +100,7 @@ def learning_set(
                 views=range(options.views + 1),
                 progress=lambda done, total: report.progress("features of the tuned backbone", done, total),
             )
-    elif options.fine_tune:
+    elif tune:
         tuned_tail(backbone, activations, frozen, targets, options, compute, report)
     strange = None
     if options.outliers is not None:
@@ -112,7 +115,7 @@ def learning_set(
         division=division,
         activations=activations,
         frozen=frozen,
-        features=view_features(backbone.tail, activations) if options.fine_tune else frozen,
+        features=view_features(backbone.tail, activations) if tune else frozen,
         targets=targets,
         held=held,
         strange=strange,

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.core.preprocessing import Preprocessing
-from oodguard.training.backbone.cut import split
+from oodguard.training.backbone.cut import split, split_again
 from oodguard.training.backbone.network import Backbone, weights_digest
+from oodguard.training.backbone.pooled import with_feature
 from oodguard.training.backbone.timm_config import preprocessing_from
 from oodguard.training.backbone.timm_loader import timm
 from oodguard.training.record import BackboneRecord
@@ -35,30 +36,29 @@ def load(name: str, *, weights: str = "auto", image_size: int | None = None, tun
     model = create(name, image_size=image_size)
     source = _load_weights(model, name, weights)
     digest = weights_digest(model)
-    trunk, tail, cut = split(model, tune=tune)
+    preprocessing = preprocessing_of(model, image_size)
+    whole, width = with_feature(model, preprocessing.size)
+    halves = split(whole, preprocessing.size, tune=tune)
     return Backbone(
         kind="timm",
         name=name,
         source=source,
         weights_sha256=digest,
-        cut=cut,
-        width=_width(model),
-        preprocessing=preprocessing_of(model, image_size),
-        trunk=trunk,
-        tail=tail,
+        cut=halves.cut,
+        width=width,
+        preprocessing=preprocessing,
+        trunk=halves.trunk,
+        tail=halves.tail,
+        recorded=halves.recorded,
+        whole_because=halves.whole_because,
     )
 
 
 def rebuild(record: BackboneRecord, preprocessing: Preprocessing) -> tuple[nn.Module, nn.Module]:
     """Trunk and tail of a run's network, before its weights are loaded."""
     model = create(record.name, image_size=preprocessing.crop if record.resized else None)
-    trunk, tail, _ = split(model, tune=record.cut is not None)
-    return trunk, tail
-
-
-def _width(model: nn.Module) -> int:
-    """Features after pooling; some models widen them in a layer before the classifier."""
-    return int(getattr(model, "head_hidden_size", None) or model.num_features)  # type: ignore[arg-type]
+    whole, _ = with_feature(model, preprocessing.size)
+    return split_again(whole, preprocessing.size, cut=record.cut, recorded=record.recorded)
 
 
 def require_model(name: str) -> None:
@@ -77,6 +77,11 @@ def create(name: str, *, image_size: int | None = None) -> nn.Module:
         model = timm.create_model(name, pretrained=False, num_classes=0, **sized)
     except TypeError:  # convolutional models take any size and no such argument
         model = timm.create_model(name, pretrained=False, num_classes=0)
+    except Exception as error:  # windows, strides and patches of some models do not divide some sizes
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{name} cannot be built for {image_size} x {image_size} pixels ({reason}); leave --image-size out"
+        ) from None
     built: nn.Module = model.eval()
     return built
 
