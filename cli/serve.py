@@ -48,7 +48,7 @@ grouped(
             *("max_queue", "max_queue_bytes", "request_timeout", "max_request_timeout", "max_connections"),
             *("max_body_bytes", "max_files", "max_image_bytes", "max_pixels", "max_header_bytes", "header_timeout"),
             *("body_timeout", "write_timeout", "keep_alive", "max_caller_queue", "max_json_bytes", "max_json_values"),
-            *("max_decode_work", "max_decode_bytes"),
+            *("max_decode_work", "max_decode_bytes", "formats"),
         ),
         "Health and the end": ("stall_after", "dead_after", "drain_delay", "drain_timeout"),
         "Logs and traces": ("log_format", "traces_endpoint", "traces_share"),

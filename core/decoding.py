@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from oodguard.core.apart import BESIDE, PASSES
 from oodguard.core.bands import TURNS, WHOLE, fits_bands, orientation_of
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
@@ -79,6 +80,8 @@ class Effort:
         kind = format_of(data)
         # Pillow also takes TIFFs whose version is written in the wrong order.
         look = _LOOKS["TIFF"] if data[:2] in (b"II", b"MM") else _LOOKS.get(kind.name) if kind else None
+        if kind is not None and kind.apart:
+            return cls(passes=PASSES, beside=BESIDE)
         try:
             return cls() if look is None else look(data, most)
         except (IndexError, struct.error):
@@ -280,8 +283,8 @@ class DecodingRoom:
         if size > self.size:
             raise ImageError(
                 Code.TOO_MANY_PIXELS,
-                f"decoding the image would take {size:,} bytes of memory; at most {self.size:,} are there, so send it "
-                "smaller, or as an ordinary JPEG",
+                f"decoding the image would take {size:,} bytes of memory; at most {self.size:,} are there "
+                "(--max-decode-bytes), so send it smaller, or as an ordinary JPEG",
             )
         with self._changed:
             self.waiting += 1

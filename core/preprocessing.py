@@ -6,7 +6,6 @@ Normalisation is part of the graph; `network_input` says what it computes.
 
 from __future__ import annotations
 
-import io
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,8 +23,9 @@ from oodguard.core.classifier import InputType, Layout
 from oodguard.core.codes import Code
 from oodguard.core.decoding import DecodingRoom, Effort, LightRoom, bytes_to_decode
 from oodguard.core.errors import ImageError, InputError
-from oodguard.core.formats import FORMAT_NAMES
+from oodguard.core.formats import DEFAULT_FORMATS
 from oodguard.core.levels import Levels
+from oodguard.core.picture_files import open_picture
 from oodguard.core.reduced import reduce, turned
 from oodguard.core.refusals import refusals
 from oodguard.core.rgb import as_rgb, levels_of
@@ -156,17 +156,18 @@ class _Origin:
 
 
 class ImageLimits(BaseModel):
-    """What an image may cost; checked on the header before any pixel is decoded."""
+    """What an image may cost and be; checked on the header before any pixel is decoded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_bytes: int = Field(20 * 1024 * 1024, ge=1, description="Largest encoded image, in bytes.")
-    max_pixels: int = Field(50_000_000, ge=1, description="Largest image, in pixels (width x height).")
+    max_pixels: int = Field(50_000_000, ge=1, description="Largest image as it is decoded, in pixels (width x height).")
     max_work: int = Field(
         600_000_000,
         ge=1,
         description="Largest decoding work: pixels times the scans or passes in which the file holds them.",
     )
+    formats: tuple[str, ...] = Field(DEFAULT_FORMATS, description="Formats that are read, as core/formats.py has them.")
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -208,22 +209,21 @@ def _decoded(
     if not data:
         raise ImageError(Code.EMPTY, "the image is empty (0 bytes)")
     if len(data) > limits.max_bytes:
-        raise ImageError(
-            Code.TOO_MANY_BYTES, f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted"
-        )
+        most = f"{limits.max_bytes:,} are accepted (--max-image-bytes)"
+        raise ImageError(Code.TOO_MANY_BYTES, f"the image has {len(data):,} bytes; at most {most}")
     effort = Effort.of(data, most=limits.max_work)
     _require_little_work(effort.fixed, limits)
     with (
-        refusals(),
+        refusals(limits.formats),
         tiff_refusals(data),
         ExitStack() as held,
-        Image.open(io.BytesIO(for_pillow(data)), formats=FORMAT_NAMES) as image,
+        open_picture(for_pillow(data), limits.formats, most_work=limits.max_work) as image,
     ):
-        _require_room(image, limits)
-        _require_little_work(effort.work(*image.size), limits)
         width, height = image.size
         levels = levels_of(image, data)
         extent = None if shrink_for is None else reduce(image, shrink_for)
+        _require_room(image, limits, full=(width, height))
+        _require_little_work(effort.work(width, height), limits)
         if room is not None and shrink_for is not None:
             resized = shrink_for.bytes_of_rows(*image.size)
             held.enter_context(room.hold(bytes_to_decode(image, effort, full=width * height, resized=resized)))
@@ -244,7 +244,7 @@ def size_of(image: Image.Image | Bands) -> tuple[int, int]:
 
 def upright(image: Image.Image, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     """An image that is open already as `open_image` would give it: upright and RGB. Raises `ImageError`."""
-    with refusals():
+    with refusals(limits.formats):
         _require_room(image, limits)
         with _LOADING:
             levels = levels_of(image)
@@ -252,11 +252,15 @@ def upright(image: Image.Image, limits: ImageLimits = DEFAULT_LIMITS) -> Image.I
         return as_rgb(ImageOps.exif_transpose(image), levels)
 
 
-def _require_room(image: Image.Image, limits: ImageLimits) -> None:
+def _require_room(image: Image.Image, limits: ImageLimits, *, full: tuple[int, int] | None = None) -> None:
     width, height = image.size
     if width * height > limits.max_pixels:
+        reduced = f", {width} x {height} where it is decoded smaller" if full not in (None, image.size) else ""
+        width, height = full or image.size
         raise ImageError(
-            Code.TOO_MANY_PIXELS, f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} are accepted"
+            Code.TOO_MANY_PIXELS,
+            f"the image has {width} x {height} pixels{reduced}; at most {limits.max_pixels:,} are accepted "
+            "(--max-pixels)",
         )
 
 
@@ -264,8 +268,8 @@ def _require_little_work(work: int, limits: ImageLimits) -> None:
     if work > limits.max_work:
         raise ImageError(
             Code.TOO_MUCH_WORK,
-            f"decoding the image would take more than {limits.max_work:,} steps (pixels times scans); save it again as "
-            "an ordinary JPEG or PNG",
+            f"decoding the image would take more than {limits.max_work:,} steps (pixels times scans; "
+            "--max-decode-work); save it again as an ordinary JPEG or PNG",
         )
 
 

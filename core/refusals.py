@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from PIL import UnidentifiedImageError
@@ -10,19 +10,19 @@ from PIL import UnidentifiedImageError
 from oodguard.core.codes import Code
 from oodguard.core.decoding import HeavyPicture
 from oodguard.core.errors import ImageError
-from oodguard.core.formats import FORMAT_NAMES
+from oodguard.core.formats import DEFAULT_FORMATS
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
-    """Whatever Pillow raises, as an `ImageError`."""
+def refusals(formats: Sequence[str] = DEFAULT_FORMATS) -> Iterator[None]:
+    """Whatever Pillow raises, as an `ImageError`; `formats` are those that are read."""
     try:
         yield
     except (ImageError, HeavyPicture):
         raise
     except UnidentifiedImageError:
         raise ImageError(
-            Code.UNSUPPORTED_TYPE, f"not an image of a supported type ({', '.join(FORMAT_NAMES)})"
+            Code.UNSUPPORTED_TYPE, f"not an image of a supported type ({', '.join(formats)})"
         ) from None
     except MemoryError:
         raise ImageError(Code.TOO_MANY_PIXELS, "the image needs more memory than there is") from None

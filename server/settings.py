@@ -9,6 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from oodguard.core.decoding import DECODING_BYTES
+from oodguard.core.formats import DEFAULT as DEFAULT_NAMES
+from oodguard.core.formats import FORMATS_HELP, formats_named
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
 from oodguard.core.provenance import NAME
 from oodguard.core.signature import Trust
@@ -276,6 +278,7 @@ class ServeSettings(BaseSettings):
         description="Maximum memory of all large images that are being decoded, in bytes; others wait, and one that "
         "would take more by itself is refused.",
     )
+    formats: str = Field(DEFAULT_NAMES, description=FORMATS_HELP)
     max_json_bytes: int = Field(
         32 * 1024 * 1024, ge=1, description="Maximum size of a JSON body, or of the JSON part of one, in bytes."
     )
@@ -386,4 +389,9 @@ class ServeSettings(BaseSettings):
     @property
     def limits(self) -> ImageLimits:
         """What one image may cost."""
-        return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels, max_work=self.max_decode_work)
+        return ImageLimits(
+            max_bytes=self.max_image_bytes,
+            max_pixels=self.max_pixels,
+            max_work=self.max_decode_work,
+            formats=formats_named(self.formats),
+        )
