@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -68,6 +68,11 @@ class ServeSettings(BaseSettings):
         description="Seconds a batch waits to fill while another runs; an idle engine starts at once.",
     )
     decode_workers: int = Field(2, ge=1, le=64, description="Threads that decode images.")
+    workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        1,
+        description="Processes that share the port, the inferences at once, the decoding threads and the queue; auto: "
+        "one for every four cores.",
+    )
     accept: AcceptOption = None
     confidence: ConfidenceOption = None
     coverage: CoverageOption = None
