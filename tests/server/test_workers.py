@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -29,8 +30,12 @@ Server = Callable[..., Gateway]
 
 def workers(running: Gateway) -> list[psutil.Process]:
     """The worker processes, oldest first."""
-    found = [one for one in running.tree() if any(part.endswith("workers.start") for part in one.cmdline())]
-    return sorted(found, key=lambda one: (one.create_time(), one.pid))
+    found = []
+    for one in running.tree():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(part.endswith("workers.start") for part in one.cmdline()):
+                found.append((one.create_time(), one.pid, one))
+    return [one for *_, one in sorted(found)]
 
 
 def ask(running: Gateway, image: bytes, times: int, **options: Any) -> Counter[int]:
@@ -171,7 +176,7 @@ def test_a_bad_bundle_is_taken_by_none(server: Server, own: Path, golden: list[b
     flip_hash(own)
     answer = httpx.post(f"{running.private}/admin/reload", timeout=30)
     assert answer.status_code == 422
-    assert "hash" in answer.json()["detail"]
+    assert "SHA-256" in answer.json()["detail"]
     assert ask(running, golden[0], 4) == {200: 4}
     assert running.sample('oodguard_reloads_total{result="refused"}') == 1
     # A worker that ends now cannot load it either; the other serves on, and the service does not end.
@@ -181,6 +186,8 @@ def test_a_bad_bundle_is_taken_by_none(server: Server, own: Path, golden: list[b
     assert httpx.get(f"{running.private}/health/ready").status_code == 200
 
 
+# httpx leaves a Unix socket open that it could not connect.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("way", ["tcp", "unix", "tls"])
 def test_a_drain_loses_no_request(
     server: Server, way: str, golden: list[bytes], certificate: tuple[Path, Path], tmp_path: Path
