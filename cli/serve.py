@@ -98,9 +98,12 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
             expect(path, Artefact.BUNDLE, flag=flag)
     for path in settings.samples:
         expect(path, Artefact.IMAGES, flag="--samples")
+    from oodguard.core.allowance import ResourceAllowance
     from oodguard.server.addresses import listen, share_port
+    from oodguard.server.allowed import allowed, warn_of_memory
     from oodguard.server.workers.share import workers_of
 
+    settings = allowed(settings, ResourceAllowance.read())
     workers = workers_of(settings)
     with ExitStack() as taken:
         public = taken.enter_context(listen(settings.host, settings.port))
@@ -133,6 +136,7 @@ def serve(settings: Annotated[ServeSettings | None, Parameter(name="*")] = None)
             )
             _announce(settings, about, public, private, rpc)
             logs.configure(level=settings.log_level, style=settings.log_format)
+            warn_of_memory(settings, ResourceAllowance.read())
 
         return fleet.run(announce, grpc=rpc.getsockname()[:2] if rpc else None)
 
@@ -141,7 +145,9 @@ def _serve_alone(
     settings: ServeSettings, public: socket.socket, private: socket.socket, rpc: socket.socket | None
 ) -> int:
     """Serve in this process."""
+    from oodguard.core.allowance import ResourceAllowance
     from oodguard.server import logs
+    from oodguard.server.allowed import warn_of_memory
     from oodguard.server.app import create_gateway
     from oodguard.server.descriptors import fitting, raise_limit
     from oodguard.server.gateway import run, yield_to_inference
@@ -164,6 +170,7 @@ def _serve_alone(
     )
     _announce(settings, about, public, private, rpc)
     logs.configure(level=settings.log_level, style=settings.log_format)
+    warn_of_memory(settings, ResourceAllowance.read())
     if fitted.max_connections < settings.max_connections:
         logs.server.warning(
             "--max-connections is %d instead of %d, because this process may open %d files; raise the hard limit "

@@ -67,7 +67,9 @@ class ServeSettings(BaseSettings):
         le=1,
         description="Seconds a batch waits to fill while another runs; an idle engine starts at once.",
     )
-    decode_workers: int = Field(2, ge=1, le=64, description="Threads that decode images.")
+    decode_workers: int = Field(
+        2, ge=1, le=64, description="Threads that decode images; more by default on more than four cores: half as many."
+    )
     workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         1,
         description="Processes that share the port, the inferences at once, the decoding threads and the queue; auto: "
@@ -238,7 +240,10 @@ class ServeSettings(BaseSettings):
         description="Shares of the server by key, as in alice=4,bob=0.5; the weight of every other caller is 1.",
     )
     max_queue_bytes: int = Field(
-        256 * 1024 * 1024, ge=1, description="Maximum bytes of request bodies held at once; beyond it requests get 429."
+        256 * 1024 * 1024,
+        ge=1,
+        description="Maximum bytes of request bodies held at once; beyond it requests get 429; lowered by default where "
+        "the process may take little memory.",
     )
     request_timeout: float = Field(
         10.0,
@@ -278,7 +283,8 @@ class ServeSettings(BaseSettings):
     max_decode_bytes: int = Field(
         DECODING_BYTES,
         ge=1,
-        description="Maximum memory of all images that are being decoded, in bytes; others wait.",
+        description="Maximum memory of all images that are being decoded, in bytes; others wait; lowered by default "
+        "where the process may take little memory.",
     )
     max_json_bytes: int = Field(
         32 * 1024 * 1024, ge=1, description="Maximum size of a JSON body, or of the JSON part of one, in bytes."

@@ -28,7 +28,7 @@ from oodguard.server.workers.doorkeeper import Doorkeeper
 from oodguard.server.workers.merged import Merged
 from oodguard.server.workers.messages import ModelNews, Order
 from oodguard.server.workers.share import share_of, written
-from oodguard.server.workers.whole import FleetKeys, FleetProbes, Release
+from oodguard.server.workers.whole import FleetKeys, FleetProbes, SharedRelease
 
 # Seconds between two looks at whether the whole is ready.
 LOOK = 0.1
@@ -75,7 +75,7 @@ class Fleet:
             models=lambda: [one.model for one in self._crew.workers if one.model is not None],
         )
         self._probes = FleetProbes(crew=self._crew, dead_after=settings.dead_after)
-        self._release = Release(self._crew)
+        self._release = SharedRelease(self._crew)
         self._metrics.workers.set_function(lambda: float(len(self._crew.workers)))
         self._metrics.ready.set_function(lambda: float(self._probes.not_ready is None))
 

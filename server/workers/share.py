@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from oodguard.core.allowance import cores
 from oodguard.core.manifest import Manifest
 from oodguard.server.settings import ServeSettings
-from oodguard.server.tuning import EnginePlan, cores, plan_for
+from oodguard.server.tuning import EnginePlan, plan_for
 
 # One process keeps so many cores busy: of the 10 ms that an image takes of a core, 2.5 hold Python's lock.
 CORES_OF_ONE = 4

@@ -48,7 +48,7 @@ class FleetProbes(Probes):
         return f"no worker has served for {seconds:.0f} s" if seconds > self.dead_after else None
 
 
-class Release:
+class SharedRelease:
     """The model that all workers serve, for the routes of the private port and for the watch over files."""
 
     def __init__(self, crew: Crew) -> None:
@@ -61,7 +61,7 @@ class Release:
         return ModelRef(name=news.name, version=news.version) if news else ModelRef(name="", version="")
 
     @property
-    def model(self) -> Release:
+    def model(self) -> SharedRelease:
         """Itself."""
         return self
 
@@ -70,7 +70,7 @@ class Release:
         """The hash of the manifest that every worker has."""
         return self._crew.serves.fingerprint if self._crew.serves else None
 
-    async def reload(self) -> Release:
+    async def reload(self) -> SharedRelease:
         """Have all workers load the bundle folder. Raises `ReloadRefused`."""
         await self._crew.reload()
         return self

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from oodguard.core.allowance import cores
 from oodguard.core.manifest import load_manifest
 from oodguard.server.settings import ServeSettings
-from oodguard.server.tuning import cores
 from oodguard.server.workers.share import CORES_OF_ONE, plan_of, share_of, workers_of, written
 
 BUNDLE = Path("bundle")
