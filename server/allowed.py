@@ -20,11 +20,13 @@ MOST_DECODERS = 64
 def allowed(settings: ServeSettings, allowance: ResourceAllowance) -> ServeSettings:
     """The settings with defaults that fit; what was given stays as it is.
 
-    decode_workers: half as many as cores, at least two, for decoding takes less than half of what the graph does.
+    decode_workers: half as many as inferences at once, at least two: decoding takes less than half of what the graph
+    does.
     max_queue_bytes, max_decode_bytes: lowered where a quarter and a half of the memory that the program leaves are
     less, but never below what the largest request and the largest image need. A log line says where that does not fit.
     """
-    changes: dict[str, Any] = {"decode_workers": min(max(2, allowance.cores // 2), MOST_DECODERS)}
+    at_once = settings.sessions or allowance.cores
+    changes: dict[str, Any] = {"decode_workers": min(max(2, at_once // 2), MOST_DECODERS)}
     if allowance.memory is not None:
         left = max(0, allowance.memory - PROGRAM_BYTES * workers_of(settings))
         bodies, image = settings.max_body_bytes, MOST_BYTES * settings.max_pixels

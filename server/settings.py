@@ -68,7 +68,7 @@ class ServeSettings(BaseSettings):
         description="Seconds a batch waits to fill while another runs; an idle engine starts at once.",
     )
     decode_workers: int = Field(
-        2, ge=1, le=64, description="Threads that decode images; more by default on more than four cores: half as many."
+        2, ge=1, le=64, description="Threads that decode images; by default half as many as --sessions, at least 2."
     )
     workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         1,
@@ -242,8 +242,8 @@ class ServeSettings(BaseSettings):
     max_queue_bytes: int = Field(
         256 * 1024 * 1024,
         ge=1,
-        description="Maximum bytes of request bodies held at once; beyond it requests get 429; lowered by default where "
-        "the process may take little memory.",
+        description="Maximum bytes of request bodies held at once; beyond it requests get 429; lowered by default "
+        "where the process may take little memory.",
     )
     request_timeout: float = Field(
         10.0,

@@ -28,6 +28,8 @@ def settled(cores: int, memory: int | None, **given: Any) -> ServeSettings:
 def test_decoders_follow_the_cores() -> None:
     assert [settled(cores, None).decode_workers for cores in (1, 2, 4, 6, 16, 400)] == [2, 2, 2, 3, 8, 64]
     assert settled(64, None, decode_workers=3).decode_workers == 3
+    # Where inferences at once are given, it is these that they feed.
+    assert settled(64, None, sessions=6).decode_workers == 3
 
 
 def test_bytes_follow_the_memory() -> None:
