@@ -60,7 +60,7 @@ app.kubernetes.io/component: {{ index . 1 }}
      are checked against the server by a test. */}}
 {{- define "oodguard.setting" -}}
 {{- $root := index . 0 }}{{ $name := index . 1 -}}
-{{- $defaults := dict "drain_delay" 10 "drain_timeout" 30 "body_timeout" 15 "max_request_timeout" 60 "max_queue" 128 "max_body_bytes" 67108864 "max_queue_bytes" 268435456 "max_pixels" 50000000 "max_decode_bytes" 1342177280 "decode_workers" 64 "workers" 1 "shadow_max_bytes" 33554432 -}}
+{{- $defaults := dict "drain_delay" 10 "drain_timeout" 30 "body_timeout" 15 "max_request_timeout" 60 "max_queue" 128 "max_body_bytes" 67108864 "max_queue_bytes" 268435456 "max_pixels" 50000000 "max_decode_bytes" 1342177280 "decode_workers" 2 "workers" 1 "shadow_max_bytes" 33554432 -}}
 {{- if hasKey $root.Values.settings $name }}{{ get $root.Values.settings $name }}{{ else }}{{ get $defaults $name }}{{ end }}
 {{- end }}
 
@@ -72,7 +72,11 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- $_ := set $setting $name (include "oodguard.setting" (list $ $name) | float64) }}
 {{- end }}
 {{- $image := mulf $setting.max_pixels 26 }}
-{{- $decoding := minf $setting.max_decode_bytes (mulf $setting.decode_workers $image) }}
+{{- $decoding := $setting.max_decode_bytes }}
+{{- /* By default they follow the inferences at once. */}}
+{{- if hasKey .Values.settings "decode_workers" }}
+{{- $decoding = minf $decoding (mulf $setting.decode_workers $image) }}
+{{- end }}
 {{- /* Each worker has models of its own, and room for the largest request; decoded bytes are counted together. */}}
 {{- $workers := include "oodguard.setting" (list . "workers") | float64 }}
 {{- $processes := addf (mulf 600 $workers) (gt $workers 1.0 | ternary 80 0) }}
