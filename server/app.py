@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Protocol
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from oodguard.core.decoding import DecodingRoom
 from oodguard.core.errors import EnvironmentProblem
@@ -23,6 +24,7 @@ from oodguard.server.health import Health, Probes
 from oodguard.server.judging import Judge
 from oodguard.server.keys import KeyRing
 from oodguard.server.metrics import Metrics
+from oodguard.server.openapi import document
 from oodguard.server.page import REDIRECT, PageRoutes, static_routes
 from oodguard.server.pages import Pages
 from oodguard.server.places import place_of
@@ -152,17 +154,16 @@ def create_gateway(settings: ServeSettings, *, engine: Engine | None = None, cel
     parts = Parts.of(settings, engine, cells or PrivateCells())
     manifest = parts.serving.model.manifest
     rpc = rpc_server(parts) if settings.grpc_port is not None else None
-    common = Common(settings, parts.reception, parts.health, parts.keys)
     public = framed(
         public_routes(parts),
-        common,
+        parts,
         title="oodguard",
         description=f"Guarded classifier {manifest.name}: a label and an out-of-distribution verdict for each image.",
         version=manifest.version,
         lifespan=lambda _: lifespan(parts, rpc),
         published=True,
     )
-    private = framed(private_routes(parts), common, title=ADMINISTRATION)
+    private = framed(private_routes(parts), parts, title=ADMINISTRATION)
     return Gateway(parts, public, private, rpc)
 
 
@@ -231,21 +232,36 @@ async def lifespan(parts: Parts, rpc: RpcServer | None) -> AsyncIterator[None]:
     await parts.close()
 
 
-@dataclass(frozen=True)
-class Common:
+class Common(Protocol):
     """What the frames of all applications need."""
 
-    settings: ServeSettings
-    reception: Reception
-    health: Probes
-    keys: KeyRing
+    @property
+    def settings(self) -> ServeSettings: ...  # noqa: D102
+    @property
+    def reception(self) -> Reception: ...  # noqa: D102
+    @property
+    def health(self) -> Probes: ...  # noqa: D102
+    @property
+    def keys(self) -> KeyRing: ...  # noqa: D102
 
 
-def framed(routes: Sequence[Route], common: Common, *, published: bool = False, **options: Any) -> Frame:
-    """An application of these routes and no others, in its frame; `published`: to proxies and other origins."""
+def framed(
+    routes: Sequence[Route],
+    common: Common,
+    *,
+    published: bool = False,
+    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None,
+    **about: Any,
+) -> Frame:
+    """An application of these routes and no others, in its frame.
+
+    `published`: to proxies and other origins. `about`: what its document begins with.
+    """
     settings = common.settings
     root_path = settings.root_path if published else ""
-    app = FastAPI(openapi_url=None, servers=[{"url": root_path}] if root_path else None, **options)
+    app = Starlette(lifespan=lifespan)
+    # Made when somebody asks, and once.
+    app.state.document = cache(partial(document, routes, root_path=root_path, **{"title": "oodguard", **about}))
     for route in routes:
         route.add_to(app)
     return Frame(

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fastapi import Request
-from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from oodguard.core.answers import ModelRef, PredictRequest, PredictResponse, Timing
 from oodguard.core.codes import Code
@@ -217,7 +218,7 @@ class AdminRoutes:
 
 async def openapi(request: Request) -> Response:
     """The OpenAPI document of the application."""
-    return JSONResponse(request.app.openapi())
+    return JSONResponse(await run_in_threadpool(request.app.state.document))
 
 
 def _parameter(name: str, description: str, *, place: str = "query", **schema: Any) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastapi import FastAPI
-from fastapi.responses import RedirectResponse, Response
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oodguard.server.call import ARRIVED, CALLER
@@ -80,7 +80,7 @@ class Frame:
 
     def __init__(
         self,
-        app: FastAPI,
+        app: Starlette,
         routes: Sequence[Route],
         *,
         reception: Reception,

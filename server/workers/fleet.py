@@ -7,10 +7,11 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from oodguard.core.errors import EnvironmentProblem
-from oodguard.server.app import ADMINISTRATION, Common, framed
+from oodguard.server.app import ADMINISTRATION, framed
 from oodguard.server.cells import MappedCells, keep_values_in, new_store
 from oodguard.server.descriptors import raise_limit
 from oodguard.server.endpoints import AdminRoutes, HealthRoutes
@@ -34,6 +35,16 @@ from oodguard.server.workers.whole import FleetKeys, FleetProbes, SharedRelease
 LOOK = 0.1
 # What the end takes beside the requests: gRPC's callers leave, flagged images and traces are sent.
 MARGIN = 30.0
+
+
+@dataclass(frozen=True)
+class Office:
+    """What the frame of the private application needs."""
+
+    settings: ServeSettings
+    reception: Reception
+    health: FleetProbes
+    keys: KeyRing
 
 
 class Fleet:
@@ -166,7 +177,7 @@ class Fleet:
             *AdminRoutes(self._merged, self._release, FleetKeys(self._keys, self._crew), None, self._crew.count).routes,
         ]
         reception = Reception(metrics=self._metrics, keys=self._keys, tracing=None)
-        return framed(routes, Common(self._settings, reception, self._probes, self._keys), title=ADMINISTRATION)
+        return framed(routes, Office(self._settings, reception, self._probes, self._keys), title=ADMINISTRATION)
 
     def _stop(self, number: signal.Signals) -> None:
         """Take a signal: the first begins the end, the second is the end."""
