@@ -21,9 +21,7 @@ def refusals(formats: Sequence[str] = DEFAULT_FORMATS) -> Iterator[None]:
     except (ImageError, HeavyPicture):
         raise
     except UnidentifiedImageError:
-        raise ImageError(
-            Code.UNSUPPORTED_TYPE, f"not an image of a supported type ({', '.join(formats)})"
-        ) from None
+        raise ImageError(Code.UNSUPPORTED_TYPE, f"not an image of a supported type ({', '.join(formats)})") from None
     except MemoryError:
         raise ImageError(Code.TOO_MANY_PIXELS, "the image needs more memory than there is") from None
     except Exception as error:  # Pillow's decoders raise almost any type on damaged input

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastapi import FastAPI
-from fastapi.responses import RedirectResponse, Response
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oodguard.core.page_headers import NO_STORE, page_headers
 from oodguard.server.call import ARRIVED, CALLER
-from oodguard.server.health import Health
+from oodguard.server.health import Probes
 from oodguard.server.pages import Pages
 from oodguard.server.problems import problem_response, unroutable
 from oodguard.server.reception import Reception, Visit
@@ -33,7 +33,7 @@ MAY_READ = ("X-Request-Id", "Retry-After", "Inference-Header-Content-Length")
 class Exchange(Visit):
     """One request over HTTP, and what was answered."""
 
-    def __init__(self, scope: Scope, send: Send, *, route: Route, health: Health) -> None:
+    def __init__(self, scope: Scope, send: Send, *, route: Route, health: Probes) -> None:
         client = scope["client"]
         address = client[0] if client else None
         super().__init__(route, method=scope["method"], headers=dict(scope["headers"]), address=address)
@@ -71,11 +71,11 @@ class Frame:
 
     def __init__(
         self,
-        app: FastAPI,
+        app: Starlette,
         routes: Sequence[Route],
         *,
         reception: Reception,
-        health: Health,
+        health: Probes,
         root_path: str = "",
         cors_origins: Sequence[str] = (),
         pages: Pages,

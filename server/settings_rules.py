@@ -93,6 +93,14 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
         lambda s: (s.triton_cert is None) != (s.triton_key is None),
         "--triton-cert and --triton-key go together; give both or neither",
     ),
+    (
+        lambda s: s.workers != 1 and s.engine in REMOTE and s.engine,
+        "--workers is for an engine that runs here; leave it out with --engine {}, and start more servers instead",
+    ),
+    (
+        lambda s: s.workers != 1 and s.shadow,
+        "--shadow and --workers cannot be used together; leave out --workers while the bundle {} is in the shadow",
+    ),
     (_unknown_variable, "{} in the environment is not a setting; unset it"),
     (
         lambda s: (s.tls_cert is None) != (s.tls_key is None),

@@ -200,7 +200,10 @@ def test_an_image_that_takes_more_than_all_memory_for_decoding_is_refused(
     client = start(max_pixels=12_000_000, max_decode_bytes=60_000_000)
     large = client.post("/predict", content=encoded("WEBP", 2000, 2000), headers={"content-type": "image/webp"})
     assert (large.status_code, large.json()["code"]) == (413, "too_many_pixels")
-    assert "at most 60,000,000 are there, so send it smaller, or as an ordinary JPEG" in large.json()["detail"]
+    assert (
+        "at most 60,000,000 are there (--max-decode-bytes), so send it smaller, or as an ordinary JPEG"
+        in large.json()["detail"]
+    )
     jpeg = client.post("/predict", content=encoded("JPEG", 3000, 4000), headers={"content-type": "image/jpeg"})
     assert jpeg.status_code == 200
 

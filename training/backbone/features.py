@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from oodguard.core.allowance import cores
 from oodguard.core.errors import EnvironmentProblem, ImageError, InputError
 from oodguard.core.images import OWN_LIMITS
 from oodguard.core.preprocessing import Pixels, Preprocessing, open_image, to_pixels
@@ -153,7 +153,7 @@ class Extractor:
         if self._run is None:
             self._run = trunk_runner(self.backbone.trunk, self.backbone.preprocessing, threads=self.threads)
         finished = 0
-        workers = self.threads or os.cpu_count() or 1
+        workers = self.threads or cores()
         with ThreadPoolExecutor(workers) as pool:
             for start in range(0, len(jobs), CHUNK):
                 chunk = jobs[start : start + CHUNK]
@@ -257,7 +257,7 @@ def trunk_runner(
     export_onnx(network, preprocessing, graph)
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.intra_op_num_threads = threads or cores()
     session = ort.InferenceSession(graph.getvalue(), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 

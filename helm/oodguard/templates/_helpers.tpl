@@ -60,7 +60,7 @@ app.kubernetes.io/component: {{ index . 1 }}
      are checked against the server by a test. */}}
 {{- define "oodguard.setting" -}}
 {{- $root := index . 0 }}{{ $name := index . 1 -}}
-{{- $defaults := dict "drain_delay" 10 "drain_timeout" 30 "body_timeout" 15 "max_request_timeout" 60 "max_queue" 128 "max_body_bytes" 67108864 "max_queue_bytes" 268435456 "max_decode_bytes" 268435456 "shadow_max_bytes" 33554432 -}}
+{{- $defaults := dict "drain_delay" 10 "drain_timeout" 30 "body_timeout" 15 "max_request_timeout" 60 "max_queue" 128 "max_body_bytes" 67108864 "max_queue_bytes" 268435456 "max_decode_bytes" 268435456 "workers" 1 "shadow_max_bytes" 33554432 -}}
 {{- if hasKey $root.Values.settings $name }}{{ get $root.Values.settings $name }}{{ else }}{{ get $defaults $name }}{{ end }}
 {{- end }}
 
@@ -72,8 +72,10 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- $_ := set $setting $name (include "oodguard.setting" (list $ $name) | float64) }}
 {{- end }}
 {{- $decoding := $setting.max_decode_bytes }}
-{{- $processes := 600 }}
-{{- $bytes := $setting.max_queue_bytes }}
+{{- /* Each worker has models of its own, and room for the largest request; decoded bytes are counted together. */}}
+{{- $workers := include "oodguard.setting" (list . "workers") | float64 }}
+{{- $processes := addf (mulf 600 $workers) (gt $workers 1.0 | ternary 80 0) }}
+{{- $bytes := maxf $setting.max_queue_bytes (mulf $workers (include "oodguard.setting" (list . "max_body_bytes") | float64)) }}
 {{- if .Values.grpc.enabled }}
 {{- /* Messages that arrive are beside the queue, and gRPC and its reader each have a copy of them. */}}
 {{- $bytes = mulf 3 $bytes }}
