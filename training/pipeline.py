@@ -357,6 +357,7 @@ def _record(
             source=backbone.source,
             weights_sha256=backbone.weights_sha256,
             cut=backbone.cut,
+            arguments=dict(backbone.arguments),
             width=backbone.width,
         ),
         classifier=None if learned.wrapped is None else learned.wrapped.record,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from oodguard.core.calibration import Calibration
 from oodguard.core.classifier import ClassifierRecord
@@ -62,6 +62,7 @@ class BackboneRecord(Frozen):
     source: str
     weights_sha256: str
     cut: str | None = Field(description="last frozen module; what follows was tuned. None: all frozen")
+    arguments: dict[str, JsonValue] = Field(default_factory=dict, description="what builds it beside its name")
     width: int
 
 

@@ -74,6 +74,8 @@ def learning_set(
         report.note(f"left out {len(left_out)} classes: {', '.join(sorted(left_out))}")
     torch.manual_seed(options.seed)  # for weights that start at random
     backbone = backbone_of(options) if wrapped is None else wrapped.backbone(threads=options.threads)
+    for line in backbone.notes:
+        report.note(line)
     extractor = Extractor(backbone, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads)
     with compute.rank_zero_first():
         division, plain, held = divide(photos, extractor, options, report)

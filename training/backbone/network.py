@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from oodguard.core.preprocessing import Preprocessing
@@ -30,6 +32,8 @@ class Backbone:
     trunk: nn.Module
     tail: nn.Module
     rows: Rows | None = None
+    arguments: Mapping[str, JsonValue] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def feature(self, rows: Tensor) -> Tensor:
         """The feature `[..., D]` of rows that the tail gave."""
