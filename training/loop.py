@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from oodguard.core.errors import QualityError
+from oodguard.training.unfinished import Progress
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,13 @@ def fit(
     what: str = "training",
     remedy: str = "lower --lr",
     progress: Callable[[EpochReport], None] | None = None,
+    kept: Progress | None = None,
 ) -> None:
     """Minimise `objective` over `count` training images, in place. Deterministic: the caller seeds torch.
 
-    An epoch visits every image once, in random order, but for a last incomplete batch. Raises `QualityError` with the
-    step and `remedy` when the loss stops being finite; no checkpoint is written then, as nothing is returned.
+    An epoch visits every image once, in random order, but for a last incomplete batch. kept: where the state after each
+    epoch is kept, and taken up where it is there: the result is that of a training without a break. Raises
+    `QualityError` with the step and `remedy` when the loss stops being finite; nothing is returned then.
     """
     batch = min(schedule.batch, count)
     batch -= batch % compute.world_size if batch >= compute.world_size else 0
@@ -95,8 +98,9 @@ def fit(
     plain = _optimiser(groups, schedule)
     rate = _rate(plain, objective, schedule, schedule.epochs * steps)
     network, optimiser = compute.setup(objective, plain)
-    step = 0
-    for epoch in range(schedule.epochs):
+    first = 0 if kept is None else kept.restore(compute, objective, plain, rate)
+    step = first * steps
+    for epoch in range(first, schedule.epochs):
         started, total = time.perf_counter(), 0.0
         order = torch.randperm(count)
         for start in range(0, steps * batch, batch):
@@ -113,6 +117,8 @@ def fit(
                 raise QualityError(
                     f"{what} diverged at step {step} (epoch {epoch + 1}): the loss is not finite; {remedy}"
                 )
+        if kept is not None:
+            kept.keep(compute, objective, plain, rate, epochs=epoch + 1)
         if progress:
             progress(EpochReport(epoch + 1, schedule.epochs, total / steps, time.perf_counter() - started))
 

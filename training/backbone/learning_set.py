@@ -18,6 +18,7 @@ from oodguard.training.photos.kinds import parse_kinds
 from oodguard.training.photos.labelled import Photos, load_unlabelled
 from oodguard.training.photos.suspects import label_line
 from oodguard.training.progress import Reporter
+from oodguard.training.unfinished import Unfinished
 from oodguard.training.wrapped import Wrapped
 
 
@@ -61,9 +62,17 @@ class LearningSet:
 
 
 def learning_set(
-    options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wrapped | None = None
+    options: TrainOptions,
+    compute: Fabric,
+    report: Reporter,
+    wrapped: Wrapped | None = None,
+    *,
+    unfinished: Unfinished | None = None,
 ) -> LearningSet:
-    """Find, divide and featurise the photos. All processes call it; the first one fills the cache of activations."""
+    """Find, divide and featurise the photos. All processes call it; the first one fills the cache of activations.
+
+    unfinished: where an interrupted fine-tuning goes on; None: nowhere.
+    """
     photos, left_out = chosen_photos(options) if wrapped is None else (wrapped.photos, frozenset())
     if wrapped is None and options.exclude is not None:
         line = label_line(photos, options.exclude, parse_kinds(options.exclude_kinds))
@@ -90,7 +99,7 @@ def learning_set(
     targets = torch.from_numpy(label_numbers(division.training, known))
     frozen = torch.stack([plain, *(tail_features(backbone.tail, view) for view in activations[1:])])
     if options.fine_tune:
-        tuned_tail(backbone, activations, frozen, targets, options, compute, report)
+        tuned_tail(backbone, activations, frozen, targets, options, compute, report, unfinished=unfinished)
     return LearningSet(
         photos=photos,
         classes=classes,
@@ -120,8 +129,10 @@ def tuned_tail(
     options: TrainOptions,
     compute: Fabric,
     report: Reporter,
+    *,
+    unfinished: Unfinished | None = None,
 ) -> None:
-    """Fine-tune the backbone's tail in place."""
+    """Fine-tune the backbone's tail in place; from where it was interrupted, if `unfinished` knows of that."""
     tune_tail(
         backbone.tail,
         activations,
@@ -132,4 +143,5 @@ def tuned_tail(
         width=backbone.width,
         compute=compute,
         progress=lambda e: report.progress(f"fine-tuning (loss {e.loss:.3f})", e.epoch, e.epochs),
+        unfinished=unfinished,
     )
