@@ -365,6 +365,7 @@ def _record(
             cut=backbone.cut,
             arguments=dict(backbone.arguments),
             width=backbone.width,
+            tuned_sha256=backbone.tuned_sha256,
         ),
         classifier=None if learned.wrapped is None else learned.wrapped.record,
         heads=heads.shapes,

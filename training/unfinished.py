@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one training has come: what it trains, the optimiser, the learning rate and the random numbers."""
+    """How far a training has come: what it trains, the optimiser, the learning rate and the random numbers."""
 
     path: Path
 
@@ -76,20 +76,20 @@ class Progress:
         objective: nn.Module,
         optimiser: torch.optim.Optimizer,
         rate: torch.optim.lr_scheduler.LRScheduler,
-    ) -> int:
-        """Put everything as it was after the last finished epoch; how many epochs that are. All processes call it."""
+    ) -> list[float]:
+        """Put everything as it was after the last finished epoch; the loss of each epoch until then. All call it."""
         state = self._read() if compute.is_global_zero else None
         if compute.world_size > 1:
             state = compute.broadcast(state)
         if state is None:
-            return 0
+            return []
         objective.load_state_dict(state["objective"])
         optimiser.load_state_dict(state["optimiser"])
         rate.load_state_dict(state["rate"])
         torch.set_rng_state(state["random"])
         if state["random_cuda"]:
             torch.cuda.set_rng_state_all(state["random_cuda"])
-        return int(state["epochs"])
+        return [float(loss) for loss in state["losses"]]
 
     def keep(
         self,
@@ -98,13 +98,16 @@ class Progress:
         optimiser: torch.optim.Optimizer,
         rate: torch.optim.lr_scheduler.LRScheduler,
         *,
-        epochs: int,
+        losses: Sequence[float],
     ) -> None:
-        """Write the state after `epochs` epochs, whole or not at all. Raises `EnvironmentProblem` where it cannot."""
+        """Write the state after epochs with these `losses`, whole or not at all.
+
+        Raises `EnvironmentProblem` where it cannot be written.
+        """
         if not compute.is_global_zero:
             return
         state = {
-            "epochs": epochs,
+            "losses": list(losses),
             "objective": objective.state_dict(),
             "optimiser": optimiser.state_dict(),
             "rate": rate.state_dict(),
@@ -129,4 +132,4 @@ class Progress:
             found = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception:  # PyTorch raises many types on a damaged file
             return None
-        return found if isinstance(found, dict) and "epochs" in found else None
+        return found if isinstance(found, dict) and "losses" in found else None

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import nn
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.training.backbone.tail import tail_features, tune_tail
 from oodguard.training.compute import start_compute
+from oodguard.training.loop import EpochReport
 from oodguard.training.options import TrainOptions
 from oodguard.training.unfinished import FOLDER, KEPT_SECONDS, Unfinished
 
@@ -35,8 +37,10 @@ tuned(Path(sys.argv[1]), progress=slow)
 """
 
 
-def tuned(cache: Path, *, progress: object = None, **changes: object) -> tuple[dict[str, torch.Tensor], Unfinished]:
-    """The weights of a small tail, tuned, with dropout's kind of randomness from the views alone."""
+def tuned(
+    cache: Path, *, progress: Callable[[EpochReport], None] | None = None, changes: Mapping[str, object] | None = None
+) -> tuple[dict[str, torch.Tensor], Unfinished]:
+    """The weights of a small tail, tuned; each image in a random view."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tail = nn.Sequential(nn.Conv2d(4, WIDTH, 3), nn.BatchNorm2d(WIDTH), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
@@ -47,7 +51,7 @@ def tuned(cache: Path, *, progress: object = None, **changes: object) -> tuple[d
     activations = values.astype(np.float16)
     frozen = torch.stack([tail_features(tail.eval(), view) for view in activations])
     options = TrainOptions.model_validate(
-        {"data": Path("photos"), "fine_tune_epochs": EPOCHS, "fine_tune_lr": 0.01, "cache": cache, **changes}
+        {"data": Path("photos"), "fine_tune_epochs": EPOCHS, "fine_tune_lr": 0.01, "cache": cache, **(changes or {})}
     )
     unfinished = Unfinished(cache)
     tune_tail(
@@ -59,7 +63,7 @@ def tuned(cache: Path, *, progress: object = None, **changes: object) -> tuple[d
         classes=CLASSES,
         width=WIDTH,
         compute=start_compute(1),
-        progress=progress,  # type: ignore[arg-type]
+        progress=progress,
         unfinished=unfinished,
     )
     return tail.state_dict(), unfinished
@@ -83,19 +87,28 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_killed_tuning_goes_on_and_gives_the_same_bits(tmp_path: Path) -> None:
-    whole, _ = tuned(tmp_path / "whole")
+    reports: list[EpochReport] = []
+    whole, _ = tuned(tmp_path / "whole", progress=reports.append)
     killed(tmp_path / "broken", after=2)
     (left,) = (tmp_path / "broken" / FOLDER).iterdir()
-    assert torch.load(left, weights_only=True)["epochs"] == 2
-    seen: list[int] = []
-    again, unfinished = tuned(tmp_path / "broken", progress=lambda report: seen.append(report.epoch))
-    assert seen == [3, 4, 5]
+    assert len(torch.load(left, weights_only=True)["losses"]) == 2
+    seen: list[EpochReport] = []
+    again, unfinished = tuned(tmp_path / "broken", progress=seen.append)
+    assert [(report.epoch, report.seconds > 0) for report in seen] == [
+        (1, False),
+        (2, False),
+        (3, True),
+        (4, True),
+        (5, True),
+    ]
+    losses = [report.loss for report in seen]
     assert same(whole, again)
+    assert losses == [report.loss for report in reports]
 
     # Killed again after the tuning, nothing is tuned twice; at the end nothing is left.
     seen.clear()
-    assert same(whole, tuned(tmp_path / "broken", progress=lambda report: seen.append(report.epoch))[0])
-    assert seen == []
+    assert same(whole, tuned(tmp_path / "broken", progress=seen.append)[0])
+    assert [report.seconds for report in seen] == [0.0] * EPOCHS
     unfinished.forget()
     assert list((tmp_path / "broken" / FOLDER).iterdir()) == []
 
@@ -103,10 +116,10 @@ def test_a_killed_tuning_goes_on_and_gives_the_same_bits(tmp_path: Path) -> None
 @pytest.mark.parametrize("change", [{"seed": 1}, {"fine_tune_lr": 0.02}, {"retain": 2.0}, {"fine_tune_epochs": 6}])
 def test_another_training_does_not_go_on_from_it(change: dict[str, object], tmp_path: Path) -> None:
     tuned(tmp_path)
-    seen: list[int] = []
-    found, _ = tuned(tmp_path, progress=lambda report: seen.append(report.epoch), **change)
-    assert seen[0] == 1
-    assert same(found, tuned(tmp_path / "apart", **change)[0])
+    seen: list[EpochReport] = []
+    found, _ = tuned(tmp_path, progress=seen.append, changes=change)
+    assert seen[0].seconds > 0
+    assert same(found, tuned(tmp_path / "apart", changes=change)[0])
     assert len(list((tmp_path / FOLDER).iterdir())) == 2
 
 
@@ -115,9 +128,9 @@ def test_a_damaged_file_and_another_programs_begin_anew(tmp_path: Path) -> None:
     (path,) = unfinished.used
     for content in (path.read_bytes()[:200], b"", b"something else"):
         path.write_bytes(content)
-        seen: list[int] = []
-        assert same(whole, tuned(tmp_path, progress=lambda report, seen=seen: seen.append(report.epoch))[0])
-        assert seen == [1, 2, 3, 4, 5]
+        seen: list[EpochReport] = []
+        assert same(whole, tuned(tmp_path, progress=seen.append)[0])
+        assert all(report.seconds > 0 for report in seen)
 
 
 def test_what_nobody_came_back_for_is_removed(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ from oodguard.training.loop import EpochReport, Objective, Schedule, fit
 from oodguard.training.options import TrainOptions
 from oodguard.training.unfinished import Progress, Unfinished
 
-BATCH = 32
 HEAD_LR = 3e-3
 WEIGHT_DECAY = 0.05
 WARM_UP = 0.15
@@ -83,9 +82,9 @@ def tune_tail(
         compute,
         TailObjective(tail, nn.Linear(width, classes), activations, frozen, targets, options),
         Schedule(
-            epochs=options.fine_tune_epochs,
-            batch=BATCH,
-            lr=options.fine_tune_lr,
+            epochs=options.tuning_epochs,
+            batch=options.fine_tune_batch,
+            lr=options.tuning_lr,
             weight_decay=WEIGHT_DECAY,
             shape="one-cycle",
             warm_up=WARM_UP,
@@ -111,8 +110,8 @@ def _kept(
 ) -> Progress:
     """The progress of a tuning, by everything that decides its result."""
     said = {
-        **options.model_dump(include={"seed", "fine_tune_epochs", "fine_tune_lr", "label_smoothing", "retain"}),
-        "constants": [BATCH, HEAD_LR, WEIGHT_DECAY, WARM_UP],
+        "options": options.of_fine_tuning(),
+        "constants": [HEAD_LR, WEIGHT_DECAY, WARM_UP],
         "tail": list(tail.state_dict()),
     }
     weights = (value.detach().cpu().numpy() for value in tail.state_dict().values())

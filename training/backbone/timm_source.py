@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from torch import nn
 
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.training.backbone.cut import split
-from oodguard.training.backbone.network import Backbone
+from oodguard.training.backbone.network import Backbone, weights_digest
 from oodguard.training.backbone.timm_config import preprocessing_from
 from oodguard.training.backbone.timm_loader import timm
 from oodguard.training.backbone.timm_names import TimmName, timm_name
@@ -25,17 +23,14 @@ def load(name: str, *, weights: str = "auto", image_size: int | None = None, tun
     named = timm_name(name)
     model = named.build(image_size=image_size)
     source, notes = load_weights(model, named, weights, image_size=image_size)
-    digest = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.contiguous().cpu().numpy().tobytes())
+    digest = weights_digest(model)
     trunk, tail, cut = split(model, tune=tune)
     return Backbone(
         kind="timm",
         name=named.architecture,
         arguments=named.arguments,
         source=source,
-        weights_sha256=digest.hexdigest(),
+        weights_sha256=digest,
         cut=cut,
         width=_width(model),
         preprocessing=preprocessing_of(model, image_size),
