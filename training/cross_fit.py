@@ -24,6 +24,7 @@ from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Labels
 from oodguard.training.photos.split import parts_of
 from oodguard.training.progress import Reporter
+from oodguard.training.unfinished import Unfinished
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class CrossFitted:
     diagnosis: CollusionReport
 
 
-def cross_fit(learning: LearningSet, options: TrainOptions, compute: Fabric, report: Reporter) -> CrossFitted:
+def cross_fit(
+    learning: LearningSet, options: TrainOptions, compute: Fabric, report: Reporter, unfinished: Unfinished
+) -> CrossFitted:
     """Score every training photo by a guard trained without its part. Raises `InputError` for a class too small."""
     targets = learning.targets.numpy()
     groups = [learning.division.groups[photo] for photo in learning.division.training]
@@ -53,7 +56,7 @@ def cross_fit(learning: LearningSet, options: TrainOptions, compute: Fabric, rep
         labels = learning.targets[rest]
         activations, frozen = learning.activations[:, rest], learning.frozen[:, rest]
         if tune:
-            tuned_tail(backbone, activations, frozen, labels, options, compute, report)
+            tuned_tail(backbone, activations, frozen, labels, options, compute, report, unfinished=unfinished)
         features = view_features(backbone.tail, activations) if tune else frozen
         heads = fit_heads(
             features,

