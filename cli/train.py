@@ -27,7 +27,11 @@ grouped(
             *("classes_from", "ignore_folder", "splits"),
             *("exclude_kinds", "on_unreadable", "calibration_fraction", "test_fraction", "leave_out"),
         ),
-        "Backbone": ("weights", "views", "fine_tune", "fine_tune_epochs", "fine_tune_lr", "retain"),
+        "Backbone": (
+            *("weights", "views", "fine_tune", "fine_tune_part", "fine_tune_epochs", "fine_tune_lr", "retain"),
+            *("fine_tune_batch", "fine_tune_accumulate", "fine_tune_augment", "fine_tune_mixup", "fine_tune_cutmix"),
+            *("fine_tune_erasing", "fine_tune_ema"),
+        ),
         "Heads": (
             *("members", "ensemble", "active", "disagreement", "alpha_floor", "beta", "hidden", "anchors", "epochs"),
             *("batch_size", "lr", "weight_decay", "label_smoothing", "certificate", "neighbours", "bank_size"),

@@ -157,6 +157,7 @@ def prepare(run: Run, options: TrainOptions) -> tuple[Backbone, Extractor]:
         trunk=run.trunk,
         tail=run.tail,
         rows=run.heads.rows if run.heads.shapes.own_classes else None,
+        tuned_sha256=record.backbone.tuned_sha256,
     )
     return backbone, Extractor(backbone, cache=options.cache, threads=options.threads)
 

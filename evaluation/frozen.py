@@ -61,7 +61,7 @@ def frozen_features(
 
     Raises an `OodguardError` that says why where the original network cannot be had, or training photos are missing.
     """
-    tail = _original_tail(run, options)
+    tail, extractor = _original(run, options, extractor)
     classes, division = run.record.classes, run.division
 
     def of(found: Sequence[Photo]) -> Features:
@@ -85,14 +85,17 @@ def frozen_features(
     )
 
 
-def _original_tail(run: Run, options: TrainOptions) -> nn.Module:
-    """The tail as it was before fine-tuning."""
-    if run.record.backbone.cut is None:
-        return run.tail
+def _original(run: Run, options: TrainOptions, extractor: Extractor) -> tuple[nn.Module, Extractor]:
+    """The tail as it was before fine-tuning, and an extractor for the trunk as it was."""
+    record = run.record.backbone
+    if record.cut is None and record.tuned_sha256 is None:
+        return run.tail, extractor
     original = backbone_of(options)
-    if original.weights_sha256 != run.record.backbone.weights_sha256:
+    if original.weights_sha256 != record.weights_sha256:
         raise InputError(
             "the network as it was before fine-tuning cannot be had again: "
             + ("its weights were random" if options.weights == "random" else "its weights are others now")
         )
-    return original.tail
+    if record.tuned_sha256 is None:
+        return original.tail, extractor
+    return original.tail, Extractor(original, cache=extractor.cache, threads=extractor.threads)

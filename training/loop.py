@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from oodguard.core.errors import QualityError
 
@@ -19,7 +19,8 @@ from oodguard.core.errors import QualityError
 class Schedule:
     """How long and how fast: AdamW (or SGD with Nesterov momentum) under a cosine or a one-cycle learning rate.
 
-    `batch` counts the images of a step over all processes. `warm_up` is the one cycle's rising share.
+    `batch` counts the images of a step over all processes. `warm_up` is the one cycle's rising share. The weights
+    change after every `accumulate` steps, by the mean of their gradients.
     """
 
     epochs: int
@@ -29,6 +30,7 @@ class Schedule:
     optimiser: Literal["adamw", "sgd"] = "adamw"
     shape: Literal["cosine", "one-cycle"] = "cosine"
     warm_up: float = 0.15
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,12 @@ class Objective(nn.Module):
     def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
         """What is trained, and with which weight decay: matrices and kernels decay, vectors do not."""
         return self.groups([p for p in self.trained if p.ndim > 1], schedule)
+
+    def upcoming(self, epoch: int, epochs: int, rows: Sequence[Tensor]) -> None:
+        """Told before each epoch: the `rows` that `forward` is going to be given, batch by batch."""
+
+    def stepped(self) -> None:
+        """Told after each change of the weights."""
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -93,20 +101,31 @@ def fit(
     steps = max(count // batch, 1)
     groups = objective.parameter_groups(schedule)
     plain = _optimiser(groups, schedule)
-    rate = _rate(plain, objective, schedule, schedule.epochs * steps)
+    changes = math.ceil(steps / schedule.accumulate)
+    rate = _rate(plain, objective, schedule, schedule.epochs * changes)
     network, optimiser = compute.setup(objective, plain)
     step = 0
     for epoch in range(schedule.epochs):
         started, total = time.perf_counter(), 0.0
         order = torch.randperm(count)
-        for start in range(0, steps * batch, batch):
-            loss = network(order[start : start + batch][compute.global_rank :: compute.world_size], step)
-            optimiser.zero_grad()
-            compute.backward(loss)
-            if objective.max_norm is not None:
-                compute.clip_gradients(network, optimiser, max_norm=objective.max_norm)
-            optimiser.step()
-            rate.step()
+        starts = range(0, steps * batch, batch)
+        mine = [order[start : start + batch][compute.global_rank :: compute.world_size] for start in starts]
+        objective.upcoming(epoch, schedule.epochs, mine)
+        for number, rows in enumerate(mine, start=1):
+            last = number % schedule.accumulate == 0 or number == steps
+            # The last group of an epoch may be smaller; its gradients count by their own mean.
+            spare = steps % schedule.accumulate
+            group = spare if number > steps - spare else schedule.accumulate
+            with compute.no_backward_sync(network, enabled=not last):
+                loss = network(rows, step)
+                compute.backward(loss / group)
+            if last:
+                if objective.max_norm is not None:
+                    compute.clip_gradients(network, optimiser, max_norm=objective.max_norm)
+                optimiser.step()
+                optimiser.zero_grad()
+                rate.step()
+                objective.stepped()
             step += 1
             total += float(loss.detach())
             if not math.isfinite(total):

@@ -12,6 +12,8 @@ from oodguard.core.photo_folders import ClassesFrom, FolderRules
 from oodguard.training.photos.kinds import EXCLUDED, parse_kinds
 
 DIGITS = "digits"
+# What only fine-tuning of the whole backbone does.
+ALL_ONLY = tuple(f"fine_tune_{name}" for name in ("accumulate", "augment", "mixup", "cutmix", "erasing", "ema"))
 # What options were called before `tune` came to mean the command: still read in calls, files and records of runs.
 OLD_NAMES = {"tune": "fine_tune", "tune_epochs": "fine_tune_epochs", "tune_lr": "fine_tune_lr"}
 
@@ -70,9 +72,41 @@ class TrainOptions(FolderOptions):
         0, ge=0, description="Seed of all random numbers; the same seed on the same machine gives the same run."
     )
     views: int = Field(3, ge=0, le=32, description="Augmented views per training photo, in addition to the plain one.")
-    fine_tune: bool = Field(True, description="Fine-tune the last stage of the backbone before training the heads.")
-    fine_tune_epochs: int = Field(6, ge=1, le=200, description="Epochs of fine-tuning.")
-    fine_tune_lr: float = Field(1e-3, gt=0, le=0.1, description="Peak learning rate of fine-tuning.")
+    fine_tune: bool = Field(True, description="Fine-tune the backbone before training the heads.")
+    fine_tune_part: Literal["last", "all"] = Field(
+        "last",
+        description="What fine-tuning changes: the backbone's last stage, over cached activations; or all of it, from "
+        "augmented images, which wants a GPU.",
+    )
+    fine_tune_epochs: int | None = Field(
+        None, ge=1, le=1000, description="Epochs of fine-tuning; default: 6, and 20 where all of the backbone learns."
+    )
+    fine_tune_lr: float | None = Field(
+        None,
+        gt=0,
+        le=0.1,
+        description="Peak learning rate of fine-tuning; default: 0.001, and 0.0003 where all of the backbone learns.",
+    )
+    fine_tune_batch: int = Field(32, ge=2, le=4096, description="Images per step of fine-tuning, over all processes.")
+    fine_tune_accumulate: int = Field(
+        1, ge=1, le=1024, description="Steps whose gradients are added up before the weights change; all only."
+    )
+    fine_tune_augment: Literal["crops", "trivial", "rand"] = Field(
+        "trivial",
+        description="How images are changed beyond crops, flips and colours: not at all, by TrivialAugment or by "
+        "RandAugment; all only.",
+    )
+    fine_tune_mixup: float = Field(0.2, ge=0, le=10, description="Mixup's alpha; 0: no mixup; all only.")
+    fine_tune_cutmix: float = Field(1.0, ge=0, le=10, description="CutMix's alpha; 0: no CutMix; all only.")
+    fine_tune_erasing: float = Field(
+        0.25, ge=0, le=1, description="Share of the images in which a rectangle is erased; all only."
+    )
+    fine_tune_ema: float = Field(
+        0.998,
+        ge=0,
+        lt=1,
+        description="Decay of the moving average of the weights that is kept; 0: the last ones; all only.",
+    )
     retain: float = Field(
         4.0,
         ge=0,
@@ -174,6 +208,16 @@ class TrainOptions(FolderOptions):
         0, ge=0, le=64, description="GPUs or CPU processes to train on; 0: all GPUs, or one CPU process."
     )
 
+    @property
+    def tuning_epochs(self) -> int:
+        """The epochs of fine-tuning, given or not."""
+        return self.fine_tune_epochs or (6 if self.fine_tune_part == "last" else 20)
+
+    @property
+    def tuning_lr(self) -> float:
+        """The peak learning rate of fine-tuning, given or not."""
+        return self.fine_tune_lr or (1e-3 if self.fine_tune_part == "last" else 3e-4)
+
     def of_folds(self, *, epochs: int | None = None) -> TrainOptions:
         """The options of heads that leave photos out, on the frozen feature and without outliers; epochs: theirs."""
         return self.model_copy(
@@ -207,6 +251,17 @@ class TrainOptions(FolderOptions):
             raise ValueError(f"--ensemble {self.ensemble} disagrees on outliers; give a folder of them with --outliers")
         if self.cross_fit == 1:
             raise ValueError("--cross-fit needs at least 2 parts; give 2 or more, or 0")
+        if self.fine_tune_part == "all":
+            if not self.fine_tune:
+                raise ValueError("--no-fine-tune and --fine-tune-part all exclude each other; leave one of them out")
+            if self.cross_fit:
+                raise ValueError("--cross-fit tunes the last stage for each part anew; leave --fine-tune-part all out")
+        else:
+            for name in ALL_ONLY:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"--{name.replace('_', '-')} belongs to --fine-tune-part all; give both or neither"
+                    )
         if self.beta and self.ensemble != "joint":
             raise ValueError("--beta belongs to joint training; also give --ensemble joint")
         return self

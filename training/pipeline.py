@@ -358,6 +358,7 @@ def _record(
             weights_sha256=backbone.weights_sha256,
             cut=backbone.cut,
             width=backbone.width,
+            tuned_sha256=backbone.tuned_sha256,
         ),
         classifier=None if learned.wrapped is None else learned.wrapped.record,
         heads=heads.shapes,

@@ -64,8 +64,9 @@ class BackboneRecord(Frozen):
     resized: bool = Field(description="whether its input is of another size than the network's own")
     source: str
     weights_sha256: str
-    cut: str | None = Field(description="last frozen module; what follows was tuned. None: all frozen")
+    cut: str | None = Field(description="last frozen module; what follows was tuned. None: all frozen, or all tuned")
     width: int
+    tuned_sha256: str | None = Field(None, description="the weights after all of it was tuned. None: they are as given")
 
 
 class HeadShapes(Frozen):

@@ -13,10 +13,15 @@ QUANTILE = 0.9
 MOST = 2_000_000  # torch.quantile takes at most 2^24 numbers
 
 
-def fit_clip(embeddings: Tensor) -> float:
-    """c for training embeddings `[N, D]`; of a regular sample where there are very many numbers."""
+def quantile(embeddings: Tensor, share: float) -> float:
+    """The value that a share of all activations `[N, D]` is below; of a regular sample where there are very many."""
     flat = embeddings.flatten()
-    return float(torch.quantile(flat[:: max(len(flat) // MOST, 1)], QUANTILE))
+    return float(torch.quantile(flat[:: max(len(flat) // MOST, 1)], share))
+
+
+def fit_clip(embeddings: Tensor) -> float:
+    """c for training embeddings `[N, D]`."""
+    return quantile(embeddings, QUANTILE)
 
 
 def clipped(embeddings: Tensor, clip: float) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from oodguard.bench.baselines.catalogue import POST_HOC
 from oodguard.bench.methods.anchored import ANCHORED_METHODS
 from oodguard.bench.methods.classifier import Single
 from oodguard.bench.methods.ensembles import ENSEMBLE_METHODS
@@ -31,7 +32,7 @@ METHODS: dict[str, Method] = {
 
 # The scores that stand for a method in a comparison; for any other method, the first that it gives.
 HEADLINES: Mapping[str, tuple[str, ...]] = {
-    "single": ("max_softmax", "temperature", "max_logit", "energy", "odin", "react", "vim", "knn", "mahalanobis"),
+    "single": (*POST_HOC, "odin", "knn", "mahalanobis"),
     "energy": ("energy",),
     "greg": ("energy",),
     "greg-plus": ("energy",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +11,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional
 
+from oodguard.bench.baselines.catalogue import OF_LOGITS, POST_HOC
 from oodguard.bench.baselines.odin import odin
-from oodguard.bench.baselines.react import clipped, fit_clip
-from oodguard.bench.baselines.softmax import max_logit, max_softmax
-from oodguard.bench.baselines.temperature import fit_temperature
-from oodguard.bench.baselines.vim import Vim
+from oodguard.bench.baselines.post_hoc import Embedded, LearnedClassifier, Score
 from oodguard.bench.methods.method import Detector, MethodOutput, Progress
 from oodguard.bench.networks.network import Network
 from oodguard.bench.problem import EVALUATION_BATCH, LearningProblem, batched
@@ -33,18 +31,15 @@ Loss = Callable[[Network, Tensor, Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class PostHoc:
-    """The constants of post-hoc scores, fitted on a trained classifier; not part of its weights."""
+    """Post-hoc scores, fitted on a trained classifier; not part of its weights."""
 
     temperature: float
-    clip: float
-    vim: Vim
+    scores: Mapping[str, Score]
     density: Density
 
 
 class Classifier(Detector):
-    """One network; scores: max softmax (plain and at the fitted temperature), max logit, energy, ODIN, ReAct, ViM, kNN
-    and Mahalanobis.
-    """
+    """One network, with every post-hoc score of `baselines/`, and kNN and Mahalanobis as the guard has them."""
 
     def __init__(self, network: Network, problem: LearningProblem) -> None:
         super().__init__()
@@ -54,48 +49,59 @@ class Classifier(Detector):
 
     @torch.no_grad()
     def calibrate(self, problem: LearningProblem) -> None:
-        """Temperature on calibration images; clip, ViM, bank and class statistics on plain training images."""
+        """Temperature on calibration images; everything else on plain training images."""
         self.eval()
-        space = problem.space
-        where, training = self.device, problem.inputs[0]
-        embeddings = batched(self.network.embed, space, training, where=where)
-        calibration = batched(self.network, space, problem.calibration, where=where)
-        represented = batched(lambda x: space.represent(self.network, x), space, training, where=where)
-        width = represented.shape[1]
-        density = Density(
-            width=width,
-            density_width=density_width(width, len(represented)),
-            classes=problem.classes,
-            bank=min(BANK, len(represented)),
+        training = self._embedded_in_batches(problem, problem.inputs[0])
+        learned = LearnedClassifier(
+            head=copy.deepcopy(self.network.head).cpu(),
+            training=training,
+            targets=problem.targets,
+            calibration=self._embedded_in_batches(problem, problem.calibration),
+            calibration_targets=problem.calibration_targets,
         )
-        density.fit(represented, problem.targets)
+        count, width = training.features.shape
+        density = Density(
+            width=width, density_width=density_width(width, count), classes=problem.classes, bank=min(BANK, count)
+        )
+        density.fit(training.features, problem.targets)
         self._fitted = PostHoc(
-            temperature=fit_temperature(calibration, problem.calibration_targets),
-            clip=fit_clip(embeddings),
-            vim=Vim.fit(embeddings, copy.deepcopy(self.network.head).cpu()),
+            temperature=learned.temperature,
+            scores={name: fit_score(learned) for name, fit_score in POST_HOC.items()},
             density=density,
+        )
+
+    def _embedded(self, x: Tensor) -> Embedded:
+        embedding = self.network.embed(x)
+        return Embedded(
+            embeddings=embedding,
+            logits=self.network.classify(embedding),
+            features=self._space.represent(self.network, x),
+        )
+
+    def _embedded_in_batches(self, problem: LearningProblem, inputs: Tensor) -> Embedded:
+        def joined(function: Callable[[Tensor], Tensor]) -> Tensor:
+            return batched(function, problem.space, inputs, where=self.device)
+
+        return Embedded(
+            embeddings=joined(self.network.embed),
+            logits=joined(self.network),
+            features=joined(lambda x: self._space.represent(self.network, x)),
         )
 
     def output(self, x: Tensor) -> MethodOutput:
         """All scores; before `calibrate`, those that need no fitted constant."""
         fitted = self._fitted
         with torch.no_grad():
-            embedding = self.network.embed(x)
-            logits = self.network.classify(embedding)
-            found = {
-                "max_softmax": max_softmax(logits),
-                "max_logit": max_logit(logits),
-                "energy": scores.energy(logits),
-            }
-            if fitted is not None:
-                to_bank, to_means = fitted.density(self._space.represent(self.network, x).cpu())
-                found |= {
-                    "temperature": max_softmax(logits / fitted.temperature),
-                    "react": scores.energy(self.network.classify(clipped(embedding, fitted.clip))),
-                    "vim": fitted.vim.score(embedding.cpu(), logits.cpu()),
-                    "knn": scores.knn(to_bank, min(NEIGHBOURS, to_bank.shape[1])),
-                    "mahalanobis": scores.mahalanobis(to_means),
-                }
+            images = self._embedded(x)
+            logits = images.logits
+            if fitted is None:
+                found = {name: function(logits) for name, function in OF_LOGITS.items()}
+            else:
+                here = Embedded(images.embeddings.cpu(), logits.cpu(), images.features.cpu())
+                to_bank, to_means = fitted.density(here.features)
+                found = {name: score(here) for name, score in fitted.scores.items()}
+                found["knn"] = scores.knn(to_bank, min(NEIGHBOURS, to_bank.shape[1]))
+                found["mahalanobis"] = scores.mahalanobis(to_means)
         if fitted is not None:
             found["odin"] = odin(self.network, x, unit=self._space.unit)
         return MethodOutput(logits=logits.unsqueeze(0), log_probabilities=logits.log_softmax(-1), scores=found)
@@ -132,7 +138,7 @@ class Single:
     """Cross-entropy with label smoothing."""
 
     name: str = "single"
-    summary: str = "one classifier; max softmax, max logit, ODIN, energy, ReAct, Mahalanobis, kNN, ViM, temperature"
+    summary: str = "one classifier, with every post-hoc score of the field"
     needs_outliers: bool = False
     starts_from: str | None = None
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from oodguard.bench.arena import Suite
 from oodguard.bench.suites.cifar import CifarSuite
+from oodguard.bench.suites.fashion import FashionSuite
 from oodguard.bench.suites.folders import FOLDER_SUITES, FolderSuite
 from oodguard.core.errors import InputError
 from oodguard.evaluation.evaluate import parse_sets
 
-SUITES: dict[str, Suite] = {suite.name: suite for suite in (*FOLDER_SUITES, CifarSuite())}
+SUITES: dict[str, Suite] = {suite.name: suite for suite in (*FOLDER_SUITES, CifarSuite(), FashionSuite())}
 
 
 def suite_of(name: str, *, ood: Sequence[str], outliers: Path | None) -> Suite:

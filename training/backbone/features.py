@@ -123,6 +123,8 @@ class Extractor:
             self.backbone.weights_sha256,
             self.backbone.cut,
         ]
+        if self.backbone.tuned_sha256 is not None:
+            parts.append({"tuned": self.backbone.tuned_sha256})
         if self.alteration is not None:
             parts.append(self.alteration.name)
         if self.arrival is not None:
@@ -209,6 +211,12 @@ class Extractor:
                 Path(stream.name).replace(self._folder / f"{name}{suffix}")
         except OSError as error:
             raise EnvironmentProblem(f"features cannot be cached in {self.cache} ({error.strerror})") from None
+
+
+def photo_view(photo: Photo, preprocessing: Preprocessing, *, view: int, identity: str) -> Pixels:
+    """An augmented view of a photo, uint8 `[H, W, 3]`. Raises `ImageError`."""
+    image = open_image(photo.path.read_bytes(), TRAINING_LIMITS, shrink_for=preprocessing)
+    return augmented_pixels(image, preprocessing, identity=identity, view=view)
 
 
 def _key(photo: Photo, view: int) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from lightning_fabric import Fabric
@@ -12,10 +13,11 @@ from oodguard.training.backbone.features import Activations, Extractor
 from oodguard.training.backbone.network import Backbone
 from oodguard.training.backbone.sources import backbone_of
 from oodguard.training.backbone.tail import tail_features, tune_tail
+from oodguard.training.backbone.whole import tune_whole
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Division, chosen_photos, divide, label_numbers
 from oodguard.training.photos.kinds import parse_kinds
-from oodguard.training.photos.labelled import Photos, load_unlabelled
+from oodguard.training.photos.labelled import Photo, Photos, load_unlabelled
 from oodguard.training.photos.minimum import Minimum
 from oodguard.training.photos.suspects import label_line
 from oodguard.training.progress import Reporter
@@ -85,13 +87,23 @@ def learning_set(
             views=range(options.views + 1),
             progress=lambda done, total: report.progress("augmented views", done, total),
         )
-        strange = None
-        if options.outliers is not None:
-            strange = extractor.extract(extractor.readable(load_unlabelled(options.outliers)))[0]
     targets = torch.from_numpy(label_numbers(division.training, known))
     frozen = torch.stack([plain, *(tail_features(backbone.tail, view) for view in activations[1:])])
-    if options.fine_tune:
+    if options.fine_tune and options.fine_tune_part == "all":
+        backbone = tuned_whole(backbone, division.training, targets, options, compute, report)
+        extractor = replace(extractor, backbone=backbone, _run=None)
+        with compute.rank_zero_first():
+            activations = extractor.extract(
+                division.training,
+                views=range(options.views + 1),
+                progress=lambda done, total: report.progress("features of the tuned backbone", done, total),
+            )
+    elif options.fine_tune:
         tuned_tail(backbone, activations, frozen, targets, options, compute, report)
+    strange = None
+    if options.outliers is not None:
+        with compute.rank_zero_first():
+            strange = extractor.extract(extractor.readable(load_unlabelled(options.outliers)))[0]
     return LearningSet(
         photos=photos,
         classes=classes,
@@ -111,6 +123,31 @@ def learning_set(
 def view_features(tail: nn.Module, activations: Activations) -> Tensor:
     """Features `[V, N, D]` of trunk activations `[V, N, ...]`."""
     return torch.stack([tail_features(tail, view) for view in activations])
+
+
+def tuned_whole(
+    backbone: Backbone,
+    photos: Sequence[Photo],
+    targets: Tensor,
+    options: TrainOptions,
+    compute: Fabric,
+    report: Reporter,
+) -> Backbone:
+    """The backbone, all of it fine-tuned."""
+    found = tune_whole(
+        backbone,
+        photos,
+        targets,
+        options,
+        classes=int(targets.max()) + 1,
+        compute=compute,
+        progress=report.progress,
+    )
+    report.note(
+        f"fine-tuned the whole backbone: loss {found.losses[0]:.3f} in the first epoch, {found.losses[-1]:.3f} "
+        f"in the last of {len(found.losses)}"
+    )
+    return found.backbone
 
 
 def tuned_tail(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +16,11 @@ from oodguard.training.heads.rows import Rows
 class Backbone:
     """A feature extractor in two parts: `tail(trunk(x))` is the pooled feature `[B, width]` of `x [B, 3, H, W]`.
 
-    `trunk` is always frozen; `tail` is what fine-tuning may change (an identity when everything is frozen). `kind` is
+    `tail` is what fine-tuning of the last stage changes (an identity when everything is frozen, or everything was
+    tuned); `trunk` is all before it. `kind` is
     the library that builds it, a key of `sources.SOURCES`. rows: what the tail gives for an image where that is more
-    than its feature; None: the feature alone.
+    than its feature; None: the feature alone. tuned_sha256: the `weights_digest` of a trunk that was fine-tuned; None:
+    it has the weights of `weights_sha256`.
     """
 
     kind: str
@@ -30,10 +33,20 @@ class Backbone:
     trunk: nn.Module
     tail: nn.Module
     rows: Rows | None = None
+    tuned_sha256: str | None = None
 
     def feature(self, rows: Tensor) -> Tensor:
         """The feature `[..., D]` of rows that the tail gave."""
         return rows if self.rows is None else self.rows.feature(rows)
+
+
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 of all weights with their names."""
+    digest = hashlib.sha256()
+    for key, value in network.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class Normalised(nn.Module):

@@ -49,9 +49,8 @@ def load_backbone(name: str, *, weights: str = "auto", image_size: int | None = 
 
 def backbone_of(options: TrainOptions) -> Backbone:
     """The backbone that a run with these options starts from. Raises as `BackboneSource.load` does."""
-    return load_backbone(
-        options.backbone, weights=options.weights, image_size=options.image_size, tune=options.fine_tune
-    )
+    last = options.fine_tune and options.fine_tune_part == "last"
+    return load_backbone(options.backbone, weights=options.weights, image_size=options.image_size, tune=last)
 
 
 def rebuild_backbone(record: BackboneRecord, preprocessing: Preprocessing, folder: Path) -> tuple[nn.Module, nn.Module]:

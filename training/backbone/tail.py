@@ -28,7 +28,6 @@ from oodguard.training.compute import start_compute
 from oodguard.training.loop import EpochReport, Objective, Schedule, fit
 from oodguard.training.options import TrainOptions
 
-BATCH = 32
 HEAD_LR = 3e-3
 WEIGHT_DECAY = 0.05
 WARM_UP = 0.15
@@ -79,9 +78,9 @@ def tune_tail(
         compute,
         TailObjective(tail, nn.Linear(width, classes), activations, frozen, targets, options),
         Schedule(
-            epochs=options.fine_tune_epochs,
-            batch=BATCH,
-            lr=options.fine_tune_lr,
+            epochs=options.tuning_epochs,
+            batch=options.fine_tune_batch,
+            lr=options.tuning_lr,
             weight_decay=WEIGHT_DECAY,
             shape="one-cycle",
             warm_up=WARM_UP,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.training.backbone.cut import split
-from oodguard.training.backbone.network import Backbone
+from oodguard.training.backbone.network import Backbone, weights_digest
 from oodguard.training.backbone.timm_config import preprocessing_from
 from oodguard.training.backbone.timm_loader import timm
 from oodguard.training.record import BackboneRecord
@@ -35,16 +34,13 @@ def load(name: str, *, weights: str = "auto", image_size: int | None = None, tun
     """
     model = create(name, image_size=image_size)
     source = _load_weights(model, name, weights)
-    digest = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.contiguous().cpu().numpy().tobytes())
+    digest = weights_digest(model)
     trunk, tail, cut = split(model, tune=tune)
     return Backbone(
         kind="timm",
         name=name,
         source=source,
-        weights_sha256=digest.hexdigest(),
+        weights_sha256=digest,
         cut=cut,
         width=_width(model),
         preprocessing=preprocessing_of(model, image_size),

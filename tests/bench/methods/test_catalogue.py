@@ -28,7 +28,7 @@ def test_every_method_of_a_family_is_in_the_catalogue() -> None:
 
 def test_every_baseline_is_given_by_a_method() -> None:
     imported = set()
-    for path in Path(methods.__path__[0]).glob("*.py"):
+    for path in (file for folder in (methods, baselines) for file in Path(folder.__path__[0]).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module is not None:
                 imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
