@@ -25,7 +25,7 @@ grouped(
     {
         "Photos": (
             *("classes_from", "ignore_folder", "splits"),
-            *("exclude_kinds", "on_unreadable", "calibration_fraction", "test_fraction", "leave_out"),
+            *("exclude_kinds", "on_unreadable", "on_duplicate", "calibration_fraction", "test_fraction", "leave_out"),
         ),
         "Backbone": (
             *("weights", "views", "fine_tune", "fine_tune_part", "fine_tune_epochs", "fine_tune_lr", "retain"),

@@ -29,7 +29,7 @@ grouped(
         ),
         "Photos and thresholds": (
             *("classes_from", "ignore_folder", "splits"),
-            *("on_unreadable", "calibration_fraction", "test_fraction", "confidence"),
+            *("on_unreadable", "on_duplicate", "calibration_fraction", "test_fraction", "confidence"),
         ),
         "This machine": ("cache", "threads"),
     },

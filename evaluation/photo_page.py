@@ -98,6 +98,8 @@ def photo_page(found: PhotoCheck, *, title: str, commands: str) -> str:
 def findings(found: PhotoCheck) -> tuple[Finding, ...]:
     """What the check says, one sentence each with what to do."""
     lines = [*_about_counts(found), *_about_suspects(found), *_about_files(found)]
+    if found.grey_levels is not None:
+        lines.insert(0, Finding("weak", f"{found.grey_levels.sentence}."))
     return tuple(lines) or (Finding("good", "Nothing stands out: no copies, no unreadable files, no suspect labels."),)
 
 

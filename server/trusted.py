@@ -22,6 +22,7 @@ from oodguard.core.verdict import Outputs
 from oodguard.server.batch_judge import BatchJudge
 from oodguard.server.golden import join
 from oodguard.server.offline.items import Item
+from oodguard.server.offline.limits import refusal
 from oodguard.server.offline.reader import Reader
 from oodguard.server.offline.sources import Source
 
@@ -95,7 +96,8 @@ def judged_photos(
                 row = _rows(judged.outputs)
                 for item, outcome, seen in zip(batch, judged.outcomes, judged.traits, strict=True):
                     if isinstance(outcome, ImageError) or seen is None:
-                        unreadable.append((name_of(item), str(outcome)))
+                        why = refusal(outcome) if isinstance(outcome, ImageError) else str(outcome)
+                        unreadable.append((name_of(item), why))
                         continue
                     outputs, digest = next(row), digests[item]
                     if digest in kept:

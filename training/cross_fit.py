@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
 
 from oodguard.core.collusion import CollusionReport
@@ -49,7 +48,6 @@ def cross_fit(learning: LearningSet, options: TrainOptions, compute: Fabric, rep
                 f"all photos of {learning.known[missing[0]]} fall into one part; add photos, or cross-fit less"
             )
         report.note(f"cross-fitting, part {number + 1} of {len(parts)}")
-        torch.manual_seed(options.seed)
         backbone = backbone_of(options) if options.fine_tune else learning.backbone
         labels = learning.targets[rest]
         activations, frozen = learning.activations[:, rest], learning.frozen[:, rest]

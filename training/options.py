@@ -187,6 +187,11 @@ class TrainOptions(FolderOptions):
     on_unreadable: Literal["skip", "refuse"] = Field(
         "skip", description="What to do with photos that cannot be decoded: skip and list them, or refuse to train."
     )
+    on_duplicate: Literal["report", "drop", "refuse"] = Field(
+        "drop",
+        description="What to do with exact copies that make figures false. drop: a photo that is in test/ and elsewhere"
+        " stays in test/ alone, and one that has two labels is left out; report: all are used; refuse: no training.",
+    )
     exclude: Path | None = Field(
         None,
         description="List of photos to leave out: the suspects.csv of oodguard check, or a CSV file with a column "

@@ -27,6 +27,7 @@ SHARED = (
     "confidence",
     "outliers",
     "on_unreadable",
+    "on_duplicate",
     *FolderOptions.model_fields,
     "cache",
     "overwrite",
@@ -95,6 +96,7 @@ class WrapOptions(FolderOptions):
     confidence: float | None = _of_training("confidence")
     outliers: Path | None = _of_training("outliers")
     on_unreadable: Literal["skip", "refuse"] = _of_training("on_unreadable")
+    on_duplicate: Literal["report", "drop", "refuse"] = _of_training("on_duplicate")
     cache: Path = _of_training("cache")
     overwrite: bool = _of_training("overwrite")
     threads: int = _of_training("threads")

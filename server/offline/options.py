@@ -7,7 +7,8 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from oodguard.core.frozen import Frozen
-from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.images import OWN_LIMITS
+from oodguard.core.preprocessing import ImageLimits
 from oodguard.core.targets import AcceptOption, Asked, ConfidenceOption, CoverageOption, MaxErrorOption
 from oodguard.server.engines.registry import DEFAULT, LOCAL, Device, LocalEngineName, one_of
 
@@ -90,10 +91,10 @@ class ScoreOptions(Frozen):
     part_size: int = Field(
         512, ge=1, le=1_000_000, description="Images per part; an interrupted run computes the parts under way again."
     )
-    max_image_bytes: int = Field(DEFAULT_LIMITS.max_bytes, ge=1, description="Maximum bytes of an encoded image.")
-    max_pixels: int = Field(DEFAULT_LIMITS.max_pixels, ge=1, description="Maximum pixels of an image.")
+    max_image_bytes: int = Field(OWN_LIMITS.max_bytes, ge=1, description="Maximum bytes of an encoded image.")
+    max_pixels: int = Field(OWN_LIMITS.max_pixels, ge=1, description="Maximum pixels of an image.")
     max_decode_work: int = Field(
-        DEFAULT_LIMITS.max_work, ge=1, description="Maximum work of decoding an image: its pixels times its scans."
+        OWN_LIMITS.max_work, ge=1, description="Maximum work of decoding an image: its pixels times its scans."
     )
 
     @field_validator("out")

@@ -27,7 +27,8 @@ from PIL import Image
 from torch import nn
 
 from oodguard.core.errors import EnvironmentProblem, ImageError, InputError
-from oodguard.core.preprocessing import ImageLimits, Pixels, Preprocessing, open_image, to_pixels
+from oodguard.core.images import OWN_LIMITS
+from oodguard.core.preprocessing import Pixels, Preprocessing, open_image, to_pixels
 from oodguard.training.backbone.augment import AUGMENTATION, augmented_pixels
 from oodguard.training.backbone.classifier_trunk import ClassifierTrunk
 from oodguard.training.backbone.network import Backbone, pixel_network
@@ -39,8 +40,7 @@ Progress = Callable[[int, int], None]
 
 CHUNK = 256
 BATCH = 16
-# Training data is the user's own: only absurd files are refused.
-TRAINING_LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=400_000_000, max_work=4_800_000_000)
+TRAINING_LIMITS = OWN_LIMITS
 
 
 class Alteration(Protocol):

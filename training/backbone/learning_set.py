@@ -75,7 +75,6 @@ def learning_set(
     classes, known = (photos.classes,) * 2 if wrapped is None else (wrapped.classes, wrapped.known)
     if left_out:
         report.note(f"left out {len(left_out)} classes: {', '.join(sorted(left_out))}")
-    torch.manual_seed(options.seed)  # for weights that start at random
     minimum = Minimum(options, tested=bool(photos.test), held=bool(photos.held))
     minimum.require(len(photos.held or photos.pool), wrapped=wrapped is not None)
     backbone = backbone_of(options) if wrapped is None else wrapped.backbone(threads=options.threads)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from oodguard.core.errors import InputError
-from oodguard.training.backbone.features import Extractor
+from oodguard.core.grey_levels import GreyLevels, few_grey_levels
+from oodguard.training.backbone.features import TRAINING_LIMITS, Extractor
 from oodguard.training.backbone.sources import backbone_of
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.compute import cpu_threads
@@ -35,7 +36,7 @@ class PhotoCheck:
     suspect, by its path and kind.
 
     counts: readable photos of each class. passed: files that training passes over. asked_labels: whether labels were
-    compared with what classifiers say.
+    compared with what classifiers say. grey_levels: of all photos together, where they are too few for photos.
     """
 
     photos: Photos
@@ -44,6 +45,7 @@ class PhotoCheck:
     passed: tuple[PassedOver, ...]
     beside: Mapping[tuple[str, Kind], Photo]
     asked_labels: bool
+    grey_levels: GreyLevels | None = None
 
     def of(self, *kinds: Kind) -> tuple[Suspect, ...]:
         """The suspects of these kinds."""
@@ -114,6 +116,7 @@ def _check(options: TrainOptions, report: Reporter) -> PhotoCheck:
         passed=passed,
         beside=finder.beside,
         asked_labels=opinion is not None,
+        grey_levels=few_grey_levels((photo.path.read_bytes() for photo in looked.photos), TRAINING_LIMITS),
     )
 
 

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from oodguard.core.calibration import MIN_CALIBRATION
 from oodguard.core.errors import InputError
-from oodguard.training.backbone.features import Extractor
+from oodguard.core.grey_levels import few_grey_levels
+from oodguard.training.backbone.features import TRAINING_LIMITS, Extractor
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.options import TrainOptions
+from oodguard.training.photos.duplicates import settle
 from oodguard.training.photos.faults import fault_lines, photo_faults
 from oodguard.training.photos.kinds import parse_kinds
 from oodguard.training.photos.labelled import Photo, Photos, load_photos
@@ -86,6 +88,7 @@ def chosen_photos(options: TrainOptions) -> tuple[Photos, frozenset[str]]:
     photos = load_photos(options.data, options.cache, options.folder_rules)
     if options.exclude is not None:
         photos = exclude(photos, options.exclude, parse_kinds(options.exclude_kinds))
+    photos = settle(photos, options.on_duplicate)
     if not options.leave_out:
         return photos, frozenset()
     if options.leave_out > len(photos.classes) - 2:
@@ -124,7 +127,14 @@ def divide(
     frozen = tail_features(extractor.backbone.tail, extractor.extract(pool)[0])
     labels = label_numbers(pool, photos.classes)
     groups = near_duplicate_groups(extractor.backbone.feature(frozen).numpy(), labels)
-    faults = photo_faults(photos, pool, extractor.backbone.feature(frozen).numpy(), labels, seed=options.seed)
+    faults = photo_faults(
+        photos,
+        pool,
+        extractor.backbone.feature(frozen).numpy(),
+        labels,
+        seed=options.seed,
+        grey_levels=few_grey_levels((photo.path.read_bytes() for photo in pool), TRAINING_LIMITS),
+    )
     for line in fault_lines(faults, options.data, unreadable=len(extractor.unreadable)):
         report.note(line)
     rest = held = np.arange(len(pool))

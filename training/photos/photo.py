@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from oodguard.core.text import visible
+from oodguard.training.record import Duplicates
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Photos:
     held: images that are to calibrate, where a wrapped classifier has not been trained on them. root: the data folder,
     or the folder that an archive was unpacked to. left_out: how many photos were left out on demand, by their kind.
     passed: every file of the data that is not one of these photos, but for what systems leave in folders. layout: how
-    the folders were read, in words.
+    the folders were read, in words. duplicates: the copies that were found in test/ and under several labels.
     """
 
     pool: tuple[Photo, ...]
@@ -50,6 +51,7 @@ class Photos:
     left_out: Mapping[str, int] = field(default_factory=dict)
     passed: tuple[PassedOver, ...] = ()
     layout: str = ""
+    duplicates: Duplicates | None = None
 
     def name(self, photo: Photo) -> str:
         """The path of a photo relative to the data folder, with slashes."""
