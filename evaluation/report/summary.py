@@ -19,6 +19,7 @@ from oodguard.pages.text import count, interval, percent
 from oodguard.training.heads.collusion import members_agree
 from oodguard.training.metrics import Share
 from oodguard.training.photos.duplicates import duplicate_lines
+from oodguard.training.photos.faults import passed_lines
 
 GOOD_LET_IN, WEAK_LET_IN = 0.05, 0.20
 WEAK_CALIBRATION = 0.05
@@ -75,6 +76,8 @@ def _photos(found: Evaluation) -> Iterator[Finding]:
         tone: Tone = "note" if faults.duplicates.action == "drop" else "weak"
         for line in duplicate_lines(faults.duplicates):
             yield Finding(tone, f"{line[0].upper()}{line[1:]}.")
+    for line in passed_lines(faults):
+        yield Finding("note", f"{line[0].upper()}{line[1:]}.")
     if faults.grey_levels is not None:
         yield Finding("weak", f"{faults.grey_levels.sentence}.")
 

@@ -56,8 +56,14 @@ class Minimum:
 
         wrapped: whether a classifier is wrapped, which nothing cross-fits.
         """
-        if there < self.photos:
-            raise InputError(f"{self._sentence(there)}; {', or '.join(self._ways(there, wrapped=wrapped))}")
+        if shortage := self.shortage(there, wrapped=wrapped):
+            raise InputError(shortage)
+
+    def shortage(self, there: int, *, wrapped: bool = False) -> str:
+        """Why `there` photos are too few and what to do, in a sentence; empty where they are not."""
+        if there >= self.photos:
+            return ""
+        return f"{self._sentence(there)}; {', or '.join(self._ways(there, wrapped=wrapped))}"
 
     def _sentence(self, there: int) -> str:
         if self.held or self.options.cross_fit:
