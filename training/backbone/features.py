@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from oodguard.core.preprocessing import Pixels, Preprocessing, open_image, to_pi
 from oodguard.training.backbone.augment import AUGMENTATION, augmented_pixels
 from oodguard.training.backbone.classifier_trunk import ClassifierTrunk
 from oodguard.training.backbone.network import Backbone, pixel_network
+from oodguard.training.backbone.onnx_file import export_onnx
 from oodguard.training.photos.labelled import Photo
 
 # float16, or float32 of numbers that it does not have; of a wrapped classifier float32, since what it says is answered
@@ -265,32 +265,6 @@ def trunk_runner(
         return np.asarray(session.run(None, {name: images})[0], dtype=np.float32)
 
     return on_cpu
-
-
-def export_onnx(
-    network: nn.Module,
-    preprocessing: Preprocessing,
-    target: io.BytesIO,
-    *,
-    output_names: Sequence[str] = ("features",),
-) -> None:
-    """Write a network that takes uint8 images as one ONNX file with a dynamic batch axis."""
-    example = torch.zeros(2, *preprocessing.shape, dtype=torch.uint8)
-    with warnings.catch_warnings(), torch.no_grad():
-        # The exporter warns about its own internals; its result is checked by the callers.
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network,
-            (example,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=list(output_names),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None
-    target.write(program.model_proto.SerializeToString())
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from oodguard.core.errors import InputError
 from oodguard.training.backbone.cut import Halves, split, split_again
-from oodguard.training.backbone.features import export_onnx
 from oodguard.training.backbone.network import pixel_network
+from oodguard.training.backbone.onnx_file import export_onnx
 from oodguard.training.backbone.pooled import with_feature
 from oodguard.training.backbone.sources import load_backbone
 from oodguard.training.backbone.timm_loader import timm
