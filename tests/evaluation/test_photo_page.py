@@ -55,8 +55,8 @@ def test_each_finding_says_what_to_do(found: PhotoCheck) -> None:
     lines = [finding.text for finding in findings(found)]
     assert lines.pop(0) == (
         "98 photos are too few: --calibration-fraction 0.15 of them, after --test-fraction 0.2, must be 20 to "
-        "calibrate thresholds, which takes 167 photos; add 69, or give --calibration-fraction 0.25, or give --cross-fit 5, which "
-        "calibrates on all of them."
+        "calibrate thresholds, which takes 167 photos; add 69, or give --calibration-fraction 0.25, or give "
+        "--cross-fit 5, which calibrates on all of them."
     )
     assert lines[0].endswith("look at them, the most suspect first.")
     assert lines[1:] == [
