@@ -19,6 +19,7 @@ from oodguard.cli.terminal import Terminal
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.resemblance import accuracy_sentence, drift_sentence
 from oodguard.core.verdict import Decision
+from oodguard.server.offline.limits import LIMIT_FLAGS
 from oodguard.server.offline.options import ScoreOptions
 
 if TYPE_CHECKING:
@@ -82,9 +83,13 @@ def score(
     console.print(f"[bold]{escape(str(options.out))}[/]: {summary.images:,} images, {_shares(summary)}")
     for sentence in _resemblance(summary):
         console.print(sentence)
+    if summary.grey_levels is not None:
+        console.print(f"warning: {summary.grey_levels.sentence}")
     if summary.failed:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(summary.errors.items()))
         console.print(f"{summary.failed:,} could not be used: {codes}")
+        if flags := ", ".join(flag for code, flag in LIMIT_FLAGS.items() if code in summary.errors):
+            console.print(f"limits refused some of them; to use these, raise {flags}")
     if summary.passed:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(summary.passed.items(), key=_most_first))
         console.print(f"other files, passed over: {sum(summary.passed.values()):,} ({escape(kinds)})")

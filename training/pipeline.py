@@ -22,18 +22,16 @@ from oodguard.core.classifier import CLASSIFIER_FILE
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.files import file_sha256
-from oodguard.core.formats import format_of
 from oodguard.core.fusion import LeftOutCheck
-from oodguard.core.preprocessing import open_image
 from oodguard.core.scores import REGISTRY, Family
 from oodguard.core.targets import DEFAULT_ACCEPT, Targets
 from oodguard.training import run as runs
 from oodguard.training.answers import Answers, answers, head_answers
-from oodguard.training.backbone.features import TRAINING_LIMITS
 from oodguard.training.backbone.learning_set import LearningSet, learning_set
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.compute import cpu_threads, start_compute
 from oodguard.training.cross_fit import CrossFitted, cross_fit
+from oodguard.training.golden import keep_golden
 from oodguard.training.heads.density import bank_rows
 from oodguard.training.heads.guard import GuardHeads, diagnose_heads, fit_heads
 from oodguard.training.left_out import Labelled, check_left_out
@@ -47,7 +45,6 @@ from oodguard.training.photos.split import split_off
 from oodguard.training.picture_quality import quality_scale
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import (
-    GOLDEN_FOLDER,
     RECORD_FILE,
     WEIGHTS_FILE,
     BackboneRecord,
@@ -55,9 +52,9 @@ from oodguard.training.record import (
     Splits,
     load_record,
 )
+from oodguard.training.unfinished import Unfinished
 from oodguard.training.wrapped import Wrapped
 
-GOLDEN_IMAGES = 8
 # Photos out of fold that a run keeps.
 MAX_APART = 8192
 
@@ -107,9 +104,11 @@ def train(
     report = (report if first else None) or Silent()
     lineage = runs.lineage(out, parent)
     scratch = runs.begin(out, overwrite=options.overwrite) if first else out
+    unfinished = Unfinished(options.cache)
+    unfinished.prune()
     try:
         with cpu_threads(options.threads):
-            learned = _learn(options, compute, report, wrapped)
+            learned = _learn(options, compute, report, wrapped, unfinished)
             if first:
                 _write(learned, options, scratch, started, lineage, report)
     except BaseException as error:
@@ -120,13 +119,16 @@ def train(
         raise
     if first:
         runs.finish(scratch, out)
+        unfinished.forget()
     compute.barrier()
     return load_record(out)
 
 
-def _learn(options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wrapped | None) -> Learned:
+def _learn(
+    options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wrapped | None, unfinished: Unfinished
+) -> Learned:
     """The part of training that all processes do together."""
-    learning = learning_set(options, compute, report, wrapped)
+    learning = learning_set(options, compute, report, wrapped, unfinished=unfinished)
     epoch_seconds: list[float] = []
 
     def on_epoch(e: EpochReport) -> None:
@@ -151,7 +153,7 @@ def _learn(options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wr
         learning=learning,
         heads=heads,
         check=check,
-        crossed=cross_fit(learning, options, compute, report) if options.cross_fit else None,
+        crossed=cross_fit(learning, options, compute, report, unfinished) if options.cross_fit else None,
         apart=None if options.cross_fit else _apart(learning, options, check, compute, report),
         wrapped=wrapped,
         views=options.views,
@@ -229,7 +231,7 @@ def _write(
     calibrated = _calibrate(learned, options, report)
     metrics = _metrics(learned, calibrated, options)
     metrics["train_seconds"] = time.perf_counter() - started
-    _keep_golden(division.calibration, scratch)
+    keep_golden(division.calibration, scratch)
     runs.write_division(scratch, division.record)
     runs.write_bank(scratch, _bank(learned))
     runs.write_calibration(scratch, calibrated.answers.scores, calibrated.labelled)
@@ -360,6 +362,8 @@ def _record(
             source=backbone.source,
             weights_sha256=backbone.weights_sha256,
             cut=backbone.cut,
+            recorded=backbone.recorded,
+            arguments=dict(backbone.arguments),
             width=backbone.width,
             tuned_sha256=backbone.tuned_sha256,
         ),
@@ -380,20 +384,6 @@ def _record(
         diagnosis=calibrated.diagnosis,
         weights_sha256=weights_sha256,
     )
-
-
-def _keep_golden(photos: Sequence[Photo], scratch: Path) -> None:
-    """Copy a few calibration images, spread over the classes: export proves its graph on them."""
-    folder = scratch / GOLDEN_FOLDER
-    folder.mkdir()
-    for index, place in enumerate(np.linspace(0, len(photos) - 1, GOLDEN_IMAGES).round().astype(int)):
-        path = photos[place].path
-        kind = format_of(path.read_bytes())
-        if kind is not None and kind.apart:
-            # Every server must read them, whatever formats it was told to read.
-            open_image(path.read_bytes(), TRAINING_LIMITS).save(folder / f"{index:02d}.png")
-        else:
-            shutil.copyfile(path, folder / f"{index:02d}{path.suffix.lower()}")
 
 
 def _accuracy(found: Answers, photos: Sequence[Photo], classes: Sequence[str]) -> float:

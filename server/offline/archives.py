@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import lzma
 import os
 import struct
@@ -16,10 +14,10 @@ from typing import IO
 from oodguard.core.codes import Code
 from oodguard.core.formats import HEAD
 from oodguard.core.image_tables import ImageTable, is_parquet
+from oodguard.core.tarballs import DamagedTar, members, open_tar
 from oodguard.core.text import readable
 from oodguard.server.offline.items import Item, Kind
 from oodguard.server.offline.skipped import SkippedFiles, looks_like_image
-from oodguard.server.offline.tarballs import DamagedTar, members
 
 TAR_SUFFIXES = (".tar",)
 # Photos hardly shrink, so an archive that unpacks to more than this many times its size holds no photos.
@@ -28,7 +26,6 @@ FREE_EXPANSION = 1024**3
 # Python keeps the whole directory of a zip in memory; this is the directory of some two million members.
 MAX_ZIP_DIRECTORY = 256 * 1024**2
 ZIP_HEADER = 30
-Unpacked = IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
 READ_ERRORS = (
     OSError, EOFError, RuntimeError, NotImplementedError, ValueError,
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
@@ -46,19 +43,6 @@ def kind_of(path: str) -> Kind | None:
     if is_parquet(head):
         return "parquet"
     return "tar" if head[257:262] == b"ustar" or path.lower().endswith(TAR_SUFFIXES) else None
-
-
-def open_tar(path: str) -> Unpacked:
-    """Open a tar, compressed or not, to read its unpacked bytes."""
-    with open(path, "rb") as stream:
-        head = stream.read(6)
-    if head.startswith(b"\x1f\x8b"):
-        return gzip.open(path)
-    if head.startswith(b"BZh"):
-        return bz2.open(path)
-    if head.startswith(b"\xfd7zXZ\x00"):
-        return lzma.open(path)
-    return open(path, "rb")
 
 
 def list_archive(given: str, path: str, kind: Kind, *, max_bytes: int, passed: SkippedFiles) -> Iterator[Item]:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from oodguard.core.formats import DEFAULT as DEFAULT_NAMES
-from oodguard.core.formats import FORMATS_HELP, formats_named
+from oodguard.core.formats import DEFAULT_OPTION, FORMATS_HELP, formats_named
 from oodguard.core.frozen import Frozen
-from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.images import OWN_LIMITS
+from oodguard.core.preprocessing import ImageLimits
 from oodguard.core.targets import AcceptOption, Asked, ConfidenceOption, CoverageOption, MaxErrorOption
 from oodguard.server.engines.registry import DEFAULT, LOCAL, Device, LocalEngineName, one_of
+from oodguard.server.settings_texts import limits_of
 
 OUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
@@ -92,13 +93,13 @@ class ScoreOptions(Frozen):
     part_size: int = Field(
         512, ge=1, le=1_000_000, description="Images per part; an interrupted run computes the parts under way again."
     )
-    max_image_bytes: int = Field(DEFAULT_LIMITS.max_bytes, ge=1, description="Maximum bytes of an encoded image.")
-    max_pixels: int = Field(DEFAULT_LIMITS.max_pixels, ge=1, description="Maximum pixels of an image.")
+    max_image_bytes: int = Field(OWN_LIMITS.max_bytes, ge=1, description="Maximum bytes of an encoded image.")
+    max_pixels: int = Field(OWN_LIMITS.max_pixels, ge=1, description="Maximum pixels of an image.")
     max_decode_work: int = Field(
-        DEFAULT_LIMITS.max_work, ge=1, description="Maximum work of decoding an image: its pixels times its scans."
+        OWN_LIMITS.max_work, ge=1, description="Maximum work of decoding an image: its pixels times its scans."
     )
 
-    formats: str = Field(DEFAULT_NAMES, description=FORMATS_HELP)
+    formats: str = Field(DEFAULT_OPTION, description=FORMATS_HELP)
     column: str | None = Field(
         None, description="Column of images in a Parquet file that has several; default: the only one."
     )
@@ -138,9 +139,4 @@ class ScoreOptions(Frozen):
     @property
     def limits(self) -> ImageLimits:
         """The limits of one image."""
-        return ImageLimits(
-            max_bytes=self.max_image_bytes,
-            max_pixels=self.max_pixels,
-            max_work=self.max_decode_work,
-            formats=formats_named(self.formats),
-        )
+        return limits_of(self.max_image_bytes, self.max_pixels, self.max_decode_work, self.formats)

@@ -12,7 +12,8 @@ from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError, InputError
 from oodguard.core.image_tables import ImageTable
 from oodguard.core.images import read_file
-from oodguard.server.offline.archives import READ_ERRORS, open_tar
+from oodguard.core.tarballs import open_tar
+from oodguard.server.offline.archives import READ_ERRORS
 from oodguard.server.offline.items import Item
 
 KEPT_OPEN = 4

@@ -25,6 +25,9 @@ from oodguard.cli.main import run as command
 from oodguard.core.manifest import load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.export.graph import run_graph, session
+from oodguard.server.offline.options import ScoreOptions
+from oodguard.server.recalibration import RecalibrateOptions
+from oodguard.training.backbone.features import TRAINING_LIMITS
 from tests.nearby import Nearby
 
 FLAGS = ["--part-size", "16", "--batch", "4"]
@@ -157,12 +160,43 @@ def test_csv_and_json_lines_hold_the_same(
     ]
 
 
-def test_limits_are_the_servers(capsys: pytest.CaptureFixture[str], bundle: Path, photos: Path, tmp_path: Path) -> None:
+def test_limits_are_those_of_training_and_a_refusal_names_the_option_that_lets_the_image_in(
+    capsys: pytest.CaptureFixture[str], bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    given = ScoreOptions(bundle=bundle, source="photos", out=tmp_path / "r.parquet")
+    assert given.limits == TRAINING_LIMITS
+    assert RecalibrateOptions(bundle=bundle, images=("photos",)).limits == TRAINING_LIMITS
     image = photos / "test" / "amber" / "000.jpg"
-    for flag, code in (("--max-image-bytes", "too_many_bytes"), ("--max-pixels", "too_many_pixels")):
+    for flag, code in (
+        ("--max-image-bytes", "too_many_bytes"),
+        ("--max-pixels", "too_many_pixels"),
+        ("--max-decode-work", "too_much_work"),
+    ):
         out = tmp_path / f"{code}.jsonl"
-        assert call(capsys, "score", bundle, image, "--out", out, flag, "100")[0] == 1
-        assert json.loads(out.read_text())["error_code"] == code
+        status, text, _ = call(capsys, "score", bundle, image, "--out", out, flag, "100")
+        assert status == 1
+        assert f"limits refused some of them; to use these, raise {flag} 1 scored" in text
+        row = json.loads(out.read_text())
+        assert row["error_code"] == code
+        assert row["error_detail"].endswith(f"; to use it, raise {flag}")
+
+
+def test_a_whole_set_of_few_grey_levels_is_a_warning_and_scored_all_the_same(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    """What a camera of 12 bits keeps in 16 is nearly black."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        Image.fromarray(rng.integers(0, 12, (72, 72), dtype=np.uint8)).save(folder / f"{number}.png")
+    code, text, _ = call(capsys, "score", bundle, folder, "--out", tmp_path / "r.jsonl")
+    assert code == 0
+    assert "warning: 4 images looked at have 12 grey levels together, from 0 to 11 of 0 to 255" in text
+    Image.fromarray(rng.integers(0, 256, (72, 72), dtype=np.uint8)).save(folder / "4.png")
+    code, text, _ = call(capsys, "score", bundle, folder, "--out", tmp_path / "s.jsonl")
+    assert code == 0
+    assert "warning" not in text
 
 
 def begin(bundle: Path, source: Path, out: Path, *more: str) -> subprocess.Popen[str]:
@@ -206,7 +240,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     finished = {p: p.stat().st_mtime_ns for p in tmp_path.glob("r.parquet.parts/part-*.parquet")}
     for arguments, sentence in (
         (["--accept", "0.9"], "another accept (0.95; now 0.9)"),
-        (["--max-pixels", "9999"], "another max pixels (50000000; now 9999)"),
+        (["--max-pixels", "9999"], "another max pixels (400000000; now 9999)"),
     ):
         code, _, err = call(capsys, "score", bundle, source, "--out", out, *FLAGS, *arguments)
         assert code == 2
