@@ -18,6 +18,7 @@ from oodguard.core.binomial import acceptance_interval, share_interval
 from oodguard.core.calibration import MIN_CALIBRATION, Calibration
 from oodguard.core.errors import EnvironmentProblem, InputError, QualityError
 from oodguard.core.files import file_sha256
+from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.frozen import Frozen
 from oodguard.core.golden import Golden, judged
 from oodguard.core.images import OWN_LIMITS
