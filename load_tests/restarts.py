@@ -75,7 +75,8 @@ def sees_both(front: int) -> bool:
     """Whether the proxy knows that both servers are up: only then may the next one go."""
     text = httpx.get(f"http://{HOST}:{front}/proxy-state;csv", timeout=10).text.removeprefix("# ")
     rows = csv.DictReader(text.splitlines())
-    return sum(row["pxname"] == "guards" and row["svname"] in "ab" and row["status"] == "UP" for row in rows) == 2
+    up = [row["pxname"] == "guards" and row["svname"] in "ab" and row["status"] == "UP" for row in rows]
+    return up.count(True) == 2
 
 
 async def restart(
