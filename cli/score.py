@@ -65,7 +65,7 @@ def score(
     # A pattern is for the reader of the source, which expands it.
     if not set(options.source) & set("{}*?["):
         # Whether a Parquet file has images, its reader says.
-        table = {Artefact.RESULTS} if options.source.lower().endswith(".parquet") else set()
+        table = {Artefact.RESULTS, Artefact.TABLE} if options.source.lower().endswith(".parquet") else set()
         expect(Path(options.source), Artefact.IMAGES, more=SOURCES | table)
     try:
         from oodguard.server.offline.job import score as run
