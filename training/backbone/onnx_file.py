@@ -86,7 +86,9 @@ def _flat_attention(
     if attn_mask is not None and attn_mask.ndim > 2:
         attn_mask = attn_mask.expand(*before, *attn_mask.shape[-3:]).flatten(0, -4)
     found = functional.scaled_dot_product_attention(
-        *(part.flatten(0, -4) for part in (query, key, value)),
+        query.flatten(0, -4),
+        key.flatten(0, -4),
+        value.flatten(0, -4),
         attn_mask=attn_mask,
         dropout_p=dropout_p,
         is_causal=is_causal,
