@@ -18,6 +18,7 @@ from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Division, chosen_photos, divide, label_numbers
 from oodguard.training.photos.kinds import parse_kinds
 from oodguard.training.photos.labelled import Photo, Photos, load_unlabelled
+from oodguard.training.photos.minimum import Minimum
 from oodguard.training.photos.suspects import label_line
 from oodguard.training.progress import Reporter
 from oodguard.training.unfinished import Unfinished
@@ -83,8 +84,12 @@ def learning_set(
     classes, known = (photos.classes,) * 2 if wrapped is None else (wrapped.classes, wrapped.known)
     if left_out:
         report.note(f"left out {len(left_out)} classes: {', '.join(sorted(left_out))}")
-    torch.manual_seed(options.seed)  # for weights that start at random
+    minimum = Minimum(options, tested=bool(photos.test), held=bool(photos.held))
+    minimum.require(len(photos.held or photos.pool), wrapped=wrapped is not None)
     backbone = backbone_of(options) if wrapped is None else wrapped.backbone(threads=options.threads)
+    tune = options.fine_tune and backbone.whole_because is None
+    if backbone.whole_because is not None:
+        report.note(f"{backbone.name} stays frozen, as with --no-fine-tune: {backbone.whole_because}")
     for line in backbone.notes:
         report.note(line)
     extractor = Extractor(backbone, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads)
@@ -106,7 +111,7 @@ def learning_set(
                 views=range(options.views + 1),
                 progress=lambda done, total: report.progress("features of the tuned backbone", done, total),
             )
-    elif options.fine_tune:
+    elif tune:
         tuned_tail(backbone, activations, frozen, targets, options, compute, report, unfinished=unfinished)
     strange = None
     if options.outliers is not None:
@@ -121,7 +126,7 @@ def learning_set(
         division=division,
         activations=activations,
         frozen=frozen,
-        features=view_features(backbone.tail, activations) if options.fine_tune else frozen,
+        features=view_features(backbone.tail, activations) if tune else frozen,
         targets=targets,
         held=held,
         strange=strange,

@@ -46,6 +46,13 @@ def to_batch(rows: Activations) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
+def _channels_last(tail: nn.Module) -> None:
+    """Lay out the kernels as `to_batch` does activations; weights of other ranks have no such layout."""
+    for parameter in tail.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
 def tail_features(tail: nn.Module, activations: Activations) -> Tensor:
     """Features `[N, D]`, float32 on the CPU, of cached activations `[N, ...]`."""
     tail = tail.to(device())
@@ -76,7 +83,7 @@ def tune_tail(
     compute = compute or start_compute(1)
     kept = None if unfinished is None else _kept(unfinished, compute, tail, activations, frozen, targets, options)
     torch.manual_seed(options.seed)
-    tail.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _channels_last(tail)
     tail.eval()
     fit(
         compute,

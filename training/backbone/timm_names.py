@@ -66,13 +66,24 @@ class TimmName:
     own: str | None = None
 
     def build(self, *, image_size: int | None = None, pretrained: bool = False) -> nn.Module:
-        """The network in evaluation mode, without its classifier; `pretrained`: with timm's weights, fetched."""
+        """The network in evaluation mode, without its classifier; `pretrained`: with timm's weights, fetched.
+
+        Raises `InputError` for a size that the network does not take.
+        """
         wanted = {**self.arguments, "pretrained": pretrained, "num_classes": 0}
         sized = {} if image_size is None else {"img_size": image_size}
         try:
             model = timm.create_model(self.given, **{**wanted, **sized})
         except TypeError:  # convolutional models take any size and no such argument
             model = timm.create_model(self.given, **wanted)
+        except Exception as error:  # windows, strides and patches of some models do not divide some sizes
+            if image_size is None:
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            size = f"{image_size} x {image_size}"
+            raise InputError(
+                f"{self.given} cannot be built for {size} pixels ({reason}); leave --image-size out"
+            ) from None
         built: nn.Module = model.eval()
         return built
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from oodguard.core.preprocessing import Preprocessing
-from oodguard.training.backbone.cut import split
+from oodguard.training.backbone.cut import split, split_again
 from oodguard.training.backbone.network import Backbone, weights_digest
+from oodguard.training.backbone.pooled import with_feature
 from oodguard.training.backbone.timm_config import preprocessing_from
 from oodguard.training.backbone.timm_loader import timm
 from oodguard.training.backbone.timm_names import TimmName, timm_name
@@ -24,18 +25,22 @@ def load(name: str, *, weights: str = "auto", image_size: int | None = None, tun
     model = named.build(image_size=image_size)
     source, notes = load_weights(model, named, weights, image_size=image_size)
     digest = weights_digest(model)
-    trunk, tail, cut = split(model, tune=tune)
+    preprocessing = preprocessing_of(model, image_size)
+    whole, width = with_feature(model, preprocessing.size)
+    halves = split(whole, preprocessing.size, tune=tune)
     return Backbone(
         kind="timm",
         name=named.architecture,
         arguments=named.arguments,
         source=source,
         weights_sha256=digest,
-        cut=cut,
-        width=_width(model),
-        preprocessing=preprocessing_of(model, image_size),
-        trunk=trunk,
-        tail=tail,
+        cut=halves.cut,
+        width=width,
+        preprocessing=preprocessing,
+        trunk=halves.trunk,
+        tail=halves.tail,
+        recorded=halves.recorded,
+        whole_because=halves.whole_because,
         notes=notes,
     )
 
@@ -44,13 +49,8 @@ def rebuild(record: BackboneRecord, preprocessing: Preprocessing) -> tuple[nn.Mo
     """Trunk and tail of a run's network, before its weights are loaded."""
     named = TimmName(given=record.name, architecture=record.name, arguments=record.arguments)
     model = named.build(image_size=preprocessing.crop if record.resized else None)
-    trunk, tail, _ = split(model, tune=record.cut is not None)
-    return trunk, tail
-
-
-def _width(model: nn.Module) -> int:
-    """Features after pooling; some models widen them in a layer before the classifier."""
-    return int(getattr(model, "head_hidden_size", None) or model.num_features)  # type: ignore[arg-type]
+    whole, _ = with_feature(model, preprocessing.size)
+    return split_again(whole, preprocessing.size, cut=record.cut, recorded=record.recorded)
 
 
 def create(name: str, *, image_size: int | None = None) -> nn.Module:

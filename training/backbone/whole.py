@@ -159,9 +159,8 @@ class WholeObjective(Objective):
         network = copy.deepcopy(backbone.trunk).requires_grad_(True).train()
         self.network = pixel_network(network, backbone.preprocessing)
         self.head = nn.Linear(backbone.width, classes)
-        self.averaged = timm.utils.ModelEmaV3(network, decay=options.fine_tune_ema, use_warmup=True).requires_grad_(
-            False
-        )
+        self.averaged = timm.utils.ModelEmaV3(network, decay=options.fine_tune_ema, use_warmup=True)
+        self.averaged.requires_grad_(False)
         self.keep: nn.Linear | None = None
         if options.retain:
             self.keep = nn.Linear(backbone.width, backbone.width, bias=False)
