@@ -5,6 +5,7 @@
 # make docs-site  the documents as a site in build/site, with search; needs no network to read
 # make bounds  test the oldest and the newest allowed version of every dependency (downloads gigabytes)
 # make mutation  change one operator, number or comparison at a time and print what no test noticed (takes hours)
+# make backbones  every family of timm's models through train, export and serve (takes hours)
 # make images  build the gateway image and ask it a question (as root, with buildah)
 PYTHON ?= python3.11
 PORT ?= 8000
@@ -15,7 +16,7 @@ STAMP := $(VENV)/.installed
 EXAMPLE := .oodguard-cache/example
 BUNDLE := $(EXAMPLE)/bundles/digits
 
-.PHONY: setup check test serve bundle loadtest docs docs-site bounds mutation images clean
+.PHONY: setup check test serve bundle loadtest docs docs-site bounds backbones mutation images clean
 
 setup: $(STAMP)
 
@@ -60,6 +61,10 @@ docs-site: setup
 
 bounds: setup
 	$(BIN)/python scripts/check_dependency_bounds.py
+
+# Every family of timm's models: trains, exports and serves its smallest member, and writes docs/BACKBONES.md.
+backbones: setup
+	$(BIN)/python scripts/backbones.py
 
 mutation: setup
 	scripts/mutation.sh

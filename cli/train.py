@@ -25,6 +25,7 @@ grouped(
     {
         "Photos": (
             *("classes_from", "ignore_folder", "splits"),
+            *("path_column", "label_column", "split_column", "class_names"),
             *("exclude_kinds", "on_unreadable", "on_duplicate", "calibration_fraction", "test_fraction", "leave_out"),
         ),
         "Backbone": (

@@ -54,6 +54,16 @@ def is_parquet(head: bytes) -> bool:
     return head.startswith(MAGIC)
 
 
+def holds_images(path: Path, *, column: str | None = None) -> bool:
+    """Whether a Parquet file has a column of images, or `column` is one. Raises as `ImageTable` does."""
+    parquet = _pyarrow()
+    try:
+        schema = parquet.read_schema(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as Parquet ({_reason(error)})") from None
+    return any(_holds_bytes(schema.field(name).type) for name in schema.names if column in (None, name))
+
+
 class ImageTable:
     """A Parquet file of images.
 
@@ -122,7 +132,7 @@ class ImageTable:
     @property
     def features(self) -> Mapping[str, Mapping[str, Any]]:
         """What Hugging Face's description in the file says of each column, such as the `names` of a `ClassLabel`."""
-        return _features(self._schema)
+        return features_of(self._schema)
 
     def rows(self, start: int = 0) -> Iterator[ImageRow]:
         """The rows from number `start` on, in order. Raises `InputError` where the file is damaged."""
@@ -263,7 +273,7 @@ def _unfit(column: str, kind: Any) -> str:
     return f"column {column} holds {kind}, and no images (bytes, or a struct of bytes and path)"
 
 
-def _features(schema: Any) -> Mapping[str, Mapping[str, Any]]:
+def features_of(schema: Any) -> Mapping[str, Mapping[str, Any]]:
     """The features that Hugging Face's data sets write into a schema; empty where that does not say."""
     try:
         found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]

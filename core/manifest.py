@@ -103,6 +103,10 @@ class Parity(Frozen):
 
     images: int = Field(ge=1)
     tolerance: float = Field(gt=0)
+    score_tolerance: dict[ScoreName, float] = Field(
+        default_factory=dict, description="of scores that rounding moves by more than `tolerance`"
+    )
+    probability_tolerance: float = Field(0.0, ge=0, description="the same of probabilities")
     max_probability_error: float
     max_score_error: dict[ScoreName, float]
     labels_identical: bool
@@ -112,6 +116,10 @@ class Parity(Frozen):
     flag_agreement: float = Field(1.0, ge=0, le=1)
     auroc_change: dict[str, float] = Field(default_factory=dict)
     own_images: int | None = Field(None, ge=1)
+
+    def allowed(self, name: ScoreName) -> float:
+        """How far a runtime may be from the expected score `name`."""
+        return max(self.tolerance, self.score_tolerance.get(name, 0.0))
 
 
 class Standalone(Frozen):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePath
 from typing import Literal
 
+from oodguard.core.columns import Columns
 from oodguard.core.formats import IMAGE_SUFFIXES, format_of
 
 # So many first bytes are enough to name a file.
@@ -56,12 +57,13 @@ class FolderRules:
 
     classes_from: which folder is the class of a photo that lies deeper than one folder; None: nothing may. ignored:
     names of folders that are left out, or their paths below the data folder. splits: whether folders named like splits
-    are splits.
+    are splits. columns: those of a table, where there is one in place of folders.
     """
 
     classes_from: ClassesFrom | None = None
     ignored: tuple[str, ...] = ()
     splits: bool = True
+    columns: Columns = field(default_factory=Columns)
 
 
 def split_of(name: str) -> Part | None:

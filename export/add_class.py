@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,7 +92,22 @@ def add_class(
     as its definition does, or where few of the new photos, each judged without itself, are accepted with their
     label. A bundle appears at `out` complete or not at all.
     """
-    report = report or Silent()
+    with tempfile.TemporaryDirectory(prefix="oodguard-") as cache:
+        return _added(bundle, name, folder, Path(cache), out=out, data=data, version=version, report=report or Silent())
+
+
+def _added(
+    bundle: Path,
+    name: str,
+    folder: Path,
+    cache: Path,
+    *,
+    out: Path,
+    data: Path | None,
+    version: str | None,
+    report: Reporter,
+) -> ClassAdded:
+    """As `add_class`; cache: where photos are unpacked to."""
     manifest, text = _bundle(bundle, name, out)
     if version is not None and not re.fullmatch(NAME, version):
         raise InputError("--model-version takes letters, digits, dots, hyphens and underscores, at most 64")
@@ -103,6 +119,7 @@ def add_class(
     if data is not None:
         known = old_photos(
             data,
+            cache,
             bank=bank,
             classes=manifest.classes,
             trained=provenance.train_images,

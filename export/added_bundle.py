@@ -36,6 +36,7 @@ from oodguard.export.class_photos import BATCH, OpenedGraph
 from oodguard.export.graph import OWN_METADATA, run_graph, session, with_metadata
 from oodguard.export.head_parts import HeadParts
 from oodguard.export.parity import compare, require, require_distances, undecided
+from oodguard.export.rounding import allowed_before
 from oodguard.export.standalone import standalone
 from oodguard.export.standalone_parity import measure_standalone
 from oodguard.training.backbone.features import TRAINING_LIMITS
@@ -120,9 +121,12 @@ class _AddedWriter:
         labels = gated.answers.probabilities.argmax(1)
         parity = old.parity
         if old.precision == "fp32":
-            parity = compare(new.calibration, self._definition(graph, gated.images), gated.answers).model_copy(
-                update={"tolerance": old.parity.tolerance}
-            )
+            parity = compare(
+                new.calibration,
+                self._definition(graph, gated.images),
+                gated.answers,
+                allowed=allowed_before(old.parity),
+            ).model_copy(update={"tolerance": old.parity.tolerance})
         return Manifest.model_validate(
             {
                 **dict(old),
@@ -221,10 +225,11 @@ class _AddedWriter:
     def _require(self, expected: Outputs, found: Outputs) -> float:
         """The largest error of a score. Raises `QualityError` where the graph is not what its definition says."""
         # A calibration photo can be the threshold itself, and may fall on either side of it.
-        edge = undecided(self.new.calibration, expected, found)
+        allowed = allowed_before(self.new.old.parity)
+        edge = undecided(self.new.calibration, expected, found, allowed=allowed)
         if not edge.all():
             expected, found = expected.rows(~edge), found.rows(~edge)
-        parity = compare(self.new.calibration, expected, found)
+        parity = compare(self.new.calibration, expected, found, allowed=allowed)
         require(parity)
         if expected.distances is not None:
             require_distances(expected.distances, found)

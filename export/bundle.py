@@ -56,6 +56,7 @@ from oodguard.export.parity import (
 )
 from oodguard.export.provenance import provenance
 from oodguard.export.reduce import Lower, Material, gather, reduce
+from oodguard.export.rounding import allowed_by_rounding
 from oodguard.export.standalone import standalone
 from oodguard.export.standalone_parity import measure_standalone
 from oodguard.export.strange import strange_golden
@@ -230,14 +231,15 @@ class _Writer:
         if self.keep_probabilities and answering is not None and answering.sharpening != Sharpening():
             calibration = calibration.answered(self.run.labelled, keep_probabilities=True)
         found = run_graph(session(graph), self.images)
-        edge = undecided(calibration, expected, found)
+        allowed = allowed_by_rounding(self.run, self.images)
+        edge = undecided(calibration, expected, found, allowed=allowed)
         if edge.any() and not edge.all():
             # A calibration photo can be the threshold itself; a golden image must be answered alike by every runtime.
             self._keep(np.flatnonzero(~edge).tolist())
             expected, found = expected.rows(~edge), found.rows(~edge)
-        parity = compare(calibration, expected, found)
+        parity = compare(calibration, expected, found, allowed=allowed)
         require(parity)
-        require_distances(self.run.distances(self.images), found)
+        require_distances(self.run.distances(self.images), found, allowed=allowed.distances)
         parity = parity.model_copy(update={"own_images": own_images})
         content = Content("fp32", calibration, self.golden, expected, parity)
         lower = "fp32" if self.wrapped is None else self.wrapped.arithmetic

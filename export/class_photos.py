@@ -86,6 +86,7 @@ class OldPhotos:
 
 def old_photos(
     data: Path,
+    cache: Path,
     *,
     bank: Bank,
     classes: Collection[str],
@@ -98,13 +99,12 @@ def old_photos(
 
     Photos of test/ measure; those of the other folders that are not in the bank calibrate. Without test/, and where the
     bank does not name every photo that trained, one half of what trained nothing does each, by their content.
-    out: SHA-256 of photos that are the new class's. rules: how the run read its folders. Raises `InputError` where none
-    is left.
+    cache: where photos are unpacked to. out: SHA-256 of photos that are the new class's. rules: how the run read its
+    folders. Raises `InputError` where none is left.
     """
-    with tempfile.TemporaryDirectory(prefix="oodguard-") as cache:
-        found = find_photos(data, Path(cache), rules) if data.is_dir() else None
-    if found is None:
-        raise InputError(f"--data takes the folder of labelled photos that the run was trained on; {data} is none")
+    if not data.exists():
+        raise InputError(f"--data takes the labelled photos that the run was trained on, and {data} does not exist")
+    found = find_photos(data, cache, rules)
     named = {*bank.sha256, *out}
 
     def unseen(photos: Sequence[Photo]) -> tuple[Photo, ...]:

@@ -18,7 +18,7 @@ from oodguard.core.errors import InputError
 from oodguard.core.manifest import DISTANCES_NAME, INPUT_NAME, NEIGHBOURS_NAME, PROBABILITIES_NAME, SCORES_NAME
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.verdict import Outputs
-from oodguard.training.backbone.features import export_onnx
+from oodguard.training.backbone.onnx_file import export_onnx
 
 # What `FusedGuard` returns, in its order.
 OUTPUTS = (PROBABILITIES_NAME, SCORES_NAME, NEIGHBOURS_NAME, DISTANCES_NAME)

@@ -1,7 +1,7 @@
 """The parity gate: the graph must answer as PyTorch does, or there is no bundle. It has no off switch.
 
-A float32 graph must give the same numbers. A graph of lower precision cannot; it must come to the same decisions as the
-float32 graph that it was made from, which passed the first gate.
+A float32 graph must give the same numbers, but for rounding (`rounding.py`). A graph of lower precision cannot; it must
+come to the same decisions as the float32 graph that it was made from, which passed the first gate.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from oodguard.core.errors import QualityError
 from oodguard.core.manifest import Parity, Precision
 from oodguard.core.targets import DEFAULT_ACCEPT
 from oodguard.core.verdict import Outputs
+from oodguard.export.rounding import STRICT, TOLERANCE, Allowed
 from oodguard.training.metrics import auroc
-
-TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,11 @@ ALLOWED: Mapping[Precision, Allowance] = {
 }
 
 
-def compare(calibration: Calibration, expected: Outputs, found: Outputs) -> Parity:
+def compare(calibration: Calibration, expected: Outputs, found: Outputs, *, allowed: Allowed = STRICT) -> Parity:
     """Compare ONNX Runtime (`found`) with PyTorch (`expected`) on the same images, measured and not yet judged.
 
-    A score that is its own threshold, as one calibration photo's always is, may fall on either side of it.
+    allowed: what rounding may change (`allowed_by_rounding`). A score that is its own threshold, as one calibration
+    photo's always is, may fall on either side of it.
     """
     errors = calibration.score_errors(expected.scores, found.scores)
     thresholds = calibration.thresholds(DEFAULT_ACCEPT)
@@ -56,54 +56,63 @@ def compare(calibration: Calibration, expected: Outputs, found: Outputs) -> Pari
     return Parity(
         images=len(expected.scores),
         tolerance=TOLERANCE,
+        score_tolerance=dict(allowed.scores),
+        probability_tolerance=allowed.probabilities if allowed.probabilities > TOLERANCE else 0.0,
         max_probability_error=float(np.abs(expected.probabilities - found.probabilities).max()),
         max_score_error={name: float(errors[:, i].max()) for i, name in enumerate(calibration.names)},
         labels_identical=bool((expected.probabilities.argmax(1) == found.probabilities.argmax(1)).all()),
         verdicts_identical=bool(
             (calibration.flagged(expected) == calibration.flagged(found)).all()
             and (
-                ((expected.scores > limits) == (found.scores > limits)) | _on_edge(calibration, expected, limits)
+                ((expected.scores > limits) == (found.scores > limits))
+                | (
+                    calibration.score_errors(np.broadcast_to(limits, expected.scores.shape), expected.scores)
+                    <= _of_scores(calibration, allowed)
+                )
             ).all()
         ),
     )
 
 
-def _on_edge(calibration: Calibration, expected: Outputs, limits: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Which scores are no farther from their thresholds than runtimes may be from one another, `[B, S]`."""
-    return np.asarray(
-        calibration.score_errors(np.broadcast_to(limits, expected.scores.shape), expected.scores) <= TOLERANCE
-    )
+def _of_scores(calibration: Calibration, allowed: Allowed) -> npt.NDArray[np.float64]:
+    """How far runtimes may be from one another, `[S]`."""
+    return np.array([allowed.scores.get(name, TOLERANCE) for name in calibration.names])
 
 
-def undecided(calibration: Calibration, expected: Outputs, found: Outputs) -> npt.NDArray[np.bool_]:
-    """Which images lie on the edge of the fused decision, `[B]`: flagged by one runtime alone, with equal scores."""
-    equal = (calibration.score_errors(expected.scores, found.scores) <= TOLERANCE).all(1)
-    return np.asarray((calibration.flagged(expected) != calibration.flagged(found)) & equal)
+def undecided(
+    calibration: Calibration, expected: Outputs, found: Outputs, *, allowed: Allowed = STRICT
+) -> npt.NDArray[np.bool_]:
+    """Which images lie on the edge of a decision, `[B]`: equal numbers, and another flag or label."""
+    errors = calibration.score_errors(expected.scores, found.scores)
+    equal = (errors <= _of_scores(calibration, allowed)).all(1)
+    equal &= np.abs(expected.probabilities - found.probabilities).max(1) <= allowed.probabilities
+    labels = expected.probabilities.argmax(1) != found.probabilities.argmax(1)
+    return np.asarray(((calibration.flagged(expected) != calibration.flagged(found)) | labels) & equal)
 
 
 def require(parity: Parity) -> None:
     """Raise `QualityError` naming the first thing that differs."""
-    if parity.max_probability_error > parity.tolerance:
+    if not parity.max_probability_error <= (allowed := max(parity.tolerance, parity.probability_tolerance)):
         raise QualityError(
             f"the graph's probabilities differ from PyTorch's by {parity.max_probability_error:.2e} "
-            f"(allowed {parity.tolerance:g}); nothing was exported"
+            f"(allowed {allowed:g}); nothing was exported"
         )
     for name, error in parity.max_score_error.items():
-        if error > parity.tolerance:
+        if not error <= (allowed := parity.allowed(name)):
             raise QualityError(
-                f"the graph's {name} differs from PyTorch's by {error:.2e} relative (allowed {parity.tolerance:g}); "
+                f"the graph's {name} differs from PyTorch's by {error:.2e} relative (allowed {allowed:g}); "
                 "nothing was exported"
             )
     if not (parity.labels_identical and parity.verdicts_identical):
         raise QualityError("the graph's labels or verdicts differ from PyTorch's; nothing was exported")
 
 
-def require_distances(expected: npt.NDArray[np.float32], found: Outputs) -> None:
+def require_distances(expected: npt.NDArray[np.float32], found: Outputs, *, allowed: float = TOLERANCE) -> None:
     """Raise `QualityError` unless the graph's neighbours are as far as PyTorch's, `[B, K]`; ties may differ in rows."""
     error = float(np.abs(expected - found.distances).max()) if found.distances is not None else np.inf
-    if not error <= TOLERANCE:
+    if not error <= allowed:
         raise QualityError(
-            f"the graph's nearest photos are {error:.2e} nearer or farther than PyTorch's (allowed {TOLERANCE:g}); "
+            f"the graph's nearest photos are {error:.2e} nearer or farther than PyTorch's (allowed {allowed:g}); "
             "nothing was exported"
         )
 

@@ -23,7 +23,7 @@ from oodguard.core.scores import ScoreName
 from oodguard.core.verdict import Floats
 from oodguard.export.graph import run_graph, session
 from oodguard.export.merge import merge
-from oodguard.export.parity import TOLERANCE
+from oodguard.export.rounding import TOLERANCE
 from oodguard.training.heads.guard import GuardHeads
 
 BATCH = 8

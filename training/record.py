@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from oodguard.core.calibration import Calibration
 from oodguard.core.classifier import ClassifierRecord
@@ -85,6 +85,8 @@ class BackboneRecord(Frozen):
     source: str
     weights_sha256: str
     cut: str | None = Field(description="last frozen module; what follows was tuned. None: all frozen, or all tuned")
+    recorded: bool = Field(False, description="whether it was cut as recorded operations, and not as traced modules")
+    arguments: dict[str, JsonValue] = Field(default_factory=dict, description="what builds it beside its name")
     width: int
     tuned_sha256: str | None = Field(None, description="the weights after all of it was tuned. None: they are as given")
 

@@ -76,18 +76,25 @@ class Run:
     @torch.no_grad()
     def predict(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Probabilities `[B, C]` and scores `[B, S]` of uint8 images `[B, H, W, 3]`, by plain PyTorch."""
-        rows = self._rows(images)
+        rows = self.rows(images)
         logits, scores = self.heads(rows)
         return self.heads.probabilities(rows, logits).numpy(), scores.numpy()
 
     @torch.no_grad()
     def distances(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """How far the nearest photos of the bank are from uint8 images `[B, H, W, 3]`, `[B, K]`, by plain PyTorch."""
+        return self.distances_of(self.rows(images))
+
+    @torch.no_grad()
+    def distances_of(self, rows: torch.Tensor) -> npt.NDArray[np.float32]:
+        """The same of the rows that the tail gave."""
         density = self.heads.density
-        q, residual = density.coordinates(self.heads.rows.feature(self._rows(images)))
+        q, residual = density.coordinates(self.heads.rows.feature(rows))
         return density.nearest(q, residual, density.distances(q, residual)[0])[1].numpy()
 
-    def _rows(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+    @torch.no_grad()
+    def rows(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """What the tail gives for uint8 images `[B, H, W, 3]`, as the heads take it."""
         trunk = pixel_network(self.trunk, self.record.preprocessing).eval()
         found: torch.Tensor = self.tail(trunk(torch.from_numpy(images))).flatten(1)
         return found

@@ -16,11 +16,12 @@ from oodguard.core.errors import EnvironmentProblem, ImageError, InputError, Qua
 from oodguard.core.preprocessing import Preprocessing, load_pixels, network_input
 from oodguard.training.backbone.classifier_trunk import ClassifierTrunk
 from oodguard.training.backbone.features import TRAINING_LIMITS, Extractor
+from oodguard.training.photos.class_names import read_names
 from oodguard.training.photos.duplicates import settle
 from oodguard.training.photos.labelled import Photo, Photos
 from oodguard.training.progress import Reporter
 from oodguard.training.wrapped import Wrapped
-from oodguard.wrapping.classes import ClassMap, match_classes, names_of_metadata, read_names
+from oodguard.wrapping.classes import ClassMap, match_classes, names_of_metadata
 from oodguard.wrapping.conventions import conventions, require_decided
 from oodguard.wrapping.known import Known, enough, renamed, require_knowledge, with_labels
 from oodguard.wrapping.options import WrapOptions

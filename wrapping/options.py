@@ -50,7 +50,8 @@ class WrapOptions(FolderOptions):
 
     data: Path = Field(
         description="Photos of the classifier's classes: a folder with one sub-folder per class, or with such folders "
-        "in train/, val/ and test/; a zip file of either; with --labels model any folder of images."
+        "in train/, val/ and test/; a zip file of either; a table, Parquet files or shards, as train takes them; with "
+        "--labels model any folder of images."
     )
     unseen: Path | None = Field(
         None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +57,7 @@ class Summary:
     images: int = 0
     decisions: dict[Decision, int] = field(default_factory=lambda: dict.fromkeys(Decision, 0))
     errors: dict[str, int] = field(default_factory=dict)
-    skipped: int = 0
+    passed: Mapping[str, int] = field(default_factory=dict)
     scored: int = 0
     seconds: float = 0.0
     how: str = ""
@@ -123,10 +123,14 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
         max_pixels=options.max_pixels,
         max_decode_work=options.max_decode_work,
         explain=options.explain,
+        column=options.column,
+        formats=options.formats,
     )
     with Ledger(options.out, purpose, restart=options.restart) as ledger:
         ledger.prepare(
-            lambda: Source(options.source, base=base, max_bytes=options.max_image_bytes), base, listed=progress.listed
+            lambda: Source(options.source, base=base, max_bytes=options.max_image_bytes, column=options.column),
+            base,
+            listed=progress.listed,
         )
         finished = ledger.finished()
         pending = set(range(ledger.parts)) - finished
@@ -141,10 +145,11 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
             targets=targets,
             calibration=options.calibration,
             explain=options.explain,
+            column=options.column,
             device=options.device,
             workers=options.workers,
         )
-        summary = Summary(skipped=ledger.state.skipped, scored=sum(map(ledger.size, pending)), targets=targets)
+        summary = Summary(passed=ledger.state.passed, scored=sum(map(ledger.size, pending)), targets=targets)
         with closing(_encoded(ledger, options)) as images:
             summary.grey_levels = few_grey_levels(images, options.limits)
         if pending and options.ray:

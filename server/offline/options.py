@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
+from oodguard.core.formats import DEFAULT as DEFAULT_NAMES
+from oodguard.core.formats import FORMATS_HELP, formats_named
 from oodguard.core.frozen import Frozen
 from oodguard.core.images import OWN_LIMITS
 from oodguard.core.preprocessing import ImageLimits
@@ -25,8 +27,8 @@ class ScoreOptions(Frozen):
 
     bundle: Path = Field(description="Bundle folder written by export.")
     source: str = Field(
-        description="Folder, image, list of paths (.txt, one per line), zip or tar; or a pattern of these, such as "
-        "'shards/{000..127}.tar' or 'shards/*.tar'."
+        description="Folder, image, list of paths (.txt, one per line), zip, tar or Parquet file of images; or a "
+        "pattern of these, such as 'shards/{000..127}.tar' or 'shards/*.tar'."
     )
     out: Path = Field(description="File to write: .parquet, .csv or .jsonl.")
     accept: AcceptOption = None
@@ -97,6 +99,17 @@ class ScoreOptions(Frozen):
         OWN_LIMITS.max_work, ge=1, description="Maximum work of decoding an image: its pixels times its scans."
     )
 
+    formats: str = Field(DEFAULT_NAMES, description=FORMATS_HELP)
+    column: str | None = Field(
+        None, description="Column of images in a Parquet file that has several; default: the only one."
+    )
+
+    @field_validator("formats")
+    @classmethod
+    def _names_formats(cls, text: str) -> str:
+        formats_named(text)
+        return text
+
     @field_validator("out")
     @classmethod
     def _has_a_format(cls, path: Path) -> Path:
@@ -126,4 +139,9 @@ class ScoreOptions(Frozen):
     @property
     def limits(self) -> ImageLimits:
         """The limits of one image."""
-        return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels, max_work=self.max_decode_work)
+        return ImageLimits(
+            max_bytes=self.max_image_bytes,
+            max_pixels=self.max_pixels,
+            max_work=self.max_decode_work,
+            formats=formats_named(self.formats),
+        )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -343,3 +344,58 @@ def test_explained_rows_name_the_nearest_photos(
         assert row["decided_by"] in ("confidence", "density")
     # Strangers are far from all photos: density decides.
     assert {row["decided_by"] for row in found if "noise" in row["path"]} == {"density"}
+
+
+def test_a_parquet_file_of_images_gives_the_rows_of_the_photos(
+    capsys: pytest.CaptureFixture[str], bundle: Path, mixed: Path, tmp_path: Path
+) -> None:
+    """The verdicts of a Hugging Face data set are those of its files; missing bytes are named by row."""
+    paths = sorted(path for path in mixed.rglob("*") if path.suffix in (".jpg", ".png"))[:12]
+    cells: list[object] = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+    cells[5] = {"bytes": None, "path": "gone.jpg"}
+    data = tmp_path / "train-00000-of-00001.parquet"
+    pq.write_table(pa.table({"image": cells, "label": list(range(12))}), data, row_group_size=5)
+    call(capsys, "score", bundle, data, "--out", tmp_path / "a.parquet", "--part-size", "4", *FLAGS)
+    listed = tmp_path / "all.txt"
+    listed.write_text("".join(f"{path}\n" for path in paths))
+    call(capsys, "score", bundle, listed, "--out", tmp_path / "b.parquet", "--part-size", "4", *FLAGS)
+    found, right = rows(tmp_path / "a.parquet"), rows(tmp_path / "b.parquet")
+    assert [row["member"] for row in found] == [
+        f"row {number}: {'gone.jpg' if number == 5 else path.name}" for number, path in enumerate(paths)
+    ]
+    assert found[5]["error_code"] == "empty"
+    assert "row 5 has no bytes in its image" in found[5]["error_detail"]
+    for number in set(range(12)) - {5}:
+        assert {**found[number], "path": "", "member": ""} == {**right[number], "path": "", "member": ""}
+
+
+def test_a_result_is_no_source_and_a_column_must_be_one_of_images(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "r.parquet"
+    pq.write_table(pa.table({"path": ["a.jpg"], "is_ood": [True]}), data)
+    code, _, said = call(capsys, "score", bundle, data, "--out", tmp_path / "out.csv")
+    assert code == 2
+    assert "has no column of images (bytes, or a struct of bytes and path); it has path (string)" in said
+    code, _, said = call(capsys, "score", bundle, data, "--out", tmp_path / "out.csv", "--column", "path")
+    assert code == 2
+    assert "column path holds string, and no images" in said
+
+
+def test_a_format_that_is_not_read_is_a_row_and_an_option_reads_it(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, kind in (("a", "JPEG2000"), ("b.avif", "AVIF"), ("c.png", "PNG")):
+        Image.new("RGB", (40, 40), (200, 90, 30)).save(photos / name, kind)
+    out = tmp_path / "r.parquet"
+    code, said, _ = call(capsys, "score", bundle, photos, "--out", out, *FLAGS)
+    assert code == 1
+    assert "1 could not be used: unsupported_type 1" in said
+    assert rows(out)[0]["error_detail"] == ("JPEG2000 images are not read here; --formats default,jpeg2000 reads them")
+    code, _, _ = call(capsys, "score", bundle, photos, "--out", out, "--overwrite", "--formats", "default,jpeg2000")
+    assert code == 0
+    code, _, said = call(capsys, "score", bundle, photos, "--out", out, "--overwrite", "--formats", "svg")
+    assert code == 2
+    assert "'svg' is no image format; choose of default, jpeg, png" in said

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from oodguard.core.errors import InputError
+from oodguard.evaluation.diagnosis import diagnose_run
 from oodguard.evaluation.evaluate import evaluate
 from oodguard.evaluation.evaluation import JSON_FILE, MARKDOWN_FILE
 from oodguard.evaluation.trainings import Scatter
@@ -58,6 +61,10 @@ def test_photos_that_moved_are_found_where_data_says(quick: TrainOptions, photos
     train(quick.model_copy(update={"data": tmp_path / "before"}), tmp_path / "run")
     first = evaluate(tmp_path / "run", ood={})
     (tmp_path / "before").rename(tmp_path / "after")
+    for ask in (partial(evaluate, ood={}), diagnose_run):
+        with pytest.raises(InputError, match=r"the photos run was trained on are needed .*/before does not .* --data$"):
+            ask(tmp_path / "run")
+    assert diagnose_run(tmp_path / "run", data=tmp_path / "after").verdict
     found = evaluate(tmp_path / "run", ood={}, data=tmp_path / "after")
     assert found.accuracy == first.accuracy
     assert found.comparison == first.comparison

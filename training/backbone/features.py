@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,20 +24,25 @@ import torch
 from PIL import Image
 from torch import nn
 
+from oodguard.core.allowance import cores
 from oodguard.core.errors import EnvironmentProblem, ImageError, InputError
 from oodguard.core.images import OWN_LIMITS
 from oodguard.core.preprocessing import Pixels, Preprocessing, open_image, to_pixels
 from oodguard.training.backbone.augment import AUGMENTATION, augmented_pixels
 from oodguard.training.backbone.classifier_trunk import ClassifierTrunk
 from oodguard.training.backbone.network import Backbone, pixel_network
+from oodguard.training.backbone.onnx_file import export_onnx
 from oodguard.training.photos.labelled import Photo
 
-# float16; of a wrapped classifier float32, since what it says is answered as it is.
+# float16, or float32 of numbers that it does not have; of a wrapped classifier float32, since what it says is answered
+# as it is.
 Activations = npt.NDArray[np.floating]
 Progress = Callable[[int, int], None]
 
 CHUNK = 256
 BATCH = 16
+# Of an activation's length: twice what rounding to float16's 11 bits may take.
+MAX_LOST = 1e-3
 TRAINING_LIMITS = OWN_LIMITS
 
 
@@ -150,7 +153,7 @@ class Extractor:
         if self._run is None:
             self._run = trunk_runner(self.backbone.trunk, self.backbone.preprocessing, threads=self.threads)
         finished = 0
-        workers = self.threads or os.cpu_count() or 1
+        workers = self.threads or cores()
         with ThreadPoolExecutor(workers) as pool:
             for start in range(0, len(jobs), CHUNK):
                 chunk = jobs[start : start + CHUNK]
@@ -170,8 +173,7 @@ class Extractor:
                 if pixels:
                     outputs.append(self._infer(np.stack(pixels)))
                 if keys:
-                    kind = np.float16 if self.backbone.rows is None else np.float32
-                    self._write(keys, np.concatenate(outputs).astype(kind))
+                    self._write(keys, self._kept(np.concatenate(outputs)))
                     self.computed += len(keys)
                 if progress:
                     progress(finished, len(jobs))
@@ -196,6 +198,16 @@ class Extractor:
     def _infer(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         assert self._run is not None
         return self._run(pixels)
+
+    def _kept(self, rows: npt.NDArray[np.float32]) -> Activations:
+        """As float16, unless they are too large or too small for it: then as they are."""
+        if self.backbone.rows is not None:
+            return rows
+        with np.errstate(over="ignore"):
+            halves = rows.astype(np.float16)
+        flat = rows.reshape(len(rows), -1)
+        lost = np.linalg.norm(halves.reshape(flat.shape).astype(np.float32) - flat, axis=1)
+        return halves if (lost <= MAX_LOST * np.linalg.norm(flat, axis=1)).all() else rows
 
     def _write(self, keys: list[str], rows: Activations) -> None:
         try:
@@ -245,7 +257,7 @@ def trunk_runner(
     export_onnx(network, preprocessing, graph)
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.intra_op_num_threads = threads or cores()
     session = ort.InferenceSession(graph.getvalue(), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
@@ -253,32 +265,6 @@ def trunk_runner(
         return np.asarray(session.run(None, {name: images})[0], dtype=np.float32)
 
     return on_cpu
-
-
-def export_onnx(
-    network: nn.Module,
-    preprocessing: Preprocessing,
-    target: io.BytesIO,
-    *,
-    output_names: Sequence[str] = ("features",),
-) -> None:
-    """Write a network that takes uint8 images as one ONNX file with a dynamic batch axis."""
-    example = torch.zeros(2, *preprocessing.shape, dtype=torch.uint8)
-    with warnings.catch_warnings(), torch.no_grad():
-        # The exporter warns about its own internals; its result is checked by the callers.
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network,
-            (example,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=list(output_names),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None
-    target.write(program.model_proto.SerializeToString())
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from oodguard.core.preprocessing import Preprocessing
@@ -17,10 +19,10 @@ class Backbone:
     """A feature extractor in two parts: `tail(trunk(x))` is the pooled feature `[B, width]` of `x [B, 3, H, W]`.
 
     `tail` is what fine-tuning of the last stage changes (an identity when everything is frozen, or everything was
-    tuned); `trunk` is all before it. `kind` is
-    the library that builds it, a key of `sources.SOURCES`. rows: what the tail gives for an image where that is more
-    than its feature; None: the feature alone. tuned_sha256: the `weights_digest` of a trunk that was fine-tuned; None:
-    it has the weights of `weights_sha256`.
+    tuned); `trunk` is all before it. `kind` is the library that builds it, a key of `sources.SOURCES`. rows: what the
+    tail gives for an image where that is more than its feature; None: the feature alone. tuned_sha256: the
+    `weights_digest` of a trunk that was fine-tuned; None: it has the weights of `weights_sha256`. recorded: how it was
+    cut (`cut.Halves`). whole_because: why it is frozen as a whole where its tail was to be tuned; None: it is not.
     """
 
     kind: str
@@ -34,6 +36,10 @@ class Backbone:
     tail: nn.Module
     rows: Rows | None = None
     tuned_sha256: str | None = None
+    recorded: bool = False
+    whole_because: str | None = None
+    arguments: Mapping[str, JsonValue] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def feature(self, rows: Tensor) -> Tensor:
         """The feature `[..., D]` of rows that the tail gave."""

@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from oodguard.core.collusion import CollusionReport
+from oodguard.core.errors import QualityError
 from oodguard.core.scores import CERTIFIED, SCORES, WRAPPED, ScoreName
 from oodguard.training.compute import cpu_threads, start_compute
 from oodguard.training.heads import greg, scores
@@ -25,6 +26,8 @@ from oodguard.training.options import TrainOptions
 from oodguard.training.record import HeadShapes
 
 ICE_WIDTH = 64
+# Of the features' length: what lies closer together is rounding.
+MIN_SPREAD = 1e-6
 # w of ICE's own terms. Mixtures of photos are outliers that lie near; with the 0.1 of real ones the score inverts.
 ICE_WEIGHT = 3.0
 
@@ -175,6 +178,11 @@ def fit_heads(
     features = rows.feature(features)
     plain = features[0]
     heads.centre.copy_(plain.mean(0))
+    if float((plain - heads.centre).norm()) <= MIN_SPREAD * float(plain.norm()):
+        raise QualityError(
+            "the backbone gives all photos the same feature, as far as float32 tells; give it trained weights with "
+            "--weights"
+        )
     heads.scale.copy_((plain - heads.centre).square().mean().sqrt().clamp_min(1e-6))
     heads.density.fit(plain, targets)
     x = heads.standardise(features)

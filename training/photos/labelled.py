@@ -17,6 +17,7 @@ from oodguard.training.photos.layout import FolderReader
 from oodguard.training.photos.minimum import MIN_PER_CLASS, require_enough
 from oodguard.training.photos.passed_over import passed_over
 from oodguard.training.photos.photo import PassedOver, Photo, Photos, identity, instead
+from oodguard.training.photos.sources import listed_photos
 from oodguard.training.photos.tree import PhotoTree, read_tree
 from oodguard.training.photos.zipped import unzip
 
@@ -69,7 +70,8 @@ def open_photos(source: Path, cache: Path, rules: FolderRules | None = None) -> 
 
 
 def load_photos(source: Path, cache: Path, rules: FolderRules | None = None) -> Photos:
-    """Find the labelled photos of `source`: class folders, train, val and test of class folders, or a zip of either.
+    """Find the labelled photos of `source`: class folders, train, val and test of class folders, or a zip of either; a
+    table of paths and labels, shards, or Parquet files of images.
 
     `val` images join the pool: the calibration set is chosen from the pool by content, so that near-duplicates stay
     on one side. Raises `InputError` in one sentence for anything that cannot be trained on.
@@ -81,20 +83,39 @@ def load_photos(source: Path, cache: Path, rules: FolderRules | None = None) -> 
 
 def find_photos(source: Path, cache: Path, rules: FolderRules | None = None) -> Photos:
     """As `load_photos`, but classes may be as small as they are. Raises `InputError` where there are not 2 classes."""
-    opened = open_photos(source, cache, rules)
-    layout = opened.reader.layout(opened.tree)
-    train, val, test = (labelled(layout.parts.get(part, {})) for part in Part)
-    found = Photos(pool=train + val, test=test, root=opened.root, layout=layout.words)
-    found = replace(found, passed=opened.passed((*found.pool, *found.test)))
-    if not found.pool:
-        raise InputError(
-            f"{visible(str(source))} has no images ({', '.join(FORMAT_NAMES)}) in class folders{instead(found.passed)}"
-        )
-    parts = zip(Part, (train, val, test), strict=True)
-    require_known({layout.places[part]: part_classes(photos) for part, photos in parts if photos or part is Part.TRAIN})
+    listed = listed_photos(source, cache, (rules or FolderRules()).columns)
+    if listed is None:
+        found, places = _in_folders(source, cache, rules)
+    else:
+        found, places = listed, dict(zip(Part, Part, strict=True))
+    parts = zip(Part, (found.pool, found.held, found.test), strict=True)
+    require_known({places[part]: part_classes(photos) for part, photos in parts if photos or part is Part.TRAIN})
+    found = replace(found, pool=found.pool + found.held, held=())
     if len(found.classes) < 2:
         raise InputError(f"{visible(str(source))} has one class ({visible(found.classes[0])}); at least 2 are needed")
     return found
+
+
+def _in_folders(source: Path, cache: Path, rules: FolderRules | None) -> tuple[Photos, Mapping[Part, str]]:
+    """The photos of class folders, those of val as `held`; and where each part lies."""
+    opened = open_photos(source, cache, rules)
+    layout = opened.reader.layout(opened.tree)
+    train, val, test = (labelled(layout.parts.get(part, {})) for part in Part)
+    passed = opened.passed((*train, *val, *test))
+    if not train + val:
+        raise InputError(
+            f"{visible(str(source))} has no images ({', '.join(FORMAT_NAMES)}) in class folders{instead(passed)}"
+        )
+    found = Photos(pool=train, held=val, test=test, root=opened.root, layout=layout.words, passed=passed)
+    return found, layout.places
+
+
+def every_photo(source: Path, cache: Path, rules: FolderRules | None = None) -> tuple[Photo, ...]:
+    """All photos of a source, whatever its layout and its labels. Raises `InputError` where nothing is there."""
+    listed = listed_photos(source, cache, (rules or FolderRules()).columns)
+    if listed is not None:
+        return (*listed.pool, *listed.held, *listed.test)
+    return unlabelled(open_photos(source, cache, rules).tree)
 
 
 def part_classes(photos: Iterable[Photo]) -> frozenset[str]:
@@ -125,7 +146,7 @@ def require_known(places: Mapping[str, frozenset[str]]) -> None:
     for place, labels in places.items():
         if extra := sorted(labels - known):
             raise InputError(
-                f"{place} has classes that {first} lacks: {_listed(extra)}; add training images or remove those folders"
+                f"{place} has classes that {first} lacks: {_listed(extra)}; add training images or remove them"
             )
 
 

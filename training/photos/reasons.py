@@ -62,9 +62,9 @@ def is_picture(head: bytes) -> bool:
 
 def reason(data: bytes, error: ImageError) -> str:
     """Why a file that was refused with `error` cannot be used, as people say it."""
-    if error.code in (Code.EMPTY, Code.UNSUPPORTED_TYPE):
-        return content(data[:HEAD])
     kind = format_of(data)
+    if error.code == Code.EMPTY or (error.code == Code.UNSUPPORTED_TYPE and kind is None):
+        return content(data[:HEAD])
     if error.code != Code.CANNOT_DECODE or kind is None:
         return str(error)
     whole = _WHOLE.get(kind.name)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from oodguard.core.errors import InputError
 from oodguard.core.preprocessing import load_pixels
@@ -24,8 +27,6 @@ def extractor(cache: Path, **options: str) -> Extractor:
 
 
 def test_activations_are_the_trunks_on_the_served_pixels(few: tuple[Photo, ...], tmp_path: Path) -> None:
-    import torch
-
     one = extractor(tmp_path)
     found = one.extract(few)[0]
     pixels = np.stack([load_pixels(p.path.read_bytes(), one.backbone.preprocessing) for p in few])
@@ -71,3 +72,30 @@ def test_unreadable_images_are_named_or_refused(few: tuple[Photo, ...], tmp_path
     assert list(skipping.unreadable) == ["0" * 64]
     with pytest.raises(InputError, match=r"1 of 10 images cannot be read.*bad\.jpg"):
         extractor(tmp_path, on_unreadable="refuse").readable(photos)
+
+
+class Scaled(nn.Module):
+    """A trunk whose activations are so many times as large."""
+
+    def __init__(self, trunk: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.trunk, self.factor = trunk, factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.trunk(images)
+        return found * self.factor
+
+
+@pytest.mark.parametrize(("factor", "kind"), [(1.0, "float16"), (1e7, "float32"), (1e-9, "float32")])
+def test_activations_that_float16_does_not_hold_are_kept_as_they_are(
+    few: tuple[Photo, ...], tmp_path: Path, factor: float, kind: str
+) -> None:
+    backbone = load_backbone("tf_efficientnet_lite0", image_size=64)
+    plain = Extractor(backbone, cache=tmp_path / "plain").extract(few[:3])[0].astype(np.float32)
+    scaled = dataclasses.replace(backbone, trunk=Scaled(backbone.trunk, factor))
+    found = Extractor(scaled, cache=tmp_path / "scaled").extract(few[:3])[0]
+    assert found.dtype == kind
+    np.testing.assert_allclose(found / factor, plain, rtol=2e-3, atol=2e-3)
+    again = Extractor(scaled, cache=tmp_path / "scaled")
+    np.testing.assert_array_equal(again.extract(few[:3])[0], found)
+    assert again.computed == 0

@@ -79,3 +79,28 @@ def test_the_loss_by_hand(retain: float) -> None:
     torch.testing.assert_close(objective(rows, 0), expected, rtol=1e-4, atol=1e-4)
     schedule = Schedule(epochs=1, batch=8, lr=0.1)
     assert len(objective.parameter_groups(schedule)) == len(objective.peaks(schedule)) == (4 if retain else 3)
+
+
+class Tokens(nn.Module):
+    """A tail of tokens, with weights of five axes, as windows and patches of volumes have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.bias = nn.Parameter(torch.zeros(1, 1, 1, 1, 4))
+        self.layer = nn.Linear(4, WIDTH)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.relu(self.layer(tokens + self.bias[0, 0, 0])).mean(1)
+
+
+def test_tails_of_tokens_and_weights_of_any_rank_are_tuned() -> None:
+    values, targets = activations()
+    tokens = values.reshape(2, 90, 4, 36).swapaxes(2, 3)
+    network = Tokens()
+    frozen = torch.stack([tail_features(network, view) for view in tokens])
+    tune_tail(network, tokens, frozen, targets, options(), classes=CLASSES, width=WIDTH)
+    assert network.bias.abs().max() > 0
+    features = tail_features(network, tokens[0])
+    means = torch.stack([features[targets == c].mean(0) for c in range(CLASSES)])
+    assert (torch.cdist(features, means).argmin(1) == targets).float().mean() > 0.9

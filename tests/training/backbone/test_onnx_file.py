@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from oodguard.core.errors import InputError
+from oodguard.training.backbone.network import pixel_network
+from oodguard.training.backbone.onnx_file import export_onnx
+from oodguard.training.backbone.timm_source import create, preprocessing_of
+
+
+class Windows(nn.Module):
+    """Attention within windows: `[B, windows, heads, tokens, D]`, as NesT, Twins and Hiera have it."""
+
+    def __init__(self, *, masked: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Conv2d(3, 24, 4, 4)
+        self.register_buffer("mask", torch.randn(2, 16, 16) if masked else None)
+
+    def forward(self, images: Tensor) -> Tensor:
+        # 16 x 16 places of 3 x 2 heads x 4 numbers, as 16 windows of 16 places.
+        x = self.layer(images).unflatten(1, (3, 2, 4)).flatten(4).unflatten(4, (16, 16))
+        q, k, v = x.permute(1, 0, 4, 2, 5, 3).unbind(0)
+        found: Tensor = functional.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
+        return found.mean(3).flatten(1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_within_windows_is_written_and_answers_as_pytorch(masked: bool) -> None:
+    preprocessing = preprocessing_of(create("resnet18"), 64)
+    network = pixel_network(Windows(masked=masked), preprocessing).eval()
+    file = io.BytesIO()
+    export_onnx(network, preprocessing, file)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    session = ort.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = network(torch.from_numpy(pixels)).numpy()
+    for rows in (slice(0, 3), slice(1, 2)):
+        (found,) = session.run(["features"], {"images": pixels[rows]})
+        np.testing.assert_allclose(found, expected[rows], rtol=1e-4, atol=1e-5)
+
+
+class Unwritable(nn.Module):
+    """Ends with an operation that ONNX has not."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.linalg.svdvals(images.mean(1)).flatten(1)
+
+
+def test_an_operation_that_cannot_be_written_is_one_sentence() -> None:
+    preprocessing = preprocessing_of(create("resnet18"), 64)
+    with pytest.raises(InputError, match=r"PyTorch cannot write this network as ONNX \(") as caught:
+        export_onnx(pixel_network(Unwritable(), preprocessing).eval(), preprocessing, io.BytesIO())
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)

@@ -1,0 +1,96 @@
+"""Writing a network as one ONNX file."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.nn import functional
+
+from oodguard.core.errors import InputError
+from oodguard.core.preprocessing import Preprocessing
+
+
+def export_onnx(
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    target: io.BytesIO,
+    *,
+    output_names: Sequence[str] = ("features",),
+) -> None:
+    """Write a network that takes uint8 images as one ONNX file with a dynamic batch axis.
+
+    Raises `InputError` for one with operations that PyTorch cannot write.
+    """
+    example = torch.zeros(2, *preprocessing.shape, dtype=torch.uint8)
+    with warnings.catch_warnings(), torch.no_grad():
+        # The exporter warns about its own internals; its result is checked by the callers.
+        warnings.simplefilter("ignore")
+        try:
+            written = _written(network, example, output_names)
+        except torch.onnx.OnnxExporterError:
+            try:
+                written = _written(_with_flat_attention(network, example), example, output_names)
+            except torch.onnx.OnnxExporterError as error:
+                raise InputError(f"PyTorch cannot write this network as ONNX ({_cause(error)})") from None
+    target.write(written)
+
+
+def _written(network: nn.Module | ExportedProgram, example: Tensor, output_names: Sequence[str]) -> bytes:
+    program = torch.onnx.export(
+        network,
+        (example,),
+        dynamo=True,
+        input_names=["images"],
+        output_names=list(output_names),
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())
+
+
+def _with_flat_attention(network: nn.Module, example: Tensor) -> ExportedProgram:
+    """A network's operations, with attention within windows as that of more images: the exporter takes no other."""
+    program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
+    return program.run_decompositions({torch.ops.aten.scaled_dot_product_attention.default: _flat_attention})
+
+
+def _cause(error: BaseException) -> str:
+    """What the exporter stopped at, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _flat_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention `[..., heads, tokens, D]`, with all axes before the heads as one."""
+    if query.ndim == 4:
+        return NotImplemented
+    before = query.shape[:-3]
+    if attn_mask is not None and attn_mask.ndim > 2:
+        attn_mask = attn_mask.expand(*before, *attn_mask.shape[-3:]).flatten(0, -4)
+    found = functional.scaled_dot_product_attention(
+        *(part.flatten(0, -4) for part in (query, key, value)),
+        attn_mask=attn_mask,
+        dropout_p=dropout_p,
+        is_causal=is_causal,
+        scale=scale,
+        enable_gqa=enable_gqa,
+    )
+    return found.reshape(*before, *found.shape[1:])
