@@ -11,12 +11,15 @@ from pathlib import Path
 
 from oodguard.core.formats import IMAGE_SUFFIXES
 from oodguard.core.manifest import MANIFEST_FILE
+from oodguard.core.photo_folders import split_of
 
 RUN_FILE = "run.json"
 TRITON_FILE = "config.pbtxt"
-PARTS = frozenset({"train", "val", "test"})
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 RESULTS = (".parquet", ".csv", ".jsonl")
+TABLES = (".parquet", ".csv", ".tsv")
+# Names of a column and of metadata, in the first or the last bytes of whatever `score` and `predict --csv` write.
+OWN_RESULTS = (b"ood_score", b"oodguard.bundle")
 LISTS = (".txt", ".lst", ".list")
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors", ".bin")
 # A folder may hold millions of files; so many names tell what it is.
@@ -42,6 +45,7 @@ class Artefact(StrEnum):
     ARCHIVE = "an archive"
     SUSPECTS = "a list of suspects"
     RESULTS = "a file of results"
+    TABLE = "a table"
     LIST = "a text file"
     GRAPH = "an ONNX graph"
     CHECKPOINT = "a checkpoint"
@@ -83,13 +87,30 @@ def _file(path: Path) -> Artefact:
         return Artefact.IMAGE
     if name.endswith(ARCHIVES):
         return Artefact.ARCHIVE
+    if name.endswith(".csv") and _lists_suspects(path):
+        return Artefact.SUSPECTS
+    if name.endswith(TABLES) and not _is_of_ours(path):
+        return Artefact.TABLE
     if name.endswith(RESULTS):
-        return Artefact.SUSPECTS if name.endswith(".csv") and _lists_suspects(path) else Artefact.RESULTS
+        return Artefact.RESULTS
     if name.endswith(".onnx"):
         return Artefact.GRAPH
     if name.endswith(CHECKPOINTS):
         return Artefact.CHECKPOINT
     return Artefact.LIST if name.endswith(LISTS) else Artefact.FILE
+
+
+def _is_of_ours(path: Path) -> bool:
+    """Whether a table holds verdicts; one that cannot be read or has nothing in it may."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(MAX_SIDECAR)
+            # What Parquet says of itself stands at the end.
+            stream.seek(max(stream.seek(0, 2) - MAX_SIDECAR, 0))
+            found = head + stream.read(MAX_SIDECAR)
+    except OSError:
+        return True
+    return not found or any(name in found for name in OWN_RESULTS)
 
 
 def _lists_suspects(path: Path) -> bool:
@@ -123,7 +144,7 @@ def _folder(path: Path) -> Artefact:
 
 def _labelled(folders: tuple[Path, ...]) -> bool:
     """Whether these are class folders, at least two of them with images, or train/, val/ or test/ of such."""
-    if any(one.name in PARTS and _labelled(tuple(_folders(one))) for one in folders):
+    if any(split_of(one.name) and _labelled(tuple(_folders(one))) for one in folders):
         return True
     return len([one for one in islice(folders, 50) if _holds_image(one)]) >= 2
 

@@ -15,7 +15,7 @@ from oodguard.cli.progress import reporter
 from oodguard.cli.terminal import Terminal
 from oodguard.cli.whole import Whole
 from oodguard.core.errors import EnvironmentProblem, InputError, QualityError
-from oodguard.training.options import TrainOptions
+from oodguard.training.options import FolderOptions, TrainOptions
 from oodguard.training.photos.kinds import Kind, parse_kinds
 
 LIST, PAGE = "suspects.csv", "check.html"
@@ -41,6 +41,7 @@ def check(
     seed: Annotated[Whole, Parameter(help="Seed of the division into parts that judge each other's labels.")] = 0,
     cache: Annotated[Path, Parameter(help="Folder in which to cache features and measurements.")] = DEFAULT["cache"],
     threads: Annotated[Whole, Parameter(help="CPU threads; 0: one per core.")] = 0,
+    folders: Annotated[FolderOptions | None, Parameter(name="*")] = None,
     output: Annotated[Output | None, Parameter(name="*")] = None,
 ) -> int:
     """Check labelled photos before training.
@@ -66,7 +67,14 @@ def check(
 
     before = read_rows(out / LIST) if (out / LIST).is_file() else ()
     options = TrainOptions(
-        data=photos, backbone=backbone, weights=weights, image_size=image_size, seed=seed, cache=cache, threads=threads
+        data=photos,
+        backbone=backbone,
+        weights=weights,
+        image_size=image_size,
+        seed=seed,
+        cache=cache,
+        threads=threads,
+        **(folders or FolderOptions()).model_dump(),
     )
     with reporter(output) as report:
         found = check_photos(options, report=report)

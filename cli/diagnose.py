@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from oodguard.cli.artefacts import Artefact
-from oodguard.cli.inputs import expect
+from oodguard.cli.inputs import expect, expect_photos
 from oodguard.cli.output import Output
 from oodguard.cli.progress import reporter
 from oodguard.cli.terminal import Terminal
@@ -19,6 +19,9 @@ from oodguard.core.collusion import CollusionReport
 def diagnose(
     run: Annotated[Path, Parameter(help="Run folder written by train.")],
     *,
+    data: Annotated[
+        Path | None, Parameter(help="Where the photos of the run are now; default: where they were at training.")
+    ] = None,
     json: Annotated[bool, Parameter(help="Print JSON for programs.")] = False,
     fail_on_collusion: Annotated[bool, Parameter(help="Exit with code 4 if the members collude.")] = False,
     output: Annotated[Output | None, Parameter(name="*")] = None,
@@ -31,10 +34,12 @@ def diagnose(
     Example: oodguard diagnose runs/photos
     """
     expect(run, Artefact.RUN)
+    if data is not None:
+        expect_photos(data, flag="--data")
     from oodguard.evaluation.diagnosis import diagnose_run
 
     with reporter(output) as report:
-        found = diagnose_run(run, report=report)
+        found = diagnose_run(run, data=data, report=report)
     if json:
         print(found.model_dump_json(indent=1))
     else:

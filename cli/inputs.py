@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from oodguard.cli.artefacts import RUN_FILE, Artefact, inside, recognise
+from oodguard.cli.artefacts import ARCHIVES, RUN_FILE, Artefact, inside, recognise
 from oodguard.core.errors import InputError
 from oodguard.training.options import DIGITS
 
@@ -30,18 +30,23 @@ FITS: dict[Artefact, frozenset[Artefact]] = {
     Artefact.BUNDLE: frozenset({Artefact.BUNDLE}),
     Artefact.BUNDLES: frozenset({Artefact.BUNDLES, Artefact.FOLDER}),
     Artefact.PHOTOS: frozenset(
-        {Artefact.PHOTOS, Artefact.IMAGES, Artefact.FOLDER, Artefact.ARCHIVE, Artefact.TRITON, Artefact.FILE}
+        {
+            *(Artefact.PHOTOS, Artefact.IMAGES, Artefact.FOLDER, Artefact.ARCHIVE, Artefact.TABLE, Artefact.TRITON),
+            Artefact.FILE,
+        }
     ),
     Artefact.IMAGES: frozenset(
         {Artefact.PHOTOS, Artefact.IMAGES, Artefact.IMAGE, Artefact.SAMPLES, Artefact.FOLDER, Artefact.FILE}
     ),
     Artefact.SAMPLES: frozenset({Artefact.SAMPLES, Artefact.PHOTOS, Artefact.IMAGES, Artefact.FOLDER}),
-    Artefact.RESULTS: frozenset({Artefact.RESULTS}),
-    Artefact.SUSPECTS: frozenset({Artefact.SUSPECTS, Artefact.RESULTS, Artefact.LIST, Artefact.FILE}),
+    Artefact.RESULTS: frozenset({Artefact.RESULTS, Artefact.TABLE}),
+    Artefact.SUSPECTS: frozenset({Artefact.SUSPECTS, Artefact.RESULTS, Artefact.TABLE, Artefact.LIST, Artefact.FILE}),
     Artefact.GRAPH: frozenset({Artefact.GRAPH, Artefact.CHECKPOINT, Artefact.FILE}),
 }
 # What `score` and `recalibrate` read besides.
 SOURCES = frozenset({Artefact.ARCHIVE, Artefact.LIST})
+# Files of photos of which a folder may be full, in place of folders.
+SHARDS = (*ARCHIVES, ".parquet")
 LISTED = 5
 
 
@@ -68,7 +73,7 @@ def expect_photos(path: Path, *, flag: str = "") -> None:
     if str(path) == DIGITS:
         return
     expect(path, Artefact.PHOTOS, flag=flag)
-    if path.is_dir() and not any(one.is_dir() for one in path.iterdir()):
+    if path.is_dir() and not any(one.is_dir() or one.name.lower().endswith(SHARDS) for one in path.iterdir()):
         where = f"{flag}: " if flag else ""
         raise InputError(f"{where}{path} has no folders in it; name {NEEDED[Artefact.PHOTOS]}")
 

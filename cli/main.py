@@ -129,7 +129,8 @@ def run(arguments: list[str]) -> int:
     except OodguardError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("interrupted; no half-written files are left", INTERRUPTED)
+        kept = "; the same command goes on where this one stopped" if tokens[:1] == ["train"] else ""
+        return _fail(f"interrupted; no half-written files are left{kept}", INTERRUPTED)
     except ImportError as error:
         # cyclopts wraps what a command's module raises.
         return _fail(_missing(tokens[0], error.__cause__ or error), 3)

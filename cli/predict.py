@@ -25,7 +25,7 @@ from oodguard.core.answers import Prediction
 from oodguard.core.codes import Code
 from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.core.explanation import Explanation
-from oodguard.core.formats import IMAGE_SUFFIXES
+from oodguard.core.formats import FORMAT_NAMES, HEAD, IMAGE_SUFFIXES, format_of
 from oodguard.core.problems import Problem
 from oodguard.core.rows import Cell, columns, error_cells, joined, verdict_cells
 from oodguard.core.targets import Asked
@@ -233,12 +233,25 @@ def _files(images: list[Path]) -> list[Path]:
         # What is no image by its name is read all the same: the server looks at its bytes.
         expect(path, Artefact.IMAGES, more=frozenset({Artefact.PART, Artefact.LIST}))
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            inside = sorted(p for p in path.rglob("*") if _is_image(p))
             if not inside:
-                raise InputError(f"{path} has no images ({', '.join(IMAGE_SUFFIXES)})")
+                raise InputError(f"{path} has no images ({', '.join(FORMAT_NAMES)})")
             found += inside
         else:
             found.append(path)
     if not found:
         raise InputError("give at least one image file or folder")
     return found
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file of a folder is sent: its content says that it is an image, or its name does."""
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as stream:
+            return format_of(stream.read(HEAD)) is not None
+    except OSError:
+        return False

@@ -19,6 +19,7 @@ from oodguard.cli.terminal import Terminal
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.resemblance import accuracy_sentence, drift_sentence
 from oodguard.core.verdict import Decision
+from oodguard.server.offline.limits import LIMIT_FLAGS
 from oodguard.server.offline.options import ScoreOptions
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ grouped(
         "Verdicts": ("calibration", "confidence", "coverage", "max_error"),
         "Speed": ("engine", "device", "tuning", "sessions", "threads", "batch", "workers", "part_size"),
         "Ray": ("ray", "ray_workers"),
+        "Images": ("formats", "column"),
         "Limits": ("trust", "max_image_bytes", "max_pixels", "max_decode_work"),
     },
 )
@@ -62,7 +64,9 @@ def score(
     expect(options.bundle, Artefact.BUNDLE)
     # A pattern is for the reader of the source, which expands it.
     if not set(options.source) & set("{}*?["):
-        expect(Path(options.source), Artefact.IMAGES, more=SOURCES)
+        # Whether a Parquet file has images, its reader says.
+        table = {Artefact.RESULTS} if options.source.lower().endswith(".parquet") else set()
+        expect(Path(options.source), Artefact.IMAGES, more=SOURCES | table)
     try:
         from oodguard.server.offline.job import score as run
     except ModuleNotFoundError as error:
@@ -79,15 +83,24 @@ def score(
     console.print(f"[bold]{escape(str(options.out))}[/]: {summary.images:,} images, {_shares(summary)}")
     for sentence in _resemblance(summary):
         console.print(sentence)
+    if summary.grey_levels is not None:
+        console.print(f"warning: {summary.grey_levels.sentence}")
     if summary.failed:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(summary.errors.items()))
         console.print(f"{summary.failed:,} could not be used: {codes}")
-    if summary.skipped:
-        console.print(f"other files, passed over: {summary.skipped:,}")
+        if flags := ", ".join(flag for code, flag in LIMIT_FLAGS.items() if code in summary.errors):
+            console.print(f"limits refused some of them; to use these, raise {flags}")
+    if summary.passed:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(summary.passed.items(), key=_most_first))
+        console.print(f"other files, passed over: {sum(summary.passed.values()):,} ({escape(kinds)})")
     if summary.seconds:
         rate = summary.scored / summary.seconds
         console.print(f"{summary.scored:,} scored in {summary.seconds:.1f} s: {rate:.0f} images/s ({summary.how})")
     return SOME_FAILED if summary.failed else 0
+
+
+def _most_first(kind: tuple[str, int]) -> tuple[int, str]:
+    return -kind[1], kind[0]
 
 
 def _resemblance(summary: Summary) -> Iterator[str]:

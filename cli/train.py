@@ -23,7 +23,11 @@ grouped(
     TrainOptions,
     ("data", "exclude", "outliers", "backbone", "image_size", "seed", "overwrite"),
     {
-        "Photos": ("exclude_kinds", "on_unreadable", "calibration_fraction", "test_fraction", "leave_out"),
+        "Photos": (
+            *("classes_from", "ignore_folder", "splits"),
+            *("path_column", "label_column", "split_column", "class_names"),
+            *("exclude_kinds", "on_unreadable", "on_duplicate", "calibration_fraction", "test_fraction", "leave_out"),
+        ),
         "Backbone": (
             *("weights", "views", "fine_tune", "fine_tune_part", "fine_tune_epochs", "fine_tune_lr", "retain"),
             *("fine_tune_batch", "fine_tune_accumulate", "fine_tune_augment", "fine_tune_mixup", "fine_tune_cutmix"),

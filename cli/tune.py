@@ -38,8 +38,9 @@ def tune(
     if not 0 < seconds <= 3600:
         raise InputError("--seconds must be above 0 and at most 3600")
     expect(bundle, Artefact.BUNDLE)
+    from oodguard.core.allowance import cores
     from oodguard.server.search import search
-    from oodguard.server.tuning import TUNING_FILE, cores
+    from oodguard.server.tuning import TUNING_FILE
 
     with reporter(output) as report:
         record = search(

@@ -27,7 +27,11 @@ grouped(
             *("seed", "views", "members", "hidden", "anchors", "epochs", "batch_size", "lr"),
             *("neighbours", "bank_size"),
         ),
-        "Photos and thresholds": ("on_unreadable", "calibration_fraction", "test_fraction", "confidence"),
+        "Photos and thresholds": (
+            *("classes_from", "ignore_folder", "splits"),
+            *("path_column", "label_column", "split_column", "class_names"),
+            *("on_unreadable", "on_duplicate", "calibration_fraction", "test_fraction", "confidence"),
+        ),
         "This machine": ("cache", "threads"),
     },
 )
@@ -62,7 +66,7 @@ def wrap(
             f"{classifier} is a checkpoint; say which timm model it is of with --backbone, or export it to ONNX"
         )
     if options.labels == "model":
-        expect(options.data, Artefact.IMAGES, flag="--data", more=frozenset({Artefact.ARCHIVE}))
+        expect(options.data, Artefact.IMAGES, flag="--data", more=frozenset({Artefact.ARCHIVE, Artefact.TABLE}))
     else:
         expect_photos(options.data, flag="--data")
     if options.unseen is not None:

@@ -13,6 +13,7 @@ from xml.sax.saxutils import quoteattr
 
 from oodguard.clients.samples import Sampled, Unreadable, read_samples
 from oodguard.core.errors import ImageError
+from oodguard.core.images import OWN_FILES
 from oodguard.core.preprocessing import open_image
 from oodguard.pages.text import plain
 
@@ -79,7 +80,7 @@ class Sizes:
         name = sampled.image.relative_to(self.folder).as_posix()
         try:
             name.encode()
-            width, height = open_image(sampled.image.read_bytes()).size
+            width, height = open_image(sampled.image.read_bytes(), OWN_FILES).size
         except UnicodeEncodeError:
             self.unreadable.append(Unreadable(name, "its name is no Unicode; rename it"))
         except (ImageError, OSError) as error:

@@ -13,6 +13,7 @@ from oodguard.clients.samples import Sampled, Samples, Unreadable, read_samples
 from oodguard.core.bank import NEAREST
 from oodguard.core.errors import ImageError, InputError
 from oodguard.core.explanation import Explanation
+from oodguard.core.images import OWN_FILES
 from oodguard.core.manifest import load_manifest
 from oodguard.core.preprocessing import open_image
 from oodguard.core.thumbnails import Thumbnails
@@ -82,7 +83,7 @@ def _card(sampled: Sampled, thumbnails: Thumbnails | None) -> Card:
     sample = sampled.sample
     above = [name.value for name, score in sample.scores.items() if score.is_ood]
     return Card(
-        image=thumbnail(open_image(sampled.image.read_bytes())),
+        image=thumbnail(open_image(sampled.image.read_bytes(), OWN_FILES)),
         alt=f"image labelled {sample.label}, OOD score {sample.ood_score:.2f}",
         title=f"{sample.label}, {percent(sample.probability, 0)}",
         lines=(

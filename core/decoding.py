@@ -14,8 +14,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
+from oodguard.core.apart import BESIDE, PASSES
+from oodguard.core.bands import TURNS, WHOLE, fits_bands, orientation_of
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.core.formats import format_of
@@ -78,6 +80,8 @@ class Effort:
         kind = format_of(data)
         # Pillow also takes TIFFs whose version is written in the wrong order.
         look = _LOOKS["TIFF"] if data[:2] in (b"II", b"MM") else _LOOKS.get(kind.name) if kind else None
+        if kind is not None and kind.apart:
+            return cls(passes=PASSES, beside=BESIDE)
         try:
             return cls() if look is None else look(data, most)
         except (IndexError, struct.error):
@@ -90,7 +94,7 @@ class Effort:
 
 
 def _jpeg(data: bytes, most: int) -> Effort:
-    place, fixed, frame, layers, exif = 2, 0, 0, 0, 0
+    place, fixed, frame, layers, coefficients, exif = 2, 0, 0, 0, 0, 0
     while fixed <= most:
         marker = data.find(b"\xff", place)
         if marker < 0:
@@ -109,14 +113,22 @@ def _jpeg(data: bytes, most: int) -> Effort:
             fixed += exif + METADATA * size
             exif += size
         elif kind in _FRAMES:
-            frame, layers = kind, data[place + 7]
+            frame, layers, coefficients = kind, data[place + 7], _coefficients(data, place)
         elif kind == 0xDA:
             if frame in _SEQUENTIAL and data[place + 2] == layers:
                 return Effort(fixed=fixed)
             scans = 1 + _scans(data, place)
-            return Effort(fixed=fixed + SCAN * scans, passes=scans, beside=2 * layers)
+            return Effort(fixed=fixed + SCAN * scans, passes=scans, beside=2 * coefficients)
         place += max(size, 2)
     return Effort(fixed=fixed)
+
+
+def _coefficients(data: bytes, start: int) -> int:
+    """Coefficients of a JPEG for each of its pixels, rounded up: each two bytes. `start`: of the frame's header."""
+    layers = data[start + 7]
+    factors = [divmod(data[start + 9 + 3 * layer], 16) for layer in range(layers)]
+    across, down = (max(1, *(pair[side] for pair in factors)) for side in (0, 1))
+    return math.ceil(sum(h * v for h, v in factors) / (across * down))
 
 
 def _scans(data: bytes, start: int) -> int:
@@ -208,23 +220,40 @@ _SIZE, _CHUNK, _RIFF = struct.Struct(">H"), struct.Struct(">I4s"), struct.Struct
 _LOOKS = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "GIF": _gif, "BMP": _bmp, "TIFF": _tiff}
 
 
-def bytes_to_decode(image: Image.Image, effort: Effort, *, full: int) -> int:
-    """The memory that decoding an opened image takes at its peak, in bytes; `full` are the pixels of its file.
+def bytes_to_decode(image: Image.Image, effort: Effort, *, full: int, resized: int = 0) -> int:
+    """The memory that decoding an opened image takes at its peak, in bytes.
 
-    The picture as it is decoded, the same turned upright, the same as RGB, and what the decoder keeps beside it.
+    full: the pixels of its file. resized: the bytes of its rows once they have the input's width.
+
+    The picture as it is decoded, what the decoder keeps beside it, and its bands; of a small or thin picture, a copy
+    that is turned upright, or one as RGB.
     """
-    own = _BYTES.get(image.mode, 4)
+    pixels, own = image.width * image.height, _BYTES.get(image.mode, 4)
+    beside = full * effort.beside + effort.piece
+    if fits_bands(*image.size):
+        return pixels * own + beside + resized + BAND_BYTES
     # Asking a PNG would decode it: its orientation may follow its pixels.
-    turned = image.format == "PNG" or image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    turned = image.format == "PNG" or orientation_of(image) in TURNS
+    copy = max(own if turned else 0, 0 if image.mode == "RGB" else 4)
     # One byte more than the picture itself, for what does not grow with it.
-    copies = own * (2 if turned else 1) + (1 if image.mode == "RGB" else 5)
-    return image.width * image.height * copies + full * effort.beside + effort.piece
+    return pixels * (own + copy + 1) + beside
 
 
-# No more than these bytes are ever counted for a pixel of a file; and room for the largest picture that the default
-# limits allow.
-MOST_BYTES = 26
-DECODING_BYTES = 1280 * 1024 * 1024
+# A band of a large picture, in each form that it passes through.
+BAND_BYTES = 2 * 1024 * 1024
+# No more than these bytes are ever counted for a pixel of a file.
+MOST_BYTES = 22
+# What a server's decoders hold together, by default.
+DECODING_BYTES = 256 * 1024 * 1024
+
+
+def least_bytes(max_pixels: int) -> int:
+    """What decoders must be allowed to hold, so that an RGB picture of so many pixels is decoded.
+
+    Pictures of up to a megapixel are decoded whatever their format is; a larger one of a format that takes more memory
+    may be refused.
+    """
+    return max(5 * max_pixels, 26 * min(max_pixels, WHOLE))
 
 
 class DecodingRoom:
@@ -240,7 +269,7 @@ class DecodingRoom:
 
     @classmethod
     def of(cls, most_pixels: int) -> DecodingRoom:
-        """Room for the largest picture, at least."""
+        """Room for the largest picture in whatever format."""
         return cls(max(DECODING_BYTES, MOST_BYTES * most_pixels))
 
     def __init__(self, size: int) -> None:
@@ -254,8 +283,8 @@ class DecodingRoom:
         if size > self.size:
             raise ImageError(
                 Code.TOO_MANY_PIXELS,
-                f"decoding the image would take {size:,} bytes of memory; at most {self.size:,} are there, so send it "
-                "smaller",
+                f"decoding the image would take {size:,} bytes of memory; at most {self.size:,} are there "
+                "(--max-decode-bytes), so send it smaller, or as an ordinary JPEG",
             )
         with self._changed:
             self.waiting += 1

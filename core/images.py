@@ -16,6 +16,7 @@ from PIL import Image
 from oodguard.core.codes import Code
 from oodguard.core.decoding import DecodingRoom
 from oodguard.core.errors import ImageError
+from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.preprocessing import (
     DEFAULT_LIMITS,
     ImageLimits,
@@ -25,6 +26,11 @@ from oodguard.core.preprocessing import (
 )
 from oodguard.core.quality import Picture, load_picture, picture_from
 from oodguard.core.text import readable
+
+# For the files of whoever gives the command, in training as in scoring: only absurd ones are refused.
+OWN_LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=400_000_000, max_work=4_800_000_000, formats=FORMAT_NAMES)
+# For files that the user keeps, such as flagged images that a server took.
+OWN_FILES = ImageLimits(formats=FORMAT_NAMES)
 
 ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 

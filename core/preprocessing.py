@@ -6,8 +6,6 @@ Normalisation is part of the graph; `network_input` says what it computes.
 
 from __future__ import annotations
 
-import io
-import math
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,28 +15,31 @@ from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
+from oodguard.core.bands import LYING, Bands, Box, made_upright, orientation_of, to_resize
 from oodguard.core.classifier import InputType, Layout
 from oodguard.core.codes import Code
-from oodguard.core.decoding import DecodingRoom, Effort, HeavyPicture, LightRoom, bytes_to_decode
+from oodguard.core.decoding import DecodingRoom, Effort, LightRoom, bytes_to_decode
 from oodguard.core.errors import ImageError, InputError
-from oodguard.core.formats import FORMAT_NAMES
-from oodguard.core.rgb import as_rgb
+from oodguard.core.formats import DEFAULT_FORMATS
+from oodguard.core.levels import Levels
+from oodguard.core.picture_files import open_picture
+from oodguard.core.reduced import reduce, turned
+from oodguard.core.refusals import refusals
+from oodguard.core.rgb import as_rgb, levels_of
+from oodguard.core.tiff import for_pillow, tiff_refusals
 
 Pixels = npt.NDArray[np.uint8]
 Channel = npt.NDArray[np.float32]
-Box = tuple[float, float, float, float]
 Triple = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Fit = Literal["crop", "squash", "pad"]
 Channels = Literal["rgb", "bgr"]
+White = Literal["tags-else-type"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
-# The final resize still shrinks by two, so what is left of the decoder's own filter is hardly seen.
-REDUCED_MARGIN = 2
-REDUCED_TOLERANCE = 1.0
 # Under this name a decoded image says what it was decoded from.
 _ORIGIN = "oodguard.origin"
 
@@ -53,12 +54,6 @@ PLAIN_ONLY = (
 # Of a frame, in pixels.
 MAX_SIDE = 4096
 FILTERS: Mapping[str, Image.Resampling] = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
-# These take hard-edged parts of a picture: other parts, where it is decoded at a reduced scale.
-_HARD_EDGED = ("nearest", "box")
-# Orientations (EXIF) of pictures that are stored lying on their side.
-_LYING = (5, 6, 7, 8)
-# Pillow calls a JPEG with further pictures behind it by another name.
-_JPEG = ("JPEG", "MPO")
 # One image object may be given twice, to two threads; Pillow reads the file behind it without a guard.
 _LOADING = threading.Lock()
 
@@ -66,18 +61,21 @@ _LOADING = threading.Lock()
 class Preprocessing(BaseModel):
     """How an image becomes the `[height, width, 3]` uint8 array the graph takes, and that what its network takes.
 
-    A frame is laid over the picture: `resize` pixels high, and as wide as the input is in proportion. `fit` says how
-    they meet: crop, the picture is scaled until it covers the frame; squash, each side is scaled to the frame's; pad,
-    the picture is scaled until it lies within the frame, in the middle of `fill`. Then the central `crop` x `width`
-    pixels are cut out. For a square input and `crop`, that is: the short side is resized to `resize` pixels, then the
-    central square is cut out.
+    A frame is laid over the picture: `resize` pixels high, and `resize_width` or as wide as the input is in proportion.
+    `fit` says how they meet: crop, the picture is scaled until it covers the frame; squash, each side is scaled to the
+    frame's; pad, the picture is scaled until it lies within the frame, in the middle of `fill`. Then the central
+    `crop` x `width` pixels are cut out, with `fill` around them where the picture is smaller. For a square input and
+    `crop`, that is: the short side is resized to `resize` pixels, then the central square is cut out.
 
     Inside the graph: channels in the order `channels`, divided by `scale`, less `mean`, divided by `std` (one number
     for each channel, in that order). See `network_input`.
 
-    reduced_jpeg: decode a JPEG at 1/2, 1/4 or 1/8 scale while the picture stays at least `REDUCED_MARGIN` times as
-    large as it will be. The pixels then differ from the full path's by less than `REDUCED_TOLERANCE` grey levels on
-    average.
+    reduced_jpeg: decode a JPEG at 1/2, 1/4 or 1/8 scale while the picture stays at least twice as large as it will be
+    (`core/reduced.py`). A photo's pixels then differ from the full path's by less than `REDUCED_TOLERANCE` grey levels
+    on average.
+
+    white: the rule by which the numbers of a file become 0 to 255 (`core/levels.py`). A program that reads files by
+    another rule refuses the record.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,9 +88,13 @@ class Preprocessing(BaseModel):
     std: Triple = Field(description="What each channel is divided by after that.")
     fit: Fit = Field("crop", description="How a picture of another shape meets the input.")
     width: int | None = Field(None, ge=8, le=MAX_SIDE, description="The input's width, where it is not square.")
+    resize_width: int | None = Field(
+        None, ge=8, le=MAX_SIDE, description="The width that it is fitted to, where that is not in proportion."
+    )
     fill: tuple[Byte, Byte, Byte] = Field((0, 0, 0), description="The colour (RGB) around a picture that is padded.")
     channels: Channels = Field("rgb", description="The order in which the network takes the channels.")
     scale: FiniteFloat = Field(255.0, gt=0, description="What pixels are divided by before mean and std.")
+    white: White = Field("tags-else-type", description="The rule that says which number of a file is white.")
 
     @field_validator("std")
     @classmethod
@@ -131,7 +133,11 @@ class Preprocessing(BaseModel):
     def frame(self) -> tuple[int, int]:
         """Height and width of what the picture is fitted to, of which `size` is the middle."""
         height, width = self.size
-        return self.resize, max(1, round(self.resize * width / height))
+        return self.resize, self.resize_width or max(1, round(self.resize * width / height))
+
+    def bytes_of_rows(self, width: int, height: int) -> int:
+        """The memory of a picture's rows once they have the input's width, in bytes."""
+        return 4 * self.frame[1] * (min if self.fit == "crop" else max)(width, height)
 
     def scaling(self, width: int, height: int) -> float:
         """What the sides of a picture are multiplied by: above 1 it is enlarged. Squashed, of the side shrunk least."""
@@ -150,17 +156,18 @@ class _Origin:
 
 
 class ImageLimits(BaseModel):
-    """What an image may cost; checked on the header before any pixel is decoded."""
+    """What an image may cost and be; checked on the header before any pixel is decoded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_bytes: int = Field(20 * 1024 * 1024, ge=1, description="Largest encoded image, in bytes.")
-    max_pixels: int = Field(50_000_000, ge=1, description="Largest image, in pixels (width x height).")
+    max_pixels: int = Field(50_000_000, ge=1, description="Largest image as it is decoded, in pixels (width x height).")
     max_work: int = Field(
         600_000_000,
         ge=1,
         description="Largest decoding work: pixels times the scans or passes in which the file holds them.",
     )
+    formats: tuple[str, ...] = Field(DEFAULT_FORMATS, description="Formats that are read, as core/formats.py has them.")
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -171,80 +178,65 @@ def open_image(
 ) -> Image.Image:
     """Decode `data` to an upright RGB image; a JPEG smaller than it is, where `shrink_for` allows `reduced_jpeg`.
 
-    Alpha is laid over white, 16-bit greyscale is scaled to 8 bits, CMYK and palettes are converted, only the first
-    frame of an animation is used, and EXIF orientation is applied.
+    Alpha is laid over white, numbers of more than 8 bits are scaled by `core/levels.py`, CMYK and palettes are
+    converted, only the first frame or page is used, and EXIF orientation is applied.
 
     Raises `ImageError` for anything that is not a usable image; the header is checked first, so a bomb is refused
     without being decoded.
     """
-    with opened_within(data, limits, shrink_for, None) as image:
-        return image
+    with _decoded(data, limits, shrink_for, None) as (image, levels, origin):
+        found = made_upright(image, levels)
+        found.info[_ORIGIN] = origin
+        return found
 
 
 @contextmanager
 def opened_within(
-    data: bytes, limits: ImageLimits, shrink_for: Preprocessing | None, room: DecodingRoom | LightRoom | None
-) -> Iterator[Image.Image]:
-    """As `open_image`; `room` holds what decoding takes of memory, until the context ends."""
-    if not data:
-        raise ImageError(Code.EMPTY, "the image is empty (0 bytes)")
-    if len(data) > limits.max_bytes:
-        raise ImageError(
-            Code.TOO_MANY_BYTES, f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted"
-        )
-    effort = Effort.of(data, most=limits.max_work)
-    _require_little_work(effort.fixed, limits)
-    with ExitStack() as held:
-        with _refusals(), Image.open(io.BytesIO(data), formats=FORMAT_NAMES) as image:
-            _require_room(image, limits)
-            _require_little_work(effort.work(*image.size), limits)
-            width, height = image.size
-            extent = None if shrink_for is None else _reduce(image, shrink_for)
-            if room is not None:
-                held.enter_context(room.hold(bytes_to_decode(image, effort, full=width * height)))
-            image.load()
-            lying, orientation = image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
-            # In place, because it would otherwise copy what is upright already.
-            ImageOps.exif_transpose(image, in_place=True)
-            found = as_rgb(image)
-            found.info[_ORIGIN] = _Origin(
-                size=(height, width) if orientation in _LYING else (width, height),
-                extent=None if extent is None else _turned(extent, lying, orientation),
-            )
+    data: bytes, limits: ImageLimits, shrink_for: Preprocessing, room: DecodingRoom | LightRoom | None
+) -> Iterator[Image.Image | Bands]:
+    """As `open_image`, for `to_pixels`; `room` holds what decoding takes of memory, until the context ends."""
+    with _decoded(data, limits, shrink_for, room) as (image, levels, origin):
+        found = to_resize(image, levels)
+        found.info[_ORIGIN] = origin
         yield found
 
 
-def _reduce(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, float] | None:
-    """Have the decoder reduce a JPEG where that keeps `REDUCED_TOLERANCE`; the picture's true size then, in pixels.
+@contextmanager
+def _decoded(
+    data: bytes, limits: ImageLimits, shrink_for: Preprocessing | None, room: DecodingRoom | LightRoom | None
+) -> Iterator[tuple[Image.Image, Levels | None, _Origin]]:
+    """The picture as its file holds it, neither upright nor RGB, its levels and its origin; other files are refused."""
+    if not data:
+        raise ImageError(Code.EMPTY, "the image is empty (0 bytes)")
+    if len(data) > limits.max_bytes:
+        most = f"{limits.max_bytes:,} are accepted (--max-image-bytes)"
+        raise ImageError(Code.TOO_MANY_BYTES, f"the image has {len(data):,} bytes; at most {most}")
+    effort = Effort.of(data, most=limits.max_work)
+    _require_little_work(effort.fixed, limits)
+    with (
+        refusals(limits.formats),
+        tiff_refusals(data),
+        ExitStack() as held,
+        open_picture(for_pillow(data), limits.formats, most_work=limits.max_work) as image,
+    ):
+        width, height = image.size
+        levels = levels_of(image, data)
+        extent = None if shrink_for is None else reduce(image, shrink_for)
+        _require_room(image, limits, full=(width, height))
+        _require_little_work(effort.work(width, height), limits)
+        if room is not None and shrink_for is not None:
+            resized = shrink_for.bytes_of_rows(*image.size)
+            held.enter_context(room.hold(bytes_to_decode(image, effort, full=width * height, resized=resized)))
+        image.load()
+        orientation = orientation_of(image)
+        origin = _Origin(
+            size=(height, width) if orientation in LYING else (width, height),
+            extent=None if extent is None else turned(extent, image.size, orientation),
+        )
+        yield image, levels, origin
 
-    The size is a fraction where the reduction does not divide the sides: the last row and column are then larger than
-    the picture. Chroma at half or a quarter of the width alone (4:2:2, 4:4:0, 4:1:1) comes out in blocks.
-    """
-    if not preprocessing.reduced_jpeg or preprocessing.interpolation in _HARD_EDGED or image.format not in _JPEG:
-        return None
-    size = image.size
-    if image.getexif().get(ExifTags.Base.Orientation, 1) in _LYING:
-        size = size[::-1]
-    side = REDUCED_MARGIN * preprocessing.scaling(*size)
-    sampling = {tuple(layer[1:3]) for layer in getattr(image, "layer", ())}
-    if side >= 1 or not sampling <= {(1, 1), (2, 2)}:
-        return None
-    # The decoder drops high frequencies for less than the price of keeping them.
-    drafted = image.draft(None, (math.ceil(image.width * side), math.ceil(image.height * side)))
-    return None if drafted is None else drafted[1][2:]
 
-
-def _turned(extent: tuple[float, float], size: tuple[int, int], orientation: int) -> Box:
-    """Where a picture of `extent`, at the top left of an image of `size`, lies once its EXIF orientation is applied."""
-    (w, h), (width, height) = extent, size
-    x = (width - w, float(width)) if orientation in (2, 3, 7, 8) else (0.0, w)
-    y = (height - h, float(height)) if orientation in (3, 4, 6, 7) else (0.0, h)
-    if orientation in _LYING:
-        x, y = y, x
-    return x[0], y[0], x[1], y[1]
-
-
-def size_of(image: Image.Image) -> tuple[int, int]:
+def size_of(image: Image.Image | Bands) -> tuple[int, int]:
     """Width and height of the picture that an image of `open_image` or `upright` was decoded from."""
     origin = image.info.get(_ORIGIN)
     return origin.size if isinstance(origin, _Origin) else image.size
@@ -252,18 +244,23 @@ def size_of(image: Image.Image) -> tuple[int, int]:
 
 def upright(image: Image.Image, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     """An image that is open already as `open_image` would give it: upright and RGB. Raises `ImageError`."""
-    with _refusals():
+    with refusals(limits.formats):
         _require_room(image, limits)
         with _LOADING:
+            levels = levels_of(image)
             image.load()
-        return as_rgb(ImageOps.exif_transpose(image))
+        return as_rgb(ImageOps.exif_transpose(image), levels)
 
 
-def _require_room(image: Image.Image, limits: ImageLimits) -> None:
+def _require_room(image: Image.Image, limits: ImageLimits, *, full: tuple[int, int] | None = None) -> None:
     width, height = image.size
     if width * height > limits.max_pixels:
+        reduced = f", {width} x {height} where it is decoded smaller" if full not in (None, image.size) else ""
+        width, height = full or image.size
         raise ImageError(
-            Code.TOO_MANY_PIXELS, f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} are accepted"
+            Code.TOO_MANY_PIXELS,
+            f"the image has {width} x {height} pixels{reduced}; at most {limits.max_pixels:,} are accepted "
+            "(--max-pixels)",
         )
 
 
@@ -271,79 +268,66 @@ def _require_little_work(work: int, limits: ImageLimits) -> None:
     if work > limits.max_work:
         raise ImageError(
             Code.TOO_MUCH_WORK,
-            f"decoding the image would take more than {limits.max_work:,} steps (pixels times scans); save it again as "
-            "an ordinary JPEG or PNG",
+            f"decoding the image would take more than {limits.max_work:,} steps (pixels times scans; "
+            "--max-decode-work); save it again as an ordinary JPEG or PNG",
         )
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Whatever Pillow raises, as an `ImageError`."""
-    try:
-        yield
-    except (ImageError, HeavyPicture):
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(
-            Code.UNSUPPORTED_TYPE, f"not an image of a supported type ({', '.join(FORMAT_NAMES)})"
-        ) from None
-    except MemoryError:
-        raise ImageError(Code.TOO_MANY_PIXELS, "the image needs more memory than there is") from None
-    except Exception as error:  # Pillow's decoders raise almost any type on damaged input
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageError(Code.CANNOT_DECODE, f"the image is damaged and cannot be decoded ({reason})") from None
-
-
-def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+def to_pixels(image: Image.Image | Bands, preprocessing: Preprocessing) -> Pixels:
     """Fit the picture and cut out the middle: `[height, width, 3]` uint8. See `Preprocessing`.
 
-    A 1 x 100,000 image costs no more than a square one: what crop cuts off is left out before resampling, and what
-    squash makes broader is shrunk first. squash and pad give the very pixels of timm's `squash` and `border`; crop's
-    lie up to half a pixel beside those of `center`, which rounds the scaled picture to whole pixels.
+    This is what timm's transforms do: crop, its `center`; squash and pad, its `squash` and `border`, bit for bit. But a
+    1 x 100,000 image costs no more than a square one: what crop cuts off is left out before resampling, which rounds
+    a little otherwise, and what squash makes broader is shrunk first.
     """
     origin = image.info.get(_ORIGIN)
     extent = origin.extent if isinstance(origin, _Origin) else None
-    extent = extent or (0.0, 0.0, float(image.width), float(image.height))
-    if preprocessing.fit != "crop":
-        return _fitted(image, extent, preprocessing)
-    left, top, right, bottom = extent
-    height, width = preprocessing.size
-    aspect = width / height
-    side = min((right - left) / aspect, bottom - top)
-    # crop > resize would ask for pixels beyond the edge: the whole short side is used instead.
-    half = min(side * preprocessing.crop / preprocessing.resize, side) / 2
-    x, y = (left + right) / 2, (top + bottom) / 2
-    box = (x - half * aspect, y - half, x + half * aspect, y + half)
-    return np.asarray(image.resize((width, height), FILTERS[preprocessing.interpolation], box=box), dtype=np.uint8)
-
-
-def _fitted(image: Image.Image, extent: Box, preprocessing: Preprocessing) -> Pixels:
-    """The middle of the picture, which lies in `extent` of the image, squashed to the frame or padded to it."""
-    left, top, right, bottom = extent
-    height, width = preprocessing.frame
-    if preprocessing.fit == "pad":
-        ratio = max((bottom - top) / height, (right - left) / width)
-        height, width = max(1, round((bottom - top) / ratio)), max(1, round((right - left) / ratio))
-    fitted = _resized(image, (width, height), FILTERS[preprocessing.interpolation], extent)
+    left, top, right, bottom = extent = extent or (0.0, 0.0, float(image.width), float(image.height))
+    height, width = _scaled(*size_of(image), preprocessing)
+    (goal, rows), (goal_across, columns) = (
+        _middle(have, want) for have, want in zip((height, width), preprocessing.size, strict=True)
+    )
+    resample = FILTERS[preprocessing.interpolation]
+    if preprocessing.fit == "crop":
+        across, down = (right - left) / width, (bottom - top) / height
+        size = columns.stop - columns.start, rows.stop - rows.start
+        # Not beyond the edge by rounding, which Pillow refuses.
+        end = min(left + columns.stop * across, right), min(top + rows.stop * down, bottom)
+        box = (left + columns.start * across, top + rows.start * down, *end)
+        found = np.asarray(image.resize(size, resample, box=box), dtype=np.uint8)
+    else:
+        found = _resized(image, (width, height), resample, extent)[rows, columns]
+    if found.shape == preprocessing.shape:
+        return found
     canvas = np.empty(preprocessing.shape, dtype=np.uint8)
     canvas[:] = preprocessing.fill
-    (goal, rows), (goal_across, columns) = (
-        _middle(h, w) for h, w in zip((height, width), preprocessing.size, strict=True)
-    )
-    canvas[goal, goal_across] = fitted[rows, columns]
+    canvas[goal, goal_across] = found
     return canvas
+
+
+def _scaled(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Height and width of the whole picture once it is fitted to the frame, in whole pixels, as timm rounds them."""
+    down, across = preprocessing.frame
+    if preprocessing.fit == "squash":
+        return down, across
+    if preprocessing.fit == "crop" and down == across:
+        # torchvision, which rounds the long side down.
+        return down * height // min(width, height), down * width // min(width, height)
+    ratios = height / down, width / across
+    ratio = max(ratios) if preprocessing.fit == "pad" else min(ratios)
+    return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
 def _middle(have: int, want: int) -> tuple[slice, slice]:
     """Where the middle of `have` pixels goes in a side of `want`, and which pixels that is. Rounds as timm does."""
     if have <= want:
         place = (want - have) // 2
-        return slice(place, place + have), slice(have)
+        return slice(place, place + have), slice(0, have)
     start = round((have - want) / 2)
-    return slice(want), slice(start, start + want)
+    return slice(0, want), slice(start, start + want)
 
 
-def _resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, box: Box) -> Pixels:
+def _resized(image: Image.Image | Bands, size: tuple[int, int], resample: Image.Resampling, box: Box) -> Pixels:
     """A box of the image at another size."""
     (width, height), (left, top, right, bottom) = size, box
     # Pillow resizes the width first: of a thin picture that would make a broad one of its full height.

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import Field
 
+from oodguard.core.bands import Bands
 from oodguard.core.curve import QuantileCurve
 from oodguard.core.decoding import DecodingRoom, LightRoom
 from oodguard.core.frozen import Frozen
@@ -194,7 +195,7 @@ def traits_of(pixels: Pixels, *, scaling: float | None = None) -> Traits:
     )
 
 
-def picture_from(image: Image.Image, preprocessing: Preprocessing) -> Picture:
+def picture_from(image: Image.Image | Bands, preprocessing: Preprocessing) -> Picture:
     """An image of `open_image` or `upright` as the graph takes it, and its traits."""
     pixels = to_pixels(image, preprocessing)
     return Picture(pixels, traits_of(pixels, scaling=preprocessing.scaling(*size_of(image))))

@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import NearestNeighbors
 
 from oodguard.core.curve import QuantileCurve, Scores
 from oodguard.evaluation.frozen import Features, FrozenFeatures, LabelledFeatures
 from oodguard.training.photos.division import Labels
+from oodguard.training.photos.split import parts_of
 
 NEIGHBOUR = "fifth neighbour"
 LOGISTIC = "logistic regression"
@@ -97,9 +97,10 @@ def neighbour_distance(queries: Features, bank: Features, k: int) -> Scores:
 def _out_of_fold(frozen: FrozenFeatures) -> dict[str, Scores]:
     """Scores of the training photos, each by baselines fitted without its part; near-duplicates are in one part."""
     training, options = frozen.training, frozen.options
-    splitter = StratifiedGroupKFold(options.cross_fit, shuffle=True, random_state=options.seed)
+    parts = parts_of(training.labels, training.groups, count=options.cross_fit, seed=options.seed)
     found = {name: np.empty(len(training.labels)) for name in (NEIGHBOUR, LOGISTIC)}
-    for rest, held in splitter.split(training.labels, training.labels, training.groups):
+    for held in parts:
+        rest = np.setdiff1d(np.arange(len(training.labels)), held)
         part = LabelledFeatures(training.features[rest], training.labels[rest], training.groups[rest])
         for name, values in _Fitted.on(part).scores(training.features[held]).items():
             found[name][held] = values

@@ -16,14 +16,17 @@ from oodguard.training.progress import Reporter, Silent
 from oodguard.training.run import load_run
 
 
-def diagnose_run(folder: Path, *, report: Reporter | None = None) -> CollusionReport:
+def diagnose_run(folder: Path, *, data: Path | None = None, report: Reporter | None = None) -> CollusionReport:
     """Diagnose a run on its test photos; the generalisation gap is taken from the run's own record.
 
-    Raises `InputError` where test photos are missing, or none were set aside.
+    data: where the photos of the run are now; None: where they were. Raises `InputError` where test photos are missing,
+    or none were set aside.
     """
     report = report or Silent()
     run = load_run(folder)
     options = options_of(run.record)
+    if data is not None:
+        options = options.model_copy(update={"data": data})
     photos = photos_of_run(run.record, run.division, options)
     backbone, extractor = prepare(run, options)
     test = test_photos(run, photos, extractor, report)

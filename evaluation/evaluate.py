@@ -183,6 +183,7 @@ def examine(
         repeats=repeats,
         shifts=shifts,
         class_photos=dict(evidence.class_photos),
+        faults=record.faults,
         leak={split: dict(found) for split, found in evidence.plain.leak.items()},
         extremes=extremes(evidence, thresholds[FUSED]),
     )

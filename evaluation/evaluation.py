@@ -23,6 +23,7 @@ from oodguard.evaluation.shifted import ShiftTable
 from oodguard.evaluation.threshold import AtThreshold, Deciding
 from oodguard.evaluation.trainings import Repeats
 from oodguard.training.metrics import ConfidenceBin, Detection, Interval, Share
+from oodguard.training.record import PhotoFaults
 
 JSON_FILE = "evaluation.json"
 MARKDOWN_FILE = "evaluation.md"
@@ -72,7 +73,7 @@ class Evaluation(BaseModel):
     split and number of neighbours. `shifts`: test photos after mild shifts; None where they were not asked for.
     `wrapped`: the file of the classifier that the guard was put around; None where it was trained with the guard.
     `run` and `data` name the run with its version, and the folder of its photos. `class_photos`: how many photos of
-    each class trained.
+    each class trained. `faults`: what is wrong with the photos; None where nobody looked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -109,6 +110,7 @@ class Evaluation(BaseModel):
     shifts: ShiftTable | None = None
     wrapped: str | None = None
     class_photos: dict[str, int] = {}
+    faults: PhotoFaults | None = None
     leak: dict[str, dict[int, float]]
     extremes: tuple[Extremes, ...]
 

@@ -92,10 +92,7 @@ def _original(run: Run, options: TrainOptions, extractor: Extractor) -> tuple[nn
         return run.tail, extractor
     original = backbone_of(options)
     if original.weights_sha256 != record.weights_sha256:
-        raise InputError(
-            "the network as it was before fine-tuning cannot be had again: "
-            + ("its weights were random" if options.weights == "random" else "its weights are others now")
-        )
+        raise InputError("the network as it was before fine-tuning cannot be had again: its weights are others now")
     if record.tuned_sha256 is None:
         return original.tail, extractor
     return original.tail, Extractor(original, cache=extractor.cache, threads=extractor.threads)

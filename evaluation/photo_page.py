@@ -79,7 +79,11 @@ def photo_page(found: PhotoCheck, *, title: str, commands: str) -> str:
             sections.append(Section(heading, (_gallery(found, suspects, by_name, note),)))
     for heading, kind, note in (
         ("Files that cannot be read", Kind.UNREADABLE, "Training skips them and names them."),
-        ("Files that training passes over", Kind.PASSED_OVER, "Not named like photos, or in no class folder."),
+        (
+            "Files that training passes over",
+            Kind.PASSED_OVER,
+            "No photos by their content, hidden, of a kind that is not read, or in no class folder.",
+        ),
     ):
         if rows := found.of(kind):
             sections.append(Section(heading, (_files(rows, heading, note),)))
@@ -98,11 +102,13 @@ def photo_page(found: PhotoCheck, *, title: str, commands: str) -> str:
 def findings(found: PhotoCheck) -> tuple[Finding, ...]:
     """What the check says, one sentence each with what to do."""
     lines = [*_about_counts(found), *_about_suspects(found), *_about_files(found)]
+    if found.grey_levels is not None:
+        lines.insert(0, Finding("weak", f"{found.grey_levels.sentence}."))
     return tuple(lines) or (Finding("good", "Nothing stands out: no copies, no unreadable files, no suspect labels."),)
 
 
 def _about_counts(found: PhotoCheck) -> list[Finding]:
-    lines = []
+    lines = [Finding("weak", f"{found.shortage}.")] if found.shortage else []
     if found.small:
         names = ", ".join(found.small[:6])
         lines.append(
@@ -160,12 +166,11 @@ def _about_files(found: PhotoCheck) -> list[Finding]:
         lines.append(
             Finding("weak", f"{count(len(unreadable), 'file')} cannot be read: fetch them again or remove them.")
         )
-    images = [file for file in found.passed if file.image]
-    if images:
-        verb = "is" if len(images) == 1 else "are"
-        lines.append(
-            Finding("weak", f"{count(len(images), 'photo')} {verb} passed over by training: rename or move them.")
-        )
+    for image, what in ((True, "photo"), (False, "other file")):
+        if files := [file for file in found.passed if file.image is image]:
+            verb = "is" if len(files) == 1 else "are"
+            text = f"{count(len(files), what)} {verb} passed over by training, the first: {files[0].name}"
+            lines.append(Finding("weak" if image else "note", f"{text} ({files[0].reason})."))
     return lines
 
 

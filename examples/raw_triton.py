@@ -26,23 +26,30 @@ def read_manifest(client, model):
 
 
 def load_pixels(path, how):
-    """The image upright, cropped, squashed or padded to what the graph takes: [height, width, 3] uint8."""
+    """A photo of 8 bits upright, cropped, squashed or padded to what the graph takes: [height, width, 3] uint8."""
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     filter, height, width = FILTERS[how["interpolation"]], how["crop"], how["width"] or how["crop"]
-    if how["fit"] == "crop":
-        window = min(image.width * height / width, image.height) * min(how["crop"] / how["resize"], 1.0)
-        x, y = window * width / height / 2, window / 2
-        box = (image.width / 2 - x, image.height / 2 - y, image.width / 2 + x, image.height / 2 + y)
-        return np.asarray(image.resize((width, height), filter, box=box))
-    w, h = round(how["resize"] * width / height), how["resize"]
-    if how["fit"] == "pad":
-        ratio = max(image.width / w, image.height / h)
+    # The size of the whole picture, of which the middle is taken.
+    w, h = how["resize_width"] or round(how["resize"] * width / height), how["resize"]
+    if how["fit"] == "crop" and w == h:
+        w, h = (w * side // min(image.size) for side in image.size)
+    elif how["fit"] != "squash":
+        ratios = image.width / w, image.height / h
+        ratio = max(ratios) if how["fit"] == "pad" else min(ratios)
         w, h = max(1, round(image.width / ratio)), max(1, round(image.height / ratio))
     canvas = Image.new("RGB", (width, height), tuple(how["fill"]))
-    corner = [
-        (have - want) // 2 if want < have else -round((want - have) / 2) for have, want in ((width, w), (height, h))
-    ]
-    canvas.paste(image.resize((w, h), filter), tuple(corner))
+    ends = []
+    for have, want in ((w, width), (h, height)):
+        start = max(0, round((have - want) / 2))
+        ends.append((start, start + min(have, want), max(0, (want - have) // 2)))
+    (left, right, x), (top, bottom, y) = ends
+    if how["fit"] == "crop":
+        across, down = image.width / w, image.height / h
+        end = min(right * across, image.width), min(bottom * down, image.height)
+        middle = image.resize((right - left, bottom - top), filter, box=(left * across, top * down, *end))
+    else:
+        middle = image.resize((w, h), filter).crop((left, top, right, bottom))
+    canvas.paste(middle, (x, y))
     return np.asarray(canvas)
 
 

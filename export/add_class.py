@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from oodguard.export.class_photos import NewPhotos, OpenedGraph, Seen, new_photo
 from oodguard.export.head_parts import FeatureRows, HeadParts, rewritten
 from oodguard.export.new_class import with_class
 from oodguard.training.metrics import Share, share
+from oodguard.training.options import FolderOptions
 from oodguard.training.photos.division import label_numbers
 from oodguard.training.photos.labelled import Photo
 from oodguard.training.photos.split import near_duplicate_groups
@@ -90,7 +92,22 @@ def add_class(
     as its definition does, or where few of the new photos, each judged without itself, are accepted with their
     label. A bundle appears at `out` complete or not at all.
     """
-    report = report or Silent()
+    with tempfile.TemporaryDirectory(prefix="oodguard-") as cache:
+        return _added(bundle, name, folder, Path(cache), out=out, data=data, version=version, report=report or Silent())
+
+
+def _added(
+    bundle: Path,
+    name: str,
+    folder: Path,
+    cache: Path,
+    *,
+    out: Path,
+    data: Path | None,
+    version: str | None,
+    report: Reporter,
+) -> ClassAdded:
+    """As `add_class`; cache: where photos are unpacked to."""
     manifest, text = _bundle(bundle, name, out)
     if version is not None and not re.fullmatch(NAME, version):
         raise InputError("--model-version takes letters, digits, dots, hyphens and underscores, at most 64")
@@ -102,10 +119,12 @@ def add_class(
     if data is not None:
         known = old_photos(
             data,
+            cache,
             bank=bank,
             classes=manifest.classes,
             trained=provenance.train_images,
             cross_fitted=bool(provenance.options.get("cross_fit")),
+            rules=FolderOptions.of(provenance.options).folder_rules,
             out={photo.sha256 for photo in photos.photos},
         )
     model = onnx.load(bundle / manifest.graph)

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from oodguard.core.bank import Bank
 from oodguard.core.errors import ImageError, InputError
 from oodguard.core.manifest import INPUT_NAME
+from oodguard.core.photo_folders import FolderRules
 from oodguard.core.preprocessing import Pixels, Preprocessing, load_pixels
 from oodguard.core.text import readable
 from oodguard.core.verdict import Outputs
@@ -84,18 +85,26 @@ class OldPhotos:
 
 
 def old_photos(
-    data: Path, *, bank: Bank, classes: Collection[str], trained: int, cross_fitted: bool, out: Collection[str]
+    data: Path,
+    cache: Path,
+    *,
+    bank: Bank,
+    classes: Collection[str],
+    trained: int,
+    cross_fitted: bool,
+    out: Collection[str],
+    rules: FolderRules,
 ) -> OldPhotos:
     """The photos at `data` that the model was not trained on, divided.
 
     Photos of test/ measure; those of the other folders that are not in the bank calibrate. Without test/, and where the
     bank does not name every photo that trained, one half of what trained nothing does each, by their content.
-    out: SHA-256 of photos that are the new class's. Raises `InputError` where none is left.
+    cache: where photos are unpacked to. out: SHA-256 of photos that are the new class's. rules: how the run read its
+    folders. Raises `InputError` where none is left.
     """
-    with tempfile.TemporaryDirectory(prefix="oodguard-") as cache:
-        found = find_photos(data, Path(cache)) if data.is_dir() else None
-    if found is None:
-        raise InputError(f"--data takes the folder of labelled photos that the run was trained on; {data} is none")
+    if not data.exists():
+        raise InputError(f"--data takes the labelled photos that the run was trained on, and {data} does not exist")
+    found = find_photos(data, cache, rules)
     named = {*bank.sha256, *out}
 
     def unseen(photos: Sequence[Photo]) -> tuple[Photo, ...]:

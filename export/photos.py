@@ -13,7 +13,6 @@ from oodguard.core.preprocessing import Pixels, Preprocessing, open_image, to_pi
 from oodguard.evaluation.evaluate import options_of
 from oodguard.training.backbone.augment import augmented_pixels
 from oodguard.training.backbone.features import TRAINING_LIMITS, batches
-from oodguard.training.options import DIGITS
 from oodguard.training.photos.again import photos_of_run
 from oodguard.training.photos.division import found_again
 from oodguard.training.photos.labelled import Photo, Photos
@@ -42,7 +41,7 @@ def run_photos(run: Run, run_folder: Path, *, data: Path | None) -> RunPhotos:
             f"{run_folder} was cross-fitted: all its photos trained it, and a lower precision needs photos that did "
             "not to set its thresholds on; export fp32, or train without --cross-fit"
         )
-    photos, source = photos_of(run, run_folder, data=data)
+    photos, source = photos_of(run, data=data)
     try:
         return RunPhotos(
             training=found_again(photos, run.division.training),
@@ -52,15 +51,10 @@ def run_photos(run: Run, run_folder: Path, *, data: Path | None) -> RunPhotos:
         raise InputError(f"{source} is not what {run_folder} was trained on: {error}") from None
 
 
-def photos_of(run: Run, run_folder: Path, *, data: Path | None) -> tuple[Photos, Path]:
+def photos_of(run: Run, *, data: Path | None) -> tuple[Photos, Path]:
     """All photos at `data` (None: where the run's were), and that place. Raises `InputError` when nothing is there."""
     options = options_of(run.record)
     source = data or options.data
-    if not source.exists() and str(source) != DIGITS:
-        raise InputError(
-            f"the photos {run_folder} was trained on are needed and {source} does not exist; say where they are with "
-            "--data"
-        )
     return photos_of_run(run.record, run.division, options.model_copy(update={"data": source})), source
 
 

@@ -21,7 +21,7 @@ def bank_photos(run: Run, run_folder: Path, *, data: Path | None) -> tuple[Photo
 
     Raises `InputError` when some of them are missing.
     """
-    photos, source = photos_of(run, run_folder, data=data)
+    photos, source = photos_of(run, data=data)
     wanted: dict[str, dict[str, int | None]] = {}
     for index, sha256 in zip(run.bank.class_indices, run.bank.sha256, strict=True):
         wanted.setdefault(run.record.classes[index], {})[sha256] = 0

@@ -118,7 +118,7 @@ class WrappedGraph:
     @cached_property
     def _test_photos(self) -> tuple[Photo, ...]:
         try:
-            photos, _ = photos_of(self.run, self.run_folder, data=self.data)
+            photos, _ = photos_of(self.run, data=self.data)
             return found_again(photos, self.run.division.test)
         except InputError:
             if self.data is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 # An abuser calls from an address of its own, as far as the loopback has several.
@@ -14,12 +16,19 @@ ADDRESS = "127.0.0.2"
 
 @dataclass(frozen=True)
 class Target:
-    """The server that is abused: its public port, and a photo that it judges."""
+    """The server that is abused: its ports, a photo that it judges, and the folder of its bundle."""
 
     host: str
     port: int
     photo: bytes
     tls: bool = False
+    private: int = 0
+    bundle: Path = Path()
+
+    @property
+    def url(self) -> str:
+        """The public address."""
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
     def connect(self, *, handshake: bool = True, timeout: float = 5.0) -> socket.socket:
         """One connection, from the abuser's own address."""
@@ -44,13 +53,18 @@ Loop = Callable[[Target, Over], None]
 
 @dataclass(frozen=True)
 class Abuser:
-    """One kind of abuse: what it does, the options of `oodguard serve` that it needs, and whether it needs TLS."""
+    """One kind of abuse: what it does, and what it needs: options of `oodguard serve`, TLS, a server with keys.
+
+    calls: whether it calls the server, and does not write files alone.
+    """
 
     name: str
     about: str
     loop: Loop
     flags: tuple[str, ...] = ()
     tls: bool = False
+    keyed: bool = False
+    calls: bool = True
 
     def run(self, target: Target, over: Over) -> None:
         """Abuse until it is over; an end of a connection is no end of the abuse."""
@@ -64,7 +78,24 @@ class Abuser:
 ABUSERS: dict[str, Abuser] = {}
 
 
-def abuser(about: str, *flags: str, tls: bool = False) -> Callable[[Loop], Loop]:
+def each(over: Over, count: int, one: Callable[[], object]) -> None:
+    """Run a function on several threads, each again and again until it is over."""
+
+    def again() -> None:
+        while not over.is_set():
+            try:
+                one()
+            except OSError:
+                over.wait(0.01)
+
+    with ThreadPoolExecutor(count) as pool:
+        for future in [pool.submit(again) for _ in range(count)]:
+            future.result()
+
+
+def abuser(
+    about: str, *flags: str, tls: bool = False, keyed: bool = False, calls: bool = True
+) -> Callable[[Loop], Loop]:
     """Register a loop under the name of its function.
 
     ```python
@@ -77,7 +108,7 @@ def abuser(about: str, *flags: str, tls: bool = False) -> Callable[[Loop], Loop]
         name = loop.__name__.replace("_", "-")
         if name in ABUSERS:
             raise ValueError(f"the abuser {name} is registered twice")
-        ABUSERS[name] = Abuser(name, about, loop, flags, tls)
+        ABUSERS[name] = Abuser(name, about, loop, flags, tls, keyed, calls)
         return loop
 
     return register

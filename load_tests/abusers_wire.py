@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 import select
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import httpx
 
-from oodguard.load_tests.abusers import ADDRESS, Over, Target, abuser
+from oodguard.load_tests.abusers import ADDRESS, Over, Target, abuser, each
 
 CHUNKED = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n"
 PROBE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -54,7 +53,7 @@ def refused_bytes(target: Target, over: Over) -> None:
             connection.sendall(CHUNKED % (b"/predict", b"text/plain"))
             _send(connection, b"1\r\na\r\n" * 10_000, over)
 
-    _each(over, 8, one)
+    each(over, 8, one)
 
 
 @abuser("sends a body one byte in a chunk, on eight connections")
@@ -66,7 +65,7 @@ def tiny_chunks(target: Target, over: Over) -> None:
             connection.sendall(CHUNKED % (b"/predict", b"image/png"))
             _send(connection, b"1\r\na\r\n" * 10_000, over)
 
-    _each(over, 8, one)
+    each(over, 8, one)
 
 
 @abuser("sends requests and reads no answer, on thirty connections")
@@ -116,31 +115,89 @@ def handshakes(target: Target, over: Over) -> None:
 def hog(target: Target, over: Over) -> None:
     """Requests that are all as they should be, and many."""
     files = [("image", (f"{number}.jpg", target.photo, "image/jpeg")) for number in range(32)]
-    url = f"{'https' if target.tls else 'http'}://{target.host}:{target.port}/predict"
 
     def one() -> None:
         transport = httpx.HTTPTransport(local_address=ADDRESS, verify=False)
         with httpx.Client(transport=transport, timeout=60) as client:
             while not over.is_set():
                 try:
-                    if client.post(url, files=files).status_code == 429:
+                    if client.post(f"{target.url}/predict", files=files).status_code == 429:
                         over.wait(0.02)
                 except httpx.TransportError:
                     over.wait(0.02)
 
-    _each(over, 8, one)
+    each(over, 8, one)
 
 
-def _each(over: Over, count: int, one: object) -> None:
-    """Run a function on several threads, each again and again until it is over."""
+@abuser("sends lines that are no HTTP, and asks for other protocols, on new connections")
+def malformed(target: Target, over: Over) -> None:
+    """Each is refused; a log line for each would fill the disk."""
+    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    for wrong in (b"no line of HTTP\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", upgrade, PROBE + b"GET\0/ HTTP/1.1\r\n\r\n"):
+        with target.connect() as connection:
+            connection.sendall(wrong)
+            while connection.recv(BLOCK):
+                if over.is_set():
+                    return
 
-    def again() -> None:
-        while not over.is_set():
-            try:
-                one()  # type: ignore[operator]
-            except OSError:
-                over.wait(0.01)
 
-    with ThreadPoolExecutor(count) as pool:
-        for future in [pool.submit(again) for _ in range(count)]:
-            future.result()
+@abuser("begins requests and never ends their heads, on as many connections as there may be", "--max-connections", "64")
+def slow_heads(target: Target, over: Over) -> None:
+    """A byte a second on each connection."""
+    with ExitStack() as stack:
+        connections = [stack.enter_context(target.connect()) for _ in range(48)]
+        for connection in connections:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nX-Slow: ")
+        while not over.wait(1.0):
+            for connection in connections:
+                connection.sendall(b"a")
+
+
+@abuser("begins bodies of 60 MB and never ends them, on eight connections")
+def held_bodies(target: Target, over: Over) -> None:
+    """Bodies wait for their last byte: together they fill what all bodies may take."""
+    size = 60_000_000
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+    part = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+
+    def one() -> None:
+        with target.connect() as connection:
+            connection.sendall(head % (b"multipart/form-data; boundary=b", size) + part)
+            for _ in range(3):
+                _send(connection, bytes(BLOCK), over, most=18_000_000)
+            while connection.recv(BLOCK) and not over.is_set():
+                pass
+
+    each(over, 8, one)
+
+
+@abuser("calls with keys that are none, on eight connections", keyed=True)
+def wrong_keys(target: Target, over: Over) -> None:
+    """Guesses, each with a photo."""
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: %d\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    )
+    numbers = itertools.count()
+
+    def one() -> None:
+        with target.connect() as connection:
+            while not over.is_set():
+                connection.sendall(head % (next(numbers), len(target.photo)) + target.photo)
+                if not connection.recv(BLOCK):
+                    return
+
+    each(over, 8, one)
+
+
+@abuser("has a web page post to the private port, on four connections")
+def web_page(target: Target, over: Over) -> None:
+    """What a browser on the operator's machine sends for a page of another origin: reloads, as often as they fit."""
+    url = f"http://{target.host}:{target.private}/admin/reload"
+
+    def one() -> None:
+        transport = httpx.HTTPTransport(local_address=ADDRESS)
+        with httpx.Client(transport=transport, headers={"Origin": "https://page.example"}, timeout=30) as client:
+            while not over.is_set():
+                client.post(url)
+
+    each(over, 4, one)

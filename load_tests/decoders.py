@@ -23,7 +23,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from oodguard.core.preprocessing import REDUCED_MARGIN, Pixels, Preprocessing, load_pixels, to_pixels
+from oodguard.core.preprocessing import Pixels, Preprocessing, load_pixels, to_pixels
+from oodguard.core.reduced import REDUCED_MARGINS
 
 FULL = Preprocessing(resize=256, crop=224, mean=(0, 0, 0), std=(1, 1, 1))
 REDUCED = FULL.model_copy(update={"reduced_jpeg": True})
@@ -44,7 +45,7 @@ def simplejpeg_reduced(data: bytes) -> Pixels:
     """simplejpeg (libjpeg-turbo) at reduced scale, Pillow's resize."""
     import simplejpeg
 
-    least = REDUCED_MARGIN * FULL.resize
+    least = round(min(REDUCED_MARGINS.values()) * FULL.resize)
     array = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least, min_factor=1)
     return to_pixels(Image.fromarray(array), FULL)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -18,7 +19,7 @@ RPC_ADDRESS = re.compile(r"gRPC on (\S+)")
 
 
 class Gateway(Process):
-    """A bundle, served on free ports; `flags` are those of `oodguard serve`.
+    """A bundle, served on free ports; `flags` are those of `oodguard serve`, `environment` is beside this process's.
 
     ```python
     with Gateway(Path("bundles/photos"), "--max-batch", "8") as gateway:
@@ -27,7 +28,7 @@ class Gateway(Process):
     ```
     """
 
-    def __init__(self, bundle: Path | None, *flags: str) -> None:
+    def __init__(self, bundle: Path | None, *flags: str, environment: Mapping[str, str] | None = None) -> None:
         super().__init__(
             "oodguard serve",
             [sys.executable, "-m", "oodguard.cli", "serve", *([str(bundle)] if bundle else []), *flags],
@@ -37,6 +38,7 @@ class Gateway(Process):
                 # The addresses are printed at once, each on one line.
                 "PYTHONUNBUFFERED": "1",
                 "COLUMNS": "300",
+                **(environment or {}),
             },
         )
         self.url = self.private = ""

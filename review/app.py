@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oodguard.core.errors import ImageError, OodguardError
 from oodguard.core.frozen import first_fault
+from oodguard.core.page_headers import NO_STORE, page_headers
 from oodguard.review.pictures import LARGE, SMALL
 from oodguard.review.session import AskedLevel, AskedMark, ReviewSession
 
@@ -32,19 +33,11 @@ TYPES = {
 MAX_BODY = 2 << 20
 # Under a path that no other session has, a picture's number says all: browsers need not ask again.
 KEPT = {"cache-control": "private, max-age=86400, immutable"}
-SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
+SECURITY_HEADERS = [
+    *page_headers(images="'self' data:"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
-        b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'",
-    ),
 ]
-NO_STORE = (b"cache-control", b"no-store")
 
 Body = TypeVar("Body", bound=BaseModel)
 Found = TypeVar("Found")

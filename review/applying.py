@@ -15,7 +15,7 @@ from pathlib import Path
 from oodguard.clients.samples import read_samples
 from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.core.files import file_sha256
-from oodguard.core.photo_folders import unwrapped
+from oodguard.core.photo_folders import training_folder, unwrapped
 from oodguard.core.text import cell, visible
 from oodguard.review.class_names import require_class_name
 from oodguard.review.marks import MarkKind, MarkRow, read_marks
@@ -115,8 +115,7 @@ class _Plan:
         self._pictures = {
             cell(visible(one.image.relative_to(folder).as_posix())): one.image for one in read_samples(folder).good
         }
-        root = unwrapped(into) if into.is_dir() else into
-        self.photos = root / "train" if (root / "train").is_dir() else root
+        self.photos = training_folder(unwrapped(into)) if into.is_dir() else into
         self.strangers = strangers
         self.record = into.with_name(f"{into.name}-from-review.csv")
         self._classes = frozenset(_folders(self.photos))
@@ -156,7 +155,7 @@ class _Plan:
         label = row.mark.label
         if row.mark.kind is MarkKind.STRANGER:
             return self.strangers
-        if label not in self._classes:
+        if label not in self._classes and not self._is_nested(label):
             label = require_class_name(label)
             other = next((name for name in self._classes if name.casefold() == label.casefold()), None)
             if other is not None and other != label:
@@ -166,6 +165,12 @@ class _Plan:
                     f"{self.photos} has no class {label}; name its photos with --into, or mark a new class"
                 )
         return self.photos / label
+
+    def _is_nested(self, label: str) -> bool:
+        """Whether a class is a folder in a folder, as train --classes-from path names it."""
+        parts = label.split("/")
+        safe = len(parts) > 1 and not any(part.startswith(".") or not part for part in parts)
+        return safe and (self.photos / label).is_dir()
 
     def _require_no_other_copy(self, sha256: str, row: MarkRow) -> None:
         wanted = None if row.mark.kind is MarkKind.BAD else self._folder(row).absolute()

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from oodguard.core.errors import InputError
-from oodguard.core.photo_folders import LITTER, SPLITS
+from oodguard.core.photo_folders import LITTER, SPLITS, is_like_split
 from oodguard.core.text import visible
 
 MAX_CHARACTERS = 80
@@ -30,8 +30,8 @@ def require_class_name(name: str) -> str:
         raise InputError(f"the class {shown} has characters that cannot be seen; leave them out")
     if found.startswith(".") or found.endswith(".") or found.upper().startswith(LITTER):
         raise InputError(f"the class {shown} would be a hidden folder, or one that training passes over; rename it")
-    if found.lower() in SPLITS:
-        raise InputError(f"{shown} is the name of a split of photos ({', '.join(SPLITS)}), not of a class; rename it")
+    if is_like_split(found):
+        raise InputError(f"{shown} is named like a split of photos ({', '.join(SPLITS)}), not of a class; rename it")
     if _DEVICE.fullmatch(found):
         raise InputError(f"{shown} is the name of a device on Windows, where no folder may have it; rename it")
     return found

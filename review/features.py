@@ -16,6 +16,7 @@ from oodguard.core.bank import NEAREST, Bank
 from oodguard.core.errors import FormatError, ImageError
 from oodguard.core.explainer import neighbours_of
 from oodguard.core.explanation import Neighbour
+from oodguard.core.images import OWN_FILES
 from oodguard.core.manifest import DISTANCES_NAME, INPUT_NAME, NEIGHBOURS_NAME, Manifest
 from oodguard.core.preprocessing import Pixels, load_pixels
 from oodguard.review.measures import Level, Measurement
@@ -111,7 +112,7 @@ class ByFeature:
         pixels: list[Pixels] = []
         for data in pictures:
             try:
-                pixels.append(load_pixels(data, self._preprocessing))
+                pixels.append(load_pixels(data, self._preprocessing, OWN_FILES))
                 found.append(None)
             except ImageError as error:
                 found.append(error)

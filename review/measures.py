@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from oodguard.core.errors import ImageError
 from oodguard.core.explanation import Neighbour
+from oodguard.core.images import OWN_FILES
 from oodguard.core.preprocessing import open_image
 from oodguard.review.likeness import look_of
 from oodguard.review.pictures import SHRUNK, SMALL
@@ -63,7 +64,7 @@ class ByLook:
         found: list[Measurement | ImageError] = []
         for data in pictures:
             try:
-                found.append(Measurement(look_of(open_image(data, shrink_for=SHRUNK[SMALL]))))
+                found.append(Measurement(look_of(open_image(data, OWN_FILES, shrink_for=SHRUNK[SMALL]))))
             except ImageError as error:
                 found.append(error)
         return found

@@ -15,6 +15,7 @@ from oodguard.clients.samples import Unreadable, read_samples
 from oodguard.core.answers import FlaggedSample
 from oodguard.core.errors import InputError
 from oodguard.core.files import file_sha256
+from oodguard.core.images import OWN_FILES
 from oodguard.core.preprocessing import Preprocessing, open_image
 from oodguard.core.text import visible
 
@@ -92,7 +93,7 @@ class FlaggedPictures:
 
     def shrunk(self, number: int, *, side: int) -> Image.Image:
         """The picture, upright and RGB, at most `side` x `side` pixels. Raises as `copy` does."""
-        image = open_image(self.items[number].path.read_bytes(), shrink_for=SHRUNK[side])
+        image = open_image(self.items[number].path.read_bytes(), OWN_FILES, shrink_for=SHRUNK[side])
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
         return image
 

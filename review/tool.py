@@ -15,6 +15,7 @@ from pathlib import Path
 
 import uvicorn
 
+from oodguard.core.allowance import cores
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.manifest import load_manifest
 from oodguard.core.thumbnails import Thumbnails
@@ -57,7 +58,7 @@ def open_session(
 
             manifest = load_manifest(bundle)
             # One core stays for the page.
-            measure = ByFeature(bundle, manifest, threads=max(1, (os.cpu_count() or 2) - 1))
+            measure = ByFeature(bundle, manifest, threads=max(1, cores() - 1))
             classes = manifest.classes
             if manifest.thumbnails is not None:
                 thumbnails = Thumbnails(bundle / manifest.thumbnails)
@@ -89,7 +90,7 @@ def serve(
         session, alike = stack.enter_context(open_session(folder, marks, bundle=bundle, cache=cache))
         token, ticket = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
         taken = listening.getsockname()[1]
-        app = create_app(session, token=token, ticket=ticket, port=taken, workers=min(4, os.cpu_count() or 1))
+        app = create_app(session, token=token, ticket=ticket, port=taken, workers=min(4, cores()))
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=3
         )

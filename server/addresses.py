@@ -58,6 +58,18 @@ def listen(host: str, port: int, *, flags: tuple[str, str] = ("--host", "--port"
         ) from None
 
 
+def share_port(taken: socket.socket) -> socket.socket:
+    """A socket on the port of another one, which is closed: it accepts nothing, and lets other processes share it."""
+    address, family = taken.getsockname(), taken.family
+    taken.close()
+    with contextlib.ExitStack() as undo:
+        shared = undo.enter_context(socket.socket(family))
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind(address)
+        undo.pop_all()
+    return shared
+
+
 def _bare(host: str) -> str:
     """An IPv6 address without the brackets that URLs want around it."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Protocol
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from oodguard.core.decoding import DecodingRoom
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.server.admission import Admission
 from oodguard.server.call import Entrance
+from oodguard.server.cells import Cells, MappedCells, PrivateCells
 from oodguard.server.decoders import Decoders
 from oodguard.server.endpoints import OPENAPI, AdminRoutes, HealthRoutes, Predict
 from oodguard.server.engines.base import Engine
 from oodguard.server.frame import Frame
-from oodguard.server.health import Health
+from oodguard.server.health import Health, Probes
 from oodguard.server.judging import Judge
 from oodguard.server.keys import KeyRing
 from oodguard.server.metrics import Metrics
+from oodguard.server.openapi import document
 from oodguard.server.page import REDIRECT, PageRoutes, static_routes
 from oodguard.server.pages import Pages
 from oodguard.server.places import place_of
@@ -31,6 +34,7 @@ from oodguard.server.sampling import Keeper, Sampler, Taker
 from oodguard.server.serving import Serving
 from oodguard.server.settings import ServeSettings
 from oodguard.server.shadow import Shadow
+from oodguard.server.shared_room import SharedRoom
 from oodguard.server.thumbnails import ThumbnailRoutes
 from oodguard.server.tracing import Tracing
 from oodguard.server.traffic import Traffic
@@ -41,6 +45,8 @@ from oodguard.server.webhook import Webhook
 
 if TYPE_CHECKING:
     from oodguard.server.rpc.rpc_server import RpcServer
+
+ADMINISTRATION = "oodguard administration"
 
 
 @dataclass(frozen=True)
@@ -66,9 +72,9 @@ class Parts:
         return Reception(metrics=self.metrics, keys=self.keys, tracing=self.tracing)
 
     @classmethod
-    def of(cls, settings: ServeSettings, engine: Engine | None) -> Parts:
+    def of(cls, settings: ServeSettings, engine: Engine | None, cells: Cells) -> Parts:
         """The parts of a server, its model loaded and not yet checked."""
-        metrics = Metrics()
+        metrics = Metrics(cells)
         metrics.settings(settings)
         weights = Weights(settings.weights)
         admission = Admission(
@@ -77,21 +83,21 @@ class Parts:
             max_of_one=settings.max_caller_queue,
             weights=weights,
         )
-        keys = KeyRing(file=settings.key_file, hashes=settings.key_hashes)
-        takers = takers_of(settings, metrics)
+        keys = KeyRing(file=settings.key_file, hashes=settings.key_hashes, changed=metrics.keep_keys)
+        takers = takers_of(settings, metrics, cells)
         sampler = Sampler(takers, rate=settings.sample_rate) if takers else None
         shadow = Shadow(settings, metrics) if settings.shadow else None
         endpoint, share = settings.traces_endpoint, settings.traces_share
         tracing = Tracing(endpoint, share=share) if endpoint else None
         serving = Serving(settings, metrics, engine=engine)
-        room = DecodingRoom(settings.max_decode_bytes)
+        room = room_of(settings, cells)
         decoders = Decoders(settings.decode_workers, limits=settings.limits, room=room)
         health = Health(serving, decoders, settings.stall_after, settings.dead_after)
         turns = Turns(serving.model.at_once or settings.max_queue, weights)
         judge = Judge(metrics, admission, decoders, turns, settings.top_k, sampler, shadow)
         traffic = Traffic(metrics, admission, serving, health)
         metrics.queue_images.set_function(lambda: admission.images)
-        metrics.decoding_bytes.set_function(lambda: room.held)
+        metrics.decoding_bytes.set_function(lambda: decoders.held)
         metrics.decoding_seconds.set_function(lambda: decoders.oldest)
         metrics.ready.set_function(lambda: float(health.not_ready is None))
         return cls(
@@ -107,12 +113,19 @@ class Parts:
         await self.serving.close()
 
 
-def takers_of(settings: ServeSettings, metrics: Metrics) -> list[Taker]:
+def room_of(settings: ServeSettings, cells: Cells) -> DecodingRoom:
+    """What decoders may hold: alone, or together with those of the other workers."""
+    if isinstance(cells, MappedCells):
+        return SharedRoom(settings.max_decode_bytes, cells)
+    return DecodingRoom(settings.max_decode_bytes)
+
+
+def takers_of(settings: ServeSettings, metrics: Metrics, cells: Cells) -> list[Taker]:
     """Where sampled flagged images go: nowhere, to a place, to a webhook, or to both."""
     found: list[Taker] = []
     place = place_of(settings.sample_dir, settings.sample_store)
     if place is not None:
-        found.append(Keeper(place, max_bytes=settings.sample_max_bytes, metrics=metrics))
+        found.append(Keeper(place, max_bytes=settings.sample_max_bytes, metrics=metrics, cells=cells))
     if settings.sample_webhook and settings.sample_webhook_secret:
         found.append(Webhook(settings.sample_webhook, settings.sample_webhook_secret, metrics=metrics))
     return found
@@ -128,7 +141,7 @@ class Gateway:
     rpc: RpcServer | None
 
 
-def create_gateway(settings: ServeSettings, *, engine: Engine | None = None) -> Gateway:
+def create_gateway(settings: ServeSettings, *, engine: Engine | None = None, cells: Cells | None = None) -> Gateway:
     """The applications that serve a bundle.
 
     ```python
@@ -136,9 +149,9 @@ def create_gateway(settings: ServeSettings, *, engine: Engine | None = None) -> 
     ```
 
     Verifies the bundle before anything else: raises `FormatError`, in one line, when a hash or the schema does not
-    fit. Another `engine` than the one the settings name may be given.
+    fit. Another `engine` than the one the settings name may be given. `cells` are where a worker counts.
     """
-    parts = Parts.of(settings, engine)
+    parts = Parts.of(settings, engine, cells or PrivateCells())
     manifest = parts.serving.model.manifest
     rpc = rpc_server(parts) if settings.grpc_port is not None else None
     public = framed(
@@ -150,7 +163,7 @@ def create_gateway(settings: ServeSettings, *, engine: Engine | None = None) -> 
         lifespan=lambda _: lifespan(parts, rpc),
         published=True,
     )
-    private = framed(private_routes(parts), parts, title="oodguard administration")
+    private = framed(private_routes(parts), parts, title=ADMINISTRATION)
     return Gateway(parts, public, private, rpc)
 
 
@@ -219,23 +232,49 @@ async def lifespan(parts: Parts, rpc: RpcServer | None) -> AsyncIterator[None]:
     await parts.close()
 
 
-def framed(routes: Sequence[Route], parts: Parts, *, published: bool = False, **options: Any) -> Frame:
-    """An application of these routes and no others, in its frame; `published`: to proxies and other origins."""
-    root_path = parts.settings.root_path if published else ""
-    app = FastAPI(openapi_url=None, servers=[{"url": root_path}] if root_path else None, **options)
+class Common(Protocol):
+    """What the frames of all applications need."""
+
+    @property
+    def settings(self) -> ServeSettings: ...  # noqa: D102
+    @property
+    def reception(self) -> Reception: ...  # noqa: D102
+    @property
+    def health(self) -> Probes: ...  # noqa: D102
+    @property
+    def keys(self) -> KeyRing: ...  # noqa: D102
+
+
+def framed(
+    routes: Sequence[Route],
+    common: Common,
+    *,
+    published: bool = False,
+    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None,
+    **about: Any,
+) -> Frame:
+    """An application of these routes and no others, in its frame.
+
+    `published`: to proxies and other origins. `about`: what its document begins with.
+    """
+    settings = common.settings
+    root_path = settings.root_path if published else ""
+    app = Starlette(lifespan=lifespan)
+    # Made when somebody asks, and once.
+    app.state.document = cache(partial(document, routes, root_path=root_path, **{"title": "oodguard", **about}))
     for route in routes:
         route.add_to(app)
     return Frame(
         app,
         routes,
-        reception=parts.reception,
-        health=parts.health,
+        reception=common.reception,
+        health=common.health,
         root_path=root_path,
-        cors_origins=parts.settings.origins if published else (),
+        cors_origins=settings.origins if published else (),
         pages=Pages(
-            parts.settings.host if published else parts.settings.admin_host,
-            keyless=not (published and parts.keys.needed),
-            names=(parts.settings.host_names or "").split(",") if published else (),
-            origins=parts.settings.origins if published else (),
+            settings.host if published else settings.admin_host,
+            keyless=not (published and common.keys.needed),
+            names=(settings.host_names or "").split(",") if published else (),
+            origins=settings.origins if published else (),
         ),
     )

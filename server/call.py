@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fastapi import Request
+from starlette.requests import Request
 
 from oodguard.core.codes import Code
 from oodguard.server.admission import Admission, Reservation

@@ -14,7 +14,6 @@ from oodguard.core.binomial import promised_acceptance
 from oodguard.core.calibration import Calibration
 from oodguard.core.classifier import ClassifierRecord
 from oodguard.core.curve import QuantileCurve
-from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.frozen import Frozen
 from oodguard.core.label_sets import RAPS_FREE_CLASSES, RAPS_PENALTY, Nonconformity
 from oodguard.core.manifest import Manifest, Parity, Precision
@@ -211,7 +210,7 @@ def card_of(model: ServedModel, settings: ServeSettings, shadow: ShadowCard | No
             image_pixels=settings.max_pixels,
             body_bytes=settings.max_body_bytes,
             files=settings.max_files,
-            formats=FORMAT_NAMES,
+            formats=settings.limits.formats,
         ),
         samples=tuple(
             SampleRef(number=number, title=path.stem) for number, path in enumerate(sample_files(model, settings))

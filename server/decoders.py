@@ -12,21 +12,23 @@ from oodguard.core.decoding import DecodingRoom, HeavyPicture, LightRoom
 from oodguard.core.preprocessing import ImageLimits, Preprocessing
 from oodguard.core.quality import Picture, load_picture
 
-# What takes more has threads of its own: a PNG of 12 megapixels does, and a JPEG that is decoded at a reduced scale
-# does not.
-LIGHT_BYTES = 64 * 1024 * 1024
+# What takes more has threads and memory of its own: a PNG of 12 megapixels does, and a JPEG that is decoded at a
+# reduced scale does not.
+LIGHT_BYTES = 14 * 1024 * 1024
+# So many ordinary photos fit into memory, of the largest that are called so.
+LIGHT_AT_ONCE = 2
 
 
 class Decoders:
-    """Decodes images in `threads` threads, and large ones in as many others; together they keep to the bytes of `room`.
+    """Decodes images in `threads` threads, and large ones in as many others; these keep to the bytes of `room`.
 
     ```python
     decoders = Decoders(2, limits=settings.limits, room=DecodingRoom(settings.max_decode_bytes))
     picture = await decoders.load(data, manifest.preprocessing)
     ```
 
-    So ordinary photos never wait for large ones. `pool` are the threads for ordinary photos: what else takes long of a
-    body runs in them, too.
+    So ordinary photos never wait for large ones, neither for a thread nor for memory: `light_room` is beside `room`.
+    `pool` are the threads for ordinary photos: what else takes long of a body runs in them, too.
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class Decoders:
     ) -> None:
         self.limits = limits
         self.room = room
+        self.light_room = DecodingRoom(LIGHT_AT_ONCE * light)
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._heavy_pool = ThreadPoolExecutor(threads, thread_name_prefix="decode-large")
-        self._light = LightRoom(room, light)
+        self._light = LightRoom(self.light_room, light)
         self._threads = threads
         self._clock = clock
         # A thread alone adds and removes its own entry.
@@ -73,6 +76,11 @@ class Decoders:
             yield
         finally:
             del running[mark]
+
+    @property
+    def held(self) -> int:
+        """The bytes that images take which are being decoded."""
+        return self.light_room.held + self.room.held
 
     @property
     def busy(self) -> bool:

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from oodguard.core.manifest import DEFAULT_SOURCE, Manifest
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Verdict
+from oodguard.server.cells import Cells, Numbers, PrivateCells
 
 # Shares of the ID images that score lower. The tail is finer: that is where out-of-distribution images land.
 BOUNDS = (*(round(0.05 * step, 2) for step in range(1, 20)), 0.975, 0.99, 1.0)
@@ -50,25 +51,32 @@ def label_of(bound: float) -> str:
 
 
 class DriftCounts:
-    """Counts of shares by bounds, inclusive above as Prometheus has it; the last bound is 1."""
+    """Counts of shares by bounds, inclusive above as Prometheus has it; the last bound is 1.
 
-    def __init__(self, bounds: tuple[float, ...] = BOUNDS) -> None:
+    `cells`: a count for each bound, and the sum of the shares.
+    """
+
+    def __init__(self, cells: Numbers, bounds: tuple[float, ...] = BOUNDS) -> None:
+        self._cells = cells
         self._bounds = bounds
-        self.counts = [0] * len(bounds)
-        self.total = 0.0
 
     def add(self, share: float) -> None:
         """Count one share, 0 to 1."""
-        self.counts[min(bisect_left(self._bounds, share), len(self.counts) - 1)] += 1
-        self.total += share
+        self._cells[min(bisect_left(self._bounds, share), len(self._bounds) - 1)] += 1
+        self._cells[-1] += share
+
+    @property
+    def total(self) -> float:
+        """The sum of the shares."""
+        return self._cells[-1]
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts by upper bound."""
         found: list[tuple[str, float]] = []
-        reached = 0
-        for bound, count in zip(self._bounds, self.counts, strict=True):
+        reached = 0.0
+        for bound, count in zip(self._bounds, self._cells, strict=False):
             reached += count
-            found.append((label_of(bound), float(reached)))
+            found.append((label_of(bound), reached))
         return found
 
 
@@ -81,27 +89,41 @@ class Drift(Collector):
     class by class: the number of series stays bounded.
     """
 
-    def __init__(self, most_classes: int = 0) -> None:
+    def __init__(self, most_classes: int = 0, cells: Cells | None = None) -> None:
         self.most_classes = most_classes
-        self._fused = DriftCounts()
+        self._cells = cells or PrivateCells()
+        self._fused = self._counts(FUSED[0])
         self._classes: dict[str, DriftCounts] = {}
         self._scores: dict[str, DriftCounts] = {}
-        self._flags: dict[str, int] = {}
+        self._flags: dict[str, Numbers] = {}
         self._sources: dict[str, DriftCounts] = {}
-        self._source_flags: dict[str, int] = {}
+        self._source_flags: dict[str, Numbers] = {}
         self._passing = 0.0
+
+    def _counts(self, metric: str, bounds: tuple[float, ...] = BOUNDS, **labels: str) -> DriftCounts:
+        shown = [label_of(bound) for bound in bounds]
+        return DriftCounts(self._cells.take(metric, labels, len(bounds) + 1, bounds=shown), bounds)
+
+    def _count(self, metric: str, **labels: str) -> Numbers:
+        return self._cells.take(f"{metric}_total", labels, 1)
 
     def model(self, manifest: Manifest, targets: Targets) -> None:
         """Take over the scores of the model now served, judged by default by `targets`; the counts go on."""
         names = [entry.name for entry in manifest.scores]
-        self._scores = {name: self._scores.get(name, DriftCounts()) for name in names}
-        self._flags = {name: self._flags.get(name, 0) for name in names}
+        self._scores = {name: self._scores.get(name) or self._counts(SCORES[0], score=name) for name in names}
+        self._flags = {name: self._flags.get(name) or self._count(FLAGS[0], score=name) for name in names}
         counted = manifest.classes if len(manifest.classes) <= self.most_classes else ()
-        self._classes = {name: self._classes.get(name) or DriftCounts(CLASS_BOUNDS) for name in counted}
+        self._classes = {
+            name: self._classes.get(name) or self._counts(CLASSES[0], CLASS_BOUNDS, label=name) for name in counted
+        }
         # Without sources the counts of all images say the same.
         sources = (DEFAULT_SOURCE, *manifest.sources) if manifest.sources else ()
-        self._sources = {name: self._sources.get(name) or DriftCounts(CLASS_BOUNDS) for name in sources}
-        self._source_flags = {name: self._source_flags.get(name, 0) for name in sources}
+        self._sources = {
+            name: self._sources.get(name) or self._counts(SOURCES[0], CLASS_BOUNDS, source=name) for name in sources
+        }
+        self._source_flags = {
+            name: self._source_flags.get(name) or self._count(SOURCE_FLAGS[0], source=name) for name in sources
+        }
         self._passing = manifest.calibration.curve.level(targets.accept, confidence=targets.confidence)
 
     def count(self, verdict: Verdict, *, source: str | None = None) -> None:
@@ -114,13 +136,13 @@ class Drift(Collector):
         by_source = self._sources.get(source or DEFAULT_SOURCE)
         if by_source is not None:
             by_source.add(share)
-            self._source_flags[source or DEFAULT_SOURCE] += verdict.is_ood
+            self._source_flags[source or DEFAULT_SOURCE][0] += verdict.is_ood
         for name, score in verdict.scores.items():
             counts = self._scores.get(name)
             if counts is None:  # the model may have been replaced since
                 continue
             counts.add(score.percentile / 100)
-            self._flags[name] += score.is_ood
+            self._flags[name][0] += score.is_ood
 
     def collect(self) -> Iterator[Metric]:
         """The series, for a scrape."""
@@ -133,14 +155,18 @@ class Drift(Collector):
         flags = CounterMetricFamily(*FLAGS, labels=LABELS[FLAGS[0]])
         for name, counts in self._scores.items():
             scores.add_metric([name], counts.buckets(), counts.total)
-            flags.add_metric([name], self._flags[name])
+            flags.add_metric([name], self._flags[name][0])
         sources = HistogramMetricFamily(*SOURCES, labels=LABELS[SOURCES[0]])
         source_flags = CounterMetricFamily(*SOURCE_FLAGS, labels=LABELS[SOURCE_FLAGS[0]])
         for name, counts in self._sources.items():
             sources.add_metric([name], counts.buckets(), counts.total)
-            source_flags.add_metric([name], self._source_flags[name])
+            source_flags.add_metric([name], self._source_flags[name][0])
         expected = GaugeMetricFamily(*SHARE, labels=LABELS[SHARE[0]])
         for bound in BOUNDS:
             expected.add_metric([label_of(bound)], bound)
         yield from (fused, classes, scores, flags, sources, source_flags, expected)
-        yield GaugeMetricFamily(*OOD_SHARE, value=1.0 - self._passing)
+        yield self.expected()
+
+    def expected(self) -> Metric:
+        """The share of ID images that is flagged."""
+        return GaugeMetricFamily(*OOD_SHARE, value=1.0 - self._passing)

@@ -7,29 +7,29 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from fastapi import Request
-from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
-from oodguard.core.answers import PredictRequest, PredictResponse, Timing
+from oodguard.core.answers import ModelRef, PredictRequest, PredictResponse, Timing
 from oodguard.core.codes import Code
 from oodguard.core.problems import problem, summary_of
 from oodguard.core.targets import TARGET_NAMES, Targets
 from oodguard.server.call import SHORTEST_MS, SOURCE_HEADER, Entrance, while_connected
 from oodguard.server.errors import ReloadRefused, RequestError
-from oodguard.server.health import Health
+from oodguard.server.health import Probes
 from oodguard.server.intake import read_images
 from oodguard.server.judging import NOTHING, Judge
-from oodguard.server.keys import KeyRing
-from oodguard.server.metrics import Metrics
 from oodguard.server.numerals import decimal
 from oodguard.server.problems import documented, problem_response
 from oodguard.server.routes import Route
 from oodguard.server.serving import Serving
 from oodguard.server.shadow import Shadow
 from oodguard.server.stages import STAGES
+from oodguard.server.watch import ReloadableKeys
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,33 @@ def _number(request: Request, name: str) -> float | None:
     return value
 
 
+class Referred(Protocol):
+    """A model that has a name and a version."""
+
+    @property
+    def ref(self) -> ModelRef: ...  # noqa: D102
+
+
+class Reloading(Protocol):
+    """What serves a model, and can load another: a process, or all workers together."""
+
+    @property
+    def model(self) -> Referred: ...  # noqa: D102
+    async def reload(self) -> Referred: ...  # noqa: D102
+
+
+class Rendered(Protocol):
+    """The metrics of a process, or of all workers."""
+
+    def render(self) -> bytes: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class HealthRoutes:
     """What probes ask, on both ports."""
 
-    health: Health
-    serving: Serving
+    health: Probes
+    serving: Reloading
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -152,10 +173,11 @@ class HealthRoutes:
 class AdminRoutes:
     """What only the private port has."""
 
-    metrics: Metrics
-    serving: Serving
-    keys: KeyRing
+    metrics: Rendered
+    serving: Reloading
+    keys: ReloadableKeys
     shadow: Shadow | None
+    workers: int = 1
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -177,7 +199,10 @@ class AdminRoutes:
         """
         self.keys.reload()
         model = await self.serving.reload()
-        answer = {"status": "swapped", "model": model.ref.model_dump()}
+        answer: dict[str, Any] = {"status": "swapped", "model": model.ref.model_dump()}
+        if self.workers > 1:
+            # All of them: `reload` returns when the last one serves the new model.
+            answer["workers"] = self.workers
         if self.shadow is not None:
             with contextlib.suppress(ReloadRefused):
                 await self.shadow.reload()
@@ -193,7 +218,7 @@ class AdminRoutes:
 
 async def openapi(request: Request) -> Response:
     """The OpenAPI document of the application."""
-    return JSONResponse(request.app.openapi())
+    return JSONResponse(await run_in_threadpool(request.app.state.document))
 
 
 def _parameter(name: str, description: str, *, place: str = "query", **schema: Any) -> dict[str, Any]:

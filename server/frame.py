@@ -4,30 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastapi import FastAPI
-from fastapi.responses import RedirectResponse, Response
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from oodguard.core.page_headers import NO_STORE, page_headers
 from oodguard.server.call import ARRIVED, CALLER
-from oodguard.server.health import Health
+from oodguard.server.health import Probes
 from oodguard.server.pages import Pages
 from oodguard.server.problems import problem_response, unroutable
 from oodguard.server.reception import Reception, Visit
 from oodguard.server.routes import OTHER, Route, RouteTable
 
-SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
-        b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'",
-    ),
-]
-NO_STORE = (b"cache-control", b"no-store")
+SECURITY_HEADERS = page_headers(images="'self' blob: data:")
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 CLOSE = (b"connection", b"close")
 # Where a request's scope holds its exchange.
@@ -42,7 +33,7 @@ MAY_READ = ("X-Request-Id", "Retry-After", "Inference-Header-Content-Length")
 class Exchange(Visit):
     """One request over HTTP, and what was answered."""
 
-    def __init__(self, scope: Scope, send: Send, *, route: Route, health: Health) -> None:
+    def __init__(self, scope: Scope, send: Send, *, route: Route, health: Probes) -> None:
         client = scope["client"]
         address = client[0] if client else None
         super().__init__(route, method=scope["method"], headers=dict(scope["headers"]), address=address)
@@ -80,11 +71,11 @@ class Frame:
 
     def __init__(
         self,
-        app: FastAPI,
+        app: Starlette,
         routes: Sequence[Route],
         *,
         reception: Reception,
-        health: Health,
+        health: Probes,
         root_path: str = "",
         cors_origins: Sequence[str] = (),
         pages: Pages,

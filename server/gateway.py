@@ -18,9 +18,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from oodguard.server.app import Gateway
 from oodguard.server.descriptors import PRIVATE_CONNECTIONS
 from oodguard.server.door import TlsDoor
+from oodguard.server.frame import Frame
+from oodguard.server.heap import map_large_blocks
 from oodguard.server.incidents import Incidents
 from oodguard.server.logs import server as log
 from oodguard.server.protocol import protocol_for
+from oodguard.server.settings import ServeSettings
 
 EXIT_KILLED = 128
 # Connections beyond those that there may be whose callers are told why they are refused, at any moment.
@@ -124,11 +127,10 @@ def yield_to_inference() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def run(gateway: Gateway, public: socket.socket, private: socket.socket, rpc: socket.socket | None = None) -> int:
-    """Serve on bound sockets until a signal; the exit code, 0 after an orderly end. `rpc` is for the gRPC port."""
-    settings, health = gateway.parts.settings, gateway.parts.health
-    incidents = Incidents(gateway.parts.metrics)
-    config = uvicorn.Config(
+def config_of(gateway: Gateway, incidents: Incidents) -> uvicorn.Config:
+    """How uvicorn serves the public port."""
+    settings = gateway.parts.settings
+    return uvicorn.Config(
         gateway.public,
         http=protocol_for(settings, incidents, most=settings.max_connections),
         ws="none",
@@ -144,10 +146,13 @@ def run(gateway: Gateway, public: socket.socket, private: socket.socket, rpc: so
         ssl_ca_certs=str(settings.tls_ca) if settings.tls_ca else None,
         ssl_cert_reqs=2 if settings.tls_ca else 0,
     )
-    server = PublicServer(config, gateway)
-    private_server = PrivateServer(
+
+
+def private_server(application: Frame, settings: ServeSettings, incidents: Incidents) -> PrivateServer:
+    """What serves the private port."""
+    return PrivateServer(
         uvicorn.Config(
-            gateway.private,
+            application,
             http=protocol_for(settings, incidents, most=PRIVATE_CONNECTIONS),
             ws="none",
             lifespan="off",
@@ -158,24 +163,40 @@ def run(gateway: Gateway, public: socket.socket, private: socket.socket, rpc: so
         )
     )
 
+
+def leave(gateway: Gateway) -> int:
+    """The exit code of a server that has ended; does not return where a thread would keep the interpreter."""
+    health = gateway.parts.health
+    if health.broken or health.own_problem != "shutting down":
+        # A thread that hangs inside the engine would keep the interpreter from ending.
+        logging.shutdown()
+        os._exit(1)
+    if gateway.parts.decoders.busy:
+        # Every request has its answer; what is decoded on has none that waits for it.
+        logging.shutdown()
+        os._exit(0)
+    return 0
+
+
+def run(gateway: Gateway, public: socket.socket, private: socket.socket, rpc: socket.socket | None = None) -> int:
+    """Serve on bound sockets until a signal; the exit code, 0 after an orderly end. `rpc` is for the gRPC port."""
+    map_large_blocks()
+    incidents = Incidents(gateway.parts.metrics)
+    config = config_of(gateway, incidents)
+    server = PublicServer(config, gateway)
+    beside = private_server(gateway.private, gateway.parts.settings, incidents)
+
     async def both() -> None:
         if gateway.rpc is not None and rpc is not None:
             gateway.rpc.open(rpc)
-        task = asyncio.create_task(private_server.serve(sockets=[private]))
+        task = asyncio.create_task(beside.serve(sockets=[private]))
         try:
             await server.serve(sockets=[public])
         finally:
-            private_server.should_exit = True
+            beside.should_exit = True
             await task
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(both())
-        if health.broken or health.not_ready != "shutting down":
-            # A thread that hangs inside the engine would keep the interpreter from ending.
-            logging.shutdown()
-            os._exit(1)
-        if gateway.parts.decoders.busy:
-            # Every request has its answer; what is decoded on has none that waits for it.
-            logging.shutdown()
-            os._exit(0)
-    return 0
+        # Before the loop closes, which waits for its threads.
+        return leave(gateway)

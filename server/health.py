@@ -11,26 +11,57 @@ from oodguard.server.logs import server as log
 from oodguard.server.serving import Serving
 
 
-@dataclass
-class Health:
+@dataclass(kw_only=True)
+class Probes:
     """What the probes are told. Each property is a sentence that says why not, or None.
 
     `unwatched`: why nothing watches the bundle and the keys any more.
-
-    A slow inference makes the server not ready, but not broken: it may end. After `dead_after` seconds it is dead. So
-    do images that keep every decoder, after `stall_after` seconds.
     """
 
-    serving: Serving
-    decoders: Decoders
-    stall_after: float
-    dead_after: float
     draining: bool = False
     unwatched: str | None = None
 
     @property
     def not_ready(self) -> str | None:
         """Why no new traffic should be sent here."""
+        return "shutting down" if self.draining else self.unwatched
+
+    @property
+    def dead(self) -> str | None:
+        """Why the process should be restarted."""
+        return None
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """Turn readiness red where what runs beside the requests has ended by an error: nobody would notice else."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.unwatched = f"the watch over files has ended ({type(error).__name__})"
+            log.critical("not ready: %s", self.unwatched, exc_info=error)
+
+
+@dataclass
+class Health(Probes):
+    """The probes of one process that judges.
+
+    A slow inference makes the server not ready, but not broken: it may end. After `dead_after` seconds it is dead. So
+    do images that keep every decoder, after `stall_after` seconds.
+
+    `elsewhere`: why the other workers cannot take traffic, which makes this one not ready, but not broken.
+    """
+
+    serving: Serving
+    decoders: Decoders
+    stall_after: float
+    dead_after: float
+    elsewhere: str | None = None
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why no new traffic should be sent here."""
+        return self.own_problem or self.elsewhere
+
+    @property
+    def own_problem(self) -> str | None:
+        """Why this process should get no new traffic, whatever the other workers do."""
         model = self.serving.model
         draining = "shutting down" if self.draining else None
         slow = model.condition.slow or self._undecoded
@@ -54,12 +85,6 @@ class Health:
         """Why no request can be answered."""
         model = self.serving.model
         return model.condition.defect or self.dead or model.unreachable
-
-    def ended(self, task: asyncio.Task[None]) -> None:
-        """Turn readiness red where what runs beside the requests has ended by an error: nobody would notice else."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.unwatched = f"the watch over files has ended ({type(error).__name__})"
-            log.critical("not ready: %s", self.unwatched, exc_info=error)
 
     def require_able(self) -> None:
         """Raise `EngineUnavailable` when no request can be answered."""

@@ -36,6 +36,8 @@ ParsedImage = bytes | Pixels | ImageError
 Seen = tuple[Passed, Traits | None]
 # A request that names no target.
 NOTHING: Mapping[str, float] = MappingProxyType({})
+# Seconds before the deadline at which its timer may fire already.
+EARLY = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,12 @@ class Judge:
         self, caller: str, model: ServedModel, image: ParsedImage, deadline: float, source: str | None, near: bool
     ) -> Seen:
         since = time.monotonic()
-        await self.turns.take(caller)
+        try:
+            await self.turns.take(caller)
+        except asyncio.CancelledError:
+            if time.monotonic() >= deadline - EARLY:
+                self.metrics.expired.inc()
+            raise
         waited = time.monotonic() - since
         try:
             (found, decoding), traits = await self._measure(model, image, deadline, source, near)

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -93,11 +93,19 @@ class KeyRing:
     """The keys that may call, from a file or from a comma-separated string; without either, anyone may call.
 
     Several may be valid at once, so that one can be replaced without an outage. Raises `InputError` for an entry that
-    cannot be used, or where there is no key at all, `EnvironmentProblem` for a file that cannot be read.
+    cannot be used, or where there is no key at all, `EnvironmentProblem` for a file that cannot be read. `changed` is
+    told the names of the keys that are valid after each `reload`.
     """
 
-    def __init__(self, *, file: Path | None = None, hashes: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        file: Path | None = None,
+        hashes: str | None = None,
+        changed: Callable[[Set[str]], None] = lambda names: None,
+    ) -> None:
         self._file = file
+        self._changed = changed
         self._source = str(file) if file is not None else "key_hashes"
         self.needed = file is not None or bool(hashes)
         self._keys: tuple[Key, ...] = ()
@@ -130,6 +138,7 @@ class KeyRing:
             log.error("key file refused, the old keys stay valid: %s", error)
             raise ReloadRefused(str(error)) from None
         self._keys = found.keys
+        self._changed({key.name for key in found.keys})
         if not found.keys:
             log.error("%s holds no key: nobody may call", self._file)
         if found.faults:

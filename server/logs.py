@@ -20,16 +20,20 @@ class _OneLine(logging.Formatter):
         return visible(super().formatMessage(record))
 
 
-def configure(*, level: str, style: Literal["json", "text"]) -> None:
-    """Send every logger of this process to standard error in one form."""
+def configure(*, level: str, style: Literal["json", "text"], worker: int | None = None) -> None:
+    """Send every logger of this process to standard error in one form; `worker`: its number, which each line has."""
     handler = logging.StreamHandler()
     if style == "json":
         from pythonjsonlogger.json import JsonFormatter
 
         names = {"asctime": "time", "levelname": "level", "name": "logger"}
-        handler.setFormatter(JsonFormatter(JSON_FIELDS, rename_fields=names, datefmt="%Y-%m-%dT%H:%M:%S%z"))
+        static = {} if worker is None else {"worker": worker}
+        handler.setFormatter(
+            JsonFormatter(JSON_FIELDS, rename_fields=names, static_fields=static, datefmt="%Y-%m-%dT%H:%M:%S%z")
+        )
     else:
-        handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        who = "" if worker is None else f" worker {worker}"
+        handler.setFormatter(_OneLine(f"%(asctime)s %(levelname)s %(name)s{who}: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

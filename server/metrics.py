@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.core import Metric
 
 from oodguard.core.answers import ModelRef
 from oodguard.core.codes import Code
@@ -17,6 +18,7 @@ from oodguard.core.quality import Unfitness
 from oodguard.core.targets import Targets
 from oodguard.core.verdict import Decision, Verdict
 from oodguard.server import drift, promise
+from oodguard.server.cells import FLAGGED, IMAGES, INSIDE, LATENCY, REFUSED, Cells, PrivateCells
 from oodguard.server.settings import ServeSettings
 from oodguard.server.shadow_pipe import ShadowVerdict
 from oodguard.server.stages import STAGES
@@ -60,9 +62,11 @@ class Metrics:
     """One server's metrics, in a registry of their own.
 
     Label values come from the manifest and the code, never from input. `labels` has the label names of each metric.
+    `cells` are where the counts of images are kept that the library does not keep.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cells: Cells | None = None) -> None:
+        self._cells = cells or PrivateCells()
         self.registry = CollectorRegistry()
         self.labels: dict[str, tuple[str, ...]] = {**drift.LABELS, **promise.LABELS}
         self.requests = self._add(Counter, "oodguard_requests", "Requests, by route and status.", "route", "status")
@@ -70,6 +74,7 @@ class Metrics:
             Counter, "oodguard_key_requests", "Inference requests, by the name of the caller's key and status.",
             "key", "status",
         )  # fmt: skip
+        self._counted_keys: set[tuple[str, str]] = set()
         self._request_seconds = self._add(
             Histogram,
             "oodguard_request_seconds",
@@ -154,6 +159,10 @@ class Metrics:
             Counter, "oodguard_shadow_reloads", "Shadow bundles loaded in place of another.", "result"
         )
         self.ready = self._add(Gauge, "oodguard_ready", "1 when the server is ready.")
+        self.workers = self._add(Gauge, "oodguard_workers", "Processes that serve.")
+        self.worker_restarts = self._add(
+            Counter, "oodguard_worker_restarts", "Processes that ended unasked, and were started again."
+        )
         self.queue_images = self._add(Gauge, "oodguard_queue_images", "Images admitted and not yet answered.")
         self.decoding_bytes = self._add(
             Gauge, "oodguard_decoding_bytes", "Memory that images take which are being decoded, in bytes."
@@ -164,8 +173,8 @@ class Metrics:
         self._queue_limit = self._add(Gauge, "oodguard_queue_limit_images", "Images that may be inside.")
         self._limits = self._add(Gauge, "oodguard_limit", "Limits of the settings, by name.", "setting")
         self._model = self._add(Info, "oodguard_model", "The model being served.")
-        self._drift = drift.Drift()
-        self._promise = promise.PromiseWatch()
+        self._drift = drift.Drift(cells=self._cells)
+        self._promise = promise.PromiseWatch(self._cells)
         self.registry.register(self._drift)
         self.registry.register(self._promise)
         # Every series exists from the start, so that a rate over it is never missing; looking a series up by its
@@ -191,8 +200,9 @@ class Metrics:
         self._timed: dict[str, Histogram] = {}
         self._by_route: dict[tuple[str, int], Counter] = {}
         # Beside the series, which the library only shows as a whole: that takes 20 ms for a thousand classes.
-        self._images = self._flagged = self._refused = 0
-        self._latency = [0] * (len(REQUEST_SECONDS) + 1)
+        self._row = self._cells.row
+        self.processes = 1 + len(self._cells.others)
+        self.workers.set(self.processes)
 
     def _add(self, kind: type[Family], name: str, text: str, *labels: str, **options: Any) -> Family:
         self.labels[name] = labels
@@ -219,11 +229,18 @@ class Metrics:
     def by_key(self, key: str, status: int) -> None:
         """Count one inference request of a caller with a key; `key` is a name of the key file."""
         self._by_key.labels(key, str(status)).inc()
+        self._counted_keys.add((key, str(status)))
+
+    def keep_keys(self, names: Set[str]) -> None:
+        """Drop the series of keys that are not valid any more."""
+        for key, status in [one for one in self._counted_keys if one[0] not in names]:
+            self._by_key.remove(key, status)
+            self._counted_keys.discard((key, status))
 
     def took(self, route: str, seconds: float) -> None:
         """Observe what an answered inference request took."""
         self._timed[route].observe(seconds)
-        self._latency[bisect_left(REQUEST_SECONDS, seconds)] += 1
+        self._row[LATENCY + bisect_left(REQUEST_SECONDS, seconds)] += 1
 
     def stages(self, seconds: Iterable[float]) -> None:
         """Observe the stages of a judged request, in the order of `STAGES`."""
@@ -233,7 +250,7 @@ class Metrics:
     def refuse(self, code: Code) -> None:
         """Count one image or request that is refused."""
         self._rejected[code].inc()
-        self._refused += 1
+        self._row[REFUSED] += 1
 
     def answer(self, verdict: Verdict, manifest: Manifest, *, source: str | None = None) -> None:
         """Count one image that the model of `manifest` answered; `source` is one of its own, never a caller's text."""
@@ -243,8 +260,8 @@ class Metrics:
         self._decisions[verdict.decision].inc()
         if verdict.quality is not None:
             self._quality[verdict.quality.reason, verdict.is_ood].inc()
-        self._images += 1
-        self._flagged += verdict.is_ood
+        self._row[IMAGES] += 1
+        self._row[FLAGGED] += verdict.is_ood
         self._drift.count(verdict, source=source)
         self._promise.count(verdict, manifest)
 
@@ -271,13 +288,31 @@ class Metrics:
             for label in manifest.classes
             for verdict in (True, False)
         }
-        self._model.info({"name": manifest.name, "version": manifest.version})
+        self.name(manifest.name, manifest.version)
         self._drift.model(manifest, targets)
         self._promise.model(manifest)
 
+    def name(self, name: str, version: str) -> None:
+        """Name the model being served."""
+        self._model.info({"name": name, "version": version})
+
+    @property
+    def inside_elsewhere(self) -> int:
+        """Images inside the other workers, as they have last said."""
+        return round(sum(row[INSIDE] for row in self._cells.others))
+
     def totals(self) -> Totals:
-        """What traffic is reported from."""
-        return Totals(self._images, self._flagged, self._refused, tuple(self._latency))
+        """What traffic is reported from: of all workers."""
+        rows = [self._row, *self._cells.others]
+        images, flagged, refused = (round(sum(row[at] for row in rows)) for at in (IMAGES, FLAGGED, REFUSED))
+        places = range(LATENCY, LATENCY + len(REQUEST_SECONDS) + 1)
+        return Totals(images, flagged, refused, tuple(round(sum(row[at] for row in rows)) for at in places))
+
+    def gauges(self) -> Iterator[Metric]:
+        """What a worker tells of the moment, for the whole to add up."""
+        for one in (self.queue_images, self.decoding_bytes, self.decoding_seconds, self._promise):
+            yield from one.collect()
+        yield self._drift.expected()
 
     def render(self) -> bytes:
         """The text exposition."""

@@ -30,7 +30,8 @@ from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
 from oodguard.server.sender import Sender
 from oodguard.server.settings import ServeSettings
-from oodguard.server.tuning import EnginePlan, plan_for
+from oodguard.server.tuning import EnginePlan
+from oodguard.server.workers.share import plan_of
 
 # Callers ask for few targets, over and over.
 THRESHOLDS_KEPT = 256
@@ -81,7 +82,7 @@ class ServedModel:
             self.batcher = Sender(self.remote, self.manifest, events=self.condition)
         else:
             assert self.bundle is not None
-            self.plan = plan_for(settings, self.manifest)
+            self.plan = plan_of(settings, self.manifest)
             self.engine = engine or build_engine(self.bundle, self.manifest, self.plan, device=settings.device)
             self.batcher = Batcher(
                 self.engine,

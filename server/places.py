@@ -80,7 +80,8 @@ class Folder:
 
     def put(self, name: str, data: bytes) -> None:
         """Write beside its place, then rename; nothing is left of a file that cannot be written."""
-        unfinished = self._path / f".{name}{UNFINISHED}"
+        # Another worker may be writing the same picture.
+        unfinished = self._path / f".{name}.{os.getpid()}{UNFINISHED}"
         try:
             with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
                 stream.write(data)

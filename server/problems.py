@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
 
 from oodguard.core.codes import Code
 from oodguard.core.problems import Problem, problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from oodguard.core.binomial import upper_limit
 from oodguard.core.curve import QuantileCurve
 from oodguard.core.manifest import Manifest
 from oodguard.core.verdict import Verdict
+from oodguard.server.cells import Cells, PrivateCells
 
 # Target acceptances whose promises are tested: images that change as a whole break the low ones first, a few strangers
 # among usual images the high ones.
@@ -85,7 +87,8 @@ class Promise:
     give more evidence: a stream of harmless images is no broken promise. Adding an image takes about two microseconds.
     """
 
-    def __init__(self, curve: QuantileCurve) -> None:
+    def __init__(self, curve: QuantileCurve, *, cells: Cells | None = None, stream: str = "") -> None:
+        """`cells`: where the evidence is kept, under the name of the `stream`."""
         accepts = [accept for accept in ACCEPTS if accept <= curve.max_accept]
         # The rank that `QuantileCurve.threshold` chooses.
         self._levels = [curve.levels[bisect_left(curve.levels, accept - 1e-12)] for accept in accepts]
@@ -103,8 +106,14 @@ class Promise:
         reached = np.arange(len(accepts) + 1)[:, None] > np.arange(len(accepts))
         self._factors = np.where(reached[:, :, None], above, below)
         self._share = 1.0 / above.size
-        self._evidence = np.zeros_like(above)
+        kept = (cells or PrivateCells()).take("promise", {"stream": stream}, above.size)
+        # Views of a store's memory stay views of it.
+        self._evidence = np.asarray(kept, dtype=np.float64).reshape(above.shape)
         self.images = 0
+
+    def begin(self) -> None:
+        """Begin anew, whatever the cells held."""
+        self._evidence[:] = 0
 
     def add(self, percentile: float) -> None:
         """Count one image: the share of ID images with a lower fused score, in percent."""
@@ -128,7 +137,8 @@ class Promise:
 class PromiseWatch(Collector):
     """The evidence on the images that the served model has answered, for a scrape."""
 
-    def __init__(self) -> None:
+    def __init__(self, cells: Cells | None = None) -> None:
+        self._cells = cells
         self._manifest: Manifest | None = None
         self._promise: Promise | None = None
 
@@ -137,7 +147,11 @@ class PromiseWatch(Collector):
         before, self._manifest = self._manifest, manifest
         if before and (before.graph_sha256, before.calibration) == (manifest.graph_sha256, manifest.calibration):
             return
-        self._promise = Promise(manifest.calibration.curve)
+        model = f"{manifest.graph_sha256} {manifest.calibration.model_dump_json()}"
+        stream = hashlib.sha256(model.encode()).hexdigest()
+        self._promise = Promise(manifest.calibration.curve, cells=self._cells, stream=stream)
+        if before is not None:
+            self._promise.begin()
 
     def count(self, verdict: Verdict, manifest: Manifest) -> None:
         """Count one image that the model of `manifest` answered; a replaced model's say nothing of the new one."""

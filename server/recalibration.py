@@ -20,9 +20,10 @@ from oodguard.core.errors import EnvironmentProblem, InputError, QualityError
 from oodguard.core.files import file_sha256
 from oodguard.core.frozen import Frozen
 from oodguard.core.golden import Golden, judged
+from oodguard.core.images import OWN_LIMITS
 from oodguard.core.lineage import VersionRef, next_version
 from oodguard.core.manifest import DEFAULT_SOURCE, MANIFEST_FILE, MAX_SOURCES, Manifest, load_manifest
-from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.preprocessing import ImageLimits
 from oodguard.core.provenance import NAME, Recalibration
 from oodguard.core.quality import QualityScale
 from oodguard.core.verdict import Outputs
@@ -75,10 +76,10 @@ class RecalibrateOptions(Frozen):
     max_batch: int | None = Field(
         None, ge=1, le=1024, description="Maximum images in one inference; default: the tuning record's, or 8."
     )
-    max_image_bytes: int = Field(DEFAULT_LIMITS.max_bytes, ge=1, description="Maximum bytes of an encoded image.")
-    max_pixels: int = Field(DEFAULT_LIMITS.max_pixels, ge=1, description="Maximum pixels of an image.")
+    max_image_bytes: int = Field(OWN_LIMITS.max_bytes, ge=1, description="Maximum bytes of an encoded image.")
+    max_pixels: int = Field(OWN_LIMITS.max_pixels, ge=1, description="Maximum pixels of an image.")
     max_decode_work: int = Field(
-        DEFAULT_LIMITS.max_work, ge=1, description="Maximum work of decoding an image: its pixels times its scans."
+        OWN_LIMITS.max_work, ge=1, description="Maximum work of decoding an image: its pixels times its scans."
     )
 
     @property

@@ -7,20 +7,13 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
-from fastapi.routing import APIRoute
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Served
 from starlette.routing import compile_path
 
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
-
-
-class PlainRoute(APIRoute):
-    """A route whose endpoint takes the request and returns the response: FastAPI has nothing to resolve for it."""
-
-    def get_route_handler(self) -> Endpoint:
-        """The endpoint itself."""
-        return self.endpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +26,8 @@ class Route:
 
     A route for GET answers HEAD, too. open: needs no API key; admin: needs one of that role. inference: timed as a
     whole, traced, and counted from 0. family: the label under which metrics and logs have the route, where several
-    share one; default: the path. docs: what FastAPI's `add_api_route` takes beside; None keeps the route out of the
-    OpenAPI document.
+    share one; default: the path. docs: what FastAPI's `add_api_route` takes beside (`openapi.py`); None keeps the route
+    out of the OpenAPI document.
     """
 
     path: str
@@ -51,12 +44,12 @@ class Route:
         """How metrics and logs name the route."""
         return self.family or self.path
 
-    def add_to(self, app: FastAPI) -> None:
-        """Make FastAPI serve the route."""
-        docs = {"include_in_schema": False} if self.docs is None else self.docs
-        app.router.add_api_route(
-            self.path, self.endpoint, methods=[*self.methods], route_class_override=PlainRoute, **docs
-        )
+    def add_to(self, app: Starlette) -> None:
+        """Make an application serve the route."""
+        served = Served(self.path, self.endpoint, methods=[*self.methods])
+        # HEAD is the frame's.
+        served.methods = set(self.methods)
+        app.router.routes.append(served)
 
 
 async def nowhere(request: Request) -> Response:

@@ -18,6 +18,7 @@ from oodguard.core.explanation import Explanation
 from oodguard.core.formats import FORMATS, format_of
 from oodguard.core.verdict import Verdict
 from oodguard.server.backlog import Backlog
+from oodguard.server.cells import SAMPLED, Cells, PrivateCells
 from oodguard.server.logs import server as log
 from oodguard.server.metrics import Metrics
 from oodguard.server.places import Place, stored
@@ -83,7 +84,9 @@ class Keeper:
     One thread writes, so requests do not wait. An image that cannot be written is counted as failed and dropped.
     """
 
-    def __init__(self, place: Place, *, max_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, place: Place, *, max_bytes: int, metrics: Metrics, cells: Cells | None = None) -> None:
+        """`cells`: where workers who keep images in one place add up their bytes."""
+        self._cells = cells or PrivateCells()
         self._place = place
         self._max_bytes = max_bytes
         self._metrics = metrics
@@ -96,9 +99,14 @@ class Keeper:
 
     def _look(self) -> None:
         try:
-            self._bytes += self._place.held(self._max_bytes)
+            # What workers have kept until now is counted in their cells, and lies there.
+            self._bytes += self._place.held(self._max_bytes) - self._kept
         except EnvironmentProblem as error:
             log.error("%s", error)
+
+    @property
+    def _kept(self) -> int:
+        return round(sum(row[SAMPLED] for row in (self._cells.row, *self._cells.others)))
 
     def take(self, data: bytes, sample: FlaggedSample) -> None:
         """Write the image soon; count it as dropped when too many wait."""
@@ -117,7 +125,7 @@ class Keeper:
             if not (self._closing and self._failed) and self._place.has(sidecar):
                 self._metrics.samples["repeated"].inc()
                 return
-            if self._bytes + size > self._max_bytes:
+            if self._bytes + self._kept + size > self._max_bytes:
                 self._metrics.samples["dropped"].inc()
                 return
             if self._closing and self._failed:
@@ -130,7 +138,7 @@ class Keeper:
                 self._place.remove(image)
                 raise
             self._metrics.samples["kept"].inc()
-            self._bytes += size
+            self._cells.row[SAMPLED] += size
             self._failed = False
         except EnvironmentProblem as error:
             self._failed = True

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from oodguard.core.allowance import cores
 from oodguard.core.errors import FormatError, OodguardError
 from oodguard.core.manifest import Manifest, load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.server.engines.base import Engine
 from oodguard.server.engines.registry import Device, build_engine, require_local
 from oodguard.server.errors import EngineError
-from oodguard.server.tuning import EnginePlan, TuningRecord, TuningTrial, cores, machine
+from oodguard.server.tuning import EnginePlan, TuningRecord, TuningTrial, machine
 
 BATCHES = (1, 2, 4, 8, 16)
 # Rates may differ this much by chance. Within it, the plan that answers one image sooner wins, and of two batch sizes

@@ -55,21 +55,35 @@ class Serving:
         """
         async with self._reloading:
             try:
-                new = await self._checked()
-            except Exception as error:  # whatever this bundle is like, the next one must still be taken
+                new = await self.prepared()
+            except ReloadRefused:
                 self._metrics.reloads["refused"].inc()
-                known = isinstance(error, OodguardError)
-                reason = str(error) if known else f"loading it failed in an unexpected way ({type(error).__name__})"
-                log.error("bundle refused, the old one serves on: %s", reason, exc_info=None if known else error)
-                raise ReloadRefused(reason) from None
-            old, self.model = self.model, new
-            self._metrics.model(new.manifest, new.targets)
+                raise
+            self.swap(new)
             self._metrics.reloads["swapped"].inc()
             log.warning("now serving %s version %s", new.manifest.name, new.manifest.version)
-            task = asyncio.create_task(self._retire(old))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
             return new
+
+    async def prepared(self) -> ServedModel:
+        """What is in the bundle folder now, loaded beside the running model, verified and warm.
+
+        Raises `ReloadRefused` when it cannot serve.
+        """
+        try:
+            return await self._checked()
+        except Exception as error:  # whatever this bundle is like, the next one must still be taken
+            known = isinstance(error, OodguardError)
+            reason = str(error) if known else f"loading it failed in an unexpected way ({type(error).__name__})"
+            log.error("bundle refused, the old one serves on: %s", reason, exc_info=None if known else error)
+            raise ReloadRefused(reason) from None
+
+    def swap(self, new: ServedModel) -> None:
+        """Serve a prepared model from now on; the old one ends after its last request."""
+        old, self.model = self.model, new
+        self._metrics.model(new.manifest, new.targets)
+        task = asyncio.create_task(self._retire(old))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
     async def _checked(self) -> ServedModel:
         # In a thread: loading must not hold up requests.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from oodguard.core.decoding import DECODING_BYTES
+from oodguard.core.formats import DEFAULT as DEFAULT_NAMES
+from oodguard.core.formats import FORMATS_HELP, formats_named
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
 from oodguard.core.provenance import NAME
 from oodguard.core.signature import Trust
@@ -67,7 +69,14 @@ class ServeSettings(BaseSettings):
         le=1,
         description="Seconds a batch waits to fill while another runs; an idle engine starts at once.",
     )
-    decode_workers: int = Field(2, ge=1, le=64, description="Threads that decode images.")
+    decode_workers: int = Field(
+        2, ge=1, le=64, description="Threads that decode images; by default half as many as --sessions, at least 2."
+    )
+    workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        1,
+        description="Processes that share the port, the inferences at once, the decoding threads and the queue; auto: "
+        "one for every four cores.",
+    )
     accept: AcceptOption = None
     confidence: ConfidenceOption = None
     coverage: CoverageOption = None
@@ -233,7 +242,10 @@ class ServeSettings(BaseSettings):
         description="Shares of the server by key, as in alice=4,bob=0.5; the weight of every other caller is 1.",
     )
     max_queue_bytes: int = Field(
-        256 * 1024 * 1024, ge=1, description="Maximum bytes of request bodies held at once; beyond it requests get 429."
+        256 * 1024 * 1024,
+        ge=1,
+        description="Maximum bytes of request bodies held at once; beyond it requests get 429; lowered by default "
+        "where the process may take little memory.",
     )
     request_timeout: float = Field(
         10.0,
@@ -273,8 +285,10 @@ class ServeSettings(BaseSettings):
     max_decode_bytes: int = Field(
         DECODING_BYTES,
         ge=1,
-        description="Maximum memory of all images that are being decoded, in bytes; others wait.",
+        description="Maximum memory of all large images that are being decoded, in bytes; others wait, and one that "
+        "would take more by itself is refused; lowered by default where the process may take little memory.",
     )
+    formats: str = Field(DEFAULT_NAMES, description=FORMATS_HELP)
     max_json_bytes: int = Field(
         32 * 1024 * 1024, ge=1, description="Maximum size of a JSON body, or of the JSON part of one, in bytes."
     )
@@ -385,4 +399,9 @@ class ServeSettings(BaseSettings):
     @property
     def limits(self) -> ImageLimits:
         """What one image may cost."""
-        return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels, max_work=self.max_decode_work)
+        return ImageLimits(
+            max_bytes=self.max_image_bytes,
+            max_pixels=self.max_pixels,
+            max_work=self.max_decode_work,
+            formats=formats_named(self.formats),
+        )

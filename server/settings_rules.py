@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from oodguard.core.decoding import MOST_BYTES
+from oodguard.core.decoding import least_bytes
 from oodguard.server.addresses import EVERYWHERE, UNIX, is_local
 from oodguard.server.engines.registry import LOCAL, REMOTE
 
@@ -93,6 +93,14 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
         lambda s: (s.triton_cert is None) != (s.triton_key is None),
         "--triton-cert and --triton-key go together; give both or neither",
     ),
+    (
+        lambda s: s.workers != 1 and s.engine in REMOTE and s.engine,
+        "--workers is for an engine that runs here; leave it out with --engine {}, and start more servers instead",
+    ),
+    (
+        lambda s: s.workers != 1 and s.shadow,
+        "--shadow and --workers cannot be used together; leave out --workers while the bundle {} is in the shadow",
+    ),
     (_unknown_variable, "{} in the environment is not a setting; unset it"),
     (
         lambda s: (s.tls_cert is None) != (s.tls_key is None),
@@ -135,7 +143,7 @@ RULES: tuple[tuple[Callable[[ServeSettings], object], str], ...] = (
         "--max-body-bytes is larger than --max-queue-bytes, so the largest requests could never be admitted; lower it",
     ),
     (
-        lambda s: s.max_pixels * MOST_BYTES > s.max_decode_bytes and s.max_pixels * MOST_BYTES,
+        lambda s: least_bytes(s.max_pixels) > s.max_decode_bytes and least_bytes(s.max_pixels),
         "max_decode_bytes is too small for an image of max_pixels; raise it to {}, or lower max_pixels",
     ),
     (

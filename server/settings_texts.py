@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from oodguard.core.formats import formats_named
+
 # As browsers write an origin: nothing behind the port, and lower case, since they compare text.
 ORIGIN = r"^https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?$"
 ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
@@ -29,6 +31,7 @@ def _whole(text: str, *, form: str, sentence: str) -> str:
 
 # By setting: gives the text back, or raises `ValueError`.
 TEXTS: Mapping[str, Callable[[str], str]] = {
+    "formats": lambda text: _formats(text),
     "triton_url": partial(_each, form=ADDRESS, sentence="is not HOST:PORT of a gRPC service, as in localhost:8001"),
     "cors_origins": partial(_each, form=ORIGIN, sentence="is not an origin as in https://shop.example (no path, no *)"),
     "key_weights": partial(_each, form=WEIGHT, sentence="is not the name of a key and its weight, as in alice=4"),
@@ -46,6 +49,11 @@ TEXTS: Mapping[str, Callable[[str], str]] = {
         _whole, form=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", sentence="is not an address as in http://localhost:4318"
     ),
 }
+
+
+def _formats(text: str) -> str:
+    formats_named(text)
+    return text
 
 
 def weights_of(text: str | None) -> dict[str, float]:

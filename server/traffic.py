@@ -102,7 +102,7 @@ class Traffic:
         self._moments.append(self._moment())
 
     def _moment(self) -> Moment:
-        return Moment(self._clock(), self._metrics.totals(), self._admission.images)
+        return Moment(self._clock(), self._metrics.totals(), self._admission.images + self._metrics.inside_elsewhere)
 
     def report(self) -> TrafficReport:
         """The window that ends now."""
@@ -120,7 +120,9 @@ class Traffic:
             refused=whole.refused,
             latency_ms=Latency(p50=quantile(latency, 0.5), p95=quantile(latency, 0.95)) if any(latency) else None,
             queue=Queue(
-                images=last.queue, highest=max(moment.queue for moment in moments), limit=self._admission.max_images
+                images=last.queue,
+                highest=max(moment.queue for moment in moments),
+                limit=self._admission.max_images * self._metrics.processes,
             ),
             intervals=tuple(_interval(a, b) for a, b in pairwise(moments)),
         )

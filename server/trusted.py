@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -15,12 +15,14 @@ from pydantic import ValidationError
 
 from oodguard.core.answers import FlaggedSample
 from oodguard.core.errors import ImageError, InputError
+from oodguard.core.photo_folders import class_above
 from oodguard.core.quality import Traits
 from oodguard.core.text import readable
 from oodguard.core.verdict import Outputs
 from oodguard.server.batch_judge import BatchJudge
 from oodguard.server.golden import join
 from oodguard.server.offline.items import Item
+from oodguard.server.offline.limits import refusal
 from oodguard.server.offline.reader import Reader
 from oodguard.server.offline.sources import Source
 
@@ -94,7 +96,8 @@ def judged_photos(
                 row = _rows(judged.outputs)
                 for item, outcome, seen in zip(batch, judged.outcomes, judged.traits, strict=True):
                     if isinstance(outcome, ImageError) or seen is None:
-                        unreadable.append((name_of(item), str(outcome)))
+                        why = refusal(outcome) if isinstance(outcome, ImageError) else str(outcome)
+                        unreadable.append((name_of(item), why))
                         continue
                     outputs, digest = next(row), digests[item]
                     if digest in kept:
@@ -142,13 +145,13 @@ def _rows(parts: Sequence[Outputs]) -> Iterator[Outputs]:
             yield Outputs(probabilities=part.probabilities[row : row + 1], scores=part.scores[row : row + 1])
 
 
-def _folder(item: Item) -> str:
-    return PurePath(item.member or item.path).parent.name
+def _class(item: Item, classes: Collection[str]) -> str | None:
+    return class_above(PurePath(item.member or item.path), classes)
 
 
 def _require_same_folder(one: Item, other: Item, classes: Sequence[str]) -> None:
-    folders = _folder(one), _folder(other)
-    if folders[0] != folders[1] and set(folders) <= set(classes):
+    found = _class(one, classes), _class(other, classes)
+    if found[0] != found[1] and None not in found:
         raise InputError(
             f"{readable(name_of(one))} and {readable(name_of(other))} are one photo in the folders of two classes; "
             "remove it from one of them"
@@ -157,10 +160,10 @@ def _require_same_folder(one: Item, other: Item, classes: Sequence[str]) -> None
 
 def _labels(items: Sequence[Item], classes: Sequence[str]) -> tuple[npt.NDArray[np.int64] | None, str | None]:
     numbers = {label: number for number, label in enumerate(classes)}
-    found = [numbers.get(_folder(item)) for item in items]
-    if None not in found:
-        return np.asarray(found, dtype=np.int64), None
-    return None, name_of(items[found.index(None)])
+    found = [_class(item, numbers) for item in items]
+    if None in found:
+        return None, name_of(items[found.index(None)])
+    return np.array([numbers[label] for label in found if label is not None], dtype=np.int64), None
 
 
 def _is_sample(base: Path, item: Item) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 from typing import Literal, Protocol
 
 from pydantic import Field, ValidationError
 
+from oodguard.core.allowance import cores
 from oodguard.core.errors import FormatError
 from oodguard.core.files import read_text
 from oodguard.core.frozen import Frozen
@@ -63,11 +63,6 @@ class PlanSettings(Protocol):
     def threads(self) -> int | None: ...  # noqa: D102
     @property
     def max_batch(self) -> int | None: ...  # noqa: D102
-
-
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> str:

@@ -10,7 +10,6 @@ from typing import Protocol
 
 from oodguard.server.arrival import Arrival, Doorstep, fingerprint
 from oodguard.server.errors import ReloadRefused
-from oodguard.server.keys import KeyRing
 from oodguard.server.logs import server as log
 from oodguard.server.notices import Notices, folders_on_the_way
 from oodguard.server.serving import Serving
@@ -43,7 +42,7 @@ async def watch_remote(serving: Serving) -> None:
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
-async def watch_files(settings: ServeSettings, serving: Serving, keys: KeyRing) -> None:
+async def watch_files(settings: ServeSettings, serving: Reloadable, keys: ReloadableKeys) -> None:
     """Reload the model when a new bundle is in its folder, and the keys when their file changes; until cancelled.
 
     Each is looked at when the kernel tells of a change near it, and every `watch_interval` seconds in any case: network
@@ -105,6 +104,13 @@ class Reloadable(Protocol):
         """Load the folder again. Raises `ReloadRefused`; what was loaded stays then."""
 
 
+class ReloadableKeys(Protocol):
+    """Keys that are read from a file."""
+
+    def reload(self) -> None:
+        """Read the file again. Raises `ReloadRefused`."""
+
+
 class Watched(Protocol):
     """Something on disk that may be replaced."""
 
@@ -137,7 +143,7 @@ class WatchedBundle:
 class WatchedKeys:
     """The key file."""
 
-    def __init__(self, path: Path, keys: KeyRing) -> None:
+    def __init__(self, path: Path, keys: ReloadableKeys) -> None:
         self.path = path
         self._keys = keys
         self._taken: str | None = None  # nothing yet: the file may have changed since the start

@@ -130,7 +130,8 @@ class Reader:
     def _serve(self, line: str) -> None:
         self.leave()
         command = shlex.split(line, comments=True)
-        ready = partial(answers, f"http://{HOST}:{self.port}/health/ready")
+        scheme = "https" if "--tls-cert" in command else "http"
+        ready = partial(answers, f"{scheme}://{HOST}:{self.port}/health/ready")
         server = Process(line, command, ready=ready, environment=self._environment, folder=self.folder)
         self._serving.append(server.start())
 

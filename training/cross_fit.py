@@ -11,9 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
-from sklearn.model_selection import StratifiedGroupKFold
 
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import InputError
@@ -24,7 +22,9 @@ from oodguard.training.backbone.tail import tail_features
 from oodguard.training.heads.guard import diagnose_heads, fit_heads
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Labels
+from oodguard.training.photos.split import parts_of
 from oodguard.training.progress import Reporter
+from oodguard.training.unfinished import Unfinished
 
 
 @dataclass(frozen=True)
@@ -35,26 +35,28 @@ class CrossFitted:
     diagnosis: CollusionReport
 
 
-def cross_fit(learning: LearningSet, options: TrainOptions, compute: Fabric, report: Reporter) -> CrossFitted:
+def cross_fit(
+    learning: LearningSet, options: TrainOptions, compute: Fabric, report: Reporter, unfinished: Unfinished
+) -> CrossFitted:
     """Score every training photo by a guard trained without its part. Raises `InputError` for a class too small."""
     targets = learning.targets.numpy()
     groups = [learning.division.groups[photo] for photo in learning.division.training]
-    splitter = StratifiedGroupKFold(options.cross_fit, shuffle=True, random_state=options.seed)
+    parts = parts_of(targets, groups, count=options.cross_fit, seed=options.seed)
     found: list[tuple[Labels, Answers]] = []
     diagnosis = None
-    for number, (rest, held) in enumerate(splitter.split(targets, targets, groups)):
+    for number, held in enumerate(parts):
+        rest = np.setdiff1d(np.arange(len(targets)), held)
         if missing := np.setdiff1d(targets, targets[rest]).tolist():
             raise InputError(
                 f"all photos of {learning.known[missing[0]]} fall into one part; add photos, or cross-fit less"
             )
-        report.note(f"cross-fitting, part {number + 1} of {options.cross_fit}")
-        torch.manual_seed(options.seed)
+        report.note(f"cross-fitting, part {number + 1} of {len(parts)}")
         tune = options.fine_tune and learning.backbone.whole_because is None
         backbone = backbone_of(options) if tune else learning.backbone
         labels = learning.targets[rest]
         activations, frozen = learning.activations[:, rest], learning.frozen[:, rest]
         if tune:
-            tuned_tail(backbone, activations, frozen, labels, options, compute, report)
+            tuned_tail(backbone, activations, frozen, labels, options, compute, report, unfinished=unfinished)
         features = view_features(backbone.tail, activations) if tune else frozen
         heads = fit_heads(
             features,
@@ -73,12 +75,14 @@ def cross_fit(learning: LearningSet, options: TrainOptions, compute: Fabric, rep
             diagnosis = diagnose_heads(heads, (left, learning.targets[held]), (features[0], labels))
     assert diagnosis is not None
     order = np.argsort(np.concatenate([held for held, _ in found]))
-    parts = [answers for _, answers in found]
+    answered = [answers for _, answers in found]
     return CrossFitted(
         answers=Answers(
-            probabilities=np.concatenate([part.probabilities for part in parts])[order],
-            votes=np.concatenate([part.votes for part in parts], axis=1)[:, order],
-            scores={name: np.concatenate([part.scores[name] for part in parts])[order] for name in parts[0].scores},
+            probabilities=np.concatenate([part.probabilities for part in answered])[order],
+            votes=np.concatenate([part.votes for part in answered], axis=1)[:, order],
+            scores={
+                name: np.concatenate([part.scores[name] for part in answered])[order] for name in answered[0].scores
+            },
         ),
         diagnosis=diagnosis,
     )

@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from oodguard.core.errors import QualityError
+from oodguard.training.unfinished import Progress
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """Progress of training: `loss` is the epoch's mean, `seconds` how long it took."""
+    """Progress of training: `loss` is the epoch's mean, `seconds` how long it took, 0 before an interruption."""
 
     epoch: int
     epochs: int
@@ -90,11 +91,13 @@ def fit(
     what: str = "training",
     remedy: str = "lower --lr",
     progress: Callable[[EpochReport], None] | None = None,
+    kept: Progress | None = None,
 ) -> None:
     """Minimise `objective` over `count` training images, in place. Deterministic: the caller seeds torch.
 
-    An epoch visits every image once, in random order, but for a last incomplete batch. Raises `QualityError` with the
-    step and `remedy` when the loss stops being finite; no checkpoint is written then, as nothing is returned.
+    An epoch visits every image once, in random order, but for a last incomplete batch. kept: where the state after each
+    epoch is kept, and taken up where it is there: the result is that of a training without a break. Raises
+    `QualityError` with the step and `remedy` when the loss stops being finite; nothing is returned then.
     """
     batch = min(schedule.batch, count)
     batch -= batch % compute.world_size if batch >= compute.world_size else 0
@@ -104,8 +107,12 @@ def fit(
     changes = math.ceil(steps / schedule.accumulate)
     rate = _rate(plain, objective, schedule, schedule.epochs * changes)
     network, optimiser = compute.setup(objective, plain)
-    step = 0
-    for epoch in range(schedule.epochs):
+    losses = [] if kept is None else kept.restore(compute, objective, plain, rate)
+    for number, loss_before in enumerate(losses, start=1):
+        if progress:
+            progress(EpochReport(number, schedule.epochs, loss_before, 0.0))
+    step = len(losses) * steps
+    for epoch in range(len(losses), schedule.epochs):
         started, total = time.perf_counter(), 0.0
         order = torch.randperm(count)
         starts = range(0, steps * batch, batch)
@@ -132,6 +139,9 @@ def fit(
                 raise QualityError(
                     f"{what} diverged at step {step} (epoch {epoch + 1}): the loss is not finite; {remedy}"
                 )
+        losses.append(total / steps)
+        if kept is not None:
+            kept.keep(compute, objective, plain, rate, losses=losses)
         if progress:
             progress(EpochReport(epoch + 1, schedule.epochs, total / steps, time.perf_counter() - started))
 

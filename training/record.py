@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from oodguard.core.calibration import Calibration
 from oodguard.core.classifier import ClassifierRecord
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import FormatError
 from oodguard.core.frozen import Frozen, first_fault
+from oodguard.core.grey_levels import GreyLevels
 from oodguard.core.lineage import VersionRef
 from oodguard.core.preprocessing import Preprocessing
 from oodguard.core.scores import CERTIFIED, REGISTRY, WRAPPED, ScoreName, ScoreSpec
@@ -39,6 +40,19 @@ class Splits(Frozen):
     unreadable: tuple[str, ...] = ()
 
 
+class Duplicates(Frozen):
+    """Exact copies that make figures false, by the bytes of the files."""
+
+    action: Literal["report", "drop"] = Field(description="whether the photos were used all the same, or left out")
+    leaked: int = Field(description="files to learn from or to calibrate with that are test photos, too")
+    contested: int = Field(description="photos that have several labels")
+    contested_files: int = Field(description="the files of these")
+    first_leaked: tuple[tuple[str, str], ...] = Field((), description="such files, each with the test photo")
+    first_contested: tuple[tuple[tuple[str, str], ...], ...] = Field(
+        (), description="such photos: the names and the labels of their files"
+    )
+
+
 class PhotoFaults(Frozen):
     """What is wrong with the photos of a run, as far as bytes and features show it; `oodguard check` shows more."""
 
@@ -51,6 +65,15 @@ class PhotoFaults(Frozen):
     left_out: dict[str, int] = Field(
         default_factory=dict, description="photos that --exclude left out, by kind of suspect"
     )
+    duplicates: Duplicates | None = Field(
+        None, description="copies in test/ and under several labels; None: there are none"
+    )
+    grey_levels: GreyLevels | None = Field(
+        None, description="of all photos together, where they are too few for photos; None: they are not"
+    )
+    passed: int = Field(0, description="files in the data folder that were not read, but for what systems leave there")
+    first_passed: tuple[str, ...] = Field((), description="such files with the reason, photos first")
+    layout: str = Field("", description="which folders were taken for splits")
 
 
 class BackboneRecord(Frozen):
@@ -63,6 +86,7 @@ class BackboneRecord(Frozen):
     weights_sha256: str
     cut: str | None = Field(description="last frozen module; what follows was tuned. None: all frozen, or all tuned")
     recorded: bool = Field(False, description="whether it was cut as recorded operations, and not as traced modules")
+    arguments: dict[str, JsonValue] = Field(default_factory=dict, description="what builds it beside its name")
     width: int
     tuned_sha256: str | None = Field(None, description="the weights after all of it was tuned. None: they are as given")
 

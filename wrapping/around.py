@@ -48,9 +48,9 @@ def wrap_path(
                 f"{path} is a checkpoint; say which timm model it is of with --backbone, or export it to ONNX"
             )
         return wrap_file(OnnxFile(path, path.name, said), options, out, report=report)
-    model, place = load_classifier(path, options.backbone)
-    if report is not None and place is not None:
-        report.note(f"weights taken from {place!r} of {path.name}")
+    model, lines = load_classifier(path, options.backbone)
+    for line in lines:
+        (report or Silent()).note(line)
     own = preprocessing_of(model)
     return _wrap_exported(
         model, path.name, own.size, _completed(said, own), options, out, made_from=path, report=report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from oodguard.core.errors import EnvironmentProblem, ImageError, InputError, Qua
 from oodguard.core.preprocessing import Preprocessing, load_pixels, network_input
 from oodguard.training.backbone.classifier_trunk import ClassifierTrunk
 from oodguard.training.backbone.features import TRAINING_LIMITS, Extractor
+from oodguard.training.photos.class_names import read_names
+from oodguard.training.photos.duplicates import settle
 from oodguard.training.photos.labelled import Photo, Photos
 from oodguard.training.progress import Reporter
 from oodguard.training.wrapped import Wrapped
-from oodguard.wrapping.classes import ClassMap, match_classes, names_of_metadata, read_names
+from oodguard.wrapping.classes import ClassMap, match_classes, names_of_metadata
 from oodguard.wrapping.conventions import conventions, require_decided
 from oodguard.wrapping.known import Known, enough, renamed, require_knowledge, with_labels
 from oodguard.wrapping.options import WrapOptions
@@ -185,12 +187,13 @@ class Case:
         pool, labels = answered(photos.pool, "features of training images")
         if options.labels == "model":
             names = maps[0].names
-            given = Photos(
+            given = replace(
+                photos,
                 pool=with_labels(pool, labels, names),
                 held=with_labels(*answered(photos.held, "features of calibration images"), names),
                 test=with_labels(*answered(photos.test, "features of test images"), names),
             )
-            return Known(names, enough(given, self.report), None)
+            return Known(names, enough(settle(given, options.on_duplicate), self.report), None)
         right = []
         for one in maps:
             targets = np.array(one.targets(photo.label for photo in pool))
@@ -204,8 +207,8 @@ class Case:
             f"{name} labels {accuracy:.1%} of {int((targets >= 0).sum())} photos of --data right "
             f"(class names from {best.source})"
         )
-        given = Photos(
-            pool=renamed(photos.pool, best), held=renamed(photos.held, best), test=renamed(photos.test, best)
+        given = replace(
+            photos, pool=renamed(photos.pool, best), held=renamed(photos.held, best), test=renamed(photos.test, best)
         )
         read = frozenset(photo.sha256 for photo in pool)
-        return Known(best.names, enough(given, self.report, read=read), accuracy)
+        return Known(best.names, enough(settle(given, options.on_duplicate), self.report, read=read), accuracy)

@@ -2,95 +2,43 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from oodguard.core.errors import InputError
-from oodguard.training.backbone.timm_loader import timm
-from oodguard.training.backbone.timm_source import require_model
-
-# Where training scripts keep weights in a checkpoint, the averaged ones first, as timm takes them.
-PLACES = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model", "module", "net")
-# What wrappers put in front of names.
-PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.", "net.")
-# What training scripts save beside weights; nothing else is unpickled.
-SAFE = (argparse.Namespace,)
+from oodguard.training.backbone.checkpoint import read_checkpoint
+from oodguard.training.backbone.fitting import load_fitting, without_prefix
+from oodguard.training.backbone.timm_names import timm_name
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors of a checkpoint by their own names, and the place in it that they were taken from (None: all of it).
-
-    Raises `InputError`, in one sentence, for what is not a checkpoint, or would run code.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = safetensors.torch.load_file(path)
-        else:
-            with torch.serialization.safe_globals(list(SAFE)):
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch and safetensors raise many types on a damaged or unsafe file
-        raise InputError(
-            f"{path} holds more than tensors, or is damaged; save the state dict alone (torch.save(model.state_dict()))"
-        ) from None
-    place = None
-    if isinstance(state, Mapping):
-        place = next((name for name in PLACES if _tensors(state.get(name))), None)
-        state = state if place is None else state[place]
-    if not _tensors(state):
-        raise InputError(f"{path} holds no state dict")
-    return _bare(state), place
-
-
-def _tensors(found: object) -> bool:
-    return isinstance(found, Mapping) and bool(found) and all(isinstance(value, Tensor) for value in found.values())
-
-
-def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without the prefixes that all their names have."""
-    found = {str(name): value for name, value in state.items() if not str(name).endswith("n_averaged")}
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in found)), None):
-        found = {name.removeprefix(prefix): value for name, value in found.items()}
-    return found
-
-
-def load_classifier(path: Path, backbone: str) -> tuple[nn.Module, str | None]:
-    """The timm model `backbone` with all weights of a checkpoint, its classifier too, and where in it they were.
+def load_classifier(path: Path, backbone: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """The timm model `backbone` with all weights of a checkpoint, its classifier too, and lines for the reader.
 
     Raises `InputError` where they do not fit.
     """
-    name = backbone.removeprefix("timm:")
-    require_model(name)
-    state, place = load_checkpoint(path)
-    plain = timm.create_model(name, pretrained=False)
-    layers = plain.default_cfg.get("classifier") or ()
+    name = timm_name(backbone.removeprefix("timm:"))
+    checkpoint = read_checkpoint(path)
+    plain = name.whole()
+    config: Any = plain.default_cfg
+    layers = config.get("classifier") or ()
     layers = (layers,) if isinstance(layers, str) else tuple(layers)
+    state = without_prefix(checkpoint, plain.state_dict(), name=name.architecture).state
     heads = [state[f"{layer}.weight"] for layer in layers if f"{layer}.weight" in state]
     if not heads:
         wanted = " or ".join(f"{layer}.weight" for layer in layers) or "a classifier"
         raise InputError(
-            f"{path} has no classifier of {name} ({wanted}): it is of another model, or was saved without its head, "
-            "which oodguard train --weights makes anew"
+            f"{path} has no classifier of {name.architecture} ({wanted}): it is of another model, or was saved without "
+            "its head, which oodguard train --weights makes anew"
         )
-    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=len(heads[0]))
-    wanted_state = model.state_dict()
-    wrong = [key for key, value in wanted_state.items() if key not in state or state[key].shape != value.shape]
-    spare = [key for key in state if key not in wanted_state]
-    if wrong or spare:
-        what = f"{wrong[0]} is missing or has another shape" if wrong else f"{spare[0]} is not part of that model"
-        raise InputError(f"{path} is not a checkpoint of {name}: {what} ({len(wrong) + len(spare)} do not fit)")
-    model.load_state_dict(state)
-    return model.eval(), place
+    model = name.whole(len(heads[0]))
+    lines = load_fitting(model, checkpoint, name=name.architecture)
+    return model, lines
 
 
 def module_to_onnx(module: nn.Module, *, height: int, width: int, feature: str | None = None) -> bytes:

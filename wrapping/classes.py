@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from oodguard.core.errors import InputError
+from oodguard.training.photos.class_names import names_in_order, read_names, short_text
 
-MAX_FILE_BYTES = 16 << 20
 MAX_METADATA = 1 << 20
 # What drops a folder, in a mapping.
 DROP = "-"
@@ -182,27 +182,11 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part.casefold()) for part in re.split(r"([0-9]+)", name)]
 
 
-def read_names(path: Path) -> list[str]:
-    """Class names in order: one a line, a JSON list, or an id2label of numbers to names. Raises `InputError`."""
-    text = _text(path)
-    try:
-        said = json.loads(text)
-    except ValueError:
-        # Not JSON, so lines; those of one name a line may hold anything.
-        said = [line.strip() for line in text.splitlines() if line.strip()]
-    if isinstance(said, dict):
-        said = said.get("id2label", said.get("label_names", said.get("names", said)))
-    names = _names(said)
-    if names is None:
-        raise InputError(f"{path} does not name classes: give one a line, a JSON list, or an id2label of 0, 1, 2, ...")
-    return names
-
-
 def names_of_metadata(metadata: Mapping[str, str]) -> list[str] | None:
     """Class names that an ONNX file's metadata hold, in order; None where they hold none."""
     for key in METADATA_KEYS:
         if (text := metadata.get(key)) is not None and len(text) <= MAX_METADATA:
-            found = _names(_parsed(text))
+            found = names_in_order(_parsed(text))
             if found is not None and len(found) >= 2:
                 return found
     return None
@@ -218,27 +202,9 @@ def _parsed(text: str) -> Any:
     return text.splitlines() if "\n" in text else text.split(",")
 
 
-def _names(said: Any) -> list[str] | None:
-    """Names in order, of a list or of a table from (or to) the numbers 0, 1, 2, ..."""
-    if isinstance(said, dict):
-        if all(isinstance(value, int) and not isinstance(value, bool) for value in said.values()):
-            said = {place: name for name, place in said.items()}
-        try:
-            table = {int(place): name for place, name in said.items()}
-        except (TypeError, ValueError):
-            return None
-        if sorted(table) != list(range(len(said))):
-            return None
-        said = [table[place] for place in range(len(table))]
-    if not isinstance(said, list | tuple) or not said:
-        return None
-    names = [str(name).strip() for name in said]
-    return names if all(isinstance(name, str | int) for name in said) and all(names) else None
-
-
 def _read_mapping(path: Path) -> dict[str, str]:
     """Folder to class (its name, its number or `-`): a CSV of two columns, or a TOML of names to names."""
-    text = _text(path)
+    text = short_text(path)
     if path.suffix.lower() == ".toml":
         try:
             said = tomllib.loads(text)
@@ -258,17 +224,6 @@ def _read_mapping(path: Path) -> dict[str, str]:
             raise InputError(f"{path}, line {number}: {cells[0]} is mapped twice")
         found[cells[0]] = cells[1]
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{path} has more than {MAX_FILE_BYTES:,} bytes: it is no list of classes")
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not text in UTF-8") from None
 
 
 def _listed(strangers: Sequence[str], names: Sequence[str]) -> str:

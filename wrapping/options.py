@@ -6,9 +6,9 @@ import copy
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from oodguard.training.options import TrainOptions
+from oodguard.training.options import FolderOptions, TrainOptions
 
 # Options of training that mean the same here.
 SHARED = (
@@ -27,6 +27,8 @@ SHARED = (
     "confidence",
     "outliers",
     "on_unreadable",
+    "on_duplicate",
+    *FolderOptions.model_fields,
     "cache",
     "overwrite",
     "threads",
@@ -38,7 +40,7 @@ def _of_training(name: str) -> Any:
     return copy.copy(TrainOptions.model_fields[name])
 
 
-class WrapOptions(BaseModel):
+class WrapOptions(FolderOptions):
     """What `oodguard wrap` takes, but for the classifier, its preprocessing and what training takes as well.
 
     ```python
@@ -46,11 +48,10 @@ class WrapOptions(BaseModel):
     ```
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     data: Path = Field(
         description="Photos of the classifier's classes: a folder with one sub-folder per class, or with such folders "
-        "in train/, val/ and test/; a zip file of either; with --labels model any folder of images."
+        "in train/, val/ and test/; a zip file of either; a table, Parquet files or shards, as train takes them; with "
+        "--labels model any folder of images."
     )
     unseen: Path | None = Field(
         None,
@@ -96,6 +97,7 @@ class WrapOptions(BaseModel):
     confidence: float | None = _of_training("confidence")
     outliers: Path | None = _of_training("outliers")
     on_unreadable: Literal["skip", "refuse"] = _of_training("on_unreadable")
+    on_duplicate: Literal["report", "drop", "refuse"] = _of_training("on_duplicate")
     cache: Path = _of_training("cache")
     overwrite: bool = _of_training("overwrite")
     threads: int = _of_training("threads")

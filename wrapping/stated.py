@@ -22,6 +22,8 @@ METADATA_KEY = "oodguard.preprocessing"
 MAX_FILE_BYTES = 1 << 20
 # What folders of models hold, in the order in which they are asked.
 _FILES = ("preprocessor_config.json", "config.json")
+# What a preprocessing says of files, and not of the network.
+_DECODING = {"reduced_jpeg", "white"}
 Size = tuple[int | None, int | None]
 
 
@@ -40,6 +42,9 @@ class PreprocessingOptions(BaseModel):
     )
     resize: int | None = Field(
         None, ge=8, le=MAX_SIDE, description="Height the picture is fitted to before the middle is cut out, in pixels."
+    )
+    resize_width: int | None = Field(
+        None, ge=8, le=MAX_SIDE, description="Width it is fitted to, where that is not in proportion to the input."
     )
     crop: int | None = Field(
         None, ge=8, le=MAX_SIDE, description="Height of the input (and width), where the file leaves it open."
@@ -139,8 +144,8 @@ def _own(said: object, name: str) -> Stated:
     """A table with the names of the manifest's `preprocessing`."""
     try:
         known = dict(said) if isinstance(said, dict) else {}
-        # A manifest's table says this too; how a JPEG is decoded is not the classifier's matter.
-        known.pop("reduced_jpeg", None)
+        # A manifest's table says these, too; how a file is decoded is not the classifier's matter.
+        known = {key: value for key, value in known.items() if key not in _DECODING}
         found = PreprocessingOptions.model_validate({**known, "preprocessing": None})
     except ValidationError as error:
         raise InputError(f"{name} is not a preprocessing: {first_fault(error, whole='the table')}") from None
@@ -161,7 +166,7 @@ def _of_timm(config: Mapping[str, Any], name: str, size: Size) -> Stated:
             f"{name} is for {_by(*given[1:])} pixels; its crop_pct is kept at the classifier's {_by(*wanted[1:])}",
         )
     found = preprocessing_from({**config, "input_size": wanted})
-    return Stated(found.model_dump(exclude={"reduced_jpeg"}), (name,), notes)
+    return Stated(found.model_dump(exclude=_DECODING), (name,), notes)
 
 
 def _of_metadata(metadata: Mapping[str, str]) -> Stated:

@@ -16,6 +16,7 @@ from scipy.stats import binom
 
 from oodguard.core.classifier import InputType, Layout
 from oodguard.core.errors import ImageError, InputError
+from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.preprocessing import ImageLimits, Pixels, Preprocessing, load_pixels, network_input
 from oodguard.training.progress import Reporter, Silent
 from oodguard.wrapping.chosen import sample
@@ -47,7 +48,7 @@ REORDERED = (0.8, 0.25)
 # Powers that probabilities are raised to before likelihoods are compared.
 POWERS = np.logspace(-3, 1, 41)
 # The photos are the user's own: only absurd files are left out.
-LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=400_000_000, max_work=4_800_000_000)
+LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=400_000_000, max_work=4_800_000_000, formats=FORMAT_NAMES)
 
 
 @dataclass(eq=False)

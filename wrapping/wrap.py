@@ -8,6 +8,7 @@ from pathlib import Path
 
 from oodguard.core.errors import InputError
 from oodguard.core.files import file_sha256
+from oodguard.training.photos.minimum import Minimum
 from oodguard.training.pipeline import train
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import RunRecord
@@ -41,6 +42,9 @@ def wrap_file(source: OnnxFile, options: WrapOptions, out: Path, *, report: Repo
     report = report or Silent()
     require_free(out, overwrite=options.overwrite)
     photos = find_photos(options, report)
+    training = options.training(source.name, seen=not options.all_unseen)
+    minimum = Minimum(training, tested=bool(photos.test), held=bool(photos.held))
+    minimum.require(len(photos.held or photos.pool), wrapped=True)
     parts = find_parts(
         source.path, feature=options.feature, logits=options.logits, constants=_constants(options.constant)
     )
@@ -72,7 +76,7 @@ def wrap_file(source: OnnxFile, options: WrapOptions, out: Path, *, report: Repo
         preprocessing=preprocessing,
         photos=known.photos,
     )
-    return train(options.training(source.name, seen=not options.all_unseen), out, wrapped=wrapped, report=report)
+    return train(training, out, wrapped=wrapped, report=report)
 
 
 def _constants(given: Sequence[str]) -> dict[str, tuple[float, ...]]:

@@ -72,7 +72,7 @@ class FolderSuite:
             # Methods are compared on the feature that a classifier has: tuned for labels alone.
             retain=0.0,
         )
-        photos = load_photos(options.data, options.cache)
+        photos = load_photos(options.data, options.cache, options.folder_rules)
         plans = [self._plan("all classes", options, setting, photos.fingerprint)]
         if self.left_out and len(photos.classes) >= 4:
             count = max(round(LEFT_OUT_SHARE * len(photos.classes)), 1)
@@ -124,7 +124,7 @@ def _arena(
     view = _View(learned, report)
     ood_sets = {name: OodSet(kind, view.features(photos, name)) for name, (kind, photos) in ood_photos.items()}
     if options.leave_out:
-        everything = load_photos(options.data, options.cache)
+        everything = load_photos(options.data, options.cache, options.folder_rules)
         left_out = tuple(p for p in (everything.test or everything.pool) if p.label not in classes)
         ood_sets["left-out classes"] = OodSet("near", view.features(left_out, "left-out classes"))
     else:

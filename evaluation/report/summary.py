@@ -18,6 +18,8 @@ from oodguard.pages.page import Fact, Finding, Tone
 from oodguard.pages.text import count, interval, percent
 from oodguard.training.heads.collusion import members_agree
 from oodguard.training.metrics import Share
+from oodguard.training.photos.duplicates import duplicate_lines
+from oodguard.training.photos.faults import passed_lines
 
 GOOD_LET_IN, WEAK_LET_IN = 0.05, 0.20
 WEAK_CALIBRATION = 0.05
@@ -50,6 +52,7 @@ def facts(found: Evaluation) -> tuple[Fact, ...]:
 def findings(found: Evaluation) -> tuple[Finding, ...]:
     """What to know before trusting the guard; weaknesses first."""
     everything = [
+        *_photos(found),
         *_acceptance(found),
         *(finding for name, table in found.ood.items() for finding in _set(found, name, table)),
         *_near(found),
@@ -62,6 +65,21 @@ def findings(found: Evaluation) -> tuple[Finding, ...]:
         *_ensemble(found),
     ]
     return tuple(sorted(everything, key=lambda finding: ("weak", "note", "good").index(finding.tone)))
+
+
+def _photos(found: Evaluation) -> Iterator[Finding]:
+    """What makes the other figures false."""
+    faults = found.faults
+    if faults is None:
+        return
+    if faults.duplicates is not None:
+        tone: Tone = "note" if faults.duplicates.action == "drop" else "weak"
+        for line in duplicate_lines(faults.duplicates):
+            yield Finding(tone, f"{line[0].upper()}{line[1:]}.")
+    for line in passed_lines(faults):
+        yield Finding("note", f"{line[0].upper()}{line[1:]}.")
+    if faults.grey_levels is not None:
+        yield Finding("weak", f"{faults.grey_levels.sentence}.")
 
 
 def with_interval(found: Share) -> str:

@@ -32,15 +32,15 @@ async function load() {
  * images whose short side already is what the manifest says.
  */
 function pixelsOf(image, manifest) {
-  const { resize, fit, fill } = manifest.preprocessing;
+  const { resize, resize_width, fit, fill } = manifest.preprocessing;
   const [height, width] = shapeOf(manifest);
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   // Where the picture's own sides come to lie; what is beyond the canvas is cut off.
-  let [w, h] = [(width * resize) / height, resize];
+  let [w, h] = [resize_width ?? (width * resize) / height, resize];
   if (fit !== "squash") {
     const scales = [w / image.width, h / image.height];
-    const scale = fit === "pad" ? Math.min(...scales) : Math.max(...scales, width / image.width, height / image.height);
+    const scale = fit === "pad" ? Math.min(...scales) : Math.max(...scales);
     [w, h] = [Math.max(1, image.width * scale), Math.max(1, image.height * scale)];
   }
   const place = [(width - w) / 2, (height - h) / 2, w, h];

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import lzma
 import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from oodguard.core.codes import Code
-from oodguard.core.formats import IMAGE_SUFFIXES
+from oodguard.core.formats import HEAD
+from oodguard.core.image_tables import ImageTable, is_parquet
+from oodguard.core.tarballs import DamagedTar, members, open_tar
+from oodguard.core.text import readable
 from oodguard.server.offline.items import Item, Kind
-from oodguard.server.offline.tarballs import DamagedTar, members
+from oodguard.server.offline.passed_over import PassedOver, looks_like_image
 
 TAR_SUFFIXES = (".tar",)
 # Photos hardly shrink, so an archive that unpacks to more than this many times its size holds no photos.
@@ -25,7 +26,6 @@ FREE_EXPANSION = 1024**3
 # Python keeps the whole directory of a zip in memory; this is the directory of some two million members.
 MAX_ZIP_DIRECTORY = 256 * 1024**2
 ZIP_HEADER = 30
-Unpacked = IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
 READ_ERRORS = (
     OSError, EOFError, RuntimeError, NotImplementedError, ValueError,
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
@@ -40,33 +40,22 @@ def kind_of(path: str) -> Kind | None:
         return "zip"
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")):
         return "stream"
+    if is_parquet(head):
+        return "parquet"
     return "tar" if head[257:262] == b"ustar" or path.lower().endswith(TAR_SUFFIXES) else None
 
 
-def open_tar(path: str) -> Unpacked:
-    """Open a tar, compressed or not, to read its unpacked bytes."""
-    with open(path, "rb") as stream:
-        head = stream.read(6)
-    if head.startswith(b"\x1f\x8b"):
-        return gzip.open(path)
-    if head.startswith(b"BZh"):
-        return bz2.open(path)
-    if head.startswith(b"\xfd7zXZ\x00"):
-        return lzma.open(path)
-    return open(path, "rb")
-
-
-def list_archive(given: str, path: str, kind: Kind, *, max_bytes: int, skip: Callable[[], None]) -> Iterator[Item]:
+def list_archive(given: str, path: str, kind: Kind, *, max_bytes: int, passed: PassedOver) -> Iterator[Item]:
     """Yield the images of an archive in its own order; `given` names their rows, `path` is where the file is.
 
-    A bad archive raises nothing: the images before the damage are listed, and a last item without a member has the
-    reason.
+    What is no image by its first bytes, and is not named like one, is counted in `passed`. A bad archive raises
+    nothing: the images before the damage are listed, and a last item without a member has the reason.
     """
     try:
         found = _list_zip(path) if kind == "zip" else _list_tar(path, bounded=kind == "stream")
-        for name, offset, size, problem in found:
-            if _hidden(name) or not name.lower().endswith(IMAGE_SUFFIXES):
-                skip()
+        for name, offset, size, problem, head in found:
+            if _hidden(name) or not looks_like_image(name, head):
+                passed.add(name, head)
                 continue
             item = Item(given, kind, name, offset, size)
             yield _refused(item, *(problem or _trick(name) or _too_large(size, max_bytes)))
@@ -77,9 +66,20 @@ def list_archive(given: str, path: str, kind: Kind, *, max_bytes: int, skip: Cal
         yield Item(given, kind, code=Code.DAMAGED_ARCHIVE, message=f"the archive cannot be read ({reason})")
 
 
+def list_table(given: str, path: str, *, column: str | None) -> Iterator[Item]:
+    """Yield the rows of a Parquet file of images, without reading the images. Raises as `ImageTable` does.
+
+    A row is called `row 12`, and by the name that it gives its image: `row 12: cats/1.jpg`.
+    """
+    with ImageTable(Path(path), column=column) as table:
+        for number, name in enumerate(table.names()):
+            yield Item(given, "parquet", f"row {number}" + (f": {readable(name)}" if name else ""), number)
+
+
 # A code and a message.
 Fault = tuple[Code, str]
-Listed = tuple[str, int, int, Fault | None]
+# The name, where it is and how large, why it cannot be used, and its first bytes, if they can be read.
+Listed = tuple[str, int, int, Fault | None, bytes]
 
 
 def _list_zip(path: str) -> Iterator[Listed]:
@@ -99,7 +99,19 @@ def _list_zip(path: str) -> Iterator[Listed]:
                 encrypted = (Code.DAMAGED_ARCHIVE, "the member is encrypted") if info.flag_bits & 1 else None
                 link = (Code.NOT_A_FILE, "a link; links inside archives are not followed")
                 is_link = info.external_attr >> 28 == 0xA
-                yield info.filename, info.header_offset, info.file_size, link if is_link else encrypted
+                problem = link if is_link else encrypted
+                yield info.filename, info.header_offset, info.file_size, problem, _zip_head(archive, info, problem)
+
+
+def _zip_head(archive: zipfile.ZipFile, info: zipfile.ZipInfo, problem: Fault | None) -> bytes:
+    """The first bytes of a member whose name does not say that it is an image."""
+    if problem is not None or looks_like_image(info.filename, b""):
+        return b""
+    try:
+        with archive.open(info) as member:
+            return member.read(HEAD)
+    except READ_ERRORS:
+        return b""
 
 
 def _zip_directory_bytes(stream: IO[bytes]) -> int:
@@ -124,7 +136,11 @@ def _list_tar(path: str, *, bounded: bool) -> Iterator[Listed]:
                 _require_modest(member.offset + member.size, packed)
             if not member.folder:
                 problem = (Code.NOT_A_FILE, "a link, device or sparse file; only ordinary members are read")
-                yield member.name, member.offset, member.size, None if member.regular else problem
+                head = b""
+                if member.regular and not looks_like_image(member.name, b""):
+                    stream.seek(member.offset)
+                    head = stream.read(min(HEAD, member.size))
+                yield member.name, member.offset, member.size, None if member.regular else problem, head
 
 
 def _require_modest(unpacked: int, packed: int) -> None:

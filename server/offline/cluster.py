@@ -20,11 +20,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
+from oodguard.core.allowance import cores
 from oodguard.core.errors import EnvironmentProblem, OodguardError
 from oodguard.server.offline.items import Item
 from oodguard.server.offline.ledger import Ledger
 from oodguard.server.offline.scorer import Scorer, ScoreTally, Spec
-from oodguard.server.tuning import cores
 
 LOCAL = "local"
 LOG_FILE = "ray.log"

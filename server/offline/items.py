@@ -9,15 +9,18 @@ from typing import Literal
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 
-# stream: a compressed tar, which can only be read from its beginning.
-Kind = Literal["file", "zip", "tar", "stream"]
+# stream: a compressed tar, which can only be read from its beginning. parquet: a file of images, one in each row.
+Kind = Literal["file", "zip", "tar", "stream", "parquet"]
+# These are read in order: going back begins anew.
+IN_ORDER = ("stream", "parquet")
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """An image of the source; with a `code`, an image that is known to be unusable.
 
-    offset: of the member's header in a zip, of its data in a tar. size: uncompressed bytes of the member.
+    offset: of the member's header in a zip, of its data in a tar; the number of the row of a Parquet file. size:
+    uncompressed bytes of the member; 0 of a row.
     """
 
     path: str

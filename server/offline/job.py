@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,9 +17,10 @@ import pyarrow.compute
 
 from oodguard.core.calibration import Calibration
 from oodguard.core.curve import QuantileCurve
-from oodguard.core.errors import InputError
+from oodguard.core.errors import ImageError, InputError
 from oodguard.core.false_discoveries import discovery_cut, fewest_discoveries
 from oodguard.core.files import file_sha256
+from oodguard.core.grey_levels import GreyLevels, few_grey_levels
 from oodguard.core.manifest import MANIFEST_FILE, load_manifest
 from oodguard.core.resemblance import EstimatedAccuracy, FlaggedShare, PercentileTest
 from oodguard.core.signature import Trust
@@ -26,6 +28,7 @@ from oodguard.core.targets import Targets
 from oodguard.core.verdict import Decision
 from oodguard.server.offline.ledger import Ledger, Purpose, State
 from oodguard.server.offline.options import ScoreOptions
+from oodguard.server.offline.reader import Reader
 from oodguard.server.offline.results import columns, metadata, with_discoveries, write_result
 from oodguard.server.offline.scorer import Scorer, ScoreTally, Spec
 from oodguard.server.offline.sources import Source
@@ -54,7 +57,7 @@ class Summary:
     images: int = 0
     decisions: dict[Decision, int] = field(default_factory=lambda: dict.fromkeys(Decision, 0))
     errors: dict[str, int] = field(default_factory=dict)
-    skipped: int = 0
+    passed: Mapping[str, int] = field(default_factory=dict)
     scored: int = 0
     seconds: float = 0.0
     how: str = ""
@@ -62,6 +65,7 @@ class Summary:
     percentiles: PercentileTest | None = None
     accuracy: EstimatedAccuracy | None = None
     discoveries: Discoveries | None = None
+    grey_levels: GreyLevels | None = None
 
     @property
     def failed(self) -> int:
@@ -119,10 +123,14 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
         max_pixels=options.max_pixels,
         max_decode_work=options.max_decode_work,
         explain=options.explain,
+        column=options.column,
+        formats=options.formats,
     )
     with Ledger(options.out, purpose, restart=options.restart) as ledger:
         ledger.prepare(
-            lambda: Source(options.source, base=base, max_bytes=options.max_image_bytes), base, listed=progress.listed
+            lambda: Source(options.source, base=base, max_bytes=options.max_image_bytes, column=options.column),
+            base,
+            listed=progress.listed,
         )
         finished = ledger.finished()
         pending = set(range(ledger.parts)) - finished
@@ -137,10 +145,13 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
             targets=targets,
             calibration=options.calibration,
             explain=options.explain,
+            column=options.column,
             device=options.device,
             workers=options.workers,
         )
-        summary = Summary(skipped=ledger.state.skipped, scored=sum(map(ledger.size, pending)), targets=targets)
+        summary = Summary(passed=ledger.state.passed, scored=sum(map(ledger.size, pending)), targets=targets)
+        with closing(_encoded(ledger, options)) as images:
+            summary.grey_levels = few_grey_levels(images, options.limits)
         if pending and options.ray:
             from oodguard.server.offline.cluster import run_on_ray
 
@@ -168,6 +179,18 @@ def score(options: ScoreOptions, *, progress: ScoreProgress) -> Summary:
         judged.compare(used, manifest.thresholds(targets, source=options.calibration).fused, summary)
         ledger.remove()
     return summary
+
+
+def _encoded(ledger: Ledger, options: ScoreOptions) -> Generator[bytes]:
+    """The images that can be read, in order."""
+    reader = Reader(Path(ledger.state.base), max_bytes=options.max_image_bytes)
+    try:
+        for _, items in ledger.items(range(ledger.parts)):
+            for item in items:
+                with suppress(ImageError):
+                    yield reader.read(item)
+    finally:
+        reader.close()
 
 
 def _landmark(state: State, source: str) -> Path | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -25,6 +25,7 @@ import pyarrow.parquet
 from pydantic import ValidationError
 
 from oodguard.core.errors import EnvironmentProblem, InputError
+from oodguard.core.formats import DEFAULT
 from oodguard.core.frozen import Frozen
 from oodguard.core.preprocessing import DEFAULT_LIMITS
 from oodguard.core.targets import Targets
@@ -61,6 +62,8 @@ class Purpose(Frozen):
     max_pixels: int
     max_decode_work: int = DEFAULT_LIMITS.max_work
     explain: bool = False
+    column: str | None = None
+    formats: str = DEFAULT
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -86,11 +89,11 @@ class InputFile(Frozen):
 class State(Frozen):
     """The content of `state.json`."""
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     purpose: Purpose
     base: str
     images: int
-    skipped: int
+    passed: Mapping[str, int]
     inputs: tuple[InputFile, ...]
 
 
@@ -197,7 +200,7 @@ class Ledger:
             purpose=self._purpose,
             base=str(base),
             images=images,
-            skipped=source.skipped,
+            passed=dict(source.passed.counts),
             inputs=tuple(InputFile.of(path, base) for path in source.inputs),
         )
         put(self.folder / STATE_FILE, state.model_dump_json(indent=1).encode())

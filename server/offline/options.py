@@ -6,8 +6,11 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
+from oodguard.core.formats import DEFAULT as DEFAULT_NAMES
+from oodguard.core.formats import FORMATS_HELP, formats_named
 from oodguard.core.frozen import Frozen
-from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
+from oodguard.core.images import OWN_LIMITS
+from oodguard.core.preprocessing import ImageLimits
 from oodguard.core.targets import AcceptOption, Asked, ConfidenceOption, CoverageOption, MaxErrorOption
 from oodguard.server.engines.registry import DEFAULT, LOCAL, Device, LocalEngineName, one_of
 
@@ -24,8 +27,8 @@ class ScoreOptions(Frozen):
 
     bundle: Path = Field(description="Bundle folder written by export.")
     source: str = Field(
-        description="Folder, image, list of paths (.txt, one per line), zip or tar; or a pattern of these, such as "
-        "'shards/{000..127}.tar' or 'shards/*.tar'."
+        description="Folder, image, list of paths (.txt, one per line), zip, tar or Parquet file of images; or a "
+        "pattern of these, such as 'shards/{000..127}.tar' or 'shards/*.tar'."
     )
     out: Path = Field(description="File to write: .parquet, .csv or .jsonl.")
     accept: AcceptOption = None
@@ -90,11 +93,22 @@ class ScoreOptions(Frozen):
     part_size: int = Field(
         512, ge=1, le=1_000_000, description="Images per part; an interrupted run computes the parts under way again."
     )
-    max_image_bytes: int = Field(DEFAULT_LIMITS.max_bytes, ge=1, description="Maximum bytes of an encoded image.")
-    max_pixels: int = Field(DEFAULT_LIMITS.max_pixels, ge=1, description="Maximum pixels of an image.")
+    max_image_bytes: int = Field(OWN_LIMITS.max_bytes, ge=1, description="Maximum bytes of an encoded image.")
+    max_pixels: int = Field(OWN_LIMITS.max_pixels, ge=1, description="Maximum pixels of an image.")
     max_decode_work: int = Field(
-        DEFAULT_LIMITS.max_work, ge=1, description="Maximum work of decoding an image: its pixels times its scans."
+        OWN_LIMITS.max_work, ge=1, description="Maximum work of decoding an image: its pixels times its scans."
     )
+
+    formats: str = Field(DEFAULT_NAMES, description=FORMATS_HELP)
+    column: str | None = Field(
+        None, description="Column of images in a Parquet file that has several; default: the only one."
+    )
+
+    @field_validator("formats")
+    @classmethod
+    def _names_formats(cls, text: str) -> str:
+        formats_named(text)
+        return text
 
     @field_validator("out")
     @classmethod
@@ -125,4 +139,9 @@ class ScoreOptions(Frozen):
     @property
     def limits(self) -> ImageLimits:
         """The limits of one image."""
-        return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels, max_work=self.max_decode_work)
+        return ImageLimits(
+            max_bytes=self.max_image_bytes,
+            max_pixels=self.max_pixels,
+            max_work=self.max_decode_work,
+            formats=formats_named(self.formats),
+        )

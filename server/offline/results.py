@@ -22,6 +22,7 @@ from oodguard.core.text import cell, json_line, readable
 from oodguard.core.verdict import Outcome
 from oodguard.server.offline.arrays import array
 from oodguard.server.offline.items import Item
+from oodguard.server.offline.limits import refusal
 
 ROW_GROUP = 64 * 1024
 
@@ -71,7 +72,7 @@ def _row(item: Item, outcome: Outcome) -> dict[str, rows.Cell]:
         "member": None if item.member is None else readable(item.member),
     }
     if isinstance(outcome, ImageError):
-        return row | rows.error_cells(outcome.code, readable(str(outcome)))
+        return row | rows.error_cells(outcome.code, readable(refusal(outcome)))
     return row | rows.verdict_cells(outcome)
 
 

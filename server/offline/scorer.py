@@ -24,7 +24,7 @@ from oodguard.server.batch_judge import BatchJudge
 from oodguard.server.engines.base import Engine
 from oodguard.server.engines.registry import Device
 from oodguard.server.errors import EngineError
-from oodguard.server.offline.items import Item
+from oodguard.server.offline.items import IN_ORDER, Item
 from oodguard.server.offline.reader import Reader
 from oodguard.server.offline.results import columns, table
 from oodguard.server.tuning import EnginePlan
@@ -68,6 +68,7 @@ class Spec(Frozen):
     targets: Targets
     calibration: str | None = None
     explain: bool = False
+    column: str | None = None
     device: Device = "auto"
     workers: int | None = None
 
@@ -94,7 +95,7 @@ class Scorer:
         self._batch = spec.plan.max_batch
         self._explain = spec.explain
         self._schema = columns(manifest, explained=spec.explain)
-        self._reader = Reader(spec.base, max_bytes=spec.limits.max_bytes)
+        self._reader = Reader(spec.base, max_bytes=spec.limits.max_bytes, column=spec.column)
         if engine is not None:
             self._judge = BatchJudge(manifest, engine, spec.plan, limits=spec.limits, workers=spec.workers)
         else:
@@ -151,8 +152,8 @@ class Scorer:
             _, items = part
             for start in range(0, len(items), self._batch):
                 chosen = items[start : start + self._batch]
-                # Threads that overlap would make a compressed tar go back and forth.
-                in_order = any(item.kind == "stream" for item in chosen)
+                # Threads that overlap would make it go back and forth.
+                in_order = any(item.kind in IN_ORDER for item in chosen)
                 yield [self._ahead(item) for item in chosen] if in_order else list(chosen)
 
     def _ahead(self, item: Item) -> bytes | ImageError:

@@ -1,4 +1,7 @@
-"""Lists the images of SOURCE: a folder, a list, an archive, one image, or a pattern of these; always in one order."""
+"""Lists the images of SOURCE: a folder, a list, an archive, a Parquet file, one image, or a pattern of these.
+
+Content decides what an image is. The order is always the same.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ from pathlib import Path, PurePath
 
 from oodguard.core.codes import Code
 from oodguard.core.errors import InputError
-from oodguard.core.formats import IMAGE_SUFFIXES
+from oodguard.core.formats import HEAD, format_of
 from oodguard.core.text import readable
-from oodguard.server.offline.archives import kind_of, list_archive
+from oodguard.server.offline.archives import kind_of, list_archive, list_table
 from oodguard.server.offline.items import Item
+from oodguard.server.offline.passed_over import PassedOver, looks_like_image
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 MAX_LINE = 64 * 1024
@@ -35,16 +39,18 @@ class Source:
     ```
 
     inputs: the lists and archives that were read, so that a caller notices when they change later.
-    skipped: how many files were passed over because they are hidden or have no image suffix.
+    passed: the files that were passed over because they are hidden, or images neither by content nor by name. column:
+    the column of images, where a Parquet file has several.
     """
 
-    def __init__(self, source: str, *, base: Path, max_bytes: int) -> None:
+    def __init__(self, source: str, *, base: Path, max_bytes: int, column: str | None = None) -> None:
         self._base = base
         self._max_bytes = max_bytes
         self._source = source
         self._names = _expand(source, base)
         self.inputs: list[str] = []
-        self.skipped = 0
+        self.passed = PassedOver()
+        self._column = column
 
     def __iter__(self) -> Iterator[Item]:
         """Yield items in order: of the names, a folder's sorted entries, a list's lines, an archive's members."""
@@ -53,31 +59,33 @@ class Source:
             if path.is_dir():
                 yield from self._walk(name)
                 continue
-            lowered = name.lower()
-            if lowered.endswith(IMAGE_SUFFIXES):
+            if looks_like_image(name, b""):
                 yield Item(name)
                 continue
             try:
+                head = _head(path) if path.is_file() else b""
                 kind = kind_of(str(path)) if path.is_file() else None
             except OSError as error:
                 yield Item(name, code=Code.CANNOT_READ, message=f"it cannot be read ({error.strerror})")
                 continue
-            if kind:
+            if format_of(head) is not None:
+                yield Item(name)
+            elif kind:
                 self.inputs.append(name)
-                yield from list_archive(name, str(path), kind, max_bytes=self._max_bytes, skip=self._skip)
-            elif path.is_file() and lowered.endswith(LIST_SUFFIXES):
+                if kind == "parquet":
+                    yield from list_table(name, str(path), column=self._column)
+                else:
+                    yield from list_archive(name, str(path), kind, max_bytes=self._max_bytes, passed=self.passed)
+            elif path.is_file() and name.lower().endswith(LIST_SUFFIXES):
                 self.inputs.append(name)
                 yield from _lines(name, path)
             elif len(self._names) > 1:
-                self._skip()
+                self.passed.add(name, head)
             else:
                 raise InputError(
-                    f"{readable(name)} is no folder, image, list ({', '.join(LIST_SUFFIXES)}), zip or tar that can be "
-                    "read"
+                    f"{readable(name)} is no folder, image, list ({', '.join(LIST_SUFFIXES)}), zip, tar or Parquet "
+                    "file that can be read"
                 )
-
-    def _skip(self) -> None:
-        self.skipped += 1
 
     def _walk(self, folder: str) -> Iterator[Item]:
         """Yield the images below a folder; follow links, but enter no folder twice, so that loops end."""
@@ -109,10 +117,24 @@ class Source:
             below = str(PurePath(folder, name))
             if is_folder and not name.startswith("."):
                 yield below
-            elif not is_folder and name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                yield Item(below)
             elif not is_folder:
-                self.skipped += 1
+                hidden = name.startswith(".")
+                head = b"" if hidden or looks_like_image(name, b"") else _head(path / name)
+                if not hidden and looks_like_image(name, head):
+                    yield Item(below)
+                else:
+                    self.passed.add(name, head)
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of an ordinary file; none of what cannot be read."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as stream:
+            return stream.read(HEAD)
+    except OSError:
+        return b""
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -145,8 +145,8 @@ def options_of(settings: ServeSettings) -> tuple[tuple[str, int], ...]:
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
         # What nobody reads must not grow beyond a stream's first window.
         ("grpc.http2.bdp_probe", 0),
-        # Two servers on one port would share its callers without a word.
-        ("grpc.so_reuseport", 0),
+        # Two servers on one port would share its callers without a word; the workers of one do.
+        ("grpc.so_reuseport", int(settings.workers not in (1, "auto"))),
     )
 
 

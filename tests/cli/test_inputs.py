@@ -34,7 +34,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "runs/photos/run.json": json.dumps({"options": {"data": str(tmp_path / "photos")}}),
         "bundles/photos/manifest.json": "{}", "bundles/photos/model.onnx": "", "models/photos/config.pbtxt": "",
         "flagged/1.json": json.dumps(SIDECAR), "classifier.onnx": "", "checkpoint.pth": "", "movie.mp4": "",
-        "notes.txt": "photo.jpg\n", "week.csv": "path,label\n", "week.parquet": "",
+        "notes.txt": "photo.jpg\n", "week.csv": "path,label,ood_score\n", "week.parquet": "",
+        "labels.csv": "path,label\n",
         "suspects.csv": "path,class,kind\n", "list.csv": "path\n",
     }.items():  # fmt: skip
         (tmp_path / name).write_text(text)
@@ -64,6 +65,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("photo.jpg", Artefact.IMAGE),
         ("photos.zip", Artefact.ARCHIVE),
         ("week.csv", Artefact.RESULTS),
+        ("labels.csv", Artefact.TABLE),
         ("week.parquet", Artefact.RESULTS),
         ("suspects.csv", Artefact.SUSPECTS),
         ("list.csv", Artefact.SUSPECTS),

@@ -168,7 +168,7 @@ def test_config_file_environment_and_flag_in_that_order(
     monkeypatch.setenv("OODGUARD_TRAIN_EPOCHS", "4")
     code, _, err = call(capsys, "train", "--epochs", "5")
     assert (code, seen) == (130, [(1, 8, 5, Path("o"))])
-    assert "interrupted" in err
+    assert "interrupted; no half-written files are left; the same command goes on where this one stopped" in err
     (tmp_path / "oodguard.toml").write_text("[train]\nmembrs = 7\n")
     assert call(capsys, "train", "--data", "d", "--out", "o")[0] == 2
 

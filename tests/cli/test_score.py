@@ -16,13 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from oodguard.cli.main import run as command
 from oodguard.core.manifest import load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.export.graph import run_graph, session
+from oodguard.server.offline.options import ScoreOptions
+from oodguard.server.recalibration import RecalibrateOptions
+from oodguard.training.backbone.features import TRAINING_LIMITS
 from tests.nearby import Nearby
 
 FLAGS = ["--part-size", "16", "--batch", "4"]
@@ -155,12 +160,43 @@ def test_csv_and_json_lines_hold_the_same(
     ]
 
 
-def test_limits_are_the_servers(capsys: pytest.CaptureFixture[str], bundle: Path, photos: Path, tmp_path: Path) -> None:
+def test_limits_are_those_of_training_and_a_refusal_names_the_option_that_lets_the_image_in(
+    capsys: pytest.CaptureFixture[str], bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    given = ScoreOptions(bundle=bundle, source="photos", out=tmp_path / "r.parquet")
+    assert given.limits == TRAINING_LIMITS
+    assert RecalibrateOptions(bundle=bundle, images=("photos",)).limits == TRAINING_LIMITS
     image = photos / "test" / "amber" / "000.jpg"
-    for flag, code in (("--max-image-bytes", "too_many_bytes"), ("--max-pixels", "too_many_pixels")):
+    for flag, code in (
+        ("--max-image-bytes", "too_many_bytes"),
+        ("--max-pixels", "too_many_pixels"),
+        ("--max-decode-work", "too_much_work"),
+    ):
         out = tmp_path / f"{code}.jsonl"
-        assert call(capsys, "score", bundle, image, "--out", out, flag, "100")[0] == 1
-        assert json.loads(out.read_text())["error_code"] == code
+        status, text, _ = call(capsys, "score", bundle, image, "--out", out, flag, "100")
+        assert status == 1
+        assert f"limits refused some of them; to use these, raise {flag} 1 scored" in text
+        row = json.loads(out.read_text())
+        assert row["error_code"] == code
+        assert row["error_detail"].endswith(f"; to use it, raise {flag}")
+
+
+def test_a_whole_set_of_few_grey_levels_is_a_warning_and_scored_all_the_same(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    """What a camera of 12 bits keeps in 16 is nearly black."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        Image.fromarray(rng.integers(0, 12, (72, 72), dtype=np.uint8)).save(folder / f"{number}.png")
+    code, text, _ = call(capsys, "score", bundle, folder, "--out", tmp_path / "r.jsonl")
+    assert code == 0
+    assert "warning: 4 images looked at have 12 grey levels together, from 0 to 11 of 0 to 255" in text
+    Image.fromarray(rng.integers(0, 256, (72, 72), dtype=np.uint8)).save(folder / "4.png")
+    code, text, _ = call(capsys, "score", bundle, folder, "--out", tmp_path / "s.jsonl")
+    assert code == 0
+    assert "warning" not in text
 
 
 def begin(bundle: Path, source: Path, out: Path, *more: str) -> subprocess.Popen[str]:
@@ -204,7 +240,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     finished = {p: p.stat().st_mtime_ns for p in tmp_path.glob("r.parquet.parts/part-*.parquet")}
     for arguments, sentence in (
         (["--accept", "0.9"], "another accept (0.95; now 0.9)"),
-        (["--max-pixels", "9999"], "another max pixels (50000000; now 9999)"),
+        (["--max-pixels", "9999"], "another max pixels (400000000; now 9999)"),
     ):
         code, _, err = call(capsys, "score", bundle, source, "--out", out, *FLAGS, *arguments)
         assert code == 2
@@ -308,3 +344,58 @@ def test_explained_rows_name_the_nearest_photos(
         assert row["decided_by"] in ("confidence", "density")
     # Strangers are far from all photos: density decides.
     assert {row["decided_by"] for row in found if "noise" in row["path"]} == {"density"}
+
+
+def test_a_parquet_file_of_images_gives_the_rows_of_the_photos(
+    capsys: pytest.CaptureFixture[str], bundle: Path, mixed: Path, tmp_path: Path
+) -> None:
+    """The verdicts of a Hugging Face data set are those of its files; missing bytes are named by row."""
+    paths = sorted(path for path in mixed.rglob("*") if path.suffix in (".jpg", ".png"))[:12]
+    cells: list[object] = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+    cells[5] = {"bytes": None, "path": "gone.jpg"}
+    data = tmp_path / "train-00000-of-00001.parquet"
+    pq.write_table(pa.table({"image": cells, "label": list(range(12))}), data, row_group_size=5)
+    call(capsys, "score", bundle, data, "--out", tmp_path / "a.parquet", "--part-size", "4", *FLAGS)
+    listed = tmp_path / "all.txt"
+    listed.write_text("".join(f"{path}\n" for path in paths))
+    call(capsys, "score", bundle, listed, "--out", tmp_path / "b.parquet", "--part-size", "4", *FLAGS)
+    found, right = rows(tmp_path / "a.parquet"), rows(tmp_path / "b.parquet")
+    assert [row["member"] for row in found] == [
+        f"row {number}: {'gone.jpg' if number == 5 else path.name}" for number, path in enumerate(paths)
+    ]
+    assert found[5]["error_code"] == "empty"
+    assert "row 5 has no bytes in its image" in found[5]["error_detail"]
+    for number in set(range(12)) - {5}:
+        assert {**found[number], "path": "", "member": ""} == {**right[number], "path": "", "member": ""}
+
+
+def test_a_result_is_no_source_and_a_column_must_be_one_of_images(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "r.parquet"
+    pq.write_table(pa.table({"path": ["a.jpg"], "is_ood": [True]}), data)
+    code, _, said = call(capsys, "score", bundle, data, "--out", tmp_path / "out.csv")
+    assert code == 2
+    assert "has no column of images (bytes, or a struct of bytes and path); it has path (string)" in said
+    code, _, said = call(capsys, "score", bundle, data, "--out", tmp_path / "out.csv", "--column", "path")
+    assert code == 2
+    assert "column path holds string, and no images" in said
+
+
+def test_a_format_that_is_not_read_is_a_row_and_an_option_reads_it(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, kind in (("a", "JPEG2000"), ("b.avif", "AVIF"), ("c.png", "PNG")):
+        Image.new("RGB", (40, 40), (200, 90, 30)).save(photos / name, kind)
+    out = tmp_path / "r.parquet"
+    code, said, _ = call(capsys, "score", bundle, photos, "--out", out, *FLAGS)
+    assert code == 1
+    assert "1 could not be used: unsupported_type 1" in said
+    assert rows(out)[0]["error_detail"] == ("JPEG2000 images are not read here; --formats default,jpeg2000 reads them")
+    code, _, _ = call(capsys, "score", bundle, photos, "--out", out, "--overwrite", "--formats", "default,jpeg2000")
+    assert code == 0
+    code, _, said = call(capsys, "score", bundle, photos, "--out", out, "--overwrite", "--formats", "svg")
+    assert code == 2
+    assert "'svg' is no image format; choose of default, jpeg, png" in said

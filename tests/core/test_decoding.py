@@ -12,6 +12,8 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from oodguard.core.decoding import (
+    BAND_BYTES,
+    DECODING_BYTES,
     INFLATED,
     RUN_LENGTH_PIXEL,
     SCAN,
@@ -20,6 +22,7 @@ from oodguard.core.decoding import (
     DecodingRoom,
     Effort,
     bytes_to_decode,
+    least_bytes,
 )
 from oodguard.core.errors import ImageError
 from oodguard.core.preprocessing import ImageLimits, Preprocessing, load_pixels, open_image
@@ -59,7 +62,7 @@ def test_a_baseline_jpeg_is_passed_over_once_and_a_progressive_one_for_each_scan
     assert Effort.of(encoded(noise(), "JPEG"), most=MOST).passes == 1
     colours = Effort.of(encoded(noise(), "JPEG", progressive=True), most=MOST)
     # libjpeg's script for three components has ten scans; each coefficient takes two bytes.
-    assert (colours.passes, colours.beside) == (10, 6)
+    assert (colours.passes, colours.beside) == (10, 4)
     grey = Effort.of(encoded(noise(mode="L"), "JPEG", progressive=True), most=MOST)
     assert (grey.passes, grey.beside) == (6, 2)
     assert grey.work(1000, 10) == grey.fixed + 60_000
@@ -168,14 +171,36 @@ def test_the_memory_of_decoding_is_told_by_mode_and_format() -> None:
 
     pixels = 48 * 32
     assert needed(encoded(noise(), "JPEG")) == 5 * pixels
-    assert needed(encoded(noise(), "JPEG", progressive=True)) == (5 + 6) * pixels
+    # Chroma at a quarter: one and a half coefficients a pixel.
+    assert needed(encoded(noise(), "JPEG", progressive=True)) == (5 + 4) * pixels
+    assert needed(encoded(noise(), "JPEG", progressive=True, subsampling=0)) == (5 + 6) * pixels
     assert needed(encoded(noise(), "WEBP")) == (5 + 12) * pixels
     assert needed(encoded(noise(), "BMP")) == 5 * pixels
     # A PNG may be turned upright only once it is decoded.
-    assert needed(encoded(noise(mode="L"), "PNG")) == (2 + 5) * pixels
+    assert needed(encoded(noise(mode="L"), "PNG")) == (1 + 4 + 1) * pixels
     exif = Image.Exif()
     exif[0x0112] = 6
     assert needed(encoded(noise(), "JPEG", exif=exif)) == 9 * pixels
+
+
+def test_a_large_picture_is_counted_once_and_a_thin_one_with_a_copy() -> None:
+    def needed(width: int, height: int, mode: str) -> int:
+        with Image.open(io.BytesIO(encoded(Image.new(mode, (width, height)), "PNG"))) as image:
+            return bytes_to_decode(image, Effort(), full=width * height, resized=1000)
+
+    assert needed(2000, 1500, "RGBA") == 4 * 3_000_000 + 1000 + BAND_BYTES
+    assert needed(2000, 1500, "L") == 3_000_000 + 1000 + BAND_BYTES
+    assert needed(1000, 3000, "RGBA") == (4 + 4 + 1) * 3_000_000
+    rows = Preprocessing(resize=256, crop=224, mean=(0, 0, 0), std=(1, 1, 1))
+    assert rows.bytes_of_rows(4000, 3000) == 4 * 256 * 3000
+    assert rows.model_copy(update={"fit": "squash"}).bytes_of_rows(4000, 3000) == 4 * 256 * 4000
+
+
+def test_what_decoders_need_at_least_holds_a_picture_of_three_colours_and_a_small_one_of_any_format() -> None:
+    assert least_bytes(50_000_000) == 250_000_000 <= DECODING_BYTES
+    assert least_bytes(10_000) == 260_000
+    assert DecodingRoom.of(50_000_000).size == 22 * 50_000_000
+    assert DecodingRoom.of(1_000_000).size == DECODING_BYTES
 
 
 def test_decoders_wait_for_room_and_what_never_fits_is_refused() -> None:

@@ -16,11 +16,8 @@ from pydantic import ValidationError
 from oodguard.core.errors import ImageError, InputError
 from oodguard.core.preprocessing import (
     FILTERS,
-    REDUCED_MARGIN,
-    REDUCED_TOLERANCE,
     ImageLimits,
     Preprocessing,
-    _turned,
     load_pixels,
     network_input,
     open_image,
@@ -28,6 +25,7 @@ from oodguard.core.preprocessing import (
     to_pixels,
     upright,
 )
+from oodguard.core.reduced import REDUCED_MARGINS, REDUCED_TOLERANCE, turned
 
 PLAIN = Preprocessing(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -192,9 +190,9 @@ def test_the_extent_of_a_reduced_picture_turns_with_it(orientation: int) -> None
     exif = Image.Exif()
     exif[0x0112] = orientation
     grid.info["exif"] = exif.tobytes()
-    turned = ImageOps.exif_transpose(grid)
-    left, top, right, bottom = _turned((8.0, 5.0), grid.size, orientation)
-    assert turned.getbbox() == (left, top, right, bottom)
+    whole = ImageOps.exif_transpose(grid)
+    left, top, right, bottom = turned((8.0, 5.0), grid.size, orientation)
+    assert whole.getbbox() == (left, top, right, bottom)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
@@ -240,7 +238,7 @@ def test_a_reduced_jpeg_stays_within_the_stated_tolerance(size: tuple[int, int],
     data = photo(*size)
     small = open_image(data, shrink_for=quick).size
     assert (small != size) is reduced
-    assert min(small) >= min(size[0], size[1], REDUCED_MARGIN * full.resize)
+    assert min(small) >= min(size[0], size[1], REDUCED_MARGINS[2] * full.resize)
     difference = np.abs(load_pixels(data, quick).astype(int) - load_pixels(data, full).astype(int))
     assert difference.mean() < REDUCED_TOLERANCE
     assert bool(difference.any()) is reduced
@@ -332,7 +330,7 @@ def test_reduced_decoding_keeps_its_tolerance_for_every_fit(
     # Squashed, the side that is shrunk less decides; padded, the picture is shrunk by one ratio.
     ratios = upright[0] / 160, upright[1] / 96
     least = max(ratios) if fit == "pad" else min(ratios)
-    power = max(p for p in (1, 2, 4, 8) if p == 1 or p * REDUCED_MARGIN <= least)
+    power = next((p for p, margin in REDUCED_MARGINS.items() if p * margin <= least), 1)
     assert small == (-(-upright[0] // power), -(-upright[1] // power))
 
 

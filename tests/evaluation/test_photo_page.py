@@ -53,6 +53,11 @@ def test_a_long_list_is_cut_on_the_page_and_says_so(found: PhotoCheck, monkeypat
 
 def test_each_finding_says_what_to_do(found: PhotoCheck) -> None:
     lines = [finding.text for finding in findings(found)]
+    assert lines.pop(0) == (
+        "98 photos are too few: --calibration-fraction 0.15 of them, after --test-fraction 0.2, must be 20 to "
+        "calibrate thresholds, which takes 167 photos; add 69, or give --calibration-fraction 0.25, or give "
+        "--cross-fit 5, which calibrates on all of them."
+    )
     assert lines[0].endswith("look at them, the most suspect first.")
     assert lines[1:] == [
         "1 picture is in several classes: keep each in one of them.",
@@ -60,17 +65,17 @@ def test_each_finding_says_what_to_do(found: PhotoCheck) -> None:
         "one of each is enough.",
         "3 photos stand out by their light, sharpness or size.",
         "4 files cannot be read: fetch them again or remove them.",
-        "1 photo is passed over by training: rename or move them.",
+        "1 photo is passed over by training, the first: plum/.unnamed.png (a hidden PNG file; rename it to use it).",
     ]
 
 
 def test_what_is_kept_is_no_finding_any_more(found: PhotoCheck) -> None:
-    kept = replace(found, suspects=tuple(replace(one, keep="x") for one in found.suspects), passed=())
+    kept = replace(found, suspects=tuple(replace(one, keep="x") for one in found.suspects), passed=(), shortage="")
     assert [(line.tone, line.text[:14]) for line in findings(kept)] == [("good", "Nothing stands")]
 
 
 def test_unequal_and_small_classes_are_said(found: PhotoCheck) -> None:
-    uneven = replace(found, counts={"amber": 60, "jade": 3}, suspects=(), passed=())
+    uneven = replace(found, counts={"amber": 60, "jade": 3}, suspects=(), passed=(), shortage="")
     assert [line.text for line in findings(uneven)] == [
         "Too few photos to train on in jade: add some until each has 4 at least.",
         "amber has 20.0 times as many photos as jade (60 and 3): add photos of jade.",

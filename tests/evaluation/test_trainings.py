@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
+from oodguard.core.errors import InputError
+from oodguard.evaluation.diagnosis import diagnose_run
 from oodguard.evaluation.evaluate import evaluate
 from oodguard.evaluation.evaluation import JSON_FILE, MARKDOWN_FILE
 from oodguard.evaluation.trainings import Scatter
+from oodguard.training.backbone.timm_source import create
 from oodguard.training.options import TrainOptions
 from oodguard.training.pipeline import train
 
@@ -56,6 +61,10 @@ def test_photos_that_moved_are_found_where_data_says(quick: TrainOptions, photos
     train(quick.model_copy(update={"data": tmp_path / "before"}), tmp_path / "run")
     first = evaluate(tmp_path / "run", ood={})
     (tmp_path / "before").rename(tmp_path / "after")
+    for ask in (partial(evaluate, ood={}), diagnose_run):
+        with pytest.raises(InputError, match=r"the photos run was trained on are needed .*/before does not .* --data$"):
+            ask(tmp_path / "run")
+    assert diagnose_run(tmp_path / "run", data=tmp_path / "after").verdict
     found = evaluate(tmp_path / "run", ood={}, data=tmp_path / "after")
     assert found.accuracy == first.accuracy
     assert found.comparison == first.comparison
@@ -71,13 +80,31 @@ def test_a_cross_fitted_run_has_baselines_and_no_leak(quick: TrainOptions, stran
     assert 0.8 < found.ood["noise"].baselines["larger of both ranks"].accepted.share <= 1.0
 
 
-def test_random_weights_that_were_tuned_have_no_baselines_and_say_so(
+def test_random_weights_follow_from_the_seed_and_have_baselines(
     options: TrainOptions, strangers: Path, tmp_path: Path
 ) -> None:
-    lost = options.model_copy(update={"weights": "random", "views": 0, "fine_tune_epochs": 1, "epochs": 2, "hidden": 8})
-    train(lost.model_copy(update={"check_folds": 0}), tmp_path / "run")
+    told = {"weights": "random", "views": 0, "fine_tune_epochs": 1, "epochs": 2, "hidden": 8, "check_folds": 0}
+    random = options.model_copy(update=told)
+    first, again = (train(random, tmp_path / name) for name in ("run", "again"))
+    assert first.weights_sha256 == again.weights_sha256
+    assert first.calibration == again.calibration
+    other = train(random.model_copy(update={"seed": 1}), tmp_path / "other")
+    assert other.backbone.weights_sha256 != first.backbone.weights_sha256
     found = evaluate(tmp_path / "run", ood={"noise": strangers})
-    assert found.comparison.sentence.endswith("cannot be had again: its weights were random.")
+    assert found.comparison.accuracy is not None
+    assert "fifth neighbour" in found.ood["noise"].baselines
+
+
+def test_weights_that_are_others_now_have_no_baselines_and_say_so(
+    options: TrainOptions, strangers: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(create("tf_efficientnet_lite0").state_dict(), file)
+    told = {"weights": str(file), "views": 0, "fine_tune_epochs": 1, "epochs": 2, "hidden": 8, "check_folds": 0}
+    train(options.model_copy(update=told), tmp_path / "run")
+    torch.save(create("tf_efficientnet_lite0").state_dict(), file)
+    found = evaluate(tmp_path / "run", ood={"noise": strangers})
+    assert found.comparison.sentence.endswith("cannot be had again: its weights are others now.")
     assert found.ood["noise"].baselines == {}
     assert found.leak == {}
     assert "The baselines were skipped" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

@@ -241,7 +241,7 @@ def test_what_cannot_be_added_is_refused_in_one_sentence(
             add_class(bundle, name, folder, out=out)
     with pytest.raises(InputError, match="is a run, and a class is added to a bundle; export it first: oodg"):
         add_class(run, "ochre", ochre, out=out)
-    with pytest.raises(InputError, match="--data takes the folder of labelled photos"):
+    with pytest.raises(InputError, match=r"--data takes the labelled photos .* does not exist"):
         add_class(bundle, "ochre", ochre, out=out, data=tmp_path / "nowhere")
     assert list(tmp_path.glob("out*")) == []
     out.mkdir()

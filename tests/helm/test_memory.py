@@ -10,12 +10,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
@@ -48,9 +49,35 @@ def group() -> Iterator[Path]:
         time.sleep(0.1)
 
 
-def worst() -> bytes:
-    """As many pixels as the settings allow, with transparency, in a format that is decoded as a whole."""
-    side = int(PIXELS**0.5)
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def scanned(side: int) -> bytes:
+    """A progressive grey JPEG of twelve scans, of which seven are the last one."""
+    data = encoded(Image.new("L", (side, side), 128), "JPEG", progressive=True)
+    last = data[data.rfind(b"\xff\xda") : -2]
+    return data[:-2] + 6 * last + data[-2:]
+
+
+def worst_of_each_kind() -> list[tuple[str, bytes]]:
+    """What the default settings allow at most: of scans, of wide numbers, of pixels that are turned, of memory."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    wide = Image.fromarray(np.zeros((7000, 7000), dtype=np.uint16))
+    return [
+        ("image/jpeg", scanned(7000)),
+        ("image/png", encoded(wide, "PNG", compress_level=1)),
+        ("image/png", encoded(Image.new("RGBA", (7000, 7000)), "PNG", compress_level=1, exif=exif)),
+        ("image/webp", worst(15_800_000)),
+    ]
+
+
+def worst(pixels: int = PIXELS) -> bytes:
+    """So many pixels with transparency, in a format that is decoded as a whole."""
+    side = int(pixels**0.5)
     rng = np.random.default_rng(3)
     small = Image.fromarray(rng.integers(0, 256, (64, 64, 4), dtype=np.uint8), "RGBA")
     stream = io.BytesIO()
@@ -112,8 +139,53 @@ def test_the_limit_that_the_chart_asks_for_holds(render: Render, bundle: Path, g
         peak = peak_of(running)
         assert set(statuses) == {200}
         assert peak < limit
-        # Two such images were decoded at once: 26 bytes a pixel is no guess that anything would fit.
-        assert peak - idle > 2 * 14 * PIXELS
+        # One such image was decoded, which leaves no room for a second one.
+        assert 14 * PIXELS < peak - idle < 300_000_000
+
+
+def test_honest_photos_are_answered_beside_the_worst_pictures_within_the_limit(
+    render: Render, bundle: Path, group: Path
+) -> None:
+    limit = asked(render, {})
+    (group / "memory.limit_in_bytes").write_text(str(limit))
+    abuse: Counter[int] = Counter()
+    honest: Counter[int] = Counter()
+    bodies = worst_of_each_kind()
+    photo = sorted((bundle / "golden").glob("*.jpg"))[0].read_bytes()
+    with Gateway(bundle, "--sessions", "2", *PATIENT) as running:
+        (group / "cgroup.procs").write_text(str(running.process.pid))
+        idle = running.rss()
+        over = threading.Event()
+
+        def send(kind: str, body: bytes) -> None:
+            with httpx.Client(timeout=90) as client:
+                for _ in range(2):
+                    answer = client.post(f"{running.url}/predict", content=body, headers={"content-type": kind})
+                    abuse[answer.status_code] += 1
+
+        def photograph() -> None:
+            with httpx.Client(timeout=90) as client:
+                while not over.wait(0.1):
+                    answer = client.post(
+                        f"{running.url}/predict", content=photo, headers={"content-type": "image/jpeg"}
+                    )
+                    honest[answer.status_code] += 1
+                    assert client.get(f"{running.private}/health/live").status_code == 200
+
+        with ThreadPoolExecutor(len(bodies) + 1) as pool:
+            caller = pool.submit(photograph)
+            for sent in [pool.submit(send, *one) for one in bodies]:
+                sent.result()
+            over.set()
+            caller.result()
+        peak = peak_of(running)
+        # Their bytes were admitted and decoded: none was refused.
+        assert abuse == {200: 2 * len(bodies)}
+        assert set(honest) == {200}
+        assert sum(honest.values()) > 5
+        assert peak < limit
+        # Between the largest one alone and what the decoders may hold.
+        assert 200_000_000 < peak - idle < 300_000_000
 
 
 def test_the_limit_holds_for_large_grpc_messages(render: Render, bundle: Path, group: Path) -> None:

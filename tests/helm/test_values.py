@@ -65,6 +65,12 @@ SIDECAR = {"triton": {"mode": "sidecar", "repository": {"image": {"reference": "
         ({"autoscaling": {"mode": "keda", "targetQueue": 128}}, "targetQueue is not below max_queue"),
         ({"podDisruptionBudget": {"maxUnavailable": 2}}, "lets all 2 pods go at once"),
         ({"extraEnv": [{"name": "OODGUARD_SERVE_PORT", "value": "1"}]}, "put it into settings"),
+        ({"settings": {"workers": "auto"}}, "settings.workers is auto, which counts the cores of the node"),
+        ({**SIDECAR, "settings": {"workers": 2}}, "settings.workers cannot be used with shadow.enabled or with Triton"),
+        (
+            {"settings": {"workers": 5}, "resources": {"limits": {"memory": "3Gi"}}},
+            "resources.limits.memory is 3Gi, but images that the settings allow may take 3656 MiB",
+        ),
         ({"settings": {"max_files": 500}}, "max_files is larger than max_queue"),
         ({"gpu": {"enabled": True}, "settings": {"device": "cpu"}}, "contradict"),
         ({"gpu": {"enabled": True}, "settings": {"engine": "openvino"}}, "openvino runs on the CPU only"),
@@ -78,9 +84,9 @@ SIDECAR = {"triton": {"mode": "sidecar", "repository": {"image": {"reference": "
         (
             {
                 "shadow": {"enabled": True, "bundle": {"image": {"reference": "r:8"}}},
-                "resources": {"limits": {"memory": "3Gi"}},
+                "resources": {"limits": {"memory": "1Gi"}},
             },
-            "resources.limits.memory is 3Gi, but images that the settings allow may take 3708 MiB",
+            "resources.limits.memory is 1Gi, but images that the settings allow may take 1700 MiB",
         ),
         ({"shadow": {"share": 0}}, "exclusiveMinimum: got 0, want 0"),
         ({"shadow": {"share": "2.5"}}, "does not match pattern"),

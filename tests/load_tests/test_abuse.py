@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oodguard.load_tests.abuse import Honest, Watch
+from oodguard.load_tests.abuse import Honest, Watch, missed
 from oodguard.load_tests.abusers import ABUSERS, Over, Target, abuser
 from oodguard.load_tests.gateway import Gateway
 
@@ -36,7 +36,7 @@ def test_an_unknown_kind_is_one_sentence(bundle: Path) -> None:
 
 
 def test_readiness_is_untrue_where_it_is_green_while_photos_fail_or_red_while_none_does() -> None:
-    watch, honest = Watch(Gateway(None)), Honest(sent=4, seconds=[0.010, 0.020, 0.040], failed=[100.0])
+    watch, honest = Watch(Gateway(None)), Honest("", sent=4, seconds=[0.010, 0.020, 0.040], failed=[100.0])
     assert watch.untrue(honest) == 1
     watch.red = [100.5]
     assert watch.untrue(honest) == 0
@@ -63,3 +63,10 @@ def test_an_abuser_begins_anew_when_its_connection_ends() -> None:
             abuser("again")(cut_off)
     finally:
         del ABUSERS["cut-off"]
+
+
+def test_the_last_line_names_what_was_missed() -> None:
+    kept = {"kind": "a", "answered_percent": 100.0, "times": 3.0, "memory_mb": 300, "live_ms": 100.0, "untrue": 0}
+    assert missed([kept]) == "every kind kept to every goal"
+    other = {**kept, "kind": "b", "memory_mb": 301, "answered_percent": 99.9}
+    assert missed([kept, other]) == "missed: b (honest answered % 99.9), b (peak MB above start 301)"

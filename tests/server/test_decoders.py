@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +17,12 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from oodguard.core.decoding import DecodingRoom
 from oodguard.core.preprocessing import ImageLimits, Preprocessing
 from oodguard.load_tests.process import answers, wait_until
-from oodguard.server.decoders import Decoders
+from oodguard.server.decoders import LIGHT_AT_ONCE, LIGHT_BYTES, Decoders
 
 HOW = Preprocessing(resize=16, crop=16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 PNG = {"content-type": "image/png"}
@@ -44,7 +45,7 @@ settings = ServeSettings(
     bundle=Path(sys.argv[1]), drain_delay=0.1, request_timeout=0.5, body_timeout=1, drain_timeout=5, watch=False
 )
 gateway = create_gateway(settings)
-room = gateway.parts.decoders.room
+room = gateway.parts.decoders.light_room
 with room.hold(room.size):
     code = run(gateway, listening(sys.argv[2]), listening(sys.argv[3]))
 sys.exit(code)
@@ -66,8 +67,9 @@ def full(room: DecodingRoom) -> Iterator[None]:
 
 
 def test_decoders_are_stuck_once_every_thread_keeps_one_image(picture: Callable[..., bytes]) -> None:
-    clock, room = Clock(), DecodingRoom(1_000_000)
-    decoders = Decoders(2, limits=ImageLimits(), room=room, clock=clock)
+    clock = Clock()
+    decoders = Decoders(2, limits=ImageLimits(), room=DecodingRoom(1), clock=clock)
+    room = decoders.light_room
     with full(room), ThreadPoolExecutor(2) as callers:
         first = callers.submit(decoders._load, picture(), HOW)
         wait_until(lambda: room.waiting == 1)
@@ -88,7 +90,7 @@ def test_decoders_are_stuck_once_every_thread_keeps_one_image(picture: Callable[
 
 def test_readiness_then_liveness_turn_red_while_no_decoder_is_free(start: Any, picture: Callable[..., bytes]) -> None:
     client = start(decode_workers=1, stall_after=0.05, dead_after=3600.0, request_timeout=0.2)
-    with full(client.parts.decoders.room):
+    with full(client.parts.decoders.light_room):
         answer = client.post("/predict", content=picture(), headers=PNG)
         assert (answer.status_code, answer.json()["code"]) == (504, "deadline_missed")
         ready = client.get("/health/ready")
@@ -97,7 +99,7 @@ def test_readiness_then_liveness_turn_red_while_no_decoder_is_free(start: Any, p
         assert client.get("/health/live").status_code == 200
         assert client.sample("oodguard_ready") == 0
         assert client.sample("oodguard_decoding_seconds") > 0.05
-        assert client.sample("oodguard_decoding_bytes") == client.parts.settings.max_decode_bytes
+        assert client.sample("oodguard_decoding_bytes") == LIGHT_AT_ONCE * LIGHT_BYTES
         client.parts.health.dead_after = 0.05
         assert client.get("/health/live").status_code == client.get("/v2/health/live").status_code == 503
     wait_until(lambda: client.get("/health/ready").status_code == 200)
@@ -119,13 +121,13 @@ def test_a_costly_image_is_refused_by_the_setting_and_costs_its_mates_nothing(
 
 
 def test_ordinary_photos_do_not_wait_for_large_ones(picture: Callable[..., bytes]) -> None:
-    # 9 bytes are counted for each pixel of a PNG: 14,400 for the ordinary one.
+    # 6 to 9 bytes are counted for each pixel of a small PNG.
     room = DecodingRoom(200_000)
     decoders = Decoders(1, limits=ImageLimits(), room=room, light=20_000)
     small, large = picture(), picture(size=(100, 100))
 
     async def story() -> None:
-        with room.hold(150_000):
+        with full(room):
             waiting = [asyncio.ensure_future(decoders.load(large, HOW)) for _ in range(3)]
             while not room.waiting:
                 await asyncio.sleep(0.01)
@@ -162,26 +164,48 @@ def test_a_process_whose_decoders_never_end_ends_in_its_time(bundle: Path, pictu
             process.kill()
 
 
-def test_all_decoders_together_hold_no_more_than_their_budget(start: Any, picture: Callable[..., bytes]) -> None:
-    # A red PNG of this size is counted with 9 bytes for each pixel; 26 are what the settings ask for.
-    client = start(decode_workers=4, max_pixels=10_000, max_decode_bytes=260_000)
-    room = client.parts.decoders.room
+def test_all_decoders_together_hold_no_more_than_their_budget(picture: Callable[..., bytes]) -> None:
     seen: list[int] = []
-    done = threading.Event()
 
-    def watch() -> None:
-        while not done.is_set():
-            seen.append(room.held)
+    class Noted(DecodingRoom):
+        @contextmanager
+        def hold(self, size: int) -> Iterator[None]:
+            with super().hold(size):
+                seen.append(self.held)
+                time.sleep(0.005)
+                yield
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    files = [("image", (f"{place}.png", picture(size=(100, 100)))) for place in range(32)]
-    answer = client.post("/predict", files=files)
-    done.set()
-    watcher.join()
-    assert len(answer.json()["predictions"]) == 32
-    assert max(seen) <= 260_000
-    assert room.held == 0
+    # A red PNG of this size is counted with 9 bytes for each pixel: three of them fit, and four threads are there.
+    room = Noted(300_000)
+    decoders = Decoders(4, limits=ImageLimits(), room=room, light=20_000)
+
+    async def story() -> None:
+        found = await asyncio.gather(*(decoders.load(picture(size=(100, 100)), HOW) for _ in range(32)))
+        assert [one.pixels.shape for one in found] == [(16, 16, 3)] * 32
+
+    asyncio.run(story())
+    assert max(seen) == 270_000
+    assert (len(seen), decoders.held) == (32, 0)
+    decoders.close()
+
+
+def test_an_image_that_takes_more_than_all_memory_for_decoding_is_refused(
+    start: Any,
+) -> None:
+    def encoded(kind: str, width: int, height: int) -> bytes:
+        stream = io.BytesIO()
+        Image.new("RGB", (width, height), (200, 30, 30)).save(stream, kind)
+        return stream.getvalue()
+
+    client = start(max_pixels=12_000_000, max_decode_bytes=60_000_000)
+    large = client.post("/predict", content=encoded("WEBP", 2000, 2000), headers={"content-type": "image/webp"})
+    assert (large.status_code, large.json()["code"]) == (413, "too_many_pixels")
+    assert (
+        "at most 60,000,000 are there (--max-decode-bytes), so send it smaller, or as an ordinary JPEG"
+        in large.json()["detail"]
+    )
+    jpeg = client.post("/predict", content=encoded("JPEG", 3000, 4000), headers={"content-type": "image/jpeg"})
+    assert jpeg.status_code == 200
 
 
 def test_a_budget_that_the_largest_image_does_not_fit_is_refused(start: Any) -> None:
@@ -189,3 +213,5 @@ def test_a_budget_that_the_largest_image_does_not_fit_is_refused(start: Any) -> 
         ValueError, match="max_decode_bytes is too small for an image of max_pixels; raise it to 260000"
     ):
         start(max_pixels=10_000, max_decode_bytes=259_999)
+    with pytest.raises(ValueError, match="raise it to 60000000, or lower max_pixels"):
+        start(max_pixels=12_000_000, max_decode_bytes=59_999_999)

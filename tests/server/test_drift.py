@@ -16,7 +16,7 @@ def series(client: Any, family: str) -> dict[tuple[str, ...], float]:
 
 
 def test_shares_are_counted_up_to_and_including_a_bound() -> None:
-    counts = DriftCounts()
+    counts = DriftCounts([0.0] * (len(BOUNDS) + 1))
     for share in (0.0, 0.05, 0.0500001, 0.95, 0.98, 0.999, 1.0):
         counts.add(share)
     buckets = dict(counts.buckets())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import multiprocessing
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from oodguard.core.targets import Targets
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.errors import EngineUnavailable
 from oodguard.server.guard import Guard
+from tests import rasters
 from tests.server.guards import WAIT, Blind, Gated, grey, guarded
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,26 @@ def test_one_image_gets_the_servers_answer_to_the_last_bit(guard: Guard, images:
             assert answer.model_dump(exclude={"timing_ms"}) == expected.model_dump(exclude={"timing_ms"})
         assert guard.predict(data).predictions[0].ood_score == expected.predictions[0].ood_score
         assert answer.timing_ms.total >= answer.timing_ms.inference > 0
+
+
+def test_wide_numbers_get_one_answer_in_every_form(guard: Guard, images: list[Path], client: Any) -> None:
+    """A photo of 16 bits is judged as the photo itself, which has each number 257 times smaller."""
+    with Image.open(images[0]) as photo:
+        colours = np.asarray(photo.convert("RGB"))
+    plain = guard.predict(rasters.png(colours)).predictions[0]
+    wide = colours.astype(np.uint16) * 257
+    planes = rasters.tiff(wide, photometric=2, planar=True)
+    for data in (planes, rasters.tiff(wide, photometric=2, order=">", compression="lzw"), rasters.png(wide)):
+        asked = client.post("/predict", files=[("image", ("a", data))]).json()["predictions"][0]
+        for form in (data, Image.open(io.BytesIO(data))):
+            answer = guard.predict(form).predictions[0]
+            assert answer.ood_score == plain.ood_score == asked["ood_score"]
+    signed = rasters.tiff(wide[..., 0].view(np.int16))
+    refused = client.post("/predict", files=[("image", ("a", signed))])
+    assert (refused.status_code, refused.json()["code"]) == (415, "unsupported_type")
+    assert "does not say which is white" in refused.text
+    (error,) = guard.predict([signed, planes]).errors
+    assert (error.code, "does not say which is white" in error.detail) == ("unsupported_type", True)
 
 
 def test_a_bad_image_among_others_is_an_error_as_the_server_reports_it(

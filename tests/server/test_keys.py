@@ -143,3 +143,18 @@ def test_keys_rotate_without_a_restart(start: Any, tmp_path: Path) -> None:
     file.write_text(f"b:{digest(new)}\n")
     client.parts.keys.reload()
     assert client.get("/openapi.json", headers={"x-api-key": old}).status_code == 401
+
+
+def test_the_series_of_a_key_ends_with_the_key(start: Any, tmp_path: Path, picture: Any) -> None:
+    keys = {name: new_key() for name in ("a", "b")}
+    file = tmp_path / "keys"
+    file.write_text("".join(f"{name}:{digest(key)}\n" for name, key in keys.items()))
+    client = start(key_file=file)
+    for key in keys.values():
+        headers = {"content-type": "image/png", "x-api-key": key}
+        assert client.post("/predict", content=picture(), headers=headers).status_code == 200
+    assert client.sample('oodguard_key_requests_total{key="a",status="200"}') == 1
+    file.write_text(f"b:{digest(keys['b'])}\n")
+    client.parts.keys.reload()
+    series = [line for line in client.parts.metrics.render().decode().splitlines() if "key_requests_total{" in line]
+    assert series == ['oodguard_key_requests_total{key="b",status="200"} 1.0']

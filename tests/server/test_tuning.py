@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from oodguard.core.allowance import cores
 from oodguard.core.errors import FormatError
 from oodguard.core.files import file_sha256
 from oodguard.core.manifest import FileRef, load_manifest
@@ -21,7 +22,7 @@ from oodguard.server.engines.registry import build_engine
 from oodguard.server.errors import EngineUnavailable
 from oodguard.server.search import candidates, search
 from oodguard.server.settings import ServeSettings
-from oodguard.server.tuning import DEFAULT_BATCH, TUNING_FILE, EnginePlan, cores, plan_for, read_record
+from oodguard.server.tuning import DEFAULT_BATCH, TUNING_FILE, EnginePlan, plan_for, read_record
 
 
 def test_candidates_share_the_cores_in_every_way() -> None:

@@ -28,7 +28,7 @@ def test_all_photos_train_and_calibrate(crossed: tuple[Path, RunRecord]) -> None
     assert division.training == division.calibration
     # The promise is kept by photos that neither trained nor calibrated.
     assert 0.8 < record.metrics["test_acceptance"] <= 1.0
-    assert record.metrics["calibration_accuracy"] > 0.9
+    assert record.metrics["calibration_accuracy"] > 0.85
 
 
 def test_thresholds_are_out_of_fold(crossed: tuple[Path, RunRecord]) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from oodguard.core.errors import InputError
 from oodguard.training.backbone.timm_loader import timm
-from oodguard.wrapping.checkpoint import load_checkpoint, load_classifier, module_to_onnx
+from oodguard.wrapping.checkpoint import load_classifier, module_to_onnx
 
 NAME = "test_resnet"
 
@@ -48,8 +48,8 @@ def test_the_head_is_kept_wherever_the_weights_are(
 ) -> None:
     path = tmp_path / "checkpoint.pth"
     torch.save(saved(model), path)
-    found, at = load_classifier(path, f"timm:{NAME}")
-    assert at == place
+    found, lines = load_classifier(path, f"timm:{NAME}")
+    assert lines == (() if place is None else (f"weights taken from {place!r} of checkpoint.pth",))
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(found(images), model(images), rtol=0, atol=0)
@@ -59,16 +59,17 @@ def test_averaged_weights_are_preferred(model: nn.Module, tmp_path: Path) -> Non
     last = {name: value + 1 if value.is_floating_point() else value for name, value in model.state_dict().items()}
     path = tmp_path / "last.pth.tar"
     torch.save({"state_dict": last, "state_dict_ema": prefixed(model, "module.")}, path)
-    state, place = load_checkpoint(path)
-    assert place == "state_dict_ema"
-    name = "fc.weight"
-    torch.testing.assert_close(state[name], model.state_dict()[name])
+    found, lines = load_classifier(path, NAME)
+    assert lines == ("weights, the averaged ones, taken from 'state_dict_ema' of last.pth.tar",)
+    torch.testing.assert_close(found.state_dict()["fc.weight"], model.state_dict()["fc.weight"], rtol=0, atol=0)
 
 
 def test_safetensors_hold_tensors_alone(model: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
-    assert load_classifier(path, NAME)[1] is None
+    found, lines = load_classifier(path, NAME)
+    assert lines == ()
+    torch.testing.assert_close(found.state_dict()["fc.bias"], model.state_dict()["fc.bias"], rtol=0, atol=0)
 
 
 class Payload:
@@ -78,10 +79,11 @@ class Payload:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ({"state_dict": {}, "thing": Payload()}, "holds more than tensors, or is damaged"),
+        ({"state_dict": {}, "thing": Payload()}, "holds no state dict"),
+        (Payload(), "is a whole network, which cannot be read without running its code"),
         ({"weights": 3}, "holds no state dict"),
         ({"state_dict": {"conv1.weight": torch.zeros(1)}}, r"has no classifier of test_resnet \(fc\.weight\)"),
-        ({"state_dict": {"fc.weight": torch.zeros(5, 7), "fc.bias": torch.zeros(5)}}, "is not a checkpoint of"),
+        ({"state_dict": {"fc.weight": torch.zeros(5, 7), "fc.bias": torch.zeros(5)}}, "does not fit test_resnet: "),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(content: object, sentence: str, tmp_path: Path) -> None:

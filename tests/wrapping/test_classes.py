@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from oodguard.core.errors import InputError
-from oodguard.wrapping.classes import folder_orders, match_classes, names_of_metadata, read_names
+from oodguard.training.photos.class_names import read_names
+from oodguard.wrapping.classes import folder_orders, match_classes, names_of_metadata
 
 FRUIT = ("apple", "pear", "plum", "quince")
 

@@ -39,7 +39,7 @@ def augmented_pixels(image: Image.Image, preprocessing: Preprocessing, *, identi
 
 def _doubled(preprocessing: Preprocessing) -> Preprocessing:
     height, width = (min(2 * side, MAX_SIDE) for side in preprocessing.size)
-    return preprocessing.model_copy(update={"resize": height, "crop": height, "width": width})
+    return preprocessing.model_copy(update={"resize": height, "crop": height, "width": width, "resize_width": None})
 
 
 def _crop_box(size: tuple[int, int], rng: random.Random, *, natural: float) -> tuple[int, int, int, int]:

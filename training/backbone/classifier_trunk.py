@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from oodguard.core.allowance import cores
 from oodguard.core.classifier import CLASSIFIER_FILE, FEATURE_NAME, LOGITS_NAME
 from oodguard.core.errors import FormatError
 from oodguard.core.files import file_sha256
@@ -31,7 +31,7 @@ class ClassifierTrunk(nn.Module):
         super().__init__()
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.intra_op_num_threads = threads or cores()
         try:
             self._session = ort.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises types of its own

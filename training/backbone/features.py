@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +24,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from oodguard.core.allowance import cores
 from oodguard.core.errors import EnvironmentProblem, ImageError, InputError
-from oodguard.core.preprocessing import ImageLimits, Pixels, Preprocessing, open_image, to_pixels
+from oodguard.core.images import OWN_LIMITS
+from oodguard.core.preprocessing import Pixels, Preprocessing, open_image, to_pixels
 from oodguard.training.backbone.augment import AUGMENTATION, augmented_pixels
 from oodguard.training.backbone.classifier_trunk import ClassifierTrunk
 from oodguard.training.backbone.network import Backbone, pixel_network
@@ -42,8 +43,7 @@ CHUNK = 256
 BATCH = 16
 # Of an activation's length: twice what rounding to float16's 11 bits may take.
 MAX_LOST = 1e-3
-# Training data is the user's own: only absurd files are refused.
-TRAINING_LIMITS = ImageLimits(max_bytes=1 << 30, max_pixels=400_000_000, max_work=4_800_000_000)
+TRAINING_LIMITS = OWN_LIMITS
 
 
 class Alteration(Protocol):
@@ -153,7 +153,7 @@ class Extractor:
         if self._run is None:
             self._run = trunk_runner(self.backbone.trunk, self.backbone.preprocessing, threads=self.threads)
         finished = 0
-        workers = self.threads or os.cpu_count() or 1
+        workers = self.threads or cores()
         with ThreadPoolExecutor(workers) as pool:
             for start in range(0, len(jobs), CHUNK):
                 chunk = jobs[start : start + CHUNK]
@@ -257,7 +257,7 @@ def trunk_runner(
     export_onnx(network, preprocessing, graph)
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.intra_op_num_threads = threads or cores()
     session = ort.InferenceSession(graph.getvalue(), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 

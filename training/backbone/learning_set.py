@@ -18,8 +18,10 @@ from oodguard.training.options import TrainOptions
 from oodguard.training.photos.division import Division, chosen_photos, divide, label_numbers
 from oodguard.training.photos.kinds import parse_kinds
 from oodguard.training.photos.labelled import Photo, Photos, load_unlabelled
+from oodguard.training.photos.minimum import Minimum
 from oodguard.training.photos.suspects import label_line
 from oodguard.training.progress import Reporter
+from oodguard.training.unfinished import Unfinished
 from oodguard.training.wrapped import Wrapped
 
 
@@ -63,9 +65,17 @@ class LearningSet:
 
 
 def learning_set(
-    options: TrainOptions, compute: Fabric, report: Reporter, wrapped: Wrapped | None = None
+    options: TrainOptions,
+    compute: Fabric,
+    report: Reporter,
+    wrapped: Wrapped | None = None,
+    *,
+    unfinished: Unfinished | None = None,
 ) -> LearningSet:
-    """Find, divide and featurise the photos. All processes call it; the first one fills the cache of activations."""
+    """Find, divide and featurise the photos. All processes call it; the first one fills the cache of activations.
+
+    unfinished: where an interrupted fine-tuning goes on; None: nowhere.
+    """
     photos, left_out = chosen_photos(options) if wrapped is None else (wrapped.photos, frozenset())
     if wrapped is None and options.exclude is not None:
         line = label_line(photos, options.exclude, parse_kinds(options.exclude_kinds))
@@ -74,11 +84,14 @@ def learning_set(
     classes, known = (photos.classes,) * 2 if wrapped is None else (wrapped.classes, wrapped.known)
     if left_out:
         report.note(f"left out {len(left_out)} classes: {', '.join(sorted(left_out))}")
-    torch.manual_seed(options.seed)  # for weights that start at random
+    minimum = Minimum(options, tested=bool(photos.test), held=bool(photos.held))
+    minimum.require(len(photos.held or photos.pool), wrapped=wrapped is not None)
     backbone = backbone_of(options) if wrapped is None else wrapped.backbone(threads=options.threads)
     tune = options.fine_tune and backbone.whole_because is None
     if backbone.whole_because is not None:
         report.note(f"{backbone.name} stays frozen, as with --no-fine-tune: {backbone.whole_because}")
+    for line in backbone.notes:
+        report.note(line)
     extractor = Extractor(backbone, cache=options.cache, on_unreadable=options.on_unreadable, threads=options.threads)
     with compute.rank_zero_first():
         division, plain, held = divide(photos, extractor, options, report)
@@ -90,7 +103,7 @@ def learning_set(
     targets = torch.from_numpy(label_numbers(division.training, known))
     frozen = torch.stack([plain, *(tail_features(backbone.tail, view) for view in activations[1:])])
     if options.fine_tune and options.fine_tune_part == "all":
-        backbone = tuned_whole(backbone, division.training, targets, options, compute, report)
+        backbone = tuned_whole(backbone, division.training, targets, options, compute, report, unfinished=unfinished)
         extractor = replace(extractor, backbone=backbone, _run=None)
         with compute.rank_zero_first():
             activations = extractor.extract(
@@ -99,7 +112,7 @@ def learning_set(
                 progress=lambda done, total: report.progress("features of the tuned backbone", done, total),
             )
     elif tune:
-        tuned_tail(backbone, activations, frozen, targets, options, compute, report)
+        tuned_tail(backbone, activations, frozen, targets, options, compute, report, unfinished=unfinished)
     strange = None
     if options.outliers is not None:
         with compute.rank_zero_first():
@@ -132,6 +145,8 @@ def tuned_whole(
     options: TrainOptions,
     compute: Fabric,
     report: Reporter,
+    *,
+    unfinished: Unfinished | None = None,
 ) -> Backbone:
     """The backbone, all of it fine-tuned."""
     found = tune_whole(
@@ -142,6 +157,7 @@ def tuned_whole(
         classes=int(targets.max()) + 1,
         compute=compute,
         progress=report.progress,
+        unfinished=unfinished,
     )
     report.note(
         f"fine-tuned the whole backbone: loss {found.losses[0]:.3f} in the first epoch, {found.losses[-1]:.3f} "
@@ -158,8 +174,10 @@ def tuned_tail(
     options: TrainOptions,
     compute: Fabric,
     report: Reporter,
+    *,
+    unfinished: Unfinished | None = None,
 ) -> None:
-    """Fine-tune the backbone's tail in place."""
+    """Fine-tune the backbone's tail in place; from where it was interrupted, if `unfinished` knows of that."""
     tune_tail(
         backbone.tail,
         activations,
@@ -170,4 +188,5 @@ def tuned_tail(
         width=backbone.width,
         compute=compute,
         progress=lambda e: report.progress(f"fine-tuning (loss {e.loss:.3f})", e.epoch, e.epochs),
+        unfinished=unfinished,
     )

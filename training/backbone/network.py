@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from oodguard.core.preprocessing import Preprocessing
@@ -36,6 +38,8 @@ class Backbone:
     tuned_sha256: str | None = None
     recorded: bool = False
     whole_because: str | None = None
+    arguments: Mapping[str, JsonValue] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def feature(self, rows: Tensor) -> Tensor:
         """The feature `[..., D]` of rows that the tail gave."""

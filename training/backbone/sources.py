@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import nn
 
 from oodguard.core.errors import FormatError
@@ -48,9 +49,14 @@ def load_backbone(name: str, *, weights: str = "auto", image_size: int | None = 
 
 
 def backbone_of(options: TrainOptions) -> Backbone:
-    """The backbone that a run with these options starts from. Raises as `BackboneSource.load` does."""
+    """The backbone that a run with these options starts from; weights that start at random follow from the seed.
+
+    Raises as `BackboneSource.load` does.
+    """
     last = options.fine_tune and options.fine_tune_part == "last"
-    return load_backbone(options.backbone, weights=options.weights, image_size=options.image_size, tune=last)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        return load_backbone(options.backbone, weights=options.weights, image_size=options.image_size, tune=last)
 
 
 def rebuild_backbone(record: BackboneRecord, preprocessing: Preprocessing, folder: Path) -> tuple[nn.Module, nn.Module]:

@@ -27,6 +27,7 @@ from oodguard.training.backbone.features import Activations, batches
 from oodguard.training.compute import start_compute
 from oodguard.training.loop import EpochReport, Objective, Schedule, fit
 from oodguard.training.options import TrainOptions
+from oodguard.training.unfinished import Progress, Unfinished
 
 HEAD_LR = 3e-3
 WEIGHT_DECAY = 0.05
@@ -71,13 +72,16 @@ def tune_tail(
     width: int,
     compute: Fabric | None = None,
     progress: Callable[[EpochReport], None] | None = None,
+    unfinished: Unfinished | None = None,
 ) -> None:
     """Train `tail` in place, with a throw-away linear head, on activations `[V, N, ...]`; each image in a random view.
 
     frozen: the features `[V, N, D]` of the tail as it is, which are kept. AdamW, one cycle peaking at `fine_tune_lr`,
-    cross-entropy with label smoothing. Raises `QualityError` on divergence.
+    cross-entropy with label smoothing. unfinished: where an interrupted training goes on; None: nowhere. Raises
+    `QualityError` on divergence.
     """
     compute = compute or start_compute(1)
+    kept = None if unfinished is None else _kept(unfinished, compute, tail, activations, frozen, targets, options)
     torch.manual_seed(options.seed)
     _channels_last(tail)
     tail.eval()
@@ -96,9 +100,29 @@ def tune_tail(
         what="fine-tuning",
         remedy="lower --fine-tune-lr",
         progress=progress,
+        kept=kept,
     )
     for parameter in tail.parameters():
         parameter.requires_grad_(False)
+
+
+def _kept(
+    unfinished: Unfinished,
+    compute: Fabric,
+    tail: nn.Module,
+    activations: Activations,
+    frozen: Tensor,
+    targets: Tensor,
+    options: TrainOptions,
+) -> Progress:
+    """The progress of a tuning, by everything that decides its result."""
+    said = {
+        "options": options.of_fine_tuning(),
+        "constants": [HEAD_LR, WEIGHT_DECAY, WARM_UP],
+        "tail": list(tail.state_dict()),
+    }
+    weights = (value.detach().cpu().numpy() for value in tail.state_dict().values())
+    return unfinished.training(compute, said, (*weights, *activations, frozen.numpy(), targets.numpy()))
 
 
 class TailObjective(Objective):

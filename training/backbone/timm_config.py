@@ -48,9 +48,11 @@ def preprocessing_from(config: Mapping[str, object]) -> Preprocessing:
         if found.crop_mode not in FITS:
             raise InputError(f"timm's crop_mode {found.crop_mode!r} is unknown; there are {', '.join(FITS)}")
         fit = FITS[found.crop_mode]
+        frame_height, frame_width = (math.floor(side / found.crop_pct) for side in (height, width))
         red, green, blue = (round(255 * value) for value in found.mean)
         return Preprocessing(
-            resize=math.floor(height / found.crop_pct),
+            resize=frame_height,
+            resize_width=None if frame_width == round(frame_height * width / height) else frame_width,
             crop=height,
             width=None if width == height else width,
             fit=fit,

@@ -28,6 +28,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
+from oodguard.training.backbone.augment import AUGMENTATION
 from oodguard.training.backbone.features import photo_view
 from oodguard.training.backbone.network import Backbone, pixel_network, weights_digest
 from oodguard.training.backbone.tail import HEAD_LR, WEIGHT_DECAY
@@ -35,6 +36,7 @@ from oodguard.training.backbone.timm_loader import timm, transforms
 from oodguard.training.loop import Objective, Schedule, fit
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.labelled import Photo
+from oodguard.training.unfinished import Progress, Unfinished
 
 WARM_UP = 0.15
 # Batches that are decoded ahead of the one that trains.
@@ -60,11 +62,13 @@ def tune_whole(
     classes: int,
     compute: Fabric,
     progress: Report | None = None,
+    unfinished: Unfinished | None = None,
 ) -> WholeResult:
     """Train all of a backbone without a tail on photos with classes `[N]`; the given one stays as it is.
 
     AdamW, one cycle with a warm-up and a cosine, cross-entropy with label smoothing. The same options, photos and
-    machine give the same weights. Raises `QualityError` on divergence.
+    machine give the same weights. unfinished: where an interrupted training goes on; None: nowhere. Raises
+    `QualityError` on divergence.
     """
     torch.manual_seed(options.seed)
     losses: list[float] = []
@@ -87,10 +91,29 @@ def tune_whole(
             what="fine-tuning",
             remedy="lower --fine-tune-lr",
             progress=lambda epoch: losses.append(epoch.loss),
+            kept=None if unfinished is None else _kept(unfinished, compute, backbone, photos, targets, options),
         )
     trunk = objective.averaged.module.cpu().eval().requires_grad_(False)
     tuned = replace(backbone, trunk=trunk, tuned_sha256=weights_digest(trunk))
     return WholeResult(backbone=tuned, losses=tuple(losses))
+
+
+def _kept(
+    unfinished: Unfinished,
+    compute: Fabric,
+    backbone: Backbone,
+    photos: Sequence[Photo],
+    targets: Tensor,
+    options: TrainOptions,
+) -> Progress:
+    """The progress of a training, by everything that decides its result."""
+    said = {
+        "options": options.of_fine_tuning(),
+        "constants": [HEAD_LR, WEIGHT_DECAY, WARM_UP, RAND_OPERATIONS, AUGMENTATION],
+        "backbone": [backbone.name, backbone.weights_sha256, backbone.preprocessing.model_dump()],
+        "photos": [photo.sha256 for photo in photos],
+    }
+    return unfinished.training(compute, said, (targets.numpy(),))
 
 
 @dataclass
@@ -136,9 +159,8 @@ class WholeObjective(Objective):
         network = copy.deepcopy(backbone.trunk).requires_grad_(True).train()
         self.network = pixel_network(network, backbone.preprocessing)
         self.head = nn.Linear(backbone.width, classes)
-        self.averaged = timm.utils.ModelEmaV3(network, decay=options.fine_tune_ema, use_warmup=True).requires_grad_(
-            False
-        )
+        self.averaged = timm.utils.ModelEmaV3(network, decay=options.fine_tune_ema, use_warmup=True)
+        self.averaged.requires_grad_(False)
         self.keep: nn.Linear | None = None
         if options.retain:
             self.keep = nn.Linear(backbone.width, backbone.width, bias=False)
@@ -188,6 +210,14 @@ class WholeObjective(Objective):
         if self._progress:
             self._progress(f"fine-tuning the whole backbone (loss {float(loss.detach()):.3f})", self._done, self._steps)
         return loss
+
+    def get_extra_state(self) -> dict[str, int]:
+        """What an interrupted training needs beside tensors: how often the weights have changed."""
+        return {"changes": self._changes}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Go on counting."""
+        self._changes = state["changes"]
 
     def stepped(self) -> None:
         """Average the weights."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oodguard.training.options import TrainOptions
-from oodguard.training.photos.labelled import Photo, Photos, load_photos, load_unlabelled, photo_folder
+from oodguard.core.errors import InputError
+from oodguard.training.options import DIGITS, TrainOptions
+from oodguard.training.photos.labelled import Photo, Photos, every_photo, load_photos
 from oodguard.training.record import DivisionRecord, RunRecord
 
 
@@ -15,12 +16,17 @@ def photos_of_run(record: RunRecord, division: DivisionRecord, options: TrainOpt
     Around a wrapped classifier folders need not be named like classes: photos are then known by their content, and have
     the labels that the run gave them. Raises `InputError` where nothing is there.
     """
+    if not options.data.exists() and str(options.data) != DIGITS:
+        raise InputError(
+            f"the photos {record.name or 'that the run'} was trained on are needed and {options.data} does not exist; "
+            "say where they are with --data"
+        )
     if record.classifier is None:
-        return load_photos(options.data, options.cache)
-    found = load_unlabelled(photo_folder(options.data, options.cache))
+        return load_photos(options.data, options.cache, options.folder_rules)
+    found = every_photo(options.data, options.cache, options.folder_rules)
     unseen = record.classifier.unseen
-    if unseen is not None and Path(unseen).is_dir():
-        found += load_unlabelled(Path(unseen))
+    if unseen is not None and Path(unseen).exists():
+        found += every_photo(Path(unseen), options.cache, options.folder_rules)
     return Photos(
         pool=_relabelled(found, division.training),
         test=_relabelled(found, division.test),

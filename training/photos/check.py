@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from oodguard.core.errors import InputError
-from oodguard.training.backbone.features import Extractor
+from oodguard.core.grey_levels import GreyLevels, few_grey_levels
+from oodguard.training.backbone.features import TRAINING_LIMITS, Extractor
 from oodguard.training.backbone.sources import backbone_of
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.compute import cpu_threads
@@ -19,8 +20,9 @@ from oodguard.training.photos.division import Labels, label_numbers
 from oodguard.training.photos.kinds import Kind
 from oodguard.training.photos.label_suspects import SUSPECT, LabelOpinion, label_opinion
 from oodguard.training.photos.labelled import MIN_PER_CLASS, Photo, Photos, find_photos
+from oodguard.training.photos.minimum import Minimum
 from oodguard.training.photos.oddities import oddities
-from oodguard.training.photos.passed_over import PassedOver, passed_over
+from oodguard.training.photos.photo import PassedOver
 from oodguard.training.photos.pictures import Looked, look
 from oodguard.training.photos.suspects import Suspect
 from oodguard.training.progress import Reporter, Silent
@@ -35,7 +37,8 @@ class PhotoCheck:
     suspect, by its path and kind.
 
     counts: readable photos of each class. passed: files that training passes over. asked_labels: whether labels were
-    compared with what classifiers say.
+    compared with what classifiers say. shortage: why the photos are too few to train on; empty: they are not.
+    grey_levels: of all photos together, where they are too few for photos.
     """
 
     photos: Photos
@@ -44,6 +47,8 @@ class PhotoCheck:
     passed: tuple[PassedOver, ...]
     beside: Mapping[tuple[str, Kind], Photo]
     asked_labels: bool
+    shortage: str = ""
+    grey_levels: GreyLevels | None = None
 
     def of(self, *kinds: Kind) -> tuple[Suspect, ...]:
         """The suspects of these kinds."""
@@ -79,7 +84,7 @@ def check_photos(options: TrainOptions, *, report: Reporter | None = None) -> Ph
 
 
 def _check(options: TrainOptions, report: Reporter) -> PhotoCheck:
-    photos = find_photos(options.data, options.cache)
+    photos = find_photos(options.data, options.cache, options.folder_rules)
     everything = (*photos.pool, *photos.test)
     looked = look(
         everything,
@@ -91,7 +96,6 @@ def _check(options: TrainOptions, report: Reporter) -> PhotoCheck:
         raise InputError(
             f"none of the {len(everything)} photos in {options.data} can be read; check where they are from"
         )
-    passed = passed_over(options.data, photos) if options.data.exists() else ()
     labels = label_numbers(looked.photos, photos.classes)
     groups = copy_groups(
         looked.photos, looked.pictures.copies, looked.pictures.colours, order=_order(photos, looked.photos, labels)
@@ -104,16 +108,18 @@ def _check(options: TrainOptions, report: Reporter) -> PhotoCheck:
         *finder.across(across),
         *finder.copies([group for group in groups if group not in across]),
         *(finder.unreadable()),
-        *_passed(passed),
+        *_passed(photos.passed),
         *finder.odd(),
     ]
     return PhotoCheck(
         photos=photos,
         counts={label: int((labels == number).sum()) for number, label in enumerate(photos.classes)},
         suspects=ranked(suspects),
-        passed=passed,
+        passed=photos.passed,
         beside=finder.beside,
         asked_labels=opinion is not None,
+        shortage=Minimum(options, tested=bool(photos.test)).shortage(len({*looked.photos} & {*photos.pool})),
+        grey_levels=few_grey_levels((photo.path.read_bytes() for photo in looked.photos), TRAINING_LIMITS),
     )
 
 

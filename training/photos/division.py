@@ -13,12 +13,16 @@ from torch import Tensor
 
 from oodguard.core.calibration import MIN_CALIBRATION
 from oodguard.core.errors import InputError
-from oodguard.training.backbone.features import Extractor
+from oodguard.core.grey_levels import few_grey_levels
+from oodguard.training.backbone.features import TRAINING_LIMITS, Extractor
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.options import TrainOptions
+from oodguard.training.photos.duplicates import settle
 from oodguard.training.photos.faults import fault_lines, photo_faults
 from oodguard.training.photos.kinds import parse_kinds
-from oodguard.training.photos.labelled import Photo, Photos, load_photos, require_enough
+from oodguard.training.photos.labelled import Photo, Photos, load_photos
+from oodguard.training.photos.minimum import Minimum, require_enough
+from oodguard.training.photos.passed_over import require_all_read
 from oodguard.training.photos.split import near_duplicate_groups, split_off
 from oodguard.training.photos.suspects import exclude
 from oodguard.training.progress import Reporter
@@ -81,9 +85,10 @@ def found_again(photos: Photos, part: Mapping[str, Mapping[str, int | None]]) ->
 
 def chosen_photos(options: TrainOptions) -> tuple[Photos, frozenset[str]]:
     """The photos to learn from, and the classes that `leave_out` removes (random, by the run's seed)."""
-    photos = load_photos(options.data, options.cache)
+    photos = load_photos(options.data, options.cache, options.folder_rules)
     if options.exclude is not None:
         photos = exclude(photos, options.exclude, parse_kinds(options.exclude_kinds))
+    photos = settle(photos, options.on_duplicate)
     if not options.leave_out:
         return photos, frozenset()
     if options.leave_out > len(photos.classes) - 2:
@@ -103,6 +108,8 @@ def divide(
     Also returns the frozen features of the training and of the calibration photos, `[N, D]` each, in their order. With
     `cross_fit` nothing is set aside: all photos but the user's own test folder train, and calibrate out of fold.
     """
+    if options.on_unreadable == "refuse":
+        require_all_read(photos)
     pool = extractor.readable(
         photos.pool, lambda done, total: report.progress("features of training images", done, total)
     )
@@ -113,11 +120,21 @@ def divide(
     if extractor.unreadable:
         report.note(f"skipped {len(extractor.unreadable)} images that cannot be read (named in the run record)")
     require_enough(Counter(photo.label for photo in pool) + Counter(dict.fromkeys(photos.classes, 0)))
+    wrapped = extractor.backbone.rows is not None
+    minimum = Minimum(options, tested=bool(test), held=bool(own))
+    minimum.require(len(own or pool), wrapped=wrapped)
     pool, whole = (*pool, *own), len(pool)
     frozen = tail_features(extractor.backbone.tail, extractor.extract(pool)[0])
     labels = label_numbers(pool, photos.classes)
     groups = near_duplicate_groups(extractor.backbone.feature(frozen).numpy(), labels)
-    faults = photo_faults(photos, pool, extractor.backbone.feature(frozen).numpy(), labels, seed=options.seed)
+    faults = photo_faults(
+        photos,
+        pool,
+        extractor.backbone.feature(frozen).numpy(),
+        labels,
+        seed=options.seed,
+        grey_levels=few_grey_levels((photo.path.read_bytes() for photo in pool), TRAINING_LIMITS),
+    )
     for line in fault_lines(faults, options.data, unreadable=len(extractor.unreadable)):
         report.note(line)
     rest = held = np.arange(len(pool))
@@ -125,19 +142,29 @@ def divide(
         # What a wrapped classifier has not seen calibrates, and tests where there is no test folder.
         rest, held = rest[:whole], held[whole:]
         if not test:
-            kept, tested = split_off(labels[held], groups[held], fraction=options.test_fraction, seed=options.seed)
+            kept, tested = split_off(
+                labels[held], groups[held], fraction=options.test_fraction, seed=options.seed, left=MIN_CALIBRATION
+            )
             test, held = tuple(pool[i] for i in held[tested]), held[kept]
     elif not options.cross_fit:
         learn = rest
         if not test:
-            learn, tested = split_off(labels, groups, fraction=options.test_fraction, seed=options.seed)
+            learn, tested = split_off(
+                labels, groups, fraction=options.test_fraction, seed=options.seed, left=minimum.left
+            )
             test = tuple(pool[i] for i in tested)
-        rest, held = split_off(labels[learn], groups[learn], fraction=options.calibration_fraction, seed=options.seed)
+        rest, held = split_off(
+            labels[learn],
+            groups[learn],
+            fraction=options.calibration_fraction,
+            seed=options.seed,
+            least=MIN_CALIBRATION,
+        )
         rest, held = learn[rest], learn[held]
     if len(held) < MIN_CALIBRATION:
         raise InputError(
             f"only {len(held)} images can be set aside to calibrate thresholds and at least {MIN_CALIBRATION} are "
-            f"needed; {_more(own, wrapped=extractor.backbone.rows is not None)}"
+            f"needed; {_more(own, wrapped=wrapped)}"
         )
     division = Division(
         training=tuple(pool[i] for i in rest),

@@ -1,226 +1,187 @@
-"""Labelled photos on disk: finding them, naming what is wrong with them, and splitting them without leaks."""
+"""Labelled photos on disk: finding them, and naming what is wrong with them."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from oodguard.core.errors import InputError
-from oodguard.core.formats import IMAGE_SUFFIXES
-from oodguard.core.photo_folders import unwrapped
+from oodguard.core.formats import FORMAT_NAMES
+from oodguard.core.photo_folders import FolderRules, Part, same_class
+from oodguard.core.text import visible
 from oodguard.training.options import DIGITS
+from oodguard.training.photos.layout import FolderReader
+from oodguard.training.photos.minimum import MIN_PER_CLASS, require_enough
+from oodguard.training.photos.passed_over import passed_over
+from oodguard.training.photos.photo import PassedOver, Photo, Photos, identity, instead
+from oodguard.training.photos.sources import listed_photos
+from oodguard.training.photos.tree import PhotoTree, read_tree
+from oodguard.training.photos.zipped import unzip
 
-MIN_PER_CLASS = 4
-MAX_ZIP_BYTES = 64 * 1024**3
+__all__ = (
+    "MIN_PER_CLASS",
+    "Photo",
+    "PhotoSource",
+    "Photos",
+    "find_photos",
+    "identity",
+    "load_photos",
+    "load_unlabelled",
+    "require_enough",
+)
 
 
 @dataclass(frozen=True)
-class Photo:
-    """One image file, its class, and the SHA-256 of its bytes (its identity everywhere)."""
+class PhotoSource:
+    """A data folder, opened: its tree, how it is read, and what an archive holds besides photos."""
 
-    path: Path
-    label: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Photos:
-    """A labelled data set: the images to learn from and, where the user gave one, the test split.
-
-    held: images that are to calibrate, where a wrapped classifier has not been trained on them. root: the data folder,
-    or the folder that an archive was unpacked to. left_out: how many photos were left out on demand, by their kind.
-    """
-
-    pool: tuple[Photo, ...]
-    test: tuple[Photo, ...]
-    held: tuple[Photo, ...] = ()
-    root: Path = Path()
-    left_out: Mapping[str, int] = field(default_factory=dict)
-
-    def name(self, photo: Photo) -> str:
-        """The path of a photo relative to the data folder, with slashes."""
-        inside = photo.path.is_relative_to(self.root)
-        return (photo.path.relative_to(self.root) if inside else photo.path).as_posix()
+    tree: PhotoTree
+    reader: FolderReader
+    elsewhere: tuple[PassedOver, ...] = ()
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, sorted."""
-        return tuple(sorted({photo.label for photo in self.pool}))
+    def root(self) -> Path:
+        """The data folder, or the folder that an archive was unpacked to."""
+        return self.tree.path
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over every image's identity and label: the same photos give the same value anywhere."""
-        digest = hashlib.sha256()
-        for split, photos in (("pool", self.pool), ("test", self.test), ("held", self.held)):
-            for line in sorted(f"{split}\0{photo.label}\0{photo.sha256}\n" for photo in photos):
-                digest.update(line.encode())
-        return digest.hexdigest()
-
-    def without(self, labels: frozenset[str]) -> Photos:
-        """The same data without some classes."""
-        return replace(
-            self,
-            pool=tuple(p for p in self.pool if p.label not in labels),
-            test=tuple(p for p in self.test if p.label not in labels),
-            held=tuple(p for p in self.held if p.label not in labels),
-        )
-
-    def without_photos(self, dropped: Mapping[Photo, str]) -> Photos:
-        """The same data without some photos, each with its kind of suspect."""
-        return replace(
-            self,
-            pool=tuple(p for p in self.pool if p not in dropped),
-            test=tuple(p for p in self.test if p not in dropped),
-            held=tuple(p for p in self.held if p not in dropped),
-            left_out=Counter(dropped.values()),
+    def passed(self, taken: Iterable[Photo]) -> tuple[PassedOver, ...]:
+        """Every file but the photos that were `taken`."""
+        return passed_over(
+            self.tree, {photo.path for photo in taken}, self.elsewhere, ignored=self.reader.rules.ignored
         )
 
 
-def identity(photos: Iterable[Photo]) -> str:
-    """One SHA-256 for photos in their order."""
-    return hashlib.sha256("".join(photo.sha256 for photo in photos).encode()).hexdigest()
-
-
-def load_photos(source: Path, cache: Path) -> Photos:
-    """Find the labelled photos of `source`: class folders, `train/val/test` of class folders, or a zip of either.
-
-    `val` images join the pool: the calibration set is chosen from the pool by content, so that near-duplicates stay
-    on one side. Raises `InputError` in one sentence for anything that cannot be trained on.
-    """
-    found = find_photos(source, cache)
-    require_enough(Counter(photo.label for photo in found.pool))
-    return found
-
-
-def find_photos(source: Path, cache: Path) -> Photos:
-    """As `load_photos`, but classes may be as small as they are. Raises `InputError` where there are not 2 classes."""
-    root = data_folder(source, cache)
-    source = unwrapped(root)
-    if (source / "train").is_dir():
-        pool = class_folders(source / "train")
-        known = {photo.label for photo in pool}
-        val = class_folders(source / "val") if (source / "val").is_dir() else ()
-        test = class_folders(source / "test") if (source / "test").is_dir() else ()
-        for name, photos in (("val", val), ("test", test)):
-            extra = sorted({photo.label for photo in photos} - known)
-            if extra:
-                raise InputError(
-                    f"{source / name} has classes that {source / 'train'} lacks: {_listed(extra)}; "
-                    "add training images or remove those folders"
-                )
-        found = Photos(pool=pool + val, test=test, root=root)
-    else:
-        found = Photos(pool=class_folders(source), test=(), root=root)
-    counts = Counter(photo.label for photo in found.pool)
-    if not counts:
-        raise InputError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)}) in class folders")
-    if len(counts) < 2:
-        raise InputError(f"{source} has one class ({next(iter(counts))}); at least 2 are needed")
-    return found
-
-
-def photo_folder(source: Path, cache: Path) -> Path:
-    """The folder in `data_folder` that holds the photos, which others may wrap. Raises `InputError`."""
-    return unwrapped(data_folder(source, cache))
-
-
-def data_folder(source: Path, cache: Path) -> Path:
-    """The folder that `source` stands for: itself, what a zip unpacks to, or the embedded example.
-
-    Raises `InputError` where there is none.
-    """
+def open_photos(source: Path, cache: Path, rules: FolderRules | None = None) -> PhotoSource:
+    """What `source` stands for: a folder, what a zip unpacks to, or the embedded example. Raises `InputError`."""
+    reader = FolderReader(rules or FolderRules())
     if str(source) == DIGITS and not source.exists():
         from oodguard.training.photos.digits import write_digits
 
         source = write_digits(cache)
     if not source.exists():
-        raise InputError(f"{source} does not exist")
-    return _unzip(source, cache) if source.is_file() else source
+        raise InputError(f"{visible(str(source))} does not exist")
+    if source.is_file():
+        unzipped = unzip(source, cache)
+        return PhotoSource(read_tree(unzipped.folder), reader, unzipped.passed)
+    return PhotoSource(read_tree(source), reader)
 
 
-def require_enough(counts: Counter[str]) -> None:
-    """Raise `InputError` naming the classes with fewer than `MIN_PER_CLASS` images."""
-    few = sorted(label for label, count in counts.items() if count < MIN_PER_CLASS)
-    if few:
+def load_photos(source: Path, cache: Path, rules: FolderRules | None = None) -> Photos:
+    """Find the labelled photos of `source`: class folders, train, val and test of class folders, or a zip of either; a
+    table of paths and labels, shards, or Parquet files of images.
+
+    `val` images join the pool: the calibration set is chosen from the pool by content, so that near-duplicates stay
+    on one side. Raises `InputError` in one sentence for anything that cannot be trained on.
+    """
+    found = find_photos(source, cache, rules)
+    require_enough(Counter(photo.label for photo in found.pool))
+    return found
+
+
+def find_photos(source: Path, cache: Path, rules: FolderRules | None = None) -> Photos:
+    """As `load_photos`, but classes may be as small as they are. Raises `InputError` where there are not 2 classes."""
+    listed = listed_photos(source, cache, (rules or FolderRules()).columns)
+    if listed is None:
+        found, places = _in_folders(source, cache, rules)
+    else:
+        found, places = listed, dict(zip(Part, Part, strict=True))
+    parts = zip(Part, (found.pool, found.held, found.test), strict=True)
+    require_known({places[part]: part_classes(photos) for part, photos in parts if photos or part is Part.TRAIN})
+    found = replace(found, pool=found.pool + found.held, held=())
+    if len(found.classes) < 2:
+        raise InputError(f"{visible(str(source))} has one class ({visible(found.classes[0])}); at least 2 are needed")
+    return found
+
+
+def _in_folders(source: Path, cache: Path, rules: FolderRules | None) -> tuple[Photos, Mapping[Part, str]]:
+    """The photos of class folders, those of val as `held`; and where each part lies."""
+    opened = open_photos(source, cache, rules)
+    layout = opened.reader.layout(opened.tree)
+    train, val, test = (labelled(layout.parts.get(part, {})) for part in Part)
+    passed = opened.passed((*train, *val, *test))
+    if not train + val:
         raise InputError(
-            f"too few images in {_listed([f'{label} ({counts[label]})' for label in few])}; "
-            f"every class needs at least {MIN_PER_CLASS}"
+            f"{visible(str(source))} has no images ({', '.join(FORMAT_NAMES)}) in class folders{instead(passed)}"
         )
+    found = Photos(pool=train, held=val, test=test, root=opened.root, layout=layout.words, passed=passed)
+    return found, layout.places
+
+
+def every_photo(source: Path, cache: Path, rules: FolderRules | None = None) -> tuple[Photo, ...]:
+    """All photos of a source, whatever its layout and its labels. Raises `InputError` where nothing is there."""
+    listed = listed_photos(source, cache, (rules or FolderRules()).columns)
+    if listed is not None:
+        return (*listed.pool, *listed.held, *listed.test)
+    return unlabelled(open_photos(source, cache, rules).tree)
+
+
+def part_classes(photos: Iterable[Photo]) -> frozenset[str]:
+    """The labels of photos."""
+    return frozenset(photo.label for photo in photos)
+
+
+def require_distinct(places: Mapping[str, frozenset[str]]) -> None:
+    """Raise `InputError` for two classes whose names differ in capital letters alone, or in how Unicode writes them.
+
+    places: the parts of a data set, each with the classes in it.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    for place, labels in places.items():
+        for label in sorted(labels):
+            other, where = seen.setdefault(same_class(label), (label, place))
+            if other != label:
+                raise InputError(
+                    f"the classes {visible(other)} of {where} and {visible(label)} of {place} differ only in capital "
+                    "letters or in how their letters are coded; give both one name"
+                )
+
+
+def require_known(places: Mapping[str, frozenset[str]]) -> None:
+    """As `require_distinct`; and every class must be among those of the first part, which trains."""
+    require_distinct(places)
+    first, known = next(iter(places.items()))
+    for place, labels in places.items():
+        if extra := sorted(labels - known):
+            raise InputError(
+                f"{place} has classes that {first} lacks: {_listed(extra)}; add training images or remove them"
+            )
+
+
+def labelled(classes: Mapping[str, tuple[Path, ...]]) -> tuple[Photo, ...]:
+    """The photos of classes."""
+    return tuple(_photo(path, label) for label, paths in classes.items() for path in paths)
+
+
+def unlabelled(tree: PhotoTree) -> tuple[Photo, ...]:
+    """The photos of a folder, whatever its layout; the label is the name of the folder they lie in."""
+    return tuple(_photo(path, path.parent.name) for path in tree.below)
 
 
 def load_unlabelled(source: Path) -> tuple[Photo, ...]:
-    """All images under a folder, whatever its layout; the label is the name of the folder they lie in."""
+    """All images under a folder, as `unlabelled` reads it. Raises `InputError` where there are none."""
     if not source.is_dir():
-        raise InputError(f"{source} is not a folder")
-    photos = tuple(_photo(path, path.parent.name) for path in _images(source))
+        raise InputError(f"{visible(str(source))} is not a folder")
+    tree = read_tree(source)
+    photos = unlabelled(tree)
     if not photos:
-        raise InputError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)})")
+        raise InputError(
+            f"{visible(str(source))} has no images ({', '.join(FORMAT_NAMES)}){instead(passed_over(tree, set()))}"
+        )
     return photos
 
 
 def _listed(names: list[str], most: int = 6) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def _images(folder: Path) -> list[Path]:
-    """The images below a folder, those in linked folders too; a link back to where it lies is not followed again."""
-    found: list[Path] = []
-    seen: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        paths = (Path(root, name) for name in files if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-    return sorted(found)
+    return ", ".join(map(visible, names[:most])) + more
 
 
 def _photo(path: Path, label: str) -> Photo:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256")
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    return Photo(path=path, label=label, sha256=hashlib.sha256(data).hexdigest())
-
-
-def class_folders(folder: Path) -> tuple[Photo, ...]:
-    """The images of each folder in `folder`, which is their label."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return tuple(_photo(path, sub.name) for sub in classes for path in _images(sub))
-
-
-def _unzip(archive: Path, cache: Path) -> Path:
-    """Unpack a zip once, into the cache, by content; nothing can be written outside it."""
-    if not zipfile.is_zipfile(archive):
-        raise InputError(f"{archive} is neither a folder nor a zip file")
-    with archive.open("rb") as stream:
-        target = cache / "unzipped" / hashlib.file_digest(stream, "sha256").hexdigest()[:32]
-    if target.is_dir():
-        return target
-    partial = target.with_name(target.name + ".partial")
-    with zipfile.ZipFile(archive) as bundle:
-        images = [i for i in bundle.infolist() if i.filename.lower().endswith(IMAGE_SUFFIXES)]
-        for info in images:
-            name = PurePosixPath(info.filename)
-            if name.is_absolute() or ".." in name.parts:
-                raise InputError(f"{archive} holds {info.filename}, a path outside the archive")
-        if sum(info.file_size for info in images) > MAX_ZIP_BYTES:
-            raise InputError(f"{archive} would unpack to more than {MAX_ZIP_BYTES // 1024**3} GiB")
-        try:
-            for info in images:
-                bundle.extract(info, partial)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-            raise InputError(f"{archive} cannot be unpacked ({error})") from None
-    if not images:
-        raise InputError(f"{archive} has no images ({', '.join(IMAGE_SUFFIXES)})")
-    partial.rename(target)
-    return target
+        raise InputError(f"{visible(str(path))} cannot be read ({error.strerror})") from None
+    return Photo(path=path, label=label, sha256=digest.hexdigest())

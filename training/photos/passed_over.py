@@ -1,72 +1,52 @@
-"""Files among the photos that training does not read: where they lie, or how they are named, keeps them out."""
+"""Files among the photos that training does not read: where they lie, or what they are, keeps them out."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
-from oodguard.core.formats import IMAGE_SUFFIXES, format_of
-from oodguard.training.photos.labelled import Photos
-from oodguard.training.photos.reasons import HEAD, content
-
-# Written by operating systems into every folder that somebody looks at.
-_LITTER = {"thumbs.db", "desktop.ini", "ehthumbs.db"}
+from oodguard.core.errors import InputError
+from oodguard.core.text import visible
+from oodguard.training.photos.photo import PassedOver, Photos
+from oodguard.training.photos.tree import PhotoTree
 
 
-@dataclass(frozen=True)
-class PassedOver:
-    """A file that training does not read, relative to the data folder, and why. image: whether it is a photo."""
+def passed_over(
+    tree: PhotoTree,
+    taken: Collection[Path],
+    elsewhere: tuple[PassedOver, ...] = (),
+    *,
+    ignored: Collection[str] = (),
+) -> tuple[PassedOver, ...]:
+    """Every file of a data folder that is not `taken`, photos first; what systems leave in folders is left out.
 
-    name: str
-    reason: str
-    image: bool
-
-
-def passed_over(source: Path, photos: Photos) -> tuple[PassedOver, ...]:
-    """Every file in a data folder or archive that is not one of its photos; files of the system are left out.
-
-    Hidden files count where their content is a photo's.
+    elsewhere: members of an archive that were not unpacked. ignored: folders that were left out on demand.
     """
-    taken = {photos.name(photo) for photo in (*photos.pool, *photos.test)}
-    members = _archived(source) if source.is_file() else _files(photos.root)
-    found = [_named(name, head) for name, head in members if name not in taken and not _is_litter(name, head)]
+    found = (*_photos(tree, taken, ignored), *(other for one in tree.walk() for other in one.others), *elsewhere)
     return tuple(sorted(found, key=lambda file: (not file.image, file.name)))
 
 
-def _named(name: str, head: bytes) -> PassedOver:
-    kind, suffix = format_of(head), PurePosixPath(name).suffix
-    if kind is None:
-        return PassedOver(name, content(head), image=False)
-    if PurePosixPath(name).name.startswith("."):
-        return PassedOver(name, f"a hidden {kind.name} file; rename it to use it", image=True)
-    if suffix.lower() in IMAGE_SUFFIXES:
-        return PassedOver(name, "in no class folder; move it into the folder of its class", image=True)
-    without = f"a {kind.name} file named {suffix}" if suffix else f"a {kind.name} file without a suffix"
-    return PassedOver(name, f"{without}; add {kind.suffixes[0]} to its name to use it", image=True)
-
-
-def _is_litter(name: str, head: bytes) -> bool:
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(".") for part in parts) or "__MACOSX" in parts
-    return parts[-1].lower() in _LITTER or (hidden and format_of(head) is None)
-
-
-def _files(root: Path) -> Iterator[tuple[str, bytes]]:
-    for path in root.rglob("*"):
-        if path.is_file():
-            try:
-                with path.open("rb") as stream:
-                    yield path.relative_to(root).as_posix(), stream.read(HEAD)
-            except OSError:
+def _photos(tree: PhotoTree, taken: Collection[Path], ignored: Collection[str]) -> Iterator[PassedOver]:
+    kept = {path for one in tree.without(ignored).walk() for path in one.photos}
+    # A link may lead to a file that is taken under another name.
+    real = {os.path.realpath(path) for path in taken} if any(one.linked for one in tree.walk()) else set()
+    for one in tree.walk():
+        for path in one.photos:
+            if path in taken or (real and os.path.realpath(path) in real):
                 continue
+            name = f"{one.name}/{path.name}" if one.name else path.name
+            if path in kept:
+                yield PassedOver(name, "in no class folder; move it into the folder of its class", image=True)
+            else:
+                yield PassedOver(name, "in a folder that --ignore-folder leaves out", image=True)
 
 
-def _archived(archive: Path) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(archive) as opened:
-        for info in opened.infolist():
-            # The first bit: encrypted.
-            if not info.is_dir() and not info.flag_bits & 1:
-                with opened.open(info) as stream:
-                    yield info.filename, stream.read(HEAD)
+def require_all_read(photos: Photos) -> None:
+    """Raise `InputError` where photos in class folders are of kinds that are not read."""
+    bad = [file for file in photos.passed if file.unreadable]
+    if bad:
+        raise InputError(
+            f"{len(bad):,} of {len(photos.pool) + len(photos.test) + len(bad):,} photos cannot be read; the first: "
+            f"{visible(bad[0].name)} ({bad[0].reason})"
+        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from oodguard.core.allowance import cores
 from oodguard.core.errors import EnvironmentProblem, ImageError
 from oodguard.core.preprocessing import Preprocessing, open_image, size_of
 from oodguard.core.quality import traits_of
@@ -77,7 +77,7 @@ def look(photos: Sequence[Photo], cache: Path, *, threads: int = 0, progress: Pr
     known = store.read()
     waiting = list({photo.sha256: photo for photo in photos if photo.sha256 not in known}.values())
     reasons: dict[str, str] = {}
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or cores()) as pool:
         for start in range(0, len(waiting), _CHUNK):
             chunk = waiting[start : start + _CHUNK]
             found: dict[str, _Measured] = {}

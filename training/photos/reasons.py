@@ -8,9 +8,7 @@ from collections.abc import Callable
 from oodguard.core.codes import Code
 from oodguard.core.errors import ImageError
 from oodguard.core.formats import format_of
-
-# So many first bytes are enough to name a file.
-HEAD = 4096
+from oodguard.core.photo_folders import HEAD
 
 # What people and programs leave among photos, by first bytes; the first pattern that matches names the file.
 _OTHERS = tuple(
@@ -33,6 +31,8 @@ _OTHERS = tuple(
         (rb"\0{16}", "nothing but zero bytes"),
     )
 )
+# Which of these are photos.
+_PHOTOS = ("a HEIC ", "an AVIF ", "a JPEG XL ", "a JPEG 2000 ", "a Photoshop ")
 # How each format says that it is whole.
 _WHOLE: dict[str, Callable[[bytes], bool]] = {
     "JPEG": lambda data: data.rstrip(b"\0").endswith(b"\xff\xd9"),
@@ -55,11 +55,16 @@ def content(head: bytes) -> str:
     return "not an image of a supported type"
 
 
+def is_picture(head: bytes) -> bool:
+    """Whether a file is a photo of a kind that is not read, from its first bytes."""
+    return content(head).startswith(_PHOTOS)
+
+
 def reason(data: bytes, error: ImageError) -> str:
     """Why a file that was refused with `error` cannot be used, as people say it."""
-    if error.code in (Code.EMPTY, Code.UNSUPPORTED_TYPE):
-        return content(data[:HEAD])
     kind = format_of(data)
+    if error.code == Code.EMPTY or (error.code == Code.UNSUPPORTED_TYPE and kind is None):
+        return content(data[:HEAD])
     if error.code != Code.CANNOT_DECODE or kind is None:
         return str(error)
     whole = _WHOLE.get(kind.name)

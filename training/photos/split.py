@@ -11,6 +11,7 @@ that every class stays on both sides.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,21 +70,64 @@ def _clusters(unit: npt.NDArray[np.float32], limit: float) -> list[list[int]]:
     return found
 
 
+def parts_of(
+    labels: npt.NDArray[np.int64], groups: Sequence[int] | Indices | None, *, count: int, seed: int
+) -> list[Indices]:
+    """The images divided into at most `count` parts, as rows; stratified by class, groups whole (None: no groups).
+
+    Where no class has so many images, parts are of one size instead. No part has all images of a class that has two
+    groups.
+    """
+    rows = np.arange(len(labels))
+    own = rows if groups is None else np.asarray(groups)
+    count = min(count, len(np.unique(own)))
+    stratified = int(np.bincount(labels).max()) >= count
+    kind = StratifiedKFold if groups is None and stratified else StratifiedGroupKFold
+    splitter = kind(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # Classes smaller than the number of parts are in some of them.
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        grouped = {} if kind is StratifiedKFold else {"groups": own}
+        found = [held for _, held in splitter.split(rows, labels if stratified else np.zeros_like(labels), **grouped)]
+    part = np.zeros(len(labels), dtype=np.int64)
+    for number, held in enumerate(found):
+        part[held] = number
+    for label in np.unique(labels):
+        members = labels == label
+        if len(np.unique(part[members])) == 1 and len(names := np.unique(own[members])) > 1:
+            moved = members & np.isin(own, names[: len(names) // 2])
+            part[moved] = (part[moved] + 1) % count
+    return [held for number in range(count) if len(held := np.flatnonzero(part == number))]
+
+
 def split_off(
-    labels: npt.NDArray[np.int64], groups: Sequence[int] | Indices | None, *, fraction: float, seed: int
+    labels: npt.NDArray[np.int64],
+    groups: Sequence[int] | Indices | None,
+    *,
+    fraction: float,
+    seed: int,
+    least: int = 0,
+    left: int = 0,
 ) -> tuple[Indices, Indices]:
     """Indices `(rest, held_out)`: about `fraction` of the images, stratified by class, groups whole (None: no groups).
 
-    Every class keeps at least one image on each side.
+    Every class keeps at least one image in the rest. least, left: how many images are wanted in `held_out` and in
+    `rest`. Of n images in k parts, one part has n / k at least and one n / k at most, so that either can be had.
     """
-    folds = max(2, round(1.0 / fraction))
-    rows = np.arange(len(labels))
-    if groups is None:
-        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-        rest, held = next(splitter.split(rows, labels))
-    else:
-        grouped = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        rest, held = next(grouped.split(rows, labels, groups))
+    pairs = [
+        _without_whole_classes(labels, held) for held in parts_of(labels, groups, count=parts_for(fraction), seed=seed)
+    ]
+    fits = (pair for pair in pairs if len(pair[0]) >= left and len(pair[1]) >= least)
+    return next(fits, max(pairs, key=lambda pair: min(len(pair[0]) - left, len(pair[1]) - least)))
+
+
+def parts_for(fraction: float) -> int:
+    """Into how many parts images are divided, so that one of them is about a `fraction`."""
+    return max(2, round(1.0 / fraction))
+
+
+def _without_whole_classes(labels: npt.NDArray[np.int64], held: Indices) -> tuple[Indices, Indices]:
+    rest = np.setdiff1d(np.arange(len(labels)), held)
     missing = np.setdiff1d(labels, labels[rest])
     if len(missing):
         back = held[np.isin(labels[held], missing)]
@@ -92,4 +136,4 @@ def split_off(
             [back[labels[back] == label][: -(-int((labels[back] == label).sum()) // 2)] for label in missing]
         )
         rest, held = np.union1d(rest, keep), np.setdiff1d(held, keep)
-    return np.sort(rest), np.sort(held)
+    return rest, held

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from oodguard.core.errors import InputError
 from oodguard.core.text import cell
+from oodguard.training.photos.delimited import read_delimited
 from oodguard.training.photos.kinds import LISTED, Kind
 from oodguard.training.photos.labelled import Photo, Photos
 
@@ -59,27 +60,14 @@ def read_rows(path: Path) -> tuple[ListedRow, ...]:
 
     Commas, semicolons and tabs may separate the columns; of these only `path` must be there.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"{path} cannot be read ({why}); give the suspects.csv of oodguard check") from None
-    head = text.partition("\n")[0]
-    separator = max(",;\t", key=head.count)
-    try:
-        table = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
-    except csv.Error as error:
-        raise InputError(f"{path} is no CSV file ({error}); give the suspects.csv of oodguard check") from None
-    columns = {name.strip().lower() for name in next(csv.reader([head], delimiter=separator), [])}
-    if "path" not in columns:
+    table = read_delimited(path, advice="give the suspects.csv of oodguard check")
+    if "path" not in {name.lower() for name in table.columns}:
         raise InputError(f"{path} has no column named path; give the suspects.csv of oodguard check")
     rows = []
-    for line in table:
-        values = {(name or "").strip().lower(): value or "" for name, value in line.items() if name is not None}
-        if values.get("path", "").strip():
-            rows.append(
-                ListedRow(values["path"].strip(), values.get("kind", "").strip(), values.get("keep", "").strip())
-            )
+    for row in table.rows:
+        values = {name.lower(): value for name, value in row.cells.items()}
+        if values.get("path"):
+            rows.append(ListedRow(values["path"], values.get("kind", ""), values.get("keep", "")))
     return tuple(rows)
 
 

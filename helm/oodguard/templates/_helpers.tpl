@@ -60,7 +60,7 @@ app.kubernetes.io/component: {{ index . 1 }}
      are checked against the server by a test. */}}
 {{- define "oodguard.setting" -}}
 {{- $root := index . 0 }}{{ $name := index . 1 -}}
-{{- $defaults := dict "drain_delay" 10 "drain_timeout" 30 "body_timeout" 15 "max_request_timeout" 60 "max_queue" 128 "max_body_bytes" 67108864 "max_queue_bytes" 268435456 "max_pixels" 50000000 "max_decode_bytes" 1342177280 "decode_workers" 2 "shadow_max_bytes" 33554432 -}}
+{{- $defaults := dict "drain_delay" 10 "drain_timeout" 30 "body_timeout" 15 "max_request_timeout" 60 "max_queue" 128 "max_body_bytes" 67108864 "max_queue_bytes" 268435456 "max_decode_bytes" 268435456 "workers" 1 "shadow_max_bytes" 33554432 -}}
 {{- if hasKey $root.Values.settings $name }}{{ get $root.Values.settings $name }}{{ else }}{{ get $defaults $name }}{{ end }}
 {{- end }}
 
@@ -68,20 +68,21 @@ app.kubernetes.io/component: {{ index . 1 }}
      may hold together; SIZING.md has the measurement. */}}
 {{- define "oodguard.memoryNeeded" -}}
 {{- $setting := dict }}
-{{- range $name := list "max_queue_bytes" "max_pixels" "max_decode_bytes" "decode_workers" }}
+{{- range $name := list "max_queue_bytes" "max_decode_bytes" }}
 {{- $_ := set $setting $name (include "oodguard.setting" (list $ $name) | float64) }}
 {{- end }}
-{{- $image := mulf $setting.max_pixels 26 }}
-{{- $decoding := minf $setting.max_decode_bytes (mulf $setting.decode_workers $image) }}
-{{- $processes := 600 }}
-{{- $bytes := $setting.max_queue_bytes }}
+{{- $decoding := $setting.max_decode_bytes }}
+{{- /* Each worker has models of its own, and room for the largest request; decoded bytes are counted together. */}}
+{{- $workers := include "oodguard.setting" (list . "workers") | float64 }}
+{{- $processes := addf (mulf 600 $workers) (gt $workers 1.0 | ternary 80 0) }}
+{{- $bytes := maxf $setting.max_queue_bytes (mulf $workers (include "oodguard.setting" (list . "max_body_bytes") | float64)) }}
 {{- if .Values.grpc.enabled }}
 {{- /* Messages that arrive are beside the queue, and gRPC and its reader each have a copy of them. */}}
 {{- $bytes = mulf 3 $bytes }}
 {{- end }}
 {{- if .Values.shadow.enabled }}
 {{- /* A decoder of its own, two processes during a reload, and what waits for them. */}}
-{{- $decoding = addf $decoding $image }}
+{{- $decoding = mulf 2 $decoding }}
 {{- $processes = 900 }}
 {{- $bytes = addf $bytes (include "oodguard.setting" (list . "shadow_max_bytes") | float64) }}
 {{- end }}

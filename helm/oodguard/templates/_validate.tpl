@@ -52,10 +52,18 @@
 {{- $problems = append $problems (printf "probes.readiness takes %d s to see that a pod drains, longer than drain_delay; raise drain_delay, or load balancers will send requests to a closed port" $unready) }}
 {{- end }}
 
+{{- $workers := include "oodguard.setting" (list . "workers") }}
+{{- if eq $workers "auto" }}
+{{- $problems = append $problems "settings.workers is auto, which counts the cores of the node; give a number, as memory is computed from it" }}
+{{- end }}
+{{- if and (ne $workers "1") (or $v.shadow.enabled (ne $v.triton.mode "none")) }}
+{{- $problems = append $problems "settings.workers cannot be used with shadow.enabled or with Triton; leave it out, and raise replicaCount instead" }}
+{{- end }}
+
 {{- with dig "limits" "memory" "" $v.resources }}
 {{- $needed := include "oodguard.memoryNeeded" $ | int }}
 {{- if lt (include "oodguard.mebibytes" . | int) $needed }}
-{{- $problems = append $problems (printf "resources.limits.memory is %v, but images that the settings allow may take %d MiB and the pod would be killed; raise it, or lower settings.max_pixels, settings.max_decode_bytes or settings.max_queue_bytes" . $needed) }}
+{{- $problems = append $problems (printf "resources.limits.memory is %v, but images that the settings allow may take %d MiB and the pod would be killed; raise it, or lower settings.max_decode_bytes or settings.max_queue_bytes" . $needed) }}
 {{- end }}
 {{- end }}
 

@@ -197,7 +197,7 @@ def test_a_run_goes_on_only_as_it_began(tmp_path: Path, purpose: Purpose) -> Non
         begin(purpose)
     begin(purpose.model_copy(update={"targets": Targets(accept=0.9)}), restart=True)
     state = tmp_path / "r.parquet.parts" / "state.json"
-    state.write_text(state.read_text().replace('"schema_version": 3', '"schema_version": 2'))
+    state.write_text(state.read_text().replace('"schema_version": 4', '"schema_version": 3'))
     with pytest.raises(InputError, match="not written by this version"):
         begin(purpose)
 

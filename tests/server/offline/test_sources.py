@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from oodguard.core.errors import InputError
+from oodguard.core.errors import ImageError, InputError
 from oodguard.server.offline.items import Item
+from oodguard.server.offline.reader import Reader
 from oodguard.server.offline.sources import Source
 
 
@@ -23,7 +27,7 @@ def test_a_folder_is_walked_in_the_order_of_its_names(tmp_path: Path, find: Call
         (tmp_path / "f" / name).write_bytes(b"x")
     source = Source("f", base=tmp_path, max_bytes=9)
     assert paths(list(source)) == ["f/a.webp", "f/b/10.png", "f/b/2.JPG", "f/b/sub/z.gif"]
-    assert source.skipped == 2  # files; what lies in a hidden folder is not looked at
+    assert sum(source.passed.counts.values()) == 2  # files; what lies in a hidden folder is not looked at
 
 
 def test_links_are_followed_once_and_loops_end(tmp_path: Path, find: Callable[[str], list[Item]]) -> None:
@@ -119,3 +123,84 @@ def test_sources_that_mean_nothing_are_refused(tmp_path: Path, source: str, sent
     (tmp_path / "notes.md").write_text("x")
     with pytest.raises(InputError, match=sentence):
         list(Source(source, base=tmp_path, max_bytes=9))
+
+
+def test_content_decides_what_an_image_is(
+    tmp_path: Path, image: Callable[[int], bytes], pack: Callable[..., bytes]
+) -> None:
+    """Photos without a suffix or with another one are scored, in folders, zips and tars; the rest is named."""
+    files = {
+        "a": image(0),
+        "b.HEIC": image(1),
+        "c.jfif": image(2),
+        "d.cls": b"3",
+        "e.json": b"{}",
+        "f.json": b"{}",
+        "g.jpg": b"<html>",
+        ".h.png": image(3),
+        "i": b"text",
+    }
+    images = ["a", "b.HEIC", "c.jfif", "g.jpg"]
+    passed = {".json": 2, ".cls": 1, "hidden": 1, "without a suffix": 1}
+    (tmp_path / "folder").mkdir()
+    for name, data in files.items():
+        (tmp_path / "folder" / name).write_bytes(data)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    (tmp_path / "all.tar").write_bytes(pack(files))
+    (tmp_path / "all.tar.gz").write_bytes(pack(files, mode="w:gz"))
+    reader = Reader(tmp_path, max_bytes=100_000)
+    for source in ("folder", "all.zip", "all.tar", "all.tar.gz"):
+        found = Source(source, base=tmp_path, max_bytes=100_000)
+        items = list(found)
+        assert [item.member or PurePath(item.path).name for item in items] == images, source
+        assert found.passed.counts == passed
+        assert [reader.read(item) for item in items] == [files[name] for name in images]
+    reader.close()
+    assert [item.path for item in Source("folder/a", base=tmp_path, max_bytes=100_000)] == ["folder/a"]
+
+
+def test_archives_in_a_folder_are_named_and_kinds_are_bounded(tmp_path: Path, image: Callable[[int], bytes]) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(40):
+        (tmp_path / "in" / f"{number}.x{number}").write_bytes(b"text")
+    (tmp_path / "in" / "0.zip").write_bytes(b"PK\x03\x04")
+    (tmp_path / "in" / "a.png").write_bytes(image(0))
+    found = Source("in", base=tmp_path, max_bytes=100_000)
+    assert len(list(found)) == 1
+    assert sum(found.passed.counts.values()) == 41
+    assert found.passed.counts["archives in a folder or archive"] == 1
+    assert len(found.passed.counts) <= 21
+    assert found.passed.counts["others"] == 41 - (len(found.passed.counts) - 1)
+
+
+@pytest.mark.parametrize("group", [2, 100])
+def test_rows_of_parquet_files_are_images(tmp_path: Path, image: Callable[[int], bytes], group: int) -> None:
+    cells = [{"bytes": image(number), "path": f"{number}.png"} for number in range(9)]
+    cells[4] = {"bytes": None, "path": "lost.png"}
+    for shard in range(2):
+        table = pa.table({"image": cells, "thumb": [b"x"] * 9, "label": list(range(9))})
+        pq.write_table(table, tmp_path / f"{shard}.parquet", row_group_size=group)
+    with pytest.raises(InputError, match=r"several columns of images \(image, thumb\); name one of them with --column"):
+        list(Source("0.parquet", base=tmp_path, max_bytes=100_000))
+    found = Source("{0..1}.parquet", base=tmp_path, max_bytes=100_000, column="image")
+    items = list(found)
+    assert found.inputs == ["0.parquet", "1.parquet"]
+    assert [item.member for item in items[:5]] == [
+        "row 0: 0.png", "row 1: 1.png", "row 2: 2.png", "row 3: 3.png", "row 4: lost.png",
+    ]  # fmt: skip
+    assert [Item.of(item.line()) for item in items] == items
+    reader = Reader(tmp_path, max_bytes=100_000, column="image")
+    for order in (items, items[::-1], items[7:] + items[:7]):
+        for item in order:
+            if item.offset == 4:
+                with pytest.raises(ImageError, match=r"row 4 has no bytes .*the path lost\.png"):
+                    reader.read(item)
+            else:
+                assert reader.read(item) == image(item.offset)
+    small = Reader(tmp_path, max_bytes=10, column="image")
+    with pytest.raises(ImageError, match="--max-image-bytes"):
+        small.read(items[0])
+    small.close()
+    reader.close()

@@ -11,7 +11,8 @@ from oodguard.core.errors import EnvironmentProblem, InputError
 from oodguard.core.preprocessing import load_pixels
 from oodguard.training.backbone.network import Normalised
 from oodguard.training.backbone.sources import load_backbone
-from oodguard.training.backbone.timm_source import PACKAGED, create, preprocessing_of
+from oodguard.training.backbone.timm_source import create, preprocessing_of
+from oodguard.training.backbone.timm_weights import PACKAGED
 
 DAISY = 985
 
@@ -70,8 +71,8 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     for weights, message in (
         ("absent.pth", "does not exist"),
-        ("junk.pth", "not a safetensors file or a plain state dict"),
-        ("pickle.pth", "not a safetensors file or a plain state dict"),
+        ("junk.pth", "neither a safetensors file nor a checkpoint of PyTorch"),
+        ("pickle.pth", "holds no state dict"),
         ("other.safetensors", "does not fit"),
     ):
         with pytest.raises(InputError, match=message):

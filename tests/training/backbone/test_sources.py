@@ -17,7 +17,7 @@ from oodguard.export.bundle import export_bundle
 from oodguard.export.graph import run_graph, session
 from oodguard.training.backbone import sources
 from oodguard.training.backbone.network import Backbone
-from oodguard.training.backbone.sources import load_backbone, rebuild_backbone
+from oodguard.training.backbone.sources import backbone_of, load_backbone, rebuild_backbone
 from oodguard.training.options import TrainOptions
 from oodguard.training.pipeline import train
 from oodguard.training.record import BackboneRecord
@@ -73,3 +73,14 @@ def test_a_name_of_an_unknown_kind_is_timms_and_a_run_of_one_is_refused(tmp_path
     )
     with pytest.raises(FormatError, match="kind 'flax'; this oodguard knows timm"):
         rebuild_backbone(record, Preprocessing(resize=64, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), tmp_path)
+
+
+def test_random_weights_follow_from_the_seed_alone() -> None:
+    """Whoever asks for the backbone of a run gets that backbone, whatever was drawn before."""
+    options = TrainOptions(data=Path(), backbone="resnet18", weights="random", seed=3)
+    before = torch.get_rng_state()
+    first = backbone_of(options).weights_sha256
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    assert backbone_of(options).weights_sha256 == first
+    assert backbone_of(options.model_copy(update={"seed": 4})).weights_sha256 != first

@@ -18,6 +18,7 @@ from oodguard.training.backbone.whole import WholeObjective, batch_changes, imag
 from oodguard.training.compute import cpu_threads, start_compute
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.labelled import Photo
+from oodguard.training.unfinished import Unfinished
 
 CLASSES, SIDE, WIDTH = 2, 32, 12
 PREPROCESSING = Preprocessing(resize=SIDE, crop=SIDE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -221,3 +222,34 @@ def test_epochs_and_rate_follow_the_part() -> None:
     assert (whole.tuning_epochs, whole.tuning_lr) == (20, 3e-4)
     given = TrainOptions(data=Path("photos"), fine_tune_epochs=9, fine_tune_lr=0.02)
     assert (given.tuning_epochs, given.tuning_lr) == (9, 0.02)
+
+
+def test_an_interrupted_training_goes_on_and_gives_the_same_bits(
+    backbone: Backbone, photos: tuple[Photo, ...], tmp_path: Path
+) -> None:
+    chosen = options(fine_tune_epochs=4, fine_tune_mixup=0.2, fine_tune_erasing=0.2)
+    unfinished, compute = Unfinished(tmp_path), start_compute(1)
+    steps = 0
+
+    def interrupt(_: str, done: int, total: int) -> None:
+        if done > total // 2 + 1:
+            raise KeyboardInterrupt
+
+    def count(_: str, done: int, total: int) -> None:
+        nonlocal steps
+        steps += 1
+
+    labels = targets(photos)
+    whole = tune_whole(backbone, photos, labels, chosen, classes=CLASSES, compute=compute, progress=count)
+    every, steps = steps, 0
+    with pytest.raises(KeyboardInterrupt):
+        tune_whole(
+            *(backbone, photos, labels, chosen),
+            classes=CLASSES, compute=compute, progress=interrupt, unfinished=unfinished,
+        )  # fmt: skip
+    again = tune_whole(
+        backbone, photos, labels, chosen, classes=CLASSES, compute=compute, progress=count, unfinished=unfinished
+    )
+    assert steps == every // 2
+    assert again.losses == whole.losses
+    assert again.backbone.tuned_sha256 == whole.backbone.tuned_sha256

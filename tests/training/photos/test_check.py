@@ -37,7 +37,7 @@ def make_messy(root: Path) -> Path:
     data = (root / "jade/01.png").read_bytes()
     (root / "jade/short.png").write_bytes(data[: len(data) // 3])
     (root / "plum/notes.txt").write_text("todo")
-    shutil.copyfile(root / "plum/01.png", root / "plum/unnamed")
+    shutil.copyfile(root / "plum/01.png", root / "plum/.unnamed.png")
     Image.new("RGB", (72, 72), "white").save(root / "amber/blank.png")
     draw(COLOURS["amber"], 8005).filter(ImageFilter.GaussianBlur(12)).save(root / "amber/blurred.png")
     draw(COLOURS["amber"], 8006).point(lambda v: v // 8).save(root / "amber/dark.png")
@@ -66,7 +66,7 @@ def test_files_that_are_no_photos_are_named_with_their_reason(found: PhotoCheck)
         "plum/bill.jpg": "a PDF document",
     }
     assert {one.path: one.reason for one in found.of(Kind.PASSED_OVER)} == {
-        "plum/unnamed": "a PNG file without a suffix; add .png to its name to use it",
+        "plum/.unnamed.png": "a hidden PNG file; rename it to use it",
         "plum/notes.txt": "text",
     }
 

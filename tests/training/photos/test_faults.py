@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from oodguard.core.grey_levels import GreyLevels
 from oodguard.training.photos.faults import fault_lines, photo_faults
 from oodguard.training.photos.labelled import Photo, Photos
-from oodguard.training.record import PhotoFaults
+from oodguard.training.record import Duplicates, PhotoFaults
 from tests.training.photos.test_label_suspects import drawn, wronged
 
 
@@ -42,3 +43,23 @@ def test_the_three_lines() -> None:
     assert first == "photos: 45 to 1,420 in a class, 4 unreadable; --exclude left out 3 (2 copy, 1 label)"
     assert second.startswith("copies: 15 files")
     assert third == "labels: 60 look wrong, the first: a/\\x1b.jpg; see them: oodguard check photos"
+
+
+def test_what_makes_figures_false_has_a_line_of_its_own() -> None:
+    faulty = PhotoFaults(
+        smallest=4,
+        largest=9,
+        copies=0,
+        copies_across=0,
+        labels=0,
+        duplicates=Duplicates(
+            action="report", leaked=1, contested=0, contested_files=0, first_leaked=(("a/1.jpg", "test/a/\x1b.jpg"),)
+        ),
+        grey_levels=GreyLevels(images=60, levels=11, lowest=0, highest=10),
+    )
+    *_, leaks, grey = fault_lines(faulty, Path("photos"), unreadable=0)
+    assert leaks == (
+        "leaks: 1 photo to learn from is among the test photos, too (a/1.jpg is test/a/\\x1b.jpg): accuracy on test "
+        "photos is too high by that; give --on-duplicate drop"
+    )
+    assert grey.startswith("warning: 60 images looked at have 11 grey levels together, from 0 to 10 of 0 to 255: ")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from oodguard.core.errors import InputError
-from oodguard.training.photos.labelled import class_folders, load_photos, load_unlabelled
+from oodguard.training.photos.labelled import load_photos, load_unlabelled
 from oodguard.training.photos.split import near_duplicate_groups, split_off
 
 
@@ -133,4 +133,3 @@ def test_photos_in_linked_folders_are_found_and_a_circle_of_links_ends(tmp_path:
     (root / "a" / "circle").symlink_to(root, target_is_directory=True)
     found = load_unlabelled(root)
     assert [photo.path.name for photo in found] == ["0.png", "1.png", "2.png"]
-    assert [photo.path.name for photo in class_folders(root)] == ["0.png", "1.png", "2.png"]

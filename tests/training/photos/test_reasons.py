@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from oodguard.core.errors import ImageError
-from oodguard.core.formats import FORMAT_NAMES
+from oodguard.core.formats import FORMATS
 from oodguard.core.preprocessing import open_image
 from oodguard.training.photos.reasons import content, reason
 
@@ -29,8 +29,6 @@ def refused(data: bytes) -> str:
         (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML file"),
         (b"%PDF-1.4\n1 0 obj<<>>endobj\n", "a PDF document"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC photo; convert it to JPEG"),
-        (b"\0\0\0\x18ftypavif\0\0\0\0", "an AVIF picture; convert it to JPEG"),
         (b"\0\0\0\x18ftypisom\0\0\0\0", "a video"),
         (b"PK\x03\x04\x14\0\0\0", "an archive"),
         (b"\0\0\1\0\1\0", "an icon"),
@@ -46,7 +44,7 @@ def test_what_is_no_image_is_named(data: bytes, what: str) -> None:
     assert content(data[:4096]) == what
 
 
-@pytest.mark.parametrize("name", FORMAT_NAMES)
+@pytest.mark.parametrize("name", [kind.name for kind in FORMATS if not kind.apart])
 @pytest.mark.parametrize("share", [0.3, 0.9])
 def test_a_file_that_ends_early_is_cut_short(name: str, share: float) -> None:
     stream = io.BytesIO()

@@ -6,14 +6,19 @@ the archive. This reader bounds the length of a header, and reports what it cann
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import IO, Protocol
 
 BLOCK = 512
 MAX_HEADER = 1024 * 1024
 MAX_HEADERS = 16
+
+Unpacked = IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
 
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
@@ -38,6 +43,19 @@ class Member:
     size: int
     regular: bool
     folder: bool
+
+
+def open_tar(path: str) -> Unpacked:
+    """Open a tar, compressed or not, to read its unpacked bytes."""
+    with open(path, "rb") as stream:
+        head = stream.read(6)
+    if head.startswith(b"\x1f\x8b"):
+        return gzip.open(path)
+    if head.startswith(b"BZh"):
+        return bz2.open(path)
+    if head.startswith(b"\xfd7zXZ\x00"):
+        return lzma.open(path)
+    return open(path, "rb")
 
 
 def members(stream: Seekable) -> Iterator[Member]:
