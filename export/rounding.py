@@ -8,10 +8,10 @@ distance next to 0 is the root of a difference of nearly equal numbers. So the g
     allowed(s) = max(TOLERANCE, MARGIN max_j |s(f + FEATURE_ERROR ||f|| r_j) - s(f)| / range),
 
 over the golden images' features f and directions r_j of length 1, all in float32 as it is served: what the score makes
-of features as near as another runtime's. The directions are those in which a score is steepest, since rounding errors
-of a network have directions of their own and may be these, and some random ones. A graph of another network is beyond
-that by as much as its features are beyond MARGIN x FEATURE_ERROR, so the gate is as strict with a steep score as with a
-flat one. A guard of which that is more than MOST is not exported, whichever numbers come out: its digits are lost in
+of features as near as another runtime's. The directions are those in which a score is steepest, since the rounding
+errors of a network are of a kind and may lie that way, and some random ones. A graph of another network is beyond that
+by as much as its features are beyond MARGIN x FEATURE_ERROR, so the gate is as strict with a steep score as with a flat
+one. A guard of which that is more than MOST is not exported, whichever numbers come out: its digits are lost in
 rounding.
 """
 
@@ -32,7 +32,7 @@ from oodguard.training.run import Run
 # Of a score, or of its range on ID photos (`Calibration.score_errors`).
 TOLERANCE = 1e-4
 MOST = 1e-2
-# Of a feature's length. PyTorch and ONNX Runtime were up to 1e-6 apart and from float64; a network with another
+# Of a feature's length. PyTorch and ONNX Runtime were up to 1e-6 apart, and each from float64; a network with another
 # epsilon, activation or padding is 1e-4 and more from itself.
 FEATURE_ERROR = 1e-6
 MARGIN = 4.0

@@ -18,7 +18,7 @@ from oodguard.core.verdict import Outputs
 from oodguard.export.fuse import FusedGuard
 from oodguard.export.graph import run_graph, session, to_onnx
 from oodguard.export.parity import compare, require, require_distances
-from oodguard.export.rounding import FEATURE_ERROR, MOST, TOLERANCE, Allowed, allowed_by_rounding
+from oodguard.export.rounding import MOST, TOLERANCE, Allowed, allowed_by_rounding
 from oodguard.training.run import Run, load_run
 
 
@@ -89,6 +89,6 @@ def test_answers_of_another_network_are_refused_however_steep_the_scores_are(
     guard = steep(load_run(run), images, factor)
     allowed = allowed_by_rounding(guard, images)
     expected = by_torch(guard, images)
-    found = by_torch(replace(guard, tail=Wrong(guard.tail, 200 * FEATURE_ERROR)), images)
+    found = by_torch(replace(guard, tail=Wrong(guard.tail, 5e-4)), images)
     with pytest.raises(QualityError, match="nothing was exported"):
         require(compare(guard.record.calibration, expected, found, allowed=allowed))

@@ -58,7 +58,10 @@ def _written(network: nn.Module | ExportedProgram, example: Tensor, output_names
 def _with_flat_attention(network: nn.Module, example: Tensor) -> ExportedProgram:
     """A network's operations, with attention within windows as that of more images: the exporter takes no other."""
     program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
-    return program.run_decompositions({torch.ops.aten.scaled_dot_product_attention.default: _flat_attention})
+    flat: ExportedProgram = program.run_decompositions(
+        {torch.ops.aten.scaled_dot_product_attention.default: _flat_attention}
+    )
+    return flat
 
 
 def _cause(error: BaseException) -> str:
@@ -81,12 +84,14 @@ def _flat_attention(
 ) -> Tensor:
     """Attention `[..., heads, tokens, D]`, with all axes before the heads as one."""
     if query.ndim == 4:
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return]
     before = query.shape[:-3]
     if attn_mask is not None and attn_mask.ndim > 2:
         attn_mask = attn_mask.expand(*before, *attn_mask.shape[-3:]).flatten(0, -4)
     found = functional.scaled_dot_product_attention(
-        *(part.flatten(0, -4) for part in (query, key, value)),
+        query.flatten(0, -4),
+        key.flatten(0, -4),
+        value.flatten(0, -4),
         attn_mask=attn_mask,
         dropout_p=dropout_p,
         is_causal=is_causal,
