@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from oodguard.cli.main import run as command
+from oodguard.core.formats import DEFAULT_FORMATS
 from oodguard.core.manifest import load_manifest
 from oodguard.core.preprocessing import load_pixels
 from oodguard.export.graph import run_graph, session
@@ -164,7 +165,7 @@ def test_limits_are_those_of_training_and_a_refusal_names_the_option_that_lets_t
     capsys: pytest.CaptureFixture[str], bundle: Path, photos: Path, tmp_path: Path
 ) -> None:
     given = ScoreOptions(bundle=bundle, source="photos", out=tmp_path / "r.parquet")
-    assert given.limits == TRAINING_LIMITS
+    assert given.limits == TRAINING_LIMITS.model_copy(update={"formats": DEFAULT_FORMATS})
     assert RecalibrateOptions(bundle=bundle, images=("photos",)).limits == TRAINING_LIMITS
     image = photos / "test" / "amber" / "000.jpg"
     for flag, code in (
@@ -355,10 +356,12 @@ def test_a_parquet_file_of_images_gives_the_rows_of_the_photos(
     cells[5] = {"bytes": None, "path": "gone.jpg"}
     data = tmp_path / "train-00000-of-00001.parquet"
     pq.write_table(pa.table({"image": cells, "label": list(range(12))}), data, row_group_size=5)
-    call(capsys, "score", bundle, data, "--out", tmp_path / "a.parquet", "--part-size", "4", *FLAGS)
+    call(capsys, "score", bundle, data, "--out", tmp_path / "a.parquet", *FLAGS)
     listed = tmp_path / "all.txt"
-    listed.write_text("".join(f"{path}\n" for path in paths))
-    call(capsys, "score", bundle, listed, "--out", tmp_path / "b.parquet", "--part-size", "4", *FLAGS)
+    # So that batches hold the same images.
+    absent = [*paths[:5], tmp_path / "absent.jpg", *paths[6:]]
+    listed.write_text("".join(f"{path}\n" for path in absent))
+    call(capsys, "score", bundle, listed, "--out", tmp_path / "b.parquet", *FLAGS)
     found, right = rows(tmp_path / "a.parquet"), rows(tmp_path / "b.parquet")
     assert [row["member"] for row in found] == [
         f"row {number}: {'gone.jpg' if number == 5 else path.name}" for number, path in enumerate(paths)
