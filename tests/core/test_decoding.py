@@ -229,3 +229,20 @@ def test_a_picture_is_decoded_within_its_room() -> None:
     assert np.array_equal(load_pixels(data, HOW, room=DecodingRoom(5 * 48 * 32)), load_pixels(data, HOW))
     with pytest.raises(ImageError, match="send it smaller"):
         load_pixels(data, HOW, room=DecodingRoom(5 * 48 * 32 - 1))
+
+
+def test_the_limit_on_pixels_is_on_those_that_are_decoded() -> None:
+    """A JPEG of 108 megapixels costs 1.7 at an eighth of its sides, and is refused at its full size."""
+    data = encoded(Image.linear_gradient("L").resize((12_000, 9000)), "JPEG")
+    how = HOW.model_copy(update={"resize": 224, "crop": 224})
+    room = DecodingRoom(6 * 1500 * 1125)
+    ramp = load_pixels(data, how, room=room)[:, 112, 0].astype(float)
+    assert np.abs(ramp - np.linspace(0.5, 254.5, 224)).max() <= 2
+    with pytest.raises(ImageError, match=r"12000 x 9000 pixels; at most 50,000,000 are accepted \(--max-pixels\)"):
+        open_image(data)
+    with pytest.raises(
+        ImageError, match=r"12000 x 9000 pixels, 1500 x 1125 where it is decoded smaller; at most"
+    ):
+        load_pixels(data, how, ImageLimits(max_pixels=1000))
+    with pytest.raises(ImageError, match="--max-decode-work"):
+        load_pixels(data, how, ImageLimits(max_work=107_999_999))
