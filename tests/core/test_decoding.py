@@ -240,9 +240,7 @@ def test_the_limit_on_pixels_is_on_those_that_are_decoded() -> None:
     assert np.abs(ramp - np.linspace(0.5, 254.5, 224)).max() <= 2
     with pytest.raises(ImageError, match=r"12000 x 9000 pixels; at most 50,000,000 are accepted \(--max-pixels\)"):
         open_image(data)
-    with pytest.raises(
-        ImageError, match=r"12000 x 9000 pixels, 1500 x 1125 where it is decoded smaller; at most"
-    ):
+    with pytest.raises(ImageError, match=r"12000 x 9000 pixels, 1500 x 1125 where it is decoded smaller; at most"):
         load_pixels(data, how, ImageLimits(max_pixels=1000))
     with pytest.raises(ImageError, match="--max-decode-work"):
         load_pixels(data, how, ImageLimits(max_work=107_999_999))
