@@ -78,9 +78,9 @@ SIDECAR = {"triton": {"mode": "sidecar", "repository": {"image": {"reference": "
         (
             {
                 "shadow": {"enabled": True, "bundle": {"image": {"reference": "r:8"}}},
-                "resources": {"limits": {"memory": "3Gi"}},
+                "resources": {"limits": {"memory": "1Gi"}},
             },
-            "resources.limits.memory is 3Gi, but images that the settings allow may take 3708 MiB",
+            "resources.limits.memory is 1Gi, but images that the settings allow may take 1700 MiB",
         ),
         ({"shadow": {"share": 0}}, "exclusiveMinimum: got 0, want 0"),
         ({"shadow": {"share": "2.5"}}, "does not match pattern"),

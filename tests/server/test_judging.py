@@ -99,17 +99,6 @@ def test_at_the_deadline_what_waits_is_withdrawn(play: Any) -> None:
     play(scenario)
 
 
-def test_images_whose_deadline_passes_while_they_wait_for_a_turn_are_counted(play: Any) -> None:
-    async def scenario(court: Court) -> None:
-        one_by_one = replace(court.parts.judge, turns=Turns(1, Weights()))
-        with pytest.raises(DeadlineMissed):
-            await one_by_one.judge([court.pixels(0)] * 5, court.parts.serving.model, deadline=time.monotonic() + 2.5)
-        # Two were answered, one ran, and two had had no turn.
-        assert court.parts.metrics.expired._value.get() == 2
-
-    play(scenario)
-
-
 def test_a_failed_inference_fails_the_request_and_withdraws_the_rest(play: Any) -> None:
     async def scenario(court: Court) -> None:
         court.engine.fail_next = True
