@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.errors import DeadlineMissed, EngineError, RequestError
 from oodguard.server.judging import Judgement
 from oodguard.server.settings import ServeSettings
-from oodguard.server.turns import Turns, Weights
 from tests.server import virtual_time
 
 BAD = ImageError(Code.EMPTY, "the image is empty")
