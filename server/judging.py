@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -36,8 +36,6 @@ ParsedImage = bytes | Pixels | ImageError
 Seen = tuple[Passed, Traits | None]
 # A request that names no target.
 NOTHING: Mapping[str, float] = MappingProxyType({})
-# Seconds before the deadline at which its timer may fire already.
-EARLY = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +101,17 @@ class Judge:
         started = time.monotonic()
         targets, thresholds = model.asked(source=source, **asked)
         near = explain or self.sampler is not None
-        work = [self._in_turn(caller, model, image, deadline, source, near) for image in images]
-        seen = await self._all(work, deadline)
+        turnless = set(range(len(images)))
+        work = [
+            self._in_turn(caller, model, image, deadline, source, near, began=partial(turnless.discard, number))
+            for number, image in enumerate(images)
+        ]
+        try:
+            seen = await self._all(work, deadline)
+        except DeadlineMissed:
+            # What had its turn is counted where it was dropped.
+            self.metrics.expired.inc(len(turnless))
+            raise
         passed = [one for one, _ in seen]
         judging = time.monotonic()
         calibration, classes = model.manifest.calibration_of(source), model.manifest.classes
@@ -164,15 +171,20 @@ class Judge:
             raise DeadlineMissed("the request was not answered within its time") from None
 
     async def _in_turn(
-        self, caller: str, model: ServedModel, image: ParsedImage, deadline: float, source: str | None, near: bool
+        self,
+        caller: str,
+        model: ServedModel,
+        image: ParsedImage,
+        deadline: float,
+        source: str | None,
+        near: bool,
+        *,
+        began: Callable[[], None],
     ) -> Seen:
+        """Wait for a turn, tell `began`, and measure the image."""
         since = time.monotonic()
-        try:
-            await self.turns.take(caller)
-        except asyncio.CancelledError:
-            if time.monotonic() >= deadline - EARLY:
-                self.metrics.expired.inc()
-            raise
+        await self.turns.take(caller)
+        began()
         waited = time.monotonic() - since
         try:
             (found, decoding), traits = await self._measure(model, image, deadline, source, near)

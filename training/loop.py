@@ -105,6 +105,8 @@ def fit(
     groups = objective.parameter_groups(schedule)
     plain = _optimiser(groups, schedule)
     changes = math.ceil(steps / schedule.accumulate)
+    # The last group of an epoch may be smaller; its gradients count by their own mean.
+    spare = steps % schedule.accumulate
     rate = _rate(plain, objective, schedule, schedule.epochs * changes)
     network, optimiser = compute.setup(objective, plain)
     losses = [] if kept is None else kept.restore(compute, objective, plain, rate)
@@ -120,8 +122,6 @@ def fit(
         objective.upcoming(epoch, schedule.epochs, mine)
         for number, rows in enumerate(mine, start=1):
             last = number % schedule.accumulate == 0 or number == steps
-            # The last group of an epoch may be smaller; its gradients count by their own mean.
-            spare = steps % schedule.accumulate
             group = spare if number > steps - spare else schedule.accumulate
             with compute.no_backward_sync(network, enabled=not last):
                 loss = network(rows, step)

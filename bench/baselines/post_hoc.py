@@ -15,6 +15,9 @@ from torch.nn import functional
 
 from oodguard.bench.baselines.temperature import fit_temperature
 
+# Training images at most, class by class, of scores that look at each of them.
+BANK = 4096
+
 
 @dataclass(frozen=True)
 class Embedded:

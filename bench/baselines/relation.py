@@ -13,11 +13,10 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from oodguard.bench.baselines.post_hoc import Embedded, LearnedClassifier, Score
+from oodguard.bench.baselines.post_hoc import BANK, Embedded, LearnedClassifier, Score
 from oodguard.training.heads.density import bank_rows
 
 WEAKEST = 0.03
-BANK = 4096
 
 
 def fit(learned: LearnedClassifier) -> Score:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from oodguard.bench.baselines.catalogue import OF_LOGITS, POST_HOC
 from oodguard.bench.baselines.odin import odin
-from oodguard.bench.baselines.post_hoc import Embedded, LearnedClassifier, Score
+from oodguard.bench.baselines.post_hoc import BANK, Embedded, LearnedClassifier, Score
 from oodguard.bench.methods.method import Detector, MethodOutput, Progress
 from oodguard.bench.networks.network import Network
 from oodguard.bench.problem import EVALUATION_BATCH, LearningProblem, batched
@@ -23,7 +23,6 @@ from oodguard.training.heads.greg import gradient_norms
 from oodguard.training.loop import Objective, Schedule, fit
 
 LABEL_SMOOTHING = 0.1
-BANK = 4096
 NEIGHBOURS = 5
 
 Loss = Callable[[Network, Tensor, Tensor, int], Tensor]

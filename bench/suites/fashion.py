@@ -27,7 +27,6 @@ from PIL import Image
 from torch import Tensor
 
 from oodguard.bench.arena import Arena, BenchPlan, BenchSetting, OodSet
-from oodguard.bench.networks.catalogue import network_of
 from oodguard.bench.problem import LearningProblem
 from oodguard.bench.spaces.pixels import PixelSpace
 from oodguard.bench.suites import cifar_data, store
@@ -43,7 +42,8 @@ from oodguard.training.progress import Reporter
 
 FORMAT = 1
 SIDE = 28
-MEAN, STD = 0.286, 0.353
+# The same for each of three equal channels.
+MEAN, STD = (0.286, 0.286, 0.286), (0.353, 0.353, 0.353)
 LEFT_OUT = 3
 CALIBRATION = 1 / 12
 # Photos of clothes would show the classes themselves.
@@ -108,7 +108,6 @@ class FashionSuite:
     def plans(self, setting: BenchSetting, seed: int) -> list[BenchPlan]:
         """One arena. Raises `InputError` for missing data."""
         size = self.quick if setting.quick else self.full
-        network_of(size.network, classes=2)
         sources = FashionSources.find(setting.data)
         key: dict[str, str | int | float | bool | None] = {
             "suite": self.name,
@@ -117,12 +116,11 @@ class FashionSuite:
             "size": repr(size),
             **sources.fingerprints(),
         }
-        grey = (MEAN, MEAN, MEAN), (STD, STD, STD)
         space = PixelSpace(
             name=size.network,
             side=SIDE,
-            mean=grey[0],
-            std=grey[1],
+            mean=MEAN,
+            std=STD,
             scratch=size.scratch,
             heads=size.heads,
             fine_tune=size.fine_tune,
@@ -228,7 +226,7 @@ def _as_tensor(grey: npt.NDArray[np.uint8]) -> Tensor:
 
 def _small(photos: tuple[Photo, ...], maximum: int | None) -> Tensor:
     """Photos as grey images, as Fashion-MNIST was made: small, and bright on dark."""
-    preprocessing = Preprocessing(resize=SIDE, crop=SIDE, mean=(MEAN,) * 3, std=(STD,) * 3)
+    preprocessing = Preprocessing(resize=SIDE, crop=SIDE, mean=MEAN, std=STD)
     shown = (load_pixels(p.path.read_bytes(), preprocessing) for p in cifar_data.spread(photos, maximum))
     grey = [255 - np.asarray(Image.fromarray(pixels).convert("L")) for pixels in shown]
     return _as_tensor(np.stack(grey))

@@ -225,12 +225,6 @@ class Extractor:
             raise EnvironmentProblem(f"features cannot be cached in {self.cache} ({error.strerror})") from None
 
 
-def photo_view(photo: Photo, preprocessing: Preprocessing, *, view: int, identity: str) -> Pixels:
-    """An augmented view of a photo, uint8 `[H, W, 3]`. Raises `ImageError`."""
-    image = open_image(photo.path.read_bytes(), TRAINING_LIMITS, shrink_for=preprocessing)
-    return augmented_pixels(image, preprocessing, identity=identity, view=view)
-
-
 def _key(photo: Photo, view: int) -> str:
     return f"{photo.sha256}/{view}"
 

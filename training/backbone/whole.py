@@ -4,14 +4,9 @@ Every epoch sees each photo in a view of its own: a random crop, flip and colour
 then TrivialAugment or RandAugment and random erasing for each image, then mixup or CutMix for the batch. What is kept
 is the exponential moving average of the weights over the steps.
 
-As for the last stage alone (`tail.py`), fine-tuning for labels forgets what tells strange photos from known ones. The
-same term keeps it: with z0 the feature of the network before fine-tuning for the very same image, a linear map K that
-is thrown away afterwards, and a linear head that is thrown away too,
-
-    L = CE(head(z), y) + retain * mean(1 - cos(K z, z0)).
-
-z0 takes a second forward pass of every image, since no view comes twice; `retain` 0 saves it. The network serves in the
-end as a frozen one would: as a trunk without a tail.
+The loss is that of the last stage alone (`tuning.py`), with z0 the feature of the network before fine-tuning for the
+very same image. That takes a second forward pass of every image, since no view comes twice; `retain` 0 saves it. The
+network serves in the end as a frozen one would: as a trunk without a tail.
 """
 
 from __future__ import annotations
@@ -26,19 +21,18 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional
 
-from oodguard.training.backbone.augment import AUGMENTATION
-from oodguard.training.backbone.features import photo_view
+from oodguard.core.preprocessing import open_image
+from oodguard.training.backbone.augment import AUGMENTATION, augmented_pixels
+from oodguard.training.backbone.features import TRAINING_LIMITS
 from oodguard.training.backbone.network import Backbone, pixel_network, weights_digest
-from oodguard.training.backbone.tail import HEAD_LR, WEIGHT_DECAY
 from oodguard.training.backbone.timm_loader import timm, transforms
-from oodguard.training.loop import Objective, Schedule, fit
+from oodguard.training.backbone.tuning import CONSTANTS, TuningObjective, tuning_schedule
+from oodguard.training.loop import fit
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.labelled import Photo
 from oodguard.training.unfinished import Progress, Unfinished
 
-WARM_UP = 0.15
 # Batches that are decoded ahead of the one that trains.
 AHEAD = 3
 RAND_OPERATIONS = 2
@@ -78,15 +72,7 @@ def tune_whole(
         fit(
             compute,
             objective,
-            Schedule(
-                epochs=options.tuning_epochs,
-                batch=options.fine_tune_batch,
-                lr=options.tuning_lr,
-                weight_decay=WEIGHT_DECAY,
-                shape="one-cycle",
-                warm_up=WARM_UP,
-                accumulate=options.fine_tune_accumulate,
-            ),
+            tuning_schedule(options),
             count=len(photos),
             what="fine-tuning",
             remedy="lower --fine-tune-lr",
@@ -109,7 +95,7 @@ def _kept(
     """The progress of a training, by everything that decides its result."""
     said = {
         "options": options.of_fine_tuning(),
-        "constants": [HEAD_LR, WEIGHT_DECAY, WARM_UP, RAND_OPERATIONS, AUGMENTATION],
+        "constants": [*CONSTANTS, RAND_OPERATIONS, AUGMENTATION],
         "backbone": [backbone.name, backbone.weights_sha256, backbone.preprocessing.model_dump()],
         "photos": [photo.sha256 for photo in photos],
     }
@@ -138,12 +124,13 @@ class PhotoViews:
                 yield torch.from_numpy(np.stack([one.result() for one in waiting.popleft()]))
 
     def _view(self, row: int, epoch: int) -> np.ndarray:
-        photo = self.photos[row]
-        return photo_view(photo, self.backbone.preprocessing, view=1 + epoch, identity=f"{photo.sha256}/{self.seed}")
+        photo, preprocessing = self.photos[row], self.backbone.preprocessing
+        image = open_image(photo.path.read_bytes(), TRAINING_LIMITS, shrink_for=preprocessing)
+        return augmented_pixels(image, preprocessing, identity=f"{photo.sha256}/{self.seed}", view=1 + epoch)
 
 
-class WholeObjective(Objective):
-    """Cross-entropy of a linear head on the network's features, and what they lost of its earlier ones."""
+class WholeObjective(TuningObjective):
+    """Of a copy of the whole network, over views of the photos."""
 
     def __init__(
         self,
@@ -155,21 +142,15 @@ class WholeObjective(Objective):
         classes: int,
         progress: Report | None = None,
     ) -> None:
-        super().__init__()
         network = copy.deepcopy(backbone.trunk).requires_grad_(True).train()
+        super().__init__(network, nn.Linear(backbone.width, classes), options)
         self.network = pixel_network(network, backbone.preprocessing)
-        self.head = nn.Linear(backbone.width, classes)
         self.averaged = timm.utils.ModelEmaV3(network, decay=options.fine_tune_ema, use_warmup=True)
         self.averaged.requires_grad_(False)
-        self.keep: nn.Linear | None = None
-        if options.retain:
-            self.keep = nn.Linear(backbone.width, backbone.width, bias=False)
-            nn.init.eye_(self.keep.weight)
+        if self.keep is not None:
             before = copy.deepcopy(backbone.trunk).requires_grad_(False)
             self.before = pixel_network(before, backbone.preprocessing).eval()
-        self._trained = network
-        self._views, self._targets, self._options = views, targets, options
-        self._classes, self._progress = classes, progress
+        self._views, self._targets, self._progress = views, targets, progress
         self._each = image_changes(options)
         self._mix = batch_changes(options, classes)
         self._coming: Iterator[Tensor] = iter(())
@@ -192,20 +173,15 @@ class WholeObjective(Objective):
         """The next batch of the epoch, which is of `rows`."""
         where = self.head.weight.device
         shown = next(self._coming).to(where).permute(0, 3, 1, 2)
-        shown = torch.stack([self._each(image) for image in shown])
-        labels = functional.one_hot(self._targets[rows].to(where), self._classes).float()
-        images = shown.float()
+        images, labels = torch.stack([self._each(image) for image in shown]).float(), self._targets[rows].to(where)
         if self._mix is not None:
-            images, labels = self._mix(images, self._targets[rows].to(where))
+            images, labels = self._mix(images, labels)
         images = images.permute(0, 2, 3, 1)
-        features = self.network(images).flatten(1)
-        smoothing = self._options.label_smoothing
-        loss: Tensor = functional.cross_entropy(self.head(features), labels, label_smoothing=smoothing)
+        before = None
         if self.keep is not None:
             with torch.no_grad():
-                frozen = self.before(images).flatten(1).float()
-            kept = functional.cosine_similarity(self.keep(features).float(), frozen)
-            loss = loss + self._options.retain * (1.0 - kept).mean()
+                before = self.before(images).flatten(1).float()
+        loss = self.loss(self.network(images).flatten(1), labels, before)
         self._done += 1
         if self._progress:
             self._progress(f"fine-tuning the whole backbone (loss {float(loss.detach()):.3f})", self._done, self._steps)
@@ -221,26 +197,8 @@ class WholeObjective(Objective):
 
     def stepped(self) -> None:
         """Average the weights."""
-        self.averaged.update(self._trained, step=self._changes)
+        self.averaged.update(self.tuned, step=self._changes)
         self._changes += 1
-
-    def parameter_groups(self, schedule: Schedule) -> list[dict[str, object]]:
-        """The network's kernels, its vectors, the head, which starts from nothing and learns faster, and the map."""
-        kernels, vectors = (
-            [p for p in self._trained.parameters() if (p.ndim > 1) == decays] for decays in (True, False)
-        )
-        groups: list[dict[str, object]] = [
-            {"params": kernels, "weight_decay": schedule.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-            {"params": list(self.head.parameters()), "weight_decay": schedule.weight_decay},
-        ]
-        if self.keep is not None:
-            groups.append({"params": list(self.keep.parameters()), "weight_decay": 0.0})
-        return groups
-
-    def peaks(self, schedule: Schedule) -> list[float]:
-        """The head's is `HEAD_LR`."""
-        return [schedule.lr, schedule.lr, HEAD_LR, schedule.lr][: 3 if self.keep is None else 4]
 
 
 def image_changes(options: TrainOptions) -> Callable[[Tensor], Tensor]:
