@@ -115,7 +115,11 @@ def class_above(path: PurePath, classes: Collection[str]) -> str | None:
 
 def looks_like_photo(name: str, head: bytes) -> bool:
     """Whether a file is taken for a photo: by its first bytes, or by its suffix where these are damaged."""
-    return format_of(head) is not None or Path(name).suffix.lower() in IMAGE_SUFFIXES
+    if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    kind = format_of(head)
+    # A BMP file begins with two letters, as many a text does, and has four zero bytes after its length.
+    return kind is not None and (kind.name != "BMP" or head[6:10] == bytes(4))
 
 
 def unwrapped(folder: Path, rules: FolderRules | None = None) -> Path:

@@ -66,6 +66,7 @@ def test_each_finding_says_what_to_do(found: PhotoCheck) -> None:
         "3 photos stand out by their light, sharpness or size.",
         "4 files cannot be read: fetch them again or remove them.",
         "1 photo is passed over by training, the first: plum/.unnamed.png (a hidden PNG file; rename it to use it).",
+        "1 other file is passed over by training, the first: plum/notes.txt (text).",
     ]
 
 

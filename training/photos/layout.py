@@ -176,10 +176,10 @@ def _require_used(tree: PhotoTree, splits: Mapping[Part, PhotoTree]) -> None:
             counts[one.path.name] = seen
     if counts:
         unused = next(one for one in tree.folders if one.path.name in counts)
+        listed = _listed(f"{name} ({count:,} photo{'' if count == 1 else 's'})" for name, count in counts.items())
         raise InputError(
-            f"{_listed(f'{name} ({count:,} photos)' for name, count in counts.items())} in {_shown(tree)} would not be "
-            f"used beside {visible(splits[Part.TRAIN].path.name)}; name splits train, val and test, or give "
-            f"--ignore-folder {_quoted(unused)}"
+            f"{listed} in {_shown(tree)} would not be used beside {visible(splits[Part.TRAIN].path.name)}; name splits "
+            f"train, val and test, or give --ignore-folder {_quoted(unused)}"
         )
 
 

@@ -50,6 +50,14 @@ def test_content_decides_and_what_training_passes_over_is_named(messy: Path, tmp
     assert found.passed == EXPECTED
 
 
+def test_a_text_that_begins_like_a_bitmap_is_none(messy: Path, tmp_path: Path) -> None:
+    (messy / "amber" / "cars.txt").write_text("BMW and others")
+    Image.new("RGB", (9, 9)).save(messy / "amber" / "bitmap", "BMP")
+    found = find_photos(messy, tmp_path / "cache")
+    assert PassedOver("amber/cars.txt", "text", image=False) in found.passed
+    assert "amber/bitmap" in [found.name(photo) for photo in found.pool]
+
+
 def test_a_photo_in_no_class_folder_is_named(messy: Path, tmp_path: Path) -> None:
     shutil.copyfile(messy / "amber" / "001.jpg", messy / "loose.jpg")
     names = {file.name: file.reason for file in find_photos(messy, tmp_path / "cache").passed}
