@@ -76,13 +76,13 @@ FORMAT_NAMES = tuple(kind.name for kind in FORMATS)
 DEFAULT_FORMATS = tuple(kind.name for kind in FORMATS if kind.default)
 # What `--formats` calls them, and what it calls all of those that are read by default.
 FORMAT_OPTIONS = tuple(kind.option for kind in FORMATS)
-DEFAULT = "default"
+DEFAULT_OPTION = "default"
 IMAGE_SUFFIXES = tuple(suffix for kind in FORMATS for suffix in kind.suffixes)
 _ON_DEMAND = (
     f"{kind.option} (extra {kind.extra})" if kind.extra else kind.option for kind in FORMATS if not kind.default
 )
 FORMATS_HELP = (
-    f"Formats of images to read, separated by commas: {DEFAULT} ({', '.join(DEFAULT_FORMATS).lower()}), "
+    f"Formats of images to read, separated by commas: {DEFAULT_OPTION} ({', '.join(DEFAULT_FORMATS).lower()}), "
     f"{', '.join(_ON_DEMAND)}; as in default,heic."
 )
 
@@ -100,10 +100,12 @@ def formats_named(text: str) -> tuple[str, ...]:
     ```
     """
     wanted = [part.strip().lower() for part in text.split(",") if part.strip()]
-    wrong = next((part for part in wanted if part not in (DEFAULT, *FORMAT_OPTIONS)), None)
+    wrong = next((part for part in wanted if part not in (DEFAULT_OPTION, *FORMAT_OPTIONS)), None)
     if wrong is not None or not wanted:
-        raise ValueError(f"{wrong or text!r} is no image format; choose of {', '.join((DEFAULT, *FORMAT_OPTIONS))}")
-    chosen = tuple(k for k in FORMATS if k.option in wanted or (k.default and DEFAULT in wanted))
+        raise ValueError(
+            f"{wrong or text!r} is no image format; choose of {', '.join((DEFAULT_OPTION, *FORMAT_OPTIONS))}"
+        )
+    chosen = tuple(k for k in FORMATS if k.option in wanted or (k.default and DEFAULT_OPTION in wanted))
     missing = next((kind for kind in chosen if not is_installed(kind)), None)
     if missing is not None:
         raise ValueError(needs(missing))
@@ -125,6 +127,6 @@ def unread(kind: ImageFormat, allowed: Iterable[str]) -> str | None:
     """Why an image of a known format is not read where only `allowed` formats are; None where it is read."""
     if kind.name not in allowed:
         install = "" if is_installed(kind) else f" (and needs pip install 'oodguard[{kind.extra}]')"
-        others = DEFAULT if not kind.default else ",".join(name.lower() for name in allowed)
+        others = DEFAULT_OPTION if not kind.default else ",".join(name.lower() for name in allowed)
         return f"{kind.name} images are not read here; --formats {others},{kind.option} reads them{install}"
     return None if is_installed(kind) else needs(kind)

@@ -18,6 +18,7 @@ from oodguard.core.binomial import acceptance_interval, share_interval
 from oodguard.core.calibration import MIN_CALIBRATION, Calibration
 from oodguard.core.errors import EnvironmentProblem, InputError, QualityError
 from oodguard.core.files import file_sha256
+from oodguard.core.formats import FORMAT_NAMES
 from oodguard.core.frozen import Frozen
 from oodguard.core.golden import Golden, judged
 from oodguard.core.images import OWN_LIMITS
@@ -85,7 +86,13 @@ class RecalibrateOptions(Frozen):
     @property
     def limits(self) -> ImageLimits:
         """The limits of one image."""
-        return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels, max_work=self.max_decode_work)
+        return ImageLimits(
+            max_bytes=self.max_image_bytes,
+            max_pixels=self.max_pixels,
+            max_work=self.max_decode_work,
+            # Somebody vouches for these photos.
+            formats=FORMAT_NAMES,
+        )
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from oodguard.core.decoding import DECODING_BYTES
-from oodguard.core.formats import DEFAULT as DEFAULT_NAMES
-from oodguard.core.formats import FORMATS_HELP, formats_named
+from oodguard.core.formats import DEFAULT_OPTION, FORMATS_HELP
 from oodguard.core.preprocessing import DEFAULT_LIMITS, ImageLimits
 from oodguard.core.provenance import NAME
 from oodguard.core.signature import Trust
@@ -18,7 +17,7 @@ from oodguard.core.targets import AcceptOption, Asked, ConfidenceOption, Coverag
 from oodguard.core.verdict import DEFAULT_TOP_K
 from oodguard.server.engines.registry import DEFAULT, ENGINES, Device, EngineName, one_of
 from oodguard.server.settings_rules import ENV_PREFIX, broken_rule
-from oodguard.server.settings_texts import TEXTS, weights_of
+from oodguard.server.settings_texts import TEXTS, limits_of, weights_of
 from oodguard.server.tuning import MAX_BATCH, MAX_SESSIONS, MAX_THREADS
 
 
@@ -279,8 +278,7 @@ class ServeSettings(BaseSettings):
     max_decode_work: int = Field(
         DEFAULT_LIMITS.max_work,
         ge=1,
-        description="Maximum work of decoding an image: its pixels times the scans or passes in which its file holds "
-        "them. Ordinary files need one to twelve.",
+        description="Maximum work of decoding an image: its pixels times the passes in its file (usually 1 to 12).",
     )
     max_decode_bytes: int = Field(
         DECODING_BYTES,
@@ -288,7 +286,7 @@ class ServeSettings(BaseSettings):
         description="Maximum memory of all large images that are being decoded, in bytes; others wait, and one that "
         "would take more by itself is refused; lowered by default where the process may take little memory.",
     )
-    formats: str = Field(DEFAULT_NAMES, description=FORMATS_HELP)
+    formats: str = Field(DEFAULT_OPTION, description=FORMATS_HELP)
     max_json_bytes: int = Field(
         32 * 1024 * 1024, ge=1, description="Maximum size of a JSON body, or of the JSON part of one, in bytes."
     )
@@ -399,9 +397,4 @@ class ServeSettings(BaseSettings):
     @property
     def limits(self) -> ImageLimits:
         """What one image may cost."""
-        return ImageLimits(
-            max_bytes=self.max_image_bytes,
-            max_pixels=self.max_pixels,
-            max_work=self.max_decode_work,
-            formats=formats_named(self.formats),
-        )
+        return limits_of(self.max_image_bytes, self.max_pixels, self.max_decode_work, self.formats)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from oodguard.core.formats import formats_named
+from oodguard.core.preprocessing import ImageLimits
 
 # As browsers write an origin: nothing behind the port, and lower case, since they compare text.
 ORIGIN = r"^https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?$"
@@ -29,9 +30,14 @@ def _whole(text: str, *, form: str, sentence: str) -> str:
     return text
 
 
+def _formats(text: str) -> str:
+    formats_named(text)
+    return text
+
+
 # By setting: gives the text back, or raises `ValueError`.
 TEXTS: Mapping[str, Callable[[str], str]] = {
-    "formats": lambda text: _formats(text),
+    "formats": _formats,
     "triton_url": partial(_each, form=ADDRESS, sentence="is not HOST:PORT of a gRPC service, as in localhost:8001"),
     "cors_origins": partial(_each, form=ORIGIN, sentence="is not an origin as in https://shop.example (no path, no *)"),
     "key_weights": partial(_each, form=WEIGHT, sentence="is not the name of a key and its weight, as in alice=4"),
@@ -51,12 +57,12 @@ TEXTS: Mapping[str, Callable[[str], str]] = {
 }
 
 
-def _formats(text: str) -> str:
-    formats_named(text)
-    return text
-
-
 def weights_of(text: str | None) -> dict[str, float]:
     """The weights of a list such as alice=4,bob=0.5, by name."""
     pairs = (part.split("=") for part in (text or "").split(",") if part)
     return {name: float(weight) for name, weight in pairs}
+
+
+def limits_of(max_bytes: int, max_pixels: int, max_work: int, formats: str) -> ImageLimits:
+    """The limits of one image, of the formats that a text such as default,heic names."""
+    return ImageLimits(max_bytes=max_bytes, max_pixels=max_pixels, max_work=max_work, formats=formats_named(formats))

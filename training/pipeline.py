@@ -22,18 +22,16 @@ from oodguard.core.classifier import CLASSIFIER_FILE
 from oodguard.core.collusion import CollusionReport
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.files import file_sha256
-from oodguard.core.formats import format_of
 from oodguard.core.fusion import LeftOutCheck
-from oodguard.core.preprocessing import open_image
 from oodguard.core.scores import REGISTRY, Family
 from oodguard.core.targets import DEFAULT_ACCEPT, Targets
 from oodguard.training import run as runs
 from oodguard.training.answers import Answers, answers, head_answers
-from oodguard.training.backbone.features import TRAINING_LIMITS
 from oodguard.training.backbone.learning_set import LearningSet, learning_set
 from oodguard.training.backbone.tail import tail_features
 from oodguard.training.compute import cpu_threads, start_compute
 from oodguard.training.cross_fit import CrossFitted, cross_fit
+from oodguard.training.golden import keep_golden
 from oodguard.training.heads.density import bank_rows
 from oodguard.training.heads.guard import GuardHeads, diagnose_heads, fit_heads
 from oodguard.training.left_out import Labelled, check_left_out
@@ -47,7 +45,6 @@ from oodguard.training.photos.split import split_off
 from oodguard.training.picture_quality import quality_scale
 from oodguard.training.progress import Reporter, Silent
 from oodguard.training.record import (
-    GOLDEN_FOLDER,
     RECORD_FILE,
     WEIGHTS_FILE,
     BackboneRecord,
@@ -58,7 +55,6 @@ from oodguard.training.record import (
 from oodguard.training.unfinished import Unfinished
 from oodguard.training.wrapped import Wrapped
 
-GOLDEN_IMAGES = 8
 # Photos out of fold that a run keeps.
 MAX_APART = 8192
 
@@ -235,7 +231,7 @@ def _write(
     calibrated = _calibrate(learned, options, report)
     metrics = _metrics(learned, calibrated, options)
     metrics["train_seconds"] = time.perf_counter() - started
-    _keep_golden(division.calibration, scratch)
+    keep_golden(division.calibration, scratch)
     runs.write_division(scratch, division.record)
     runs.write_bank(scratch, _bank(learned))
     runs.write_calibration(scratch, calibrated.answers.scores, calibrated.labelled)
@@ -388,20 +384,6 @@ def _record(
         diagnosis=calibrated.diagnosis,
         weights_sha256=weights_sha256,
     )
-
-
-def _keep_golden(photos: Sequence[Photo], scratch: Path) -> None:
-    """Copy a few calibration images, spread over the classes: export proves its graph on them."""
-    folder = scratch / GOLDEN_FOLDER
-    folder.mkdir()
-    for index, place in enumerate(np.linspace(0, len(photos) - 1, GOLDEN_IMAGES).round().astype(int)):
-        path = photos[place].path
-        kind = format_of(path.read_bytes())
-        if kind is not None and kind.apart:
-            # Every server must read them, whatever formats it was told to read.
-            open_image(path.read_bytes(), TRAINING_LIMITS).save(folder / f"{index:02d}.png")
-        else:
-            shutil.copyfile(path, folder / f"{index:02d}{path.suffix.lower()}")
 
 
 def _accuracy(found: Answers, photos: Sequence[Photo], classes: Sequence[str]) -> float:

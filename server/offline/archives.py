@@ -17,7 +17,7 @@ from oodguard.core.image_tables import ImageTable, is_parquet
 from oodguard.core.tarballs import DamagedTar, members, open_tar
 from oodguard.core.text import readable
 from oodguard.server.offline.items import Item, Kind
-from oodguard.server.offline.passed_over import PassedOver, looks_like_image
+from oodguard.server.offline.skipped import SkippedFiles, looks_like_image
 
 TAR_SUFFIXES = (".tar",)
 # Photos hardly shrink, so an archive that unpacks to more than this many times its size holds no photos.
@@ -45,7 +45,7 @@ def kind_of(path: str) -> Kind | None:
     return "tar" if head[257:262] == b"ustar" or path.lower().endswith(TAR_SUFFIXES) else None
 
 
-def list_archive(given: str, path: str, kind: Kind, *, max_bytes: int, passed: PassedOver) -> Iterator[Item]:
+def list_archive(given: str, path: str, kind: Kind, *, max_bytes: int, passed: SkippedFiles) -> Iterator[Item]:
     """Yield the images of an archive in its own order; `given` names their rows, `path` is where the file is.
 
     What is no image by its first bytes, and is not named like one, is counted in `passed`. A bad archive raises

@@ -25,7 +25,7 @@ import pyarrow.parquet
 from pydantic import ValidationError
 
 from oodguard.core.errors import EnvironmentProblem, InputError
-from oodguard.core.formats import DEFAULT
+from oodguard.core.formats import DEFAULT_OPTION
 from oodguard.core.frozen import Frozen
 from oodguard.core.preprocessing import DEFAULT_LIMITS
 from oodguard.core.targets import Targets
@@ -63,7 +63,7 @@ class Purpose(Frozen):
     max_decode_work: int = DEFAULT_LIMITS.max_work
     explain: bool = False
     column: str | None = None
-    formats: str = DEFAULT
+    formats: str = DEFAULT_OPTION
 
     @property
     def facts(self) -> dict[str, Any]:

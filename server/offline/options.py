@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from oodguard.core.formats import DEFAULT as DEFAULT_NAMES
-from oodguard.core.formats import FORMATS_HELP, formats_named
+from oodguard.core.formats import DEFAULT_OPTION, FORMATS_HELP, formats_named
 from oodguard.core.frozen import Frozen
 from oodguard.core.images import OWN_LIMITS
 from oodguard.core.preprocessing import ImageLimits
 from oodguard.core.targets import AcceptOption, Asked, ConfidenceOption, CoverageOption, MaxErrorOption
 from oodguard.server.engines.registry import DEFAULT, LOCAL, Device, LocalEngineName, one_of
+from oodguard.server.settings_texts import limits_of
 
 OUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
@@ -99,7 +99,7 @@ class ScoreOptions(Frozen):
         OWN_LIMITS.max_work, ge=1, description="Maximum work of decoding an image: its pixels times its scans."
     )
 
-    formats: str = Field(DEFAULT_NAMES, description=FORMATS_HELP)
+    formats: str = Field(DEFAULT_OPTION, description=FORMATS_HELP)
     column: str | None = Field(
         None, description="Column of images in a Parquet file that has several; default: the only one."
     )
@@ -139,9 +139,4 @@ class ScoreOptions(Frozen):
     @property
     def limits(self) -> ImageLimits:
         """The limits of one image."""
-        return ImageLimits(
-            max_bytes=self.max_image_bytes,
-            max_pixels=self.max_pixels,
-            max_work=self.max_decode_work,
-            formats=formats_named(self.formats),
-        )
+        return limits_of(self.max_image_bytes, self.max_pixels, self.max_decode_work, self.formats)

@@ -19,7 +19,7 @@ from oodguard.core.formats import HEAD, format_of
 from oodguard.core.text import readable
 from oodguard.server.offline.archives import kind_of, list_archive, list_table
 from oodguard.server.offline.items import Item
-from oodguard.server.offline.passed_over import PassedOver, looks_like_image
+from oodguard.server.offline.skipped import SkippedFiles, looks_like_image
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 MAX_LINE = 64 * 1024
@@ -49,7 +49,7 @@ class Source:
         self._source = source
         self._names = _expand(source, base)
         self.inputs: list[str] = []
-        self.passed = PassedOver()
+        self.passed = SkippedFiles()
         self._column = column
 
     def __iter__(self) -> Iterator[Item]:

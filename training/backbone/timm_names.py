@@ -77,8 +77,8 @@ class TimmName:
         except TypeError:  # convolutional models take any size and no such argument
             model = timm.create_model(self.given, **wanted)
         except Exception as error:  # windows, strides and patches of some models do not divide some sizes
-            if image_size is None:
-                raise
+            if image_size is None or pretrained:
+                raise  # what the hub says is worded by who asked it
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             size = f"{image_size} x {image_size}"
             raise InputError(

@@ -164,3 +164,9 @@ def test_a_model_without_pretrained_weights_says_so() -> None:
     bare = next(name for name in timm.list_models() if not timm.models.is_model_pretrained(name))
     with pytest.raises(InputError, match=f"timm has no pretrained weights of {bare}; give --weights FILE"):
         load_weights(nn.Identity(), timm_name(bare), "hub")
+
+
+@pytest.mark.parametrize("size", [None, 96])
+def test_weights_of_timms_that_are_out_of_reach_are_one_sentence_at_any_size(hub: Path, size: int | None) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"weights of test_vit cannot be fetched \(.*give --weights"):
+        load_weights(nn.Identity(), timm_name("test_vit"), "hub", image_size=size)

@@ -14,11 +14,11 @@ LONGEST_SUFFIX = 12
 OTHERS = "others"
 
 
-class PassedOver:
+class SkippedFiles:
     """Counts the files that were passed over, by kind: hidden ones, archives, and the others by suffix.
 
     ```python
-    passed = PassedOver()
+    passed = SkippedFiles()
     passed.add("shard/000.json", b'{"label": 1}')
     assert passed.counts == {".json": 1}
     ```
