@@ -56,7 +56,7 @@ def _written(network: nn.Module | ExportedProgram, example: Tensor, output_names
 
 
 def _with_flat_attention(network: nn.Module, example: Tensor) -> ExportedProgram:
-    """A network's operations, with attention within windows as that of more images: the exporter takes no other."""
+    """A network's operations, with all attention of four axes: the exporter takes no other."""
     program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
     flat: ExportedProgram = program.run_decompositions(
         {torch.ops.aten.scaled_dot_product_attention.default: _flat_attention}
@@ -82,20 +82,25 @@ def _flat_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attention `[..., heads, tokens, D]`, with all axes before the heads as one."""
+    """Attention `[..., tokens, D]` as `[images, heads, tokens, D]`, with all axes before the heads as one."""
     if query.ndim == 4:
         return NotImplemented  # type: ignore[no-any-return]
-    before = query.shape[:-3]
-    if attn_mask is not None and attn_mask.ndim > 2:
-        attn_mask = attn_mask.expand(*before, *attn_mask.shape[-3:]).flatten(0, -4)
+    shape = (*query.shape[:-1], value.shape[-1])
+    mask = attn_mask
+    if mask is not None and mask.ndim > 2:
+        mask = _of_four_axes(mask.expand(*query.shape[:-3], *mask.shape[-3:]))
     found = functional.scaled_dot_product_attention(
-        query.flatten(0, -4),
-        key.flatten(0, -4),
-        value.flatten(0, -4),
-        attn_mask=attn_mask,
+        _of_four_axes(query),
+        _of_four_axes(key),
+        _of_four_axes(value),
+        attn_mask=mask,
         dropout_p=dropout_p,
         is_causal=is_causal,
         scale=scale,
         enable_gqa=enable_gqa,
     )
-    return found.reshape(*before, *found.shape[1:])
+    return found.reshape(shape)
+
+
+def _of_four_axes(part: Tensor) -> Tensor:
+    return part.flatten(0, -4) if part.ndim > 4 else part[(None,) * (4 - part.ndim)]
