@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,18 +42,29 @@ def export_onnx(
 
 
 def _written(network: nn.Module | ExportedProgram, example: Tensor, output_names: Sequence[str]) -> bytes:
-    program = torch.onnx.export(
-        network,
-        (example,),
-        dynamo=True,
-        input_names=["images"],
-        output_names=list(output_names),
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        external_data=False,
-        verbose=False,
-    )
-    assert program is not None
+    for optimize in (True, False):
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=list(output_names),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+            optimize=optimize,
+        )
+        assert program is not None
+        if _complete(program.model_proto.graph):
+            break
     return bytes(program.model_proto.SerializeToString())
+
+
+def _complete(graph: Any) -> bool:
+    """Whether something gives every input of every node: the exporter's optimiser loses bounds of a clamp."""
+    given = {value.name for value in (*graph.input, *graph.initializer)}
+    given.update(name for node in graph.node for name in node.output)
+    return all(not name or name in given for node in graph.node for name in node.input)
 
 
 def _with_flat_attention(network: nn.Module, example: Tensor) -> ExportedProgram:

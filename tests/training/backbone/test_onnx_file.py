@@ -53,6 +53,29 @@ def test_attention_within_windows_is_written_and_answers_as_pytorch(axes: int, m
         np.testing.assert_allclose(found, expected[rows], rtol=1e-4, atol=1e-5)
 
 
+class Clamped(nn.Module):
+    """Clamps one tensor twice, as layers with bounds of their own do: the exporter's optimiser loses one pair."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        means = images.mean((2, 3))
+        return means.clamp(-1.0, 1.0) + means.clamp(-0.25, 0.5)
+
+
+def test_bounds_that_the_optimiser_loses_are_in_the_file() -> None:
+    preprocessing = preprocessing_of(create("resnet18"), 64)
+    network = pixel_network(Clamped(), preprocessing).eval()
+    file = io.BytesIO()
+    export_onnx(network, preprocessing, file)
+    pixels = np.stack([np.full((64, 64, 3), grey, dtype=np.uint8) for grey in (0, 90, 130, 255)])
+    session = ort.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = network(torch.from_numpy(pixels)).numpy()
+    (found,) = session.run(["features"], {"images": pixels})
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert expected.min() < -1.0
+    assert expected.max() > 1.0
+
+
 class Unwritable(nn.Module):
     """Ends with an operation that ONNX has not."""
 
