@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,22 +42,33 @@ def export_onnx(
 
 
 def _written(network: nn.Module | ExportedProgram, example: Tensor, output_names: Sequence[str]) -> bytes:
-    program = torch.onnx.export(
-        network,
-        (example,),
-        dynamo=True,
-        input_names=["images"],
-        output_names=list(output_names),
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        external_data=False,
-        verbose=False,
-    )
-    assert program is not None
+    for optimize in (True, False):
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=list(output_names),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+            optimize=optimize,
+        )
+        assert program is not None
+        if _complete(program.model_proto.graph):
+            break
     return bytes(program.model_proto.SerializeToString())
 
 
+def _complete(graph: Any) -> bool:
+    """Whether something gives every input of every node: the exporter's optimiser loses bounds of a clamp."""
+    given = {value.name for value in (*graph.input, *graph.initializer)}
+    given.update(name for node in graph.node for name in node.output)
+    return all(not name or name in given for node in graph.node for name in node.input)
+
+
 def _with_flat_attention(network: nn.Module, example: Tensor) -> ExportedProgram:
-    """A network's operations, with attention within windows as that of more images: the exporter takes no other."""
+    """A network's operations, with all attention of four axes: the exporter takes no other."""
     program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
     flat: ExportedProgram = program.run_decompositions(
         {torch.ops.aten.scaled_dot_product_attention.default: _flat_attention}
@@ -82,20 +94,25 @@ def _flat_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attention `[..., heads, tokens, D]`, with all axes before the heads as one."""
+    """Attention `[..., tokens, D]` as `[images, heads, tokens, D]`, with all axes before the heads as one."""
     if query.ndim == 4:
         return NotImplemented  # type: ignore[no-any-return]
-    before = query.shape[:-3]
-    if attn_mask is not None and attn_mask.ndim > 2:
-        attn_mask = attn_mask.expand(*before, *attn_mask.shape[-3:]).flatten(0, -4)
+    shape = (*query.shape[:-1], value.shape[-1])
+    mask = attn_mask
+    if mask is not None and mask.ndim > 2:
+        mask = _of_four_axes(mask.expand(*query.shape[:-3], *mask.shape[-3:]))
     found = functional.scaled_dot_product_attention(
-        query.flatten(0, -4),
-        key.flatten(0, -4),
-        value.flatten(0, -4),
-        attn_mask=attn_mask,
+        _of_four_axes(query),
+        _of_four_axes(key),
+        _of_four_axes(value),
+        attn_mask=mask,
         dropout_p=dropout_p,
         is_causal=is_causal,
         scale=scale,
         enable_gqa=enable_gqa,
     )
-    return found.reshape(*before, *found.shape[1:])
+    return found.reshape(shape)
+
+
+def _of_four_axes(part: Tensor) -> Tensor:
+    return part.flatten(0, -4) if part.ndim > 4 else part[(None,) * (4 - part.ndim)]
