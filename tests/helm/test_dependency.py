@@ -173,7 +173,12 @@ def test_limits_of_memory_are_compared_in_every_unit(helm: Run, limit: str, hold
         return
     with pytest.raises(ValueError, match="may take 1112 MiB"):
         render()
-    assert render("--set", "settings.max_decode_bytes=250000000").gateway["resources"]["limits"]["memory"] == limit
+    assert (
+        render("--set", "settings.max_decode_bytes=200000000,settings.max_pixels=30000000").gateway["resources"][
+            "limits"
+        ]["memory"]
+        == limit
+    )
 
 
 def test_a_body_size_in_bytes_stays_a_number_of_bytes(render: Render) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.errors import DeadlineMissed, EngineError, RequestError
 from oodguard.server.judging import Judgement
 from oodguard.server.settings import ServeSettings
-from oodguard.server.turns import Turns, Weights
 from tests.server import virtual_time
 
 BAD = ImageError(Code.EMPTY, "the image is empty")
@@ -95,17 +93,6 @@ def test_at_the_deadline_what_waits_is_withdrawn(play: Any) -> None:
             await court.judge(*(court.pixels(0) for _ in range(9)), seconds=2.5)
         await court.parts.serving.model.batcher.drained()
         assert len(court.engine.seen) == 3 * court.engine.slots
-
-    play(scenario)
-
-
-def test_images_whose_deadline_passes_while_they_wait_for_a_turn_are_counted(play: Any) -> None:
-    async def scenario(court: Court) -> None:
-        one_by_one = replace(court.parts.judge, turns=Turns(1, Weights()))
-        with pytest.raises(DeadlineMissed):
-            await one_by_one.judge([court.pixels(0)] * 5, court.parts.serving.model, deadline=time.monotonic() + 2.5)
-        # Two were answered, one ran, and two had had no turn.
-        assert court.parts.metrics.expired._value.get() == 2
 
     play(scenario)
 
