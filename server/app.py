@@ -72,8 +72,9 @@ class Parts:
         return Reception(metrics=self.metrics, keys=self.keys, tracing=self.tracing)
 
     @classmethod
-    def of(cls, settings: ServeSettings, engine: Engine | None, cells: Cells) -> Parts:
+    def of(cls, settings: ServeSettings, engine: Engine | None, cells: Cells | None = None) -> Parts:
         """The parts of a server, its model loaded and not yet checked."""
+        cells = cells or PrivateCells()
         metrics = Metrics(cells)
         metrics.settings(settings)
         weights = Weights(settings.weights)
@@ -151,7 +152,7 @@ def create_gateway(settings: ServeSettings, *, engine: Engine | None = None, cel
     Verifies the bundle before anything else: raises `FormatError`, in one line, when a hash or the schema does not
     fit. Another `engine` than the one the settings name may be given. `cells` are where a worker counts.
     """
-    parts = Parts.of(settings, engine, cells or PrivateCells())
+    parts = Parts.of(settings, engine, cells)
     manifest = parts.serving.model.manifest
     rpc = rpc_server(parts) if settings.grpc_port is not None else None
     public = framed(

@@ -84,7 +84,7 @@ def options(photos: Path, cache: Path) -> TrainOptions:
         cache=cache,
         image_size=64,
         views=1,
-        fine_tune_epochs=3,
+        fine_tune_epochs=8,
         epochs=20,
         hidden=32,
         calibration_fraction=0.33,

@@ -55,9 +55,10 @@ def _written(network: nn.Module | ExportedProgram, example: Tensor, output_names
             optimize=optimize,
         )
         assert program is not None
-        if _complete(program.model_proto.graph):
+        model = program.model_proto
+        if _complete(model.graph):
             break
-    return bytes(program.model_proto.SerializeToString())
+    return bytes(model.SerializeToString())
 
 
 def _complete(graph: Any) -> bool:
