@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 NOUNS = {Decision.ANSWER: "answers", Decision.UNSURE: "unsure", Decision.STRANGER: "strangers"}
 SOME_FAILED = 1
+# Of an unsupported type that are shown, the most frequent first.
+REASONS = 3
 INTERRUPTED = 130
 
 positional(ScoreOptions, "bundle", "source", "out")
@@ -88,6 +90,8 @@ def score(
     if summary.failed:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(summary.errors.items()))
         console.print(f"{summary.failed:,} could not be used: {codes}")
+        for why, count in summary.unsupported.most_common(REASONS):
+            console.print(f"unsupported_type: {escape(why)} ({count:,})")
         if flags := ", ".join(flag for code, flag in LIMIT_FLAGS.items() if code in summary.errors):
             console.print(f"limits refused some of them; to use these, raise {flags}")
     if summary.passed:

@@ -11,8 +11,8 @@ over the golden images' features f and directions r_j of length 1, all in float3
 of features as near as another runtime's. The directions are those in which a score is steepest, since the rounding
 errors of a network are of a kind and may lie that way, and some random ones. A graph of another network is beyond that
 by as much as its features are beyond MARGIN x FEATURE_ERROR, so the gate is as strict with a steep score as with a flat
-one. A guard of which that is more than MOST is not exported, whichever numbers come out: its digits are lost in
-rounding.
+one. A guard of which rounding moves a score by more than MOST (without the margin) is not exported, whichever numbers
+come out: its digits are lost.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ STRICT = Allowed()
 def allowed_by_rounding(run: Run, images: npt.NDArray[np.uint8]) -> Allowed:
     """What rounding may change in what a guard says of uint8 images `[B, H, W, 3]`.
 
-    Raises `QualityError` where it is more than `MOST` of a score or a probability.
+    Raises `QualityError` where it moves a score or a probability by more than `MOST`.
     """
     rows = run.rows(images)
     feature = run.heads.rows.feature(rows)
@@ -78,10 +78,10 @@ def allowed_by_rounding(run: Run, images: npt.NDArray[np.uint8]) -> Allowed:
         probabilities = max(probabilities, float(np.abs(nearly - probable).max()))
         distances = max(distances, float(np.abs(run.distances_of(moved) - near).max()))
     shares = dict(zip(calibration.names, (MARGIN * errors).tolist(), strict=True))
-    for what, share in (*shares.items(), ("probability", MARGIN * probabilities)):
-        if not share <= MOST:
+    for what, moved_by in (*zip(shares, errors.tolist(), strict=True), ("probability", probabilities)):
+        if not moved_by <= MOST:
             raise QualityError(
-                f"rounding alone moves the guard's {what} by {share:.1%} (at most {MOST:.0%}), as the backbone gives "
+                f"rounding alone moves the guard's {what} by {moved_by:.1%} (at most {MOST:.0%}), as the backbone gives "
                 "photos nearly the same feature; train it with other --weights, or with photos that differ more"
             )
     return Allowed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from oodguard.core.calibration import Calibration
+from oodguard.core.codes import Code
 from oodguard.core.curve import QuantileCurve
 from oodguard.core.errors import ImageError, InputError
 from oodguard.core.false_discoveries import discovery_cut, fewest_discoveries
@@ -51,12 +53,16 @@ class Discoveries:
 
 @dataclass
 class Summary:
-    """Counts of a run; `scored` and `seconds` leave out what an interrupted run had finished."""
+    """Counts of a run; `scored` and `seconds` leave out what an interrupted run had finished.
+
+    unsupported: why images are of an unsupported type, and how many for each reason.
+    """
 
     targets: Targets
     images: int = 0
     decisions: dict[Decision, int] = field(default_factory=lambda: dict.fromkeys(Decision, 0))
     errors: dict[str, int] = field(default_factory=dict)
+    unsupported: Counter[str] = field(default_factory=Counter)
     passed: Mapping[str, int] = field(default_factory=dict)
     scored: int = 0
     seconds: float = 0.0
@@ -253,4 +259,7 @@ def _counted(tables: Iterator[pa.Table], summary: Summary, judged: _Judged) -> I
         for count in pa.compute.value_counts(rows["error_code"]).to_pylist():
             if count["values"] is not None:
                 summary.errors[count["values"]] = summary.errors.get(count["values"], 0) + count["counts"]
+        summary.unsupported.update(
+            rows["error_detail"].filter(pa.compute.equal(rows["error_code"], Code.UNSUPPORTED_TYPE)).to_pylist()
+        )
         yield rows

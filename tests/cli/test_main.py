@@ -91,7 +91,7 @@ def test_fine_tuning_is_called_so_and_its_old_names_still_work(
 
 @pytest.mark.parametrize(
     ("package", "name", "extra"),
-    [("pydantic_settings", "serve", "serve"), ("fastapi", "serve", "serve"), ("httpx", "predict", "client")],
+    [("pydantic_settings", "serve", "serve"), ("starlette", "serve", "serve"), ("httpx", "predict", "client")],
 )
 def test_a_missing_package_is_one_sentence_that_names_the_extra(
     tmp_path: Path, package: str, name: str, extra: str

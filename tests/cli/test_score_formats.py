@@ -36,6 +36,7 @@ def test_a_format_that_is_not_read_is_a_row_and_an_option_reads_it(
     code, said, _ = call(capsys, "score", bundle, photos, "--out", out, *FLAGS)
     assert code == 1
     assert "1 could not be used: unsupported_type 1" in said
+    assert "unsupported_type: JPEG2000 images are not read here; --formats default,jpeg2000 reads them (1)" in said
     assert rows(out)[0]["error_detail"] == ("JPEG2000 images are not read here; --formats default,jpeg2000 reads them")
     code, _, _ = call(capsys, "score", bundle, photos, "--out", out, "--overwrite", "--formats", "default,jpeg2000")
     assert code == 0
