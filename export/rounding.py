@@ -81,8 +81,8 @@ def allowed_by_rounding(run: Run, images: npt.NDArray[np.uint8]) -> Allowed:
     for what, moved_by in (*zip(shares, errors.tolist(), strict=True), ("probability", probabilities)):
         if not moved_by <= MOST:
             raise QualityError(
-                f"rounding alone moves the guard's {what} by {moved_by:.1%} (at most {MOST:.0%}), as the backbone gives "
-                "photos nearly the same feature; train it with other --weights, or with photos that differ more"
+                f"rounding alone moves the guard's {what} by {moved_by:.1%} (at most {MOST:.0%}), as the backbone "
+                "gives photos nearly the same feature; train it with other --weights, or with photos that differ more"
             )
     return Allowed(
         scores={name: share for name, share in shares.items() if share > TOLERANCE},
