@@ -51,14 +51,19 @@ def detection(inside: Values, outside: Values, threshold: float) -> Detection:
         auroc=auroc(inside, outside),
         ood_accepted_at_95_id=accepted.share,
         id_flagged_at_95_ood=float(np.mean(inside >= detect_ood)),
-        aupr_in=float(average_precision_score(1 - labels, -values)),
-        aupr_out=float(average_precision_score(labels, values)),
+        aupr_in=average_precision(1 - labels, -values),
+        aupr_out=average_precision(labels, values),
         ood_prevalence=float(labels.mean()),
         ood_flagged=flagged.share,
         auroc_interval=auroc_interval(inside, outside),
         ood_accepted_interval=(accepted.low, accepted.high),
         ood_flagged_interval=(flagged.low, flagged.high),
     )
+
+
+def average_precision(labels: Values, values: Values) -> float:
+    """Area under the precision-recall curve; at most 1, which scikit-learn's sum passes by rounding."""
+    return min(1.0, float(average_precision_score(labels, values)))
 
 
 def auroc(inside: Values, outside: Values) -> float:

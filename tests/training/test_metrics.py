@@ -44,6 +44,15 @@ def test_auroc_is_the_share_of_ordered_pairs() -> None:
     assert detection(inside, outside, 0.0).auroc == pytest.approx(pairs)
 
 
+@pytest.mark.parametrize("seed", range(298, 301))
+def test_complete_separation_is_no_more_than_complete(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    inside, outside = (start + rng.random(count) for start, count in zip((0, 2), rng.integers(5, 80, 2), strict=True))
+    measured = detection(inside, outside, threshold=1.5)
+    assert (measured.auroc, measured.aupr_in, measured.aupr_out) == (1.0, pytest.approx(1.0), pytest.approx(1.0))
+    assert max(measured.aupr_in, measured.aupr_out) <= 1.0
+
+
 def test_share_has_the_exact_interval() -> None:
     found = share(np.array([True] * 95 + [False] * 5))
     assert (found.share, found.of) == (0.95, 100)
