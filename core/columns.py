@@ -14,6 +14,8 @@ PATHS = (
     *("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path"),
     *("image_name", "image_file", "filepaths", "photo", "image_id", "id"),
 )
+# What `train` calls the column of paths, or of images.
+PATH_OPTION = "--path-column"
 LABELS = (
     *("class_name", "label_name", "category_name", "label", "labels", "class", "category", "target", "cls", "species"),
     *("breed", "tag", "tags", "classes", "y"),

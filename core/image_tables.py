@@ -83,9 +83,12 @@ class ImageTable:
     `EnvironmentProblem` without pyarrow.
     """
 
-    def __init__(self, path: Path, *, column: str | None = None, others: Sequence[str] = ()) -> None:
+    def __init__(
+        self, path: Path, *, column: str | None = None, others: Sequence[str] = (), option: str = "--column"
+    ) -> None:
         parquet = _pyarrow()
         self.path = path
+        self._option = option
         try:
             self._file = parquet.ParquetFile(
                 path, buffer_size=BLOCK, pre_buffer=False, thrift_container_size_limit=10_000_000,
@@ -220,7 +223,9 @@ class ImageTable:
                 return chosen[0]
         if found:
             names = ", ".join(declared or found)
-            raise InputError(f"{self.path} has several columns of images ({names}); name one of them with --column")
+            raise InputError(
+                f"{self.path} has several columns of images ({names}); name one of them with {self._option}"
+            )
         unfit = next((name for name in self.columns if _is_list_of_images(self._schema.field(name).type)), None)
         if unfit is not None:
             raise InputError(f"{self.path}: {_unfit(unfit, self._schema.field(unfit).type)}")

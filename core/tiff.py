@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -35,6 +36,8 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6,
 _PHOTOMETRIC = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 _FORMATS = {UNSIGNED: "unsigned", SIGNED: "signed", FLOAT: "floating-point"}
+# Of OME's description: XML quotes an attribute with either.
+_SIZE_C = re.compile(r"""\bSizeC\s*=\s*["'](\d+)["']""")
 _SAVE = "save it as grey or RGB of 8 or 16 bits"
 # libtiff gives the machine's order of bytes, which Pillow knows of 16 unsigned bits alone.
 _NATIVE = {
@@ -177,8 +180,7 @@ def _channels(description: str) -> int:
     if description.startswith("ImageJ="):
         found = [line.removeprefix("channels=") for line in description.split("\n") if line.startswith("channels=")]
     elif "<OME" in description:
-        _, _, rest = description.partition('SizeC="')
-        found = [rest.partition('"')[0]]
+        found = _SIZE_C.findall(description)
     else:
         found = []
     return int(found[0]) if found and found[0].isdecimal() and len(found[0]) < 6 else 1

@@ -82,9 +82,9 @@ def options(photos: Path, cache: Path) -> TrainOptions:
     return TrainOptions(
         data=photos,
         cache=cache,
-        image_size=64,
-        views=1,
-        fine_tune_epochs=8,
+        image_size=72,
+        views=2,
+        fine_tune_epochs=4,
         epochs=20,
         hidden=32,
         calibration_fraction=0.33,

@@ -16,7 +16,7 @@ from oodguard.load_tests.process import wait_until
 from tests.cli.terminal import call
 from tests.conftest import draw
 
-OCHRE = (150, 120, 60)
+SLATE = (61, 107, 153)
 SENT, FRESH = 30, 8
 
 
@@ -46,12 +46,12 @@ def test_what_was_flagged_is_learned_served_and_taken_back(
     monkeypatch.chdir(tmp_path)
     data, flagged = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "flagged"
     shutil.copytree(bundle, tmp_path / "bundles" / "discs-7")
-    ochres = tmp_path / "ochres"
-    ochres.mkdir()
+    slates = tmp_path / "slates"
+    slates.mkdir()
     for index in range(SENT + FRESH):
-        draw(OCHRE, 9_000 + index).save(ochres / f"{index:02d}.jpg", quality=90)
-    sent = sorted(ochres.iterdir())[:SENT]
-    fresh = sorted(ochres.iterdir())[SENT:]
+        draw(SLATE, 9_000 + index).save(slates / f"{index:02d}.jpg", quality=90)
+    sent = sorted(slates.iterdir())[:SENT]
+    fresh = sorted(slates.iterdir())[SENT:]
     noise = sorted((strangers / "noise").iterdir())[:4]
 
     def do(*words: object) -> str:
@@ -69,7 +69,7 @@ def test_what_was_flagged_is_learned_served_and_taken_back(
         wait_until(lambda: len(list(flagged.rglob("*.json"))) == len(met) + 4, seconds=20)
 
         # Marked: a person says what the pictures are.
-        kinds = {path.read_bytes(): ("new class", "ochre") for path in met}
+        kinds = {path.read_bytes(): ("new class", "slate") for path in met}
         kinds |= {path.read_bytes(): ("stranger", "") for path in noise}
         with (flagged / "marks.csv").open("w", newline="", encoding="utf-8") as stream:
             rows = csv.writer(stream)
@@ -80,16 +80,16 @@ def test_what_was_flagged_is_learned_served_and_taken_back(
 
         # Applied: copies in the class folders of the photos.
         do("review", "flagged", "--apply", "flagged/marks.csv", "--into", "photos")
-        assert len(list((data / "train" / "ochre").iterdir())) == len(met)
+        assert len(list((data / "train" / "slate").iterdir())) == len(met)
         assert len(list((tmp_path / "photos-strangers").rglob("*.png"))) == 4
 
         # At once: the class without training.
         told = do(
-            "add-class", "bundles/discs-7", "ochre", "photos/train/ochre", "--out", "bundles/discs-8",
+            "add-class", "bundles/discs-7", "slate", "photos/train/slate", "--out", "bundles/discs-8",
             "--data", "photos", "--json",
         )  # fmt: skip
         record = json.loads(told)
-        assert (record["version"], record["class"]["photos"], record["class"]["name"]) == ("8", len(met), "ochre")
+        assert (record["version"], record["class"]["photos"], record["class"]["name"]) == ("8", len(met), "slate")
         assert record["flagged_before"]["share"] == 1.0
         assert record["passing"]["share"] >= 0.6
         assert record["accuracy"]["change"]["change"] >= -0.05
@@ -97,7 +97,7 @@ def test_what_was_flagged_is_learned_served_and_taken_back(
         reload(gateway)
         answers = [ask(gateway, path) for path in fresh]
         assert {version for version, _, _ in answers} == {"8"}
-        assert sum(label == "ochre" and not flag for _, label, flag in answers) >= 5
+        assert sum(label == "slate" and not flag for _, label, flag in answers) >= 5
         assert all(ask(gateway, path)[2] for path in noise)
 
         # Retrained, with everything that was learned.
@@ -119,7 +119,7 @@ def test_what_was_flagged_is_learned_served_and_taken_back(
         # Promoted.
         do("releases", "bundles", "promote", "discs-9")
         reload(gateway)
-        assert [ask(gateway, path)[:2] for path in fresh].count(("9", "ochre")) >= 5
+        assert [ask(gateway, path)[:2] for path in fresh].count(("9", "slate")) >= 5
 
         # And rolled back, step by step.
         for version, knows in (("8", True), ("7", False)):
@@ -127,7 +127,7 @@ def test_what_was_flagged_is_learned_served_and_taken_back(
             reload(gateway)
             answers = [ask(gateway, path) for path in fresh]
             assert {one for one, _, _ in answers} == {version}
-            assert (sum(label == "ochre" for _, label, _ in answers) >= 5) is knows
+            assert (sum(label == "slate" for _, label, _ in answers) >= 5) is knows
         assert gateway.count("oodguard_reloads", "result") == {("swapped",): 4}
     actions = [
         json.loads(line)["action"] for line in (tmp_path / "bundles" / "releases.jsonl").read_text().splitlines()

@@ -18,18 +18,18 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_add_class_says_what_it_costs_and_what_passes(
     capsys: pytest.CaptureFixture[str], bundle: Path, photos: Path, tmp_path: Path
 ) -> None:
-    ochre = tmp_path / "ochre"
-    ochre.mkdir()
+    slate = tmp_path / "slate"
+    slate.mkdir()
     for index in range(20):
-        draw((150, 120, 60), 9_000 + index).save(ochre / f"{index:02d}.jpg", quality=90)
-    shutil.copyfile(ochre / "00.jpg", ochre / "z.jpg")
-    (ochre / "torn.jpg").write_bytes(b"%PDF-1.7")
+        draw((61, 107, 153), 9_000 + index).save(slate / f"{index:02d}.jpg", quality=90)
+    shutil.copyfile(slate / "00.jpg", slate / "z.jpg")
+    (slate / "torn.jpg").write_bytes(b"%PDF-1.7")
     code, out, _ = call(
         capsys,
         "add-class",
         bundle,
-        "ochre",
-        ochre,
+        "slate",
+        slate,
         "--out",
         tmp_path / "next",
         "--data",
@@ -40,10 +40,10 @@ def test_add_class_says_what_it_costs_and_what_passes(
     assert code == 0
     manifest = load_manifest(tmp_path / "next")
     for words in (
-        "discs version 9, 4 classes; ochre from 20 photos",
+        "discs version 9, 4 classes; slate from 20 photos",
         "accuracy, old classes 45 ",
         "accepted, old classes 45 ",
-        "accepted, ochre 20 ",
+        "accepted, slate 20 ",
         f"thresholds set anew on {manifest.calibration.samples} photos of the old classes that trained nothing",
         "gate: the graph answers as PyTorch does, image by image and in batches; scores within",
         "copies, left out: 1 z.jpg: the same file as 00.jpg",
@@ -51,13 +51,13 @@ def test_add_class_says_what_it_costs_and_what_passes(
         f"next: oodguard compare {bundle} {tmp_path / 'next'}",
     ):
         assert words in out, out
-    assert re.search(r"accepted with it, ochre 20 \d+\.\d", out)
-    check = next(one for one in checks_of(manifest) if one.name == "Class ochre")
+    assert re.search(r"accepted with it, slate 20 \d+\.\d", out)
+    check = next(one for one in checks_of(manifest) if one.name == "Class slate")
     assert check.passed
     assert "thresholds were set since" in check.detail
     unmeasured = {**dict(manifest), "added": (manifest.added[0].model_copy(update={"calibrated": None}),)}
     unmeasured["recalibrations"] = ()
-    check = next(one for one in checks_of(Manifest.model_validate(unmeasured)) if one.name == "Class ochre")
+    check = next(one for one in checks_of(Manifest.model_validate(unmeasured)) if one.name == "Class slate")
     assert not check.passed
     assert "was not measured" in check.detail
     assert len(Bank.read(tmp_path / "next" / BANK_FILE)) == len(Bank.read(bundle / BANK_FILE)) + 20
@@ -67,14 +67,14 @@ def test_add_class_refuses_in_one_sentence_and_writes_nothing(
     capsys: pytest.CaptureFixture[str], run: Path, bundle: Path, photos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "next"
-    code, _, error = call(capsys, "add-class", run, "ochre", photos / "test" / "jade", "--out", out)
+    code, _, error = call(capsys, "add-class", run, "slate", photos / "test" / "jade", "--out", out)
     assert (code, f"{run} is a run, and a class is added to a bundle; export it first" in error) == (2, True)
     code, _, error = call(capsys, "add-class", bundle, "jade", photos / "test" / "jade", "--out", out)
     assert (code, "knows jade already" in error) == (2, True)
     code, _, error = call(capsys, "add-class", bundle, "green", photos / "test" / "jade", "--out", out)
     assert (code, "are jade to the bundle, and lie among its photos" in error) == (2, True)
     code, _, error = call(
-        capsys, "add-class", bundle, "ochre", photos / "test" / "jade", "--out", out, "--model-version", "a b"
+        capsys, "add-class", bundle, "slate", photos / "test" / "jade", "--out", out, "--model-version", "a b"
     )
     assert (code, "--model-version takes letters" in error) == (2, True)
     assert not out.exists()

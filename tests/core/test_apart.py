@@ -64,7 +64,7 @@ def none_left() -> Iterator[None]:
 
 def large(kind: str) -> tuple[int, int]:
     """A size that takes some hundredths of a second to decode, and not much longer to encode."""
-    return (1600, 1200) if kind == "AVIF" else (700, 500)
+    return (1600, 1200) if kind in ("AVIF", "HEIC") else (700, 500)
 
 
 def difference(found: Image.Image, values: Values) -> int:

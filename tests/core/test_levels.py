@@ -187,6 +187,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "CIELab": (tiff(COLOURS[..., :3], photometric=8), "(CIELab), which is not read"),
     "YCbCr of halved chroma": (tiff(COLOURS[..., :3], photometric=6), "(YCbCr), which is not read"),
     "ImageJ": (tiff(U16, pages=3, tags={270: "ImageJ=1.54f\nimages=3\nchannels=3\n"}), "3 channels on pages of their"),
+    "OME, other quotes": (
+        tiff(U16, pages=3, tags={270: "<OME><Pixels SizeC = '3' SizeX='1'/></OME>"}), "3 channels on pages of their"
+    ),
     "OME": (tiff(U16, pages=2, tags={270: '<OME><Pixels SizeC="2" SizeX="1"/></OME>'}), "2 channels on pages of their"),
 }  # fmt: skip
 

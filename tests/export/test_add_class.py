@@ -36,7 +36,7 @@ from tests.conftest import COLOURS, draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-OCHRE = (150, 120, 60)
+SLATE = (61, 107, 153)
 
 
 def drawn(folder: Path, colour: tuple[int, int, int], count: int, *, seed: int) -> Path:
@@ -47,9 +47,9 @@ def drawn(folder: Path, colour: tuple[int, int, int], count: int, *, seed: int) 
 
 
 @pytest.fixture(scope="module")
-def ochre(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def slate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos of a class that the shared guard does not know."""
-    return drawn(tmp_path_factory.mktemp("new") / "ochre", OCHRE, 20, seed=9_000)
+    return drawn(tmp_path_factory.mktemp("new") / "slate", SLATE, 20, seed=9_000)
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,9 @@ def whole(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def added(whole: Path, ochre: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> ClassAdded:
+def added(whole: Path, slate: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> ClassAdded:
     """That bundle with the class, its thresholds set anew."""
-    return add_class(whole, "ochre", ochre, out=tmp_path_factory.mktemp("added") / "discs-8", data=photos)
+    return add_class(whole, "slate", slate, out=tmp_path_factory.mktemp("added") / "discs-8", data=photos)
 
 
 def test_the_row_of_a_new_class_is_the_minimum_of_its_objective() -> None:
@@ -120,7 +120,7 @@ def test_a_class_of_twenty_photos_is_known_from_then_on_and_costs_the_others_lit
     assert added.accuracy.change.change >= -0.05
     assert added.accepted is not None
     assert added.accepted.after.share >= 0.85
-    others = drawn(tmp_path / "ochre", OCHRE, 12, seed=20_000)
+    others = drawn(tmp_path / "slate", SLATE, 12, seed=20_000)
     guards = [oodguard.load(folder) for folder in (whole, added.out)]
     try:
         before, after = (guard.predict(sorted(others.iterdir())).predictions for guard in guards)
@@ -129,12 +129,12 @@ def test_a_class_of_twenty_photos_is_known_from_then_on_and_costs_the_others_lit
         for guard in guards:
             guard.close()
     assert sum(one.is_ood for one in before) >= 7
-    assert sum(one.label == "ochre" and not one.is_ood for one in after) >= 9
+    assert sum(one.label == "slate" and not one.is_ood for one in after) >= 9
     assert sum(one.label == "jade" for one in known) >= 14
 
 
 def test_the_new_bundle_follows_the_old_one_and_names_its_photos(
-    added: ClassAdded, whole: Path, ochre: Path, photos: Path
+    added: ClassAdded, whole: Path, slate: Path, photos: Path
 ) -> None:
     old, new = load_manifest(whole), load_manifest(added.out)
     assert new == added.manifest
@@ -145,17 +145,17 @@ def test_the_new_bundle_follows_the_old_one_and_names_its_photos(
         )
         assert (said["oodguard.name"], said["oodguard.version"], said["oodguard.precision"]) == ("discs", "8", "fp32")
         assert said["oodguard.run"] == was["oodguard.run"]
-    assert (new.version, new.classes, new.name) == ("8", (*old.classes, "ochre"), old.name)
+    assert (new.version, new.classes, new.name) == ("8", (*old.classes, "slate"), old.name)
     assert new.follows is not None
     assert new.follows.sha256 == file_sha256(whole / MANIFEST_FILE)
     banks = [Bank.read(folder / BANK_FILE) for folder in (whole, added.out)]
-    shas = [photo.sha256 for photo in load_unlabelled(ochre)]
+    shas = [photo.sha256 for photo in load_unlabelled(slate)]
     assert banks[1].class_indices == (*banks[0].class_indices, *[3] * 20)
     assert list(banks[1].sha256) == [*banks[0].sha256, *shas]
     (record,) = new.added
-    assert (record.name, record.photos, record.from_version) == ("ochre", 20, "7")
+    assert (record.name, record.photos, record.from_version) == ("slate", 20, "7")
     assert record.max_error < 1e-4
-    assert [one.path for one in new.golden if one.label == "ochre"][-1].startswith("golden/8-")
+    assert [one.path for one in new.golden if one.label == "slate"][-1].startswith("golden/8-")
     # The calibration photos of the run are those of train/ that are not in the bank.
     trained = {photo.sha256 for photo in load_unlabelled(photos / "train")} - set(banks[0].sha256)
     assert record.calibrated == added.calibrated == new.recalibrations[-1].images == len(trained)
@@ -170,7 +170,7 @@ def test_the_new_bundle_follows_the_old_one_and_names_its_photos(
         assert all(pictures.read(sha256) for sha256 in banks[1].sha256)
     finally:
         pictures.close()
-    image = load_pixels((ochre / "00.jpg").read_bytes(), new.preprocessing)[None]
+    image = load_pixels((slate / "00.jpg").read_bytes(), new.preprocessing)[None]
     answer = StandaloneOutputs.run((added.out / new.standalone.graph).read_bytes(), {"images": image})
     assert int(answer.label[0]) == 3
 
@@ -195,8 +195,8 @@ def test_the_logits_of_the_old_classes_are_the_same(added: ClassAdded, whole: Pa
 
 
 def test_without_old_photos_thresholds_stay_and_nothing_is_promised(bundle: Path, tmp_path: Path) -> None:
-    olive = drawn(tmp_path / "olive", (125, 150, 55), 20, seed=9_000)
-    found = add_class(bundle, "olive", olive, out=tmp_path / "discs-8")
+    cerise = drawn(tmp_path / "cerise", (204, 20, 112), 20, seed=9_000)
+    found = add_class(bundle, "cerise", cerise, out=tmp_path / "discs-8")
     old, new = load_manifest(bundle), found.manifest
     assert (found.measured, found.accepted, found.calibrated) == (False, None, 0)
     assert new.added[-1].calibrated is None
@@ -208,30 +208,30 @@ def test_without_old_photos_thresholds_stay_and_nothing_is_promised(bundle: Path
 
 def test_a_rounded_graph_gets_the_class_too(run: Path, photos: Path, tmp_path: Path) -> None:
     export_bundle(run, tmp_path / "small", precision="int8", data=photos, name="discs")
-    olive = drawn(tmp_path / "olive", (125, 150, 55), 20, seed=9_000)
-    found = add_class(tmp_path / "small", "olive", olive, out=tmp_path / "small-2", data=photos)
+    cerise = drawn(tmp_path / "cerise", (204, 20, 112), 20, seed=9_000)
+    found = add_class(tmp_path / "small", "cerise", cerise, out=tmp_path / "small-2", data=photos)
     assert (found.manifest.precision, found.manifest.version) == ("int8", "2")
     assert found.passing.share >= 0.6
     assert found.manifest.parity == load_manifest(tmp_path / "small").parity
 
 
 def test_what_cannot_be_added_is_refused_in_one_sentence(
-    run: Path, bundle: Path, photos: Path, strangers: Path, ochre: Path, tmp_path: Path
+    run: Path, bundle: Path, photos: Path, strangers: Path, slate: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    few = shutil.copytree(ochre, tmp_path / "few", ignore=shutil.ignore_patterns("*[1-9].jpg"))
+    few = shutil.copytree(slate, tmp_path / "few", ignore=shutil.ignore_patterns("*[1-9].jpg"))
     for index in range(12):
-        shutil.copyfile(ochre / "00.jpg", few / f"again-{index}.jpg")
+        shutil.copyfile(slate / "00.jpg", few / f"again-{index}.jpg")
     (few / "torn.jpg").write_bytes(b"<html>")
     more_jade = drawn(tmp_path / "more", COLOURS["jade"], 20, seed=30_000)
-    seen = shutil.copytree(ochre, tmp_path / "seen")
+    seen = shutil.copytree(slate, tmp_path / "seen")
     shutil.copyfile(load_unlabelled(photos / "train" / "plum")[0].path, seen / "x.jpg")
     in_bank = set(Bank.read(bundle / BANK_FILE).sha256)
     trained = next(one for one in load_unlabelled(photos / "train" / "plum") if one.sha256 in in_bank)
     shutil.copyfile(trained.path, seen / "x.jpg")
     for name, folder, kind, words in (
-        ("jade", ochre, InputError, "knows jade already; to give it more photos"),
-        ("a/b", ochre, InputError, "a class is called as its folder is"),
+        ("jade", slate, InputError, "knows jade already; to give it more photos"),
+        ("a/b", slate, InputError, "a class is called as its folder is"),
         ("few", few, InputError, "has 2 different photos that can be read, and few needs at least 10"),
         ("green", more_jade, InputError, "photos of green are jade to the bundle, and lie among its photos"),
         ("seen", seen, InputError, "is a photo that plum was trained on"),
@@ -240,17 +240,17 @@ def test_what_cannot_be_added_is_refused_in_one_sentence(
         with pytest.raises(kind, match=words):
             add_class(bundle, name, folder, out=out)
     with pytest.raises(InputError, match="is a run, and a class is added to a bundle; export it first: oodg"):
-        add_class(run, "ochre", ochre, out=out)
+        add_class(run, "slate", slate, out=out)
     with pytest.raises(InputError, match=r"--data takes the labelled photos .* does not exist"):
-        add_class(bundle, "ochre", ochre, out=out, data=tmp_path / "nowhere")
+        add_class(bundle, "slate", slate, out=out, data=tmp_path / "nowhere")
     assert list(tmp_path.glob("out*")) == []
     out.mkdir()
     with pytest.raises(InputError, match="exists; choose another --out"):
-        add_class(bundle, "ochre", ochre, out=out)
+        add_class(bundle, "slate", slate, out=out)
 
 
 def test_a_graph_that_does_not_answer_as_its_definition_is_never_written(
-    added: ClassAdded, whole: Path, ochre: Path, tmp_path: Path
+    added: ClassAdded, whole: Path, slate: Path, tmp_path: Path
 ) -> None:
     old, model = load_manifest(whole), onnx.load(whole / GRAPH_FILE)
     heads = HeadParts.read(onnx.load(added.out / GRAPH_FILE))
@@ -267,24 +267,24 @@ def test_a_graph_that_does_not_answer_as_its_definition_is_never_written(
         recalibrations=(),
         bank=Bank.read(added.out / BANK_FILE),
         added=added.manifest.added[-1],
-        photos=load_unlabelled(ochre),
+        photos=load_unlabelled(slate),
     )
     with pytest.raises(QualityError, match="differ from PyTorch's"):
         write_bundle(new, whole, tmp_path / "out", report=Silent())
     assert list(tmp_path.iterdir()) == []
     right = replace(new, graph=rewritten(model, HeadParts.read(model), heads))
-    assert write_bundle(right, whole, tmp_path / "out", report=Silent()).classes[-1] == "ochre"
+    assert write_bundle(right, whole, tmp_path / "out", report=Silent()).classes[-1] == "slate"
 
 
 def test_classes_are_added_one_after_the_other(added: ClassAdded, photos: Path, tmp_path: Path) -> None:
-    olive = drawn(tmp_path / "olive", (125, 150, 55), 20, seed=9_000)
-    found = add_class(added.out, "olive", olive, out=tmp_path / "discs-9", data=photos)
-    assert found.manifest.classes == (*added.manifest.classes, "olive")
-    assert [one.name for one in found.manifest.added] == ["ochre", "olive"]
+    cerise = drawn(tmp_path / "cerise", (204, 20, 112), 20, seed=9_000)
+    found = add_class(added.out, "cerise", cerise, out=tmp_path / "discs-9", data=photos)
+    assert found.manifest.classes == (*added.manifest.classes, "cerise")
+    assert [one.name for one in found.manifest.added] == ["slate", "cerise"]
     assert HeadParts.read(onnx.load(tmp_path / "discs-9" / GRAPH_FILE)).classes == 5
 
 
-def test_a_bundle_around_somebody_elses_classifier_keeps_its_labels(bundle: Path, ochre: Path, tmp_path: Path) -> None:
+def test_a_bundle_around_somebody_elses_classifier_keeps_its_labels(bundle: Path, slate: Path, tmp_path: Path) -> None:
     around = shutil.copytree(bundle, tmp_path / "around")
     record = ClassifierRecord(
         file="theirs.onnx",
@@ -304,4 +304,4 @@ def test_a_bundle_around_somebody_elses_classifier_keeps_its_labels(bundle: Path
     manifest = load_manifest(bundle).model_copy(update={"classifier": record})
     (around / MANIFEST_FILE).write_text(manifest.model_dump_json(), encoding="utf-8")
     with pytest.raises(InputError, match=r"around theirs.onnx, whose labels .* teach that classifier .* wrap it again"):
-        add_class(around, "ochre", ochre, out=tmp_path / "out")
+        add_class(around, "slate", slate, out=tmp_path / "out")

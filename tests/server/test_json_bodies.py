@@ -88,7 +88,7 @@ def test_values_of_v2_are_bounded_by_the_setting_and_pixels_fit(start: Any, bund
     pixels = 64 * 64 * 3
     client = start(max_json_values=pixels + 20)
     shape = list(client.parts.serving.model.manifest.preprocessing.shape)
-    assert shape == [64, 64, 3]
+    assert shape == [72, 72, 3]
     tensor = {"name": "pixels", "datatype": "UINT8", "shape": [1, *shape], "data": [7] * pixels}
     assert infer(client, {"inputs": [tensor]}).status_code == 200
     two = tensor | {"shape": [2, *shape], "data": [7] * 2 * pixels}

@@ -72,7 +72,7 @@ def test_two_processes_train_one_run(photos: Path, cache: Path, options: TrainOp
     out = tmp_path / "run"
     torchrun(
         2, "-m", "oodguard.cli", "train", "--data", str(photos), "--cache", str(cache), "--out", str(out),
-        "--image-size", "64", "--views", "1", "--fine-tune-epochs", "2", "--epochs", "20", "--hidden", "32",
+        "--image-size", "72", "--views", "2", "--fine-tune-epochs", "4", "--epochs", "20", "--hidden", "32",
         "--calibration-fraction", "0.33",
     )  # fmt: skip
     record = load_record(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from oodguard.core.columns import LABELS, SPLITS, Columns, chosen, required
+from oodguard.core.columns import LABELS, PATH_OPTION, SPLITS, Columns, chosen, required
 from oodguard.core.image_tables import ImageTable
 from oodguard.core.photo_folders import Part
 from oodguard.core.text import visible
@@ -21,14 +21,14 @@ def photos_of_images(table: Path, columns: Columns, part: Part, labels: LabelRea
     A row without an image has no bytes. Raises `InputError`, which names the row, for no label and for several.
     """
     shown = visible(table.name)
-    with ImageTable(table, column=columns.path) as opened:
+    with ImageTable(table, column=columns.path, option=PATH_OPTION) as opened:
         others = [name for name in opened.columns if name != opened.column]
     label = required(columns.label, LABELS, others, source=shown, what="label")
     split = chosen(columns.split, SPLITS, others)
     if columns.split is not None and split is None:
         required(columns.split, SPLITS, others, source=shown, what="split")
     wanted = (label,) if split is None else (label, split)
-    with ImageTable(table, column=columns.path, others=wanted) as opened:
+    with ImageTable(table, column=columns.path, others=wanted, option=PATH_OPTION) as opened:
         names = class_labels(opened.features).get(label)
         reader = labels if labels.strict or not names else LabelReader(names)
         for row in opened:

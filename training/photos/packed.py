@@ -59,7 +59,9 @@ def unpacked(
         partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{target.name}.partial-"))
         try:
             if not _write(photos(), partial):
-                raise InputError(f"{visible(str(sources[0]))} has no photos; give shards or Parquet files of images")
+                raise InputError(
+                    f"{visible(str(sources[0]))} has no photos with bytes; give shards or Parquet files of images"
+                )
             _finish(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -109,7 +111,8 @@ def _write(photos: Iterator[PackedPhoto], folder: Path) -> int:
 def _plain(photo: PackedPhoto) -> str:
     """A name of letters, digits, dots and hyphens, with the suffix of what the photo is."""
     kind = format_of(photo.data)
-    return _plain_text(PureWindowsPath(photo.name).stem) + (kind.suffixes[0] if kind else ".bin")
+    other = ".bin" if photo.data else ".no-bytes"
+    return _plain_text(PureWindowsPath(photo.name).stem) + (kind.suffixes[0] if kind else other)
 
 
 def _plain_text(text: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from oodguard.core.columns import LABELS, Columns, chosen
+from oodguard.core.columns import LABELS, PATH_OPTION, Columns, chosen
 from oodguard.core.errors import InputError
 from oodguard.core.formats import IMAGE_SUFFIXES, format_of
 from oodguard.core.images import OWN_LIMITS
@@ -53,7 +53,7 @@ def photos_of_shard(shard: Path, columns: Columns, part: Part, labels: LabelRead
         if len(sample.images) > 1:
             raise InputError(
                 f"{where} has several images ({', '.join(map(visible, sample.images))}); name the ending of one with "
-                "--path-column"
+                f"{PATH_OPTION}"
             )
         ((ending, data),) = sample.images.items()
         yield PackedPhoto(

@@ -35,7 +35,7 @@ def test_the_default_is_the_onnxruntime_backend_on_the_cpu(manifest: Manifest) -
     found = config(manifest)
     assert (found.name, found.backend, found.platform, found.max_batch_size) == ("discs", "onnxruntime", "", 8)
     (image,) = found.input
-    assert (image.name, image.data_type, list(image.dims)) == ("images", schema.TYPE_UINT8, [64, 64, 3])
+    assert (image.name, image.data_type, list(image.dims)) == ("images", schema.TYPE_UINT8, [72, 72, 3])
     outputs = [(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in found.output]
     assert outputs == [
         ("probabilities", schema.TYPE_FP32, [3]),
@@ -68,7 +68,7 @@ def test_warm_up_runs_one_image_and_a_full_batch(manifest: Manifest) -> None:
     for sample in (one, full):
         assert list(sample.inputs) == ["images"]
         tensor = sample.inputs["images"]
-        assert (tensor.data_type, list(tensor.dims)) == (schema.TYPE_UINT8, [64, 64, 3])
+        assert (tensor.data_type, list(tensor.dims)) == (schema.TYPE_UINT8, [72, 72, 3])
         assert tensor.input_data_file == "golden-1"
     assert [sample.batch_size for sample in config(manifest, max_batch=1).model_warmup] == [1]
 

@@ -111,7 +111,7 @@ def test_labels_are_in_json_or_text_as_well(tmp_path: Path) -> None:
         ({"a.png": png(1)}, r"^a of s.tar has no label beside it .*where folders are the classes, unpack"),
         ({"a.png": png(1), "a.json": "{}"}, "a of s.tar has no label"),
         ({"a.png": png(1), "a.json": "{"}, "the json of a of s.tar cannot be read"),
-        ({"a.heic": b"photo", "a.cls": "1"}, "a of s.tar has no image that can be read, and heic"),
+        ({"a.bin": b"photo", "a.cls": "1"}, "a of s.tar has no image that can be read, and bin"),
         ({"a.png": png(1), "a.seg.png": png(2), "a.cls": "1"}, r"several images \(png, seg.png\); .*--path-column"),
         ({"a.png": png(1), "b.png": png(2), "a.cls": "1", "b.cls": "1"}, "a of s.tar has no label"),
         ({"a.cls": "1", "b.cls": "1", "b.png": png(1), "a.png": png(2)}, "a in s.tar do not follow each other"),
