@@ -103,7 +103,7 @@ def test_what_was_flagged_is_learned_served_and_taken_back(
         # Retrained, with everything that was learned.
         do(
             "train", "--data", "photos", "--out", "runs/discs-2", "--parent", run, "--cache", cache,
-            "--outliers", "photos-strangers", "--image-size", 64, "--views", 1, "--fine-tune-epochs", 2, "--epochs", 15,
+            "--outliers", "photos-strangers", "--image-size", 72, "--views", 2, "--fine-tune-epochs", 4, "--epochs", 20,
             "--hidden", 32, "--calibration-fraction", 0.33, "--check-folds", 0, "--out-of-fold", 0,
         )  # fmt: skip
         do("export", "runs/discs-2", "--out", "bundles/discs-9")

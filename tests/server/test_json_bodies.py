@@ -85,7 +85,7 @@ def test_every_list_of_v2_ends_at_its_first_fault(client: Any, change: Any, reas
 
 
 def test_values_of_v2_are_bounded_by_the_setting_and_pixels_fit(start: Any, bundle: Any) -> None:
-    pixels = 64 * 64 * 3
+    pixels = 72 * 72 * 3
     client = start(max_json_values=pixels + 20)
     shape = list(client.parts.serving.model.manifest.preprocessing.shape)
     assert shape == [72, 72, 3]

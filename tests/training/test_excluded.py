@@ -31,6 +31,7 @@ def test_a_run_counts_what_was_left_out_and_says_what_is_wrong_with_the_rest(tmp
     options = TrainOptions(
         data=data, cache=cache, image_size=64, views=0, fine_tune=False, epochs=2, hidden=16, check_folds=0,
         out_of_fold=0, calibration_fraction=0.33, exclude=listed, exclude_kinds="label,copies,unreadable",
+        on_duplicate="report",
     )  # fmt: skip
     report = Lines()
     record = train(options, tmp_path / "run", report=report)

@@ -198,7 +198,9 @@ def test_photos_to_calibrate_with_that_also_trained_are_named_and_left_out(
     for label in CLASSES:
         for path in sorted((data / "val" / label).glob("*.jpg"))[4:]:
             path.unlink()
-    with pytest.raises(InputError, match="at least 20 are needed; add images to val/ or --unseen"):
+    with pytest.raises(
+        InputError, match="12 photos are too few to calibrate thresholds, and 20 are needed; add 8 to val/ or --unseen"
+    ):
         wrap_path(trained.file, quick(data, cache), tmp_path / "run", said=SAID, report=notes)
 
 

@@ -97,9 +97,9 @@ def test_gpus_tensorrt_and_cuda_graphs(manifest: Manifest) -> None:
     assert accelerator.name == "tensorrt"
     assert dict(accelerator.parameters) == {
         "precision_mode": "FP32",
-        "trt_profile_min_shapes": "images:1x64x64x3",
-        "trt_profile_opt_shapes": "images:8x64x64x3",
-        "trt_profile_max_shapes": "images:8x64x64x3",
+        "trt_profile_min_shapes": "images:1x72x72x3",
+        "trt_profile_opt_shapes": "images:8x72x72x3",
+        "trt_profile_max_shapes": "images:8x72x72x3",
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": "/cache",
         "trt_cuda_graph_enable": "1",
@@ -121,7 +121,7 @@ def test_versions_share_what_they_have_in_common(manifest: Manifest) -> None:
     with pytest.raises(InputError, match="returns probabilities, scores, neighbours, distances and the new one"):
         model_config("discs", {7: manifest, 8: bare}, {}, [], TritonOptions())
     larger = manifest.input.model_copy(update={"shape": ("batch", 96, 96, 3)})
-    with pytest.raises(InputError, match="64 x 64 x 3"):
+    with pytest.raises(InputError, match="72 x 72 x 3"):
         model_config("discs", {7: manifest, 8: manifest.model_copy(update={"input": larger})}, {}, [], TritonOptions())
 
 

@@ -230,7 +230,7 @@ def test_a_plain_column_of_bytes_with_names_and_a_split(tmp_path: Path) -> None:
 def test_a_row_without_bytes_becomes_an_unreadable_photo_that_is_named(tmp_path: Path) -> None:
     given = [*rows(0, 4), {"image": {"bytes": None, "path": "lost.jpg"}, "label": 1}]
     found = find_photos(hugging_face(tmp_path / "a.parquet", given, ["a", "b"]), tmp_path / "cache")
-    assert found.name(found.pool[4]) == "a.parquet/0000004-lost.bin"
+    assert found.name(found.pool[4]) == "a.parquet/0000004-lost.no-bytes"
     assert found.pool[4].path.read_bytes() == b""
 
 
