@@ -195,6 +195,7 @@ class Ledger:
             os.fsync(stream.fileno())
         listed(images)
         if not usable:
+            why = why or source.passed.sentence
             raise InputError(f"there is no image to score in {self._purpose.source}" + (f": {why}" if why else ""))
         state = State(
             purpose=self._purpose,

@@ -12,6 +12,7 @@ from oodguard.core.image_tables import is_parquet
 KINDS = 20
 LONGEST_SUFFIX = 12
 OTHERS = "others"
+ARCHIVES = "archives in a folder or archive"
 
 
 class SkippedFiles:
@@ -32,6 +33,15 @@ class SkippedFiles:
         kind = _kind(name, head)
         self.counts[kind if kind in self.counts or len(self.counts) < KINDS else OTHERS] += 1
 
+    @property
+    def sentence(self) -> str:
+        """What was passed over, and what to do about archives among it; empty where nothing was."""
+        if not self.counts:
+            return ""
+        named = ", ".join(f"{kind} {count:,}" for kind, count in self.counts.most_common())
+        advice = "; give archives and Parquet files themselves, or a pattern such as 'FOLDER/*.parquet'"
+        return f"other files are passed over ({named}){advice if ARCHIVES in self.counts else ''}"
+
 
 def looks_like_image(name: str, head: bytes) -> bool:
     """Whether a file is to be scored: its content says that it is an image, or its name does, damaged or not."""
@@ -43,7 +53,7 @@ def _kind(name: str, head: bytes) -> str:
     if parts[-1].startswith(".") or "__MACOSX" in parts:
         return "hidden"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")) or is_parquet(head):
-        return "archives in a folder or archive"
+        return ARCHIVES
     suffix = PurePosixPath(parts[-1]).suffix.lower()
     if not suffix:
         return "without a suffix"

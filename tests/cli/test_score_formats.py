@@ -25,6 +25,17 @@ def test_a_result_is_no_source_and_a_column_must_be_one_of_images(
     assert "column path holds string, and no images" in said
 
 
+def test_a_folder_of_parquet_files_is_told_how_to_name_them(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "set").mkdir()
+    for name in ("train.parquet", "test.parquet"):
+        pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "set" / name)
+    code, _, said = call(capsys, "score", bundle, tmp_path / "set", "--out", tmp_path / "out.csv")
+    assert code == 2
+    assert "other files are passed over (archives in a folder or archive 2); give archives and Parquet" in said
+
+
 def test_a_format_that_is_not_read_is_a_row_and_an_option_reads_it(
     capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
 ) -> None:
