@@ -57,7 +57,7 @@ def measure_standalone(
     """Compare the standalone graph `made` of `graph` with the calibration, on images and on rows of raw scores.
 
     Raises `QualityError` for an image with another label or flag, and for a row of scores with another flag whose
-    fused score is not on the threshold itself.
+    fused score is not, by what float32 loses, on the threshold itself.
     """
     truth = run_graph(session(graph), images)
     found = StandaloneOutputs.run(made, {INPUT_NAME: images})
@@ -68,11 +68,12 @@ def measure_standalone(
     rows = rows_of(calibration, truth.probabilities.shape[1])
     verdict = verdict_graph(calibration, classes=truth.probabilities.shape[1], accept=accept)
     feeds = {PROBABILITIES_NAME: rows.probabilities, SCORES_NAME: rows.scores}
-    fused = calibration.fused(rows)
+    fused, (low, high) = calibration.fused(rows), _nearby(calibration, rows)
     for level in (*(calibration.max_accept * np.linspace(0.125, 1.0, 8)).tolist(), accept):
         found = StandaloneOutputs.run(verdict, feeds, accept=level)
         limit = calibration.curve.threshold(level)
-        clear = np.abs(fused - limit) > TOLERANCE * max(abs(limit), 1.0)
+        margin = TOLERANCE * max(abs(limit), 1.0)
+        clear = (low > limit + margin) | (high < limit - margin)
         if ((fused > limit) != (found.is_ood == 1))[clear].any():
             raise QualityError(f"the standalone graph flags otherwise at acceptance {level:.3f}; nothing was exported")
     _require_answers(calibration, rows, found)
@@ -123,13 +124,19 @@ def _require_answers(calibration: Calibration, outputs: Outputs, found: Standalo
         )
 
 
-def _error(calibration: Calibration, outputs: Outputs, found: StandaloneOutputs) -> float:
-    """How far the fused scores are from all that scores within `ROUNDING` of `outputs` have."""
+def _nearby(calibration: Calibration, outputs: Outputs) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The least and the greatest fused score of scores within `ROUNDING` of `outputs`."""
     spreads = np.array([curve.values[-1] - curve.values[0] for curve in calibration.curves.values()])
     lost = ROUNDING * (np.abs(outputs.scores) + spreads)
     low, high = (
-        np.minimum(calibration.fused(Outputs(probabilities=outputs.probabilities, scores=scores)), CEILING)
+        calibration.fused(Outputs(probabilities=outputs.probabilities, scores=scores))
         for scores in (outputs.scores - lost, outputs.scores + lost)
     )
+    return low, high
+
+
+def _error(calibration: Calibration, outputs: Outputs, found: StandaloneOutputs) -> float:
+    """How far the fused scores are from all those of `_nearby`."""
+    low, high = (np.minimum(scores, CEILING) for scores in _nearby(calibration, outputs))
     beyond = np.maximum(np.maximum(low - found.ood_score, found.ood_score - high), 0.0)
     return float((beyond / np.maximum(np.abs(high), 1.0)).max())

@@ -28,6 +28,7 @@ from oodguard.server.app import create_gateway
 from oodguard.server.engines.fake import FakeEngine
 from oodguard.server.settings import ServeSettings
 from oodguard.training.backbone.features import Extractor
+from oodguard.training.compute import cpu_threads
 from oodguard.training.heads.guard import fit_heads
 from oodguard.training.options import TrainOptions
 from oodguard.training.photos.labelled import Photo
@@ -54,7 +55,9 @@ def test_training_learns_and_keeps_its_promise(run: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_numbers(options: TrainOptions, run: Path, tmp_path: Path) -> None:
-    again = train(options, tmp_path / "again")
+    # As many threads as the shared guard was trained with.
+    with cpu_threads(1):
+        again = train(options, tmp_path / "again")
     first = load_record(run)
     assert again.weights_sha256 == first.weights_sha256
     assert again.calibration == first.calibration
