@@ -173,7 +173,8 @@ def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
 
 def _missing(command: str, error: BaseException) -> str:
     extra = next(names[command] for names in COMMANDS.values() if command in names)
-    return f"oodguard {command} needs the package {getattr(error, 'name', None)}; pip install 'oodguard[{extra}]'"
+    package = str(getattr(error, "name", None)).partition(".")[0]
+    return f"oodguard {command} needs the package {package}; pip install 'oodguard[{extra}]'"
 
 
 def _fail(sentence: str, code: int) -> int:
