@@ -16,11 +16,13 @@ from oodguard.cli.output import Output, say_error
 from oodguard.cli.positional import positional
 from oodguard.cli.progress import Showing, reporter
 from oodguard.cli.terminal import Terminal
+from oodguard.core.codes import Code
 from oodguard.core.errors import EnvironmentProblem
 from oodguard.core.resemblance import accuracy_sentence, drift_sentence
 from oodguard.core.verdict import Decision
 from oodguard.server.offline.limits import LIMIT_FLAGS
 from oodguard.server.offline.options import ScoreOptions
+from oodguard.server.offline.skipped import most_first
 
 if TYPE_CHECKING:
     from oodguard.server.offline.job import Summary
@@ -91,20 +93,16 @@ def score(
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(summary.errors.items()))
         console.print(f"{summary.failed:,} could not be used: {codes}")
         for why, count in summary.unsupported.most_common(REASONS):
-            console.print(f"unsupported_type: {escape(why)} ({count:,})")
+            console.print(f"{Code.UNSUPPORTED_TYPE}: {escape(why)} ({count:,})")
         if flags := ", ".join(flag for code, flag in LIMIT_FLAGS.items() if code in summary.errors):
             console.print(f"limits refused some of them; to use these, raise {flags}")
     if summary.passed:
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(summary.passed.items(), key=_most_first))
-        console.print(f"other files, passed over: {sum(summary.passed.values()):,} ({escape(kinds)})")
+        kinds = escape(most_first(summary.passed))
+        console.print(f"other files, passed over: {sum(summary.passed.values()):,} ({kinds})")
     if summary.seconds:
         rate = summary.scored / summary.seconds
         console.print(f"{summary.scored:,} scored in {summary.seconds:.1f} s: {rate:.0f} images/s ({summary.how})")
     return SOME_FAILED if summary.failed else 0
-
-
-def _most_first(kind: tuple[str, int]) -> tuple[int, str]:
-    return -kind[1], kind[0]
 
 
 def _resemblance(summary: Summary) -> Iterator[str]:

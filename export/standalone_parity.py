@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -61,23 +61,23 @@ def measure_standalone(
     """
     truth = run_graph(session(graph), images)
     found = StandaloneOutputs.run(made, {INPUT_NAME: images})
-    errors = [_error(calibration, truth, found)]
+    errors = [_error(_nearby(calibration, truth), found)]
     _require_answers(calibration, truth, found)
     if (calibration.flagged(truth, accept=accept) != (found.is_ood == 1)).any():
         raise QualityError("the standalone graph gives a golden image another flag; nothing was exported")
     rows = rows_of(calibration, truth.probabilities.shape[1])
     verdict = verdict_graph(calibration, classes=truth.probabilities.shape[1], accept=accept)
     feeds = {PROBABILITIES_NAME: rows.probabilities, SCORES_NAME: rows.scores}
-    fused, (low, high) = calibration.fused(rows), _nearby(calibration, rows)
+    fused, near = calibration.fused(rows), _nearby(calibration, rows)
     for level in (*(calibration.max_accept * np.linspace(0.125, 1.0, 8)).tolist(), accept):
         found = StandaloneOutputs.run(verdict, feeds, accept=level)
         limit = calibration.curve.threshold(level)
         margin = TOLERANCE * max(abs(limit), 1.0)
-        clear = (low > limit + margin) | (high < limit - margin)
+        clear = (near.low > limit + margin) | (near.high < limit - margin)
         if ((fused > limit) != (found.is_ood == 1))[clear].any():
             raise QualityError(f"the standalone graph flags otherwise at acceptance {level:.3f}; nothing was exported")
     _require_answers(calibration, rows, found)
-    errors.append(_error(calibration, rows, found))
+    errors.append(_error(near, found))
     if max(errors) > TOLERANCE:
         raise QualityError(
             f"the standalone graph's fused score differs by {max(errors):.1e} (allowed {TOLERANCE:g}); nothing was "
@@ -124,19 +124,26 @@ def _require_answers(calibration: Calibration, outputs: Outputs, found: Standalo
         )
 
 
-def _nearby(calibration: Calibration, outputs: Outputs) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The least and the greatest fused score of scores within `ROUNDING` of `outputs`."""
+class _Nearby(NamedTuple):
+    """The least and the greatest fused score `[B]` of scores within `ROUNDING` of those that were given."""
+
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
+
+
+def _nearby(calibration: Calibration, outputs: Outputs) -> _Nearby:
     spreads = np.array([curve.values[-1] - curve.values[0] for curve in calibration.curves.values()])
     lost = ROUNDING * (np.abs(outputs.scores) + spreads)
-    low, high = (
-        calibration.fused(Outputs(probabilities=outputs.probabilities, scores=scores))
-        for scores in (outputs.scores - lost, outputs.scores + lost)
+    return _Nearby(
+        *(
+            calibration.fused(Outputs(probabilities=outputs.probabilities, scores=scores))
+            for scores in (outputs.scores - lost, outputs.scores + lost)
+        )
     )
-    return low, high
 
 
-def _error(calibration: Calibration, outputs: Outputs, found: StandaloneOutputs) -> float:
-    """How far the fused scores are from all those of `_nearby`."""
-    low, high = (np.minimum(scores, CEILING) for scores in _nearby(calibration, outputs))
+def _error(near: _Nearby, found: StandaloneOutputs) -> float:
+    """How far the fused scores are beyond those that rounding may give."""
+    low, high = (np.minimum(scores, CEILING) for scores in near)
     beyond = np.maximum(np.maximum(low - found.ood_score, found.ood_score - high), 0.0)
     return float((beyond / np.maximum(np.abs(high), 1.0)).max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from oodguard.core.formats import IMAGE_SUFFIXES, format_of
@@ -38,9 +39,13 @@ class SkippedFiles:
         """What was passed over, and what to do about archives among it; empty where nothing was."""
         if not self.counts:
             return ""
-        named = ", ".join(f"{kind} {count:,}" for kind, count in self.counts.most_common())
         advice = "; give archives and Parquet files themselves, or a pattern such as 'FOLDER/*.parquet'"
-        return f"other files are passed over ({named}){advice if ARCHIVES in self.counts else ''}"
+        return f"other files are passed over ({most_first(self.counts)}){advice if ARCHIVES in self.counts else ''}"
+
+
+def most_first(counts: Mapping[str, int]) -> str:
+    """Kinds with their counts, the most frequent first, as people read them."""
+    return ", ".join(f"{kind} {count:,}" for kind, count in sorted(counts.items(), key=lambda one: (-one[1], one[0])))
 
 
 def looks_like_image(name: str, head: bytes) -> bool:
