@@ -203,12 +203,17 @@ def test_a_whole_set_of_few_grey_levels_is_a_warning_and_scored_all_the_same(
 def begin(bundle: Path, source: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     """A run in a process of its own, which steps back for the test that is to stop it in time."""
     arguments = ["score", str(bundle), str(source), "--out", str(out), *FLAGS, *more]
-    return subprocess.Popen(
-        ["nice", "-n", "10", sys.executable, "-m", "oodguard.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    # As from a terminal: shells have what they start in the background ignore SIGINT, and whatever that starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            ["nice", "-n", "10", sys.executable, "-m", "oodguard.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def interrupt(process: subprocess.Popen[str], out: Path, how: signal.Signals) -> tuple[int, str]:
